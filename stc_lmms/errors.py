@@ -1,0 +1,25 @@
+"""Errors a user can act on.
+
+The message of every `StcError` is one line that names the offending value and the fix. Command-line
+entry points print it without a traceback and exit with status 2; a batch records it and goes on.
+"""
+
+
+class StcError(Exception):
+    """A problem with the user's input or environment, told in one line."""
+
+
+class SettingsError(StcError, ValueError):
+    """A model argument is unknown or out of range."""
+
+
+class VideoError(StcError):
+    """A video cannot be opened, decoded or sampled."""
+
+
+class DataError(StcError):
+    """A benchmark's annotations or videos are missing or malformed."""
+
+
+class CheckpointError(StcError):
+    """A model checkpoint is missing, unreachable or of the wrong kind."""
