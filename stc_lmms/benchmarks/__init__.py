@@ -1,0 +1,1 @@
+"""Benchmark definitions as pure functions: rows, prompts, scores and summaries. No heavy imports."""

@@ -1,0 +1,62 @@
+"""Strict readings of a model's text: one letter, one integer, one yes or no, or nothing.
+
+The official scorers look for substrings, so `Both B and A` is right for gold A and for gold B. These
+readings ask what the text says and return None when it does not say one thing. Case never matters.
+"""
+
+import re
+
+_MARKER = re.compile(r"<\|[^|<>]*\|>|</?s>")  # turn markers that leak into decoded text
+_WHOLE_LETTER = re.compile(r"\W*([A-H])\W*", re.IGNORECASE)
+# `B. text`, `(B) text`, `B` on its own line; not `E.g. ...`, not `A, B, C`, not the article in `A man`
+_LABEL = re.compile(r"\W*([A-H])\W*?(?:[.):](?![a-z])|\n)", re.IGNORECASE)
+# A lower-case letter before another word is an article (`the answer is a dog`).
+_ANNOUNCED = re.compile(r"(?i:answer|option|choice)(?i:\s+is)?[\s:=*(\"'“]*(?:([A-H])\b|([a-h])\b(?!\s+\w))")
+_LONE_LETTER = re.compile(r"(?<![\w'’])([B-H](?![\w'’])|A(?![\w'’]|\s+[a-z]))")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+_WHOLE_YES_NO = re.compile(r"\W*(yes|no|y|n)\W*", re.IGNORECASE)
+_LEADING_YES_NO = re.compile(r"\W*(yes|no)\W*?[.,:;!\n]", re.IGNORECASE)
+_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+
+
+def parse_choice(text: str) -> str | None:
+    """Return the option letter (A to H) that a response names, or None.
+
+    Tried in this order: the whole text is a letter; the text starts with a label (`B.`, `(b)`); a letter
+    is announced (`the answer is B`); one upper-case letter stands alone somewhere. Two different letters
+    at the same step are no answer.
+    """
+    text = _MARKER.sub("", text).strip()
+    if match := _WHOLE_LETTER.fullmatch(text) or _LABEL.match(text):
+        return match[1].upper()
+    announced = {(match[1] or match[2]).upper() for match in _ANNOUNCED.finditer(text)}
+    return _only(announced) if announced else _only(set(_LONE_LETTER.findall(text)))
+
+
+def parse_count(text: str) -> str | None:
+    """Return the one integer of a response as plain digits, or None.
+
+    `05` and `5.0` read as 5; words, fractions and two numbers are no answer. Digits stay text because
+    a runaway response can hold more of them than `int` accepts.
+    """
+    numbers = _NUMBER.findall(_MARKER.sub("", text))
+    if len(numbers) != 1:
+        return None
+    whole, _, fraction = numbers[0].partition(".")
+    return None if fraction.strip("0") else whole.lstrip("0") or "0"
+
+
+def parse_yes_no(text: str) -> str | None:
+    """Return "Yes", "No", or None for a response.
+
+    Tried in this order: the whole text (`y` and `n` count here only); a leading `Yes,` or `No.`; the
+    only one of the two words that occurs.
+    """
+    text = _MARKER.sub("", text).strip()
+    if match := _WHOLE_YES_NO.fullmatch(text) or _LEADING_YES_NO.match(text):
+        return "Yes" if match[1].lower().startswith("y") else "No"
+    return _only({word.capitalize() for word in _YES_NO.findall(text)})
+
+
+def _only(values: set[str]) -> str | None:
+    return next(iter(values)) if len(values) == 1 else None

@@ -1,0 +1,154 @@
+"""From records to numbers: counts, accuracy per task, the two kinds of average, and a plain table."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypedDict
+
+from stc_lmms.benchmarks.base import Record
+
+
+class Scores(TypedDict):
+    """A fraction between 0 and 1 by each scorer."""
+
+    official: float
+    strict: float
+
+
+class Counts(TypedDict):
+    """How many questions there were and how many went wrong before scoring; all stay in n."""
+
+    n: int
+    n_missing: int
+    n_unparsed: int
+    n_failed: int
+
+
+class TaskSummary(Counts):
+    """One sub-task: right answers and accuracy by each scorer."""
+
+    correct: dict[str, int]
+    accuracy: Scores
+
+
+class PartSummary(Counts):
+    """One part: `macro` is the mean over its tasks, `micro` is pooled over its questions."""
+
+    tasks: dict[str, TaskSummary]
+    macro: Scores
+    micro: Scores
+
+
+class Summary(Counts):
+    """A whole run.
+
+    Attributes:
+        parts: one entry per part that has records.
+        total: mean of the parts' macro averages; None unless every expected part has records.
+        micro: pooled over all questions; None without records.
+        absent: expected parts (`forward`) and tasks (`realtime/OCR`) without any record.
+        headline: which average the benchmark itself reports: `macro` or `micro`.
+    """
+
+    parts: dict[str, PartSummary]
+    total: Scores | None
+    micro: Scores | None
+    absent: list[str]
+    headline: str
+
+
+def summarise(
+    records: Iterable[Record],
+    expected: Mapping[str, Sequence[str]],
+    headline: Literal["macro", "micro"],
+) -> Summary:
+    """Summarise records; missing, unparsed and failed questions stay in every denominator.
+
+    Args:
+        records: one per question.
+        expected: part -> tasks of the complete benchmark, in the order of its tables.
+        headline: the average the benchmark reports.
+    """
+    records = list(records)
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for record in records:
+        groups.setdefault(record["part"], {}).setdefault(record["task"], []).append(record)
+    parts = {part: _part(groups[part], expected.get(part, ())) for part in _ordered(groups, expected)}
+    absent = [part for part in expected if part not in parts]
+    return {
+        **_counts(records),
+        "parts": parts,
+        "total": None if not parts or absent else _mean([part["macro"] for part in parts.values()]),
+        "micro": _accuracy(records) if records else None,
+        "absent": absent
+        + [f"{p}/{t}" for p in parts for t in expected.get(p, ()) if t not in parts[p]["tasks"]],
+        "headline": headline,
+    }
+
+
+def format_table(summary: Summary) -> str:
+    """Return a plain text table: every sub-task, its counts, both scorers in percent, all averages."""
+    rows = [("task", "n", "missing", "unparsed", "failed", "official %", "strict %")]
+    for name, part in summary["parts"].items():
+        for task, values in part["tasks"].items():
+            rows.append((f"{name} / {task}", *_cells(values), *_percent(values["accuracy"])))
+        rows.append((f"{name}: macro (mean of tasks)", *_cells(part), *_percent(part["macro"])))
+        rows.append((f"{name}: micro (pooled)", *_cells(part), *_percent(part["micro"])))
+    star = {kind: " *" if summary["headline"] == kind else "" for kind in ("macro", "micro")}
+    total = f"total: macro (mean of parts){star['macro']}"
+    rows.append((total, *_cells(summary), *_percent(summary["total"])))
+    rows.append((f"total: micro (pooled){star['micro']}", *_cells(summary), *_percent(summary["micro"])))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    lines.append("* the average this benchmark reports")
+    if summary["absent"]:
+        lines.append(f"PARTIAL: no questions of {', '.join(summary['absent'])}")
+    return "\n".join(lines)
+
+
+def _part(groups: Mapping[str, list[Record]], tasks: Sequence[str]) -> PartSummary:
+    summaries = {task: _task(groups[task]) for task in _ordered(groups, tasks)}
+    pooled = [record for records in groups.values() for record in records]
+    macro = _mean([task["accuracy"] for task in summaries.values()])
+    return {**_counts(pooled), "tasks": summaries, "macro": macro, "micro": _accuracy(pooled)}
+
+
+def _task(records: list[Record]) -> TaskSummary:
+    correct = {scorer: sum(r[scorer] for r in records) for scorer in ("official", "strict")}
+    return {**_counts(records), "correct": correct, "accuracy": _accuracy(records)}
+
+
+def _counts(records: Sequence[Record]) -> Counts:
+    return {
+        "n": len(records),
+        "n_missing": sum(record["missing"] for record in records),
+        "n_unparsed": sum(record["unparsed"] for record in records),
+        "n_failed": sum(bool(record["failed"]) for record in records),
+    }
+
+
+def _accuracy(records: Sequence[Record]) -> Scores:
+    return _mean([{"official": record["official"], "strict": record["strict"]} for record in records])
+
+
+def _mean(values: Sequence[Scores]) -> Scores:
+    return {
+        "official": sum(value["official"] for value in values) / len(values),
+        "strict": sum(value["strict"] for value in values) / len(values),
+    }
+
+
+def _ordered(present: Iterable[str], expected: Iterable[str]) -> list[str]:
+    """Return the present names: those expected in their order, then the others by name."""
+    names, order = set(present), list(expected)
+    return [name for name in order if name in names] + sorted(names.difference(order))
+
+
+def _cells(counts: Counts) -> list[str]:
+    return [str(counts[key]) for key in ("n", "n_missing", "n_unparsed", "n_failed")]
+
+
+def _percent(scores: Scores | None) -> list[str]:
+    return ["-", "-"] if scores is None else [f"{100 * scores[s]:.2f}" for s in ("official", "strict")]

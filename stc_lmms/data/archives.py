@@ -1,0 +1,285 @@
+"""Extraction of split tars and of zips: checked as a whole first, then member by member, no second copy.
+
+An archive comes from the network, so nothing it says is trusted: only regular files and folders, only
+relative names without `..`, nothing written through a symlink. The whole directory of the archive is checked
+before the first byte is written. A member is written beside its place and renamed when complete, so a file
+that exists with the right size is complete: an interrupted extraction goes on where it stopped.
+"""
+
+import io
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO
+
+from stc_lmms.data.parts import JoinedParts
+from stc_lmms.data.roots import check_relative, safe_join
+from stc_lmms.errors import DataError
+
+# Videos hardly compress; a ratio like this (checked per member and for the sum) is a decompression bomb.
+MAX_ZIP_RATIO = 100
+_SMALL_BYTES = 1 << 20  # below this no ratio is suspicious
+_COPY_BYTES = 1 << 20
+_READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What an extraction left behind.
+
+    Attributes:
+        sizes: Path relative to the target folder to size in bytes, for every member.
+        written: Number of members written now; the others were there already.
+    """
+
+    sizes: dict[str, int]
+    written: int
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    target: str  # relative to the folder extracted to
+    size: int
+    end: int  # offset in the archive, in bytes, from which on the member needs nothing
+    open: Callable[[], IO[bytes]]
+
+
+def extract_tar(
+    parts: Sequence[Path], to: Path, *, delete_parts: bool = False, progress: bool = True
+) -> Extraction:
+    """Extract an uncompressed tar that is split into parts.
+
+    Args:
+        parts: The parts in order; one complete tar is a single part.
+        to: Folder to extract to.
+        delete_parts: Delete each part as soon as every member in it is on disk.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: A part is missing, the archive is truncated, malformed or holds an unsafe member (then
+            nothing was written), or the disk is too small.
+    """
+    for part in parts:
+        if not part.is_file():
+            raise DataError(f"{part} is missing; all {len(parts)} parts are needed to extract the archive")
+    label = parts[0].name
+    with (
+        _reported(label, to),
+        JoinedParts(parts) as joined,
+        io.BufferedReader(joined, 1 << 16) as stream,
+        # "r:" and not "r|": seeking lets a resumed run jump over what is there instead of reading it.
+        tarfile.open(fileobj=stream, mode="r:") as tar,
+    ):
+        members = [_tar_member(tar, info, to) for info in _plain_files(tar) if _wanted(info.name)]
+        _require_end_of_archive(stream, tar.offset)
+        if not delete_parts:
+            return _extract(members, to, label, progress)
+        # A part goes when the last member in it is complete, so a part and a member are on disk twice.
+        twice = max(part.stat().st_size for part in parts) + max((m.size for m in members), default=0)
+        result = _extract(members, to, label, progress, done=joined.delete_before, peak_bytes=twice)
+        joined.delete_before(joined.ends[-1])
+    return result
+
+
+def extract_zip(
+    archive: Path,
+    to: Path,
+    *,
+    rename: Callable[[str], str] = str,
+    delete_archive: bool = False,
+    progress: bool = True,
+) -> Extraction:
+    """Extract a zip.
+
+    Args:
+        archive: The zip.
+        to: Folder to extract to.
+        rename: Maps a member's name to its path relative to `to`.
+        delete_archive: Delete the zip after everything is on disk.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: The archive is missing, malformed, encrypted, a decompression bomb or holds an unsafe
+            member (then nothing was written), or the disk is too small.
+    """
+    if not archive.is_file():
+        raise DataError(f"{archive} is missing")
+    with _reported(archive.name, to):
+        with zipfile.ZipFile(archive) as opened:
+            infos = [info for info in opened.infolist() if not info.is_dir()]
+            for info in opened.infolist():
+                _check_zip_member(info)
+            # The sum as well: members of a bomb can share their compressed bytes.
+            _check_ratio(archive.name, sum(info.file_size for info in infos), archive.stat().st_size)
+            members = [
+                _Member(info.filename, rename(info.filename), info.file_size, 0, partial(opened.open, info))
+                for info in infos
+                if _wanted(info.filename)
+            ]
+            result = _extract(members, to, archive.name, progress)
+        if delete_archive:
+            archive.unlink()
+    return result
+
+
+def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
+    """Check the free space of the disk that holds a folder.
+
+    Raises:
+        DataError: There is less than `needed_bytes`.
+    """
+    free_bytes = shutil.disk_usage(folder).free
+    if needed_bytes > free_bytes:
+        raise DataError(
+            f"{purpose} needs {needed_bytes / 1e9:.1f} GB but {folder} has only {free_bytes / 1e9:.1f} GB free; "
+            f"free some space, choose a folder on another disk (--to) or delete archives as they are "
+            f"extracted (--delete-parts)"
+        )
+
+
+@contextmanager
+def _reported(label: str, to: Path) -> Iterator[None]:
+    """Turn what goes wrong while reading an archive or writing its members into a DataError."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{label} is incomplete or damaged ({reason}); download it again") from error
+    except OSError as error:
+        raise DataError(f"cannot extract {label} to {to}: {error}") from error
+
+
+def _plain_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The files of a tar; refuses anything but regular files and folders."""
+    for info in tar:
+        if info.isdir():
+            if PurePosixPath(info.name).parts:  # "./" itself is fine
+                check_relative(info.name)
+        elif info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.issparse() or info.size < 0:
+            raise DataError(f"refused to extract {info.name!r}: not a regular file or folder (link or device)")
+        else:
+            yield info
+
+
+def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo, to: Path) -> _Member:
+    check_relative(info.name)
+    try:
+        tarfile.data_filter(info, str(to))
+    except tarfile.FilterError as error:
+        raise DataError(f"refused to extract {info.name!r}: {error}") from error
+    blocks = -(-info.size // tarfile.BLOCKSIZE)
+    end = info.offset_data + blocks * tarfile.BLOCKSIZE
+
+    def open_member() -> IO[bytes]:
+        source = tar.extractfile(info)
+        if source is None:
+            raise tarfile.ReadError(f"{info.name} has no data")
+        return source
+
+    return _Member(info.name, str(PurePosixPath(info.name)), info.size, end, open_member)
+
+
+def _require_end_of_archive(stream: BinaryIO, offset: int) -> None:
+    """Tell a complete tar from one that is cut or garbled: tarfile silently stops at each of them."""
+    stream.seek(offset)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no end of archive at byte {offset} of the joined parts")
+
+
+def _check_zip_member(info: zipfile.ZipInfo) -> None:
+    name = info.orig_filename  # before zipfile cuts it at a NUL
+    check_relative(name)
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise DataError(f"refused to extract {name!r}: not a regular file or folder (link or device)")
+    if info.flag_bits & 0x1:
+        raise DataError(f"refused to extract {name!r}: it is encrypted")
+    _check_ratio(name, info.file_size, info.compress_size)
+
+
+def _check_ratio(name: str, size: int, compressed: int) -> None:
+    if size > _SMALL_BYTES and size > MAX_ZIP_RATIO * compressed:
+        raise DataError(
+            f"refused to extract {name!r}: {compressed} bytes would unpack to {size} (decompression bomb)"
+        )
+
+
+def _wanted(name: str) -> bool:
+    """False for what macOS adds to archives."""
+    path = PurePosixPath(name)
+    return "__MACOSX" not in path.parts and not path.name.startswith("._") and path.name != ".DS_Store"
+
+
+def _extract(
+    members: list[_Member],
+    to: Path,
+    label: str,
+    progress: bool,
+    *,
+    done: Callable[[int], None] | None = None,
+    peak_bytes: int | None = None,
+) -> Extraction:
+    """Write the members that are not on disk yet, in order.
+
+    Args:
+        members: Checked members in archive order.
+        to: Folder to extract to.
+        label: Archive name for messages.
+        progress: Show a progress bar.
+        done: Called with the archive offset up to which everything is on disk.
+        peak_bytes: Extra disk space in use at most, if `done` frees space as it goes.
+    """
+    from tqdm import tqdm
+
+    plan: dict[str, _Member] = {}
+    for member in members:
+        safe_join(to, member.target)
+        earlier = plan.pop(member.target, None)  # a tar may hold a file twice: the last one counts
+        if earlier is not None and earlier.name != member.name:
+            raise DataError(f"{label} holds {earlier.name!r} and {member.name!r} for the same file")
+        plan[member.target] = member
+
+    to.mkdir(parents=True, exist_ok=True)
+    missing = {key for key, member in plan.items() if not is_complete(to / key, member.size)}
+    missing_bytes = sum(plan[key].size for key in missing)
+    peak_bytes = missing_bytes if peak_bytes is None else min(missing_bytes, peak_bytes)
+    require_space(to, peak_bytes, f"extracting {label}")
+    with tqdm(
+        total=missing_bytes, desc=label, unit="B", unit_scale=True, disable=None if progress else True
+    ) as bar:
+        for key, member in plan.items():
+            if key in missing:
+                _write(member, to / key, bar.update)
+            if done is not None:
+                done(member.end)
+    return Extraction({key: member.size for key, member in plan.items()}, len(missing))
+
+
+def is_complete(path: Path, size: int) -> bool:
+    """True if a file is there with the size (in bytes) it must have."""
+    return path.is_file() and path.stat().st_size == size
+
+
+def _write(member: _Member, target: Path, advance: Callable[[int], object]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(target.name + ".part")
+    unfinished.unlink(missing_ok=True)  # of an interrupted run; a symlink put there must not be followed either
+    try:
+        with member.open() as source, unfinished.open("xb") as sink:
+            while block := source.read(_COPY_BYTES):
+                sink.write(block)
+                advance(len(block))
+            written = sink.tell()
+        if written != member.size:
+            raise EOFError(f"{member.name} ends after {written} of {member.size} bytes")
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""The contracts of compression methods.
+
+A method is a frozen dataclass of hyper-parameters; its fields are model arguments. It keeps nothing:
+what a stream has left behind lives in a state object that the stream owns.
+
+Shapes: F frames, N tokens per frame before a token method, M kept tokens of all frames, T tower tokens,
+D width.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from stc_lmms.towers import Tower
+
+S = TypeVar("S", bound="State")
+
+
+class State:
+    """What one stream has left in a method."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors held."""
+        return 0
+
+
+@dataclass
+class TowerState(State):
+    """State of an in-tower method, with the counts that the efficiency record needs."""
+
+    frames: int = 0
+    tokens_seen: int = 0
+    tokens_recomputed: int = 0
+
+
+class TowerMethod(ABC):
+    """Runs a vision tower in its own way."""
+
+    @abstractmethod
+    def open_state(self) -> TowerState:
+        """State of a new stream."""
+
+    @abstractmethod
+    def encode(self, tower: Tower, pixels_FCHW: Tensor, state: TowerState) -> Tensor:
+        """Features [F,T,D] of the next F frames of the stream; updates `state` in place.
+
+        Must be causal, and must not depend on how a stream is cut into calls.
+        """
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a token method may look at besides the tokens.
+
+    Attributes:
+        times_s: time stamp of each frame, in seconds.
+        row_length: set when the raw stream is a grid whose rows end in a marker token: tokens per row,
+            marker included. Markers are always kept. None: patches only.
+    """
+
+    times_s: tuple[float, ...] = ()
+    row_length: int | None = None
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """Result of a token method.
+
+    Attributes:
+        tokens_MD: the kept tokens of all frames, in frame order.
+        kept_M: int64 indices of those tokens in the flattened [F*N] input.
+        tokens_per_frame: how many of them belong to each frame; sums to M.
+    """
+
+    tokens_MD: Tensor
+    kept_M: Tensor
+    tokens_per_frame: tuple[int, ...] = field(default=())
+
+
+class TokenMethod(ABC, Generic[S]):
+    """Chooses or makes the LLM tokens of each frame."""
+
+    @abstractmethod
+    def open_state(self) -> S:
+        """State of a new stream."""
+
+    @abstractmethod
+    def compress(self, tokens_FND: Tensor, context: Context, state: S) -> tuple[Compressed, S]:
+        """Compress the tokens [F,N,D] of the next F frames.
+
+        Pure: `state` is not changed, the new one is returned. Must be causal, and must not depend on
+        how a stream is cut into calls.
+        """
+
+    def check(self, tokens_per_frame: int) -> None:  # noqa: B027 - most methods accept any count
+        """Raise `SettingsError` if the hyper-parameters do not fit a model with so many tokens a frame."""

@@ -1,0 +1,162 @@
+"""STC-Pruner: keep a budget of LLM tokens per frame, the ones most unlike the frame and the past.
+
+Source: STC (arXiv 2512.00891), section on STC-Pruner, equations 7-9, and the authors' code, which
+differs from the paper: half of the channels (those with the highest variance) are dropped, the temporal
+anchor is the mean of the whole history with the current frame in it, and the default score is a sum of
+Gaussian kernels.
+
+Deviation from the authors' code: the history belongs to the stream, so it never leaks from one video
+into the next.
+
+Shapes: F frames, N patch tokens per frame, D width, C kept channels, K budget.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
+
+BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class PrunerState(State):
+    """Sum of the frame means so far (float64, [C] or [D]) and how many went into it."""
+
+    total: Tensor | None = None
+    count: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the running sum."""
+        return 0 if self.total is None else self.total.nbytes
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of chunks and what led to them.
+
+    Attributes:
+        value: [B,F,N] as published: `gaussian` keeps the lowest, `dual_anchor` the highest.
+        channels: [B,C] kept channel ids in ascending order of variance.
+        memory: [B,C] temporal anchor of each chunk.
+    """
+
+    value: Tensor
+    channels: Tensor
+    memory: Tensor
+
+
+@dataclass(frozen=True)
+class STCPruner(TokenMethod[PrunerState]):
+    """STC-Pruner.
+
+    Args:
+        token_budget: LLM tokens kept per frame.
+        strategy: `gaussian` (authors' default) or `dual_anchor` (weighted cosine distances, eq. 8).
+        history: `official` averages the per-frame means position by position although every frame has
+            its own channel order (what the authors' code does); `aligned` averages full-width means and
+            takes the current frame's channels.
+        alpha: weight of the temporal anchor in `dual_anchor`.
+        channel_keep: fraction of channels scored, those of lowest variance.
+    """
+
+    token_budget: int = 64
+    strategy: Literal["gaussian", "dual_anchor"] = "gaussian"
+    history: Literal["official", "aligned"] = "official"
+    alpha: float = 0.5
+    channel_keep: float = 0.5
+
+    def __post_init__(self):
+        """Check ranges."""
+        if self.token_budget < 1:
+            raise SettingsError(f"token_budget={self.token_budget} must be at least 1")
+        if not 0 <= self.alpha <= 1:
+            raise SettingsError(f"alpha={self.alpha} must be in [0, 1]")
+        if not 0 < self.channel_keep <= 1:
+            raise SettingsError(f"channel_keep={self.channel_keep} must be in (0, 1]")
+
+    def open_state(self) -> PrunerState:
+        """Empty history."""
+        return PrunerState()
+
+    def check(self, tokens_per_frame: int) -> None:
+        """Refuse a budget that a frame cannot fill."""
+        if self.token_budget > tokens_per_frame:
+            raise SettingsError(
+                f"token_budget={self.token_budget} is more than the {tokens_per_frame} tokens a frame has"
+            )
+
+    def compress(
+        self, tokens_FND: Tensor, context: Context, state: PrunerState
+    ) -> tuple[Compressed, PrunerState]:
+        """Keep `token_budget` tokens of each frame, in their order; every frame is its own chunk."""
+        return self.compress_chunks(tokens_FND[:, None], context, state)
+
+    def compress_chunks(
+        self, tokens_BFND: Tensor, context: Context, state: PrunerState
+    ) -> tuple[Compressed, PrunerState]:
+        """The same for B chunks of F frames that share channel selection and one history entry."""
+        chunks, frames, length, width = tokens_BFND.shape
+        patches = torch.arange(length, device=tokens_BFND.device)
+        markers = patches[:0]
+        if context.row_length is not None:
+            is_marker = patches % context.row_length == context.row_length - 1
+            patches, markers = patches[~is_marker], patches[is_marker]
+        self.check(len(patches))
+        scores, state = self.score(tokens_BFND[:, :, patches], state)
+        highest = self.strategy == "dual_anchor"
+        kept_BFK = scores.value.topk(self.token_budget, largest=highest, sorted=False).indices.sort().values
+        kept = patches[kept_BFK].flatten(0, 1)
+        # The authors put a frame's markers behind its kept patches, not between them.
+        kept = torch.cat((kept, markers.expand(len(kept), -1)), dim=1)
+        kept_M = (kept + torch.arange(len(kept), device=kept.device)[:, None] * length).flatten()
+        tokens_MD = tokens_BFND.reshape(-1, width).index_select(0, kept_M)
+        return Compressed(tokens_MD, kept_M, (kept.shape[1],) * (chunks * frames)), state
+
+    def score(self, patches_BFND: Tensor, state: PrunerState) -> tuple[Scores, PrunerState]:
+        """Novelty of every patch of B consecutive chunks, each scored against the history up to itself."""
+        x = patches_BFND.float() if patches_BFND.dtype != torch.float64 else patches_BFND
+        width = x.shape[-1]
+        flat = x.flatten(1, 2)
+        variance_BD = flat.var(dim=1, correction=0)
+        order_BD = variance_BD.sort(dim=-1, stable=True).indices
+        channels_BC = order_BD[:, : max(1, int(width * self.channel_keep))]
+        x = x.gather(-1, channels_BC[:, None, None].expand(*x.shape[:-1], -1))
+
+        # Running means in float64, summed frame by frame: the same however the stream is cut.
+        mean = flat.mean(dim=1).double()
+        if self.history == "official":
+            mean = mean.gather(-1, channels_BC)
+        if state.total is not None:
+            mean = torch.cat((state.total[None], mean))
+        total = mean.cumsum(dim=0)
+        if state.total is not None:
+            total = total[1:]
+        count = state.count + torch.arange(1, len(total) + 1, device=x.device)
+        memory = total / count[:, None]
+        if self.history == "aligned":
+            memory = memory.gather(-1, channels_BC)
+        memory = memory.to(x.dtype)
+
+        score = self._gaussian if self.strategy == "gaussian" else self._dual_anchor
+        new_state = PrunerState(total[-1].clone(), state.count + len(total))
+        return Scores(score(x, memory[:, None, None]), channels_BC, memory), new_state
+
+    def _gaussian(self, x_BFNC: Tensor, memory: Tensor) -> Tensor:
+        z = functional.normalize(x_BFNC, dim=-1)
+        total = 0.0
+        for anchor in (z.mean(dim=2, keepdim=True), functional.normalize(memory, dim=-1)):
+            distance = (z - anchor).square().sum(-1)
+            total = total + sum(torch.exp(distance / (-2 * s)) for s in BANDWIDTHS)
+        return total
+
+    def _dual_anchor(self, x_BFNC: Tensor, memory: Tensor) -> Tensor:
+        temporal = functional.cosine_similarity(x_BFNC, memory, dim=-1)
+        spatial = functional.cosine_similarity(x_BFNC, x_BFNC.mean(dim=2, keepdim=True), dim=-1)
+        return self.alpha * (1 - temporal) + (1 - self.alpha) * (1 - spatial)

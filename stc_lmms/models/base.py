@@ -1,0 +1,101 @@
+"""The streaming interface: all that a harness, the live command and the latency card know of a model.
+
+Invariants (tested for every model and method):
+  (a) causality: changing frames after t changes no answer at t;
+  (b) asking leaves the stream as it was;
+  (c) streams of one model are independent;
+  (d) `method=none` equals the plain transformers model;
+  (e) observing in pieces of any size gives the same tokens.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stc_lmms.settings import Settings
+from stc_lmms.streaming.timers import Efficiency
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How to answer. Decoding is greedy.
+
+    Attributes:
+        max_new_tokens: at most so many tokens.
+        stop: the answer ends before any of these, once it holds more than white space.
+    """
+
+    max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it cost."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    efficiency: Efficiency
+
+
+class Stream(ABC):
+    """Everything one video has left in a model."""
+
+    @property
+    @abstractmethod
+    def position_s(self) -> float:
+        """Time stamp of the newest frame in seconds, -inf before the first."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of all state: KV cache, tower references, method state."""
+
+    @abstractmethod
+    def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+        """Take in the next frames.
+
+        Args:
+            frames: uint8 RGB [F,H,W,3], any F including 0.
+            times_s: F increasing time stamps in seconds, all after `position_s`.
+
+        Raises:
+            ValueError: wrong shape or dtype, or times that go back.
+        """
+
+    @abstractmethod
+    def ask(self, question: str, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
+        """Answer from the frames observed so far; leaves the stream as it was."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything; the next frame is the first of a new video."""
+
+
+class StreamingModel(ABC):
+    """A loaded model. It holds no stream state; any number of streams may be open."""
+
+    settings: Settings
+
+    @abstractmethod
+    def open_stream(self) -> Stream:
+        """A new, empty stream."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """How it runs: execution, attention, dtype, device, versions. Part of every result."""
+
+
+def check_frames(frames: np.ndarray, times_s: Sequence[float], position_s: float) -> None:
+    """Raise `ValueError` unless the arguments of `Stream.observe` are what they should be."""
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise ValueError(f"frames must be uint8 [F,H,W,3], got {frames.dtype} {list(frames.shape)}")
+    if len(times_s) != len(frames):
+        raise ValueError(f"{len(frames)} frames but {len(times_s)} time stamps")
+    for time_s in times_s:
+        if not time_s > position_s:
+            raise ValueError(f"time {time_s} s does not come after {position_s} s: a stream only goes forward")
+        position_s = time_s

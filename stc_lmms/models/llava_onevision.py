@@ -1,0 +1,274 @@
+"""LLaVA-OneVision as a streaming model.
+
+Stock modules, run frame group by frame group: tower (an in-tower method may run it), projector, 2x2
+pooling, token method, prefill. The video part of the prompt is a growing KV cache; a question is
+prefilled behind it and cropped off again.
+
+With `prompt=chat` the prompt is the checkpoint's chat template and the model's newline token ends the
+video, so `method=none` gives the logits of the stock `forward`. With `prompt=rekv` it is the one of the
+ReKV and STC drivers: another template and no newline.
+
+Shapes: F frames, T tower tokens, N pooled tokens per frame, M kept tokens, D width of the LLM.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
+
+from stc_lmms import compat
+from stc_lmms.errors import CheckpointError, StcError
+from stc_lmms.memory.full import FullMemory
+from stc_lmms.methods.base import Context
+from stc_lmms.models.base import Answer, Generation, Stream, StreamingModel, check_frames
+from stc_lmms.models.decoding import greedy
+from stc_lmms.settings import Settings
+from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
+from stc_lmms.towers import open_tower
+
+REKV_PREFIX = "<|im_start|>system \nYou are a helpful assistant.<|im_end|><|im_start|>user "
+REKV_SUFFIX = "\n{question}<|im_end|><|im_start|>assistant\n"
+
+
+def check_settings(settings: Settings) -> None:
+    """Read the checkpoint's config and refuse settings that do not fit it; loads no weights.
+
+    Raises:
+        CheckpointError: no such checkpoint, or not a LLaVA-OneVision one.
+        SettingsError: the method does not fit, for instance a budget above the tokens a frame has.
+    """
+    config = compat.load_config(settings.pretrained, "llava_onevision", settings.revision)
+    if not isinstance(config.vision_feature_layer, int):
+        raise CheckpointError(
+            f"{settings.pretrained!r} joins the vision layers {config.vision_feature_layer}; one is supported"
+        )
+    method = settings.build_method()
+    if method.token is not None:
+        method.token.check(tokens_per_frame(config))
+
+
+def tokens_per_frame(config: Any) -> int:
+    """LLM tokens of one frame after the 2x2 pooling: 196 for 27 x 27 patches."""
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    return math.ceil(side / 2) ** 2
+
+
+class LlavaOnevision(StreamingModel):
+    """A loaded LLaVA-OneVision checkpoint.
+
+    Args:
+        settings: validated model arguments; `pretrained` is a local folder or a hub id.
+
+    Raises:
+        CheckpointError, SettingsError: see `check_settings` and `compat.load_weights`.
+    """
+
+    def __init__(self, settings: Settings):
+        check_settings(settings)
+        self.settings = settings
+        self.device = _device(settings.device)
+        dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
+        if dtype == "auto" and self.device.type == "cpu":
+            dtype = torch.float32
+        self.model = compat.load_weights(
+            LlavaOnevisionForConditionalGeneration,
+            settings.pretrained,
+            dtype=dtype,
+            attn_implementation=settings.attn_implementation,
+            revision=settings.revision,
+        ).to(self.device)
+        self.processor = AutoProcessor.from_pretrained(settings.pretrained, revision=settings.revision)
+        self.dtype = self.model.dtype
+        config = self.model.config
+        self.tower = open_tower(self.model.model.vision_tower, config.vision_feature_layer)
+        self.llm = compat.LanguageModel(self.model)
+        self.method = settings.build_method()
+        self.tokens_per_frame = tokens_per_frame(config)
+        self.eos_ids = compat.eos_ids(self.model, self.processor.tokenizer)
+
+    def open_stream(self) -> "LlavaOnevisionStream":
+        """A new, empty stream."""
+        return LlavaOnevisionStream(self)
+
+    def describe(self) -> dict[str, Any]:
+        """See `StreamingModel.describe`."""
+        return {
+            "execution": "batched" if self.method.tower is None else "grouped",
+            "attention": f"tower sdpa, llm {self.settings.attn_implementation}",
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "environment": environment(self.device),
+        }
+
+    def pixels(self, frames: np.ndarray) -> Tensor:
+        """Frames uint8 [F,H,W,3] to the pixel values [F,3,H,W] of the checkpoint's own video processor."""
+        video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+        out = self.processor.video_processor(videos=[video], return_tensors="pt", do_sample_frames=False)
+        return out["pixel_values_videos"][0].to(self.device, self.dtype)
+
+    def project(self, features_FTD: Tensor) -> Tensor:
+        """Tower features to LLM tokens [F,N,D]."""
+        if self.model.config.vision_feature_select_strategy == "default":
+            features_FTD = features_FTD[:, 1:]
+        core = self.model.model
+        return core.apply_pooling(core.multi_modal_projector(features_FTD))
+
+    def prompt_parts(self, question: str) -> tuple[str, str]:
+        """What stands before and behind the video when `question` is asked."""
+        if self.settings.prompt == "rekv" or self.processor.chat_template is None:
+            return REKV_PREFIX, REKV_SUFFIX.replace("{question}", question)
+        content = [{"type": "video"}, {"type": "text", "text": question}]
+        text = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        before, found, after = text.partition(self.processor.video_token)
+        if not found:
+            raise CheckpointError("the checkpoint's chat template has no place for a video; use prompt=rekv")
+        return before, after
+
+    def embed_text(self, text: str) -> Tensor:
+        """Embeddings [L,D] of a piece of prompt, without added special tokens."""
+        ids = self.processor.tokenizer(text, add_special_tokens=False).input_ids
+        return self.llm.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
+
+
+class LlavaOnevisionStream(Stream):
+    """One video in a `LlavaOnevision` model."""
+
+    def __init__(self, model: LlavaOnevision):
+        self.model = model
+        self.clock = StageClock(model.device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        method = self.model.method
+        self.memory = FullMemory(self.model.llm)
+        self.tower_state = method.tower.open_state() if method.tower else None
+        self.token_state = method.token.open_state() if method.token else None
+        self.times_s: list[float] = []
+        self.kept: list[int] = []
+        self.clock.take()
+        self._billed_frames = self._billed_recomputed = 0
+
+    @property
+    def position_s(self) -> float:
+        """Time stamp of the newest frame."""
+        return self.times_s[-1] if self.times_s else -math.inf
+
+    @property
+    def nbytes(self) -> int:
+        """KV cache and method state."""
+        states = (self.tower_state, self.token_state)
+        return self.memory.nbytes + sum(state.nbytes for state in states if state is not None)
+
+    @torch.no_grad()
+    def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+        """See `Stream.observe`; encodes in groups of `prefill_frames`."""
+        check_frames(frames, times_s, self.position_s)
+        limit = self.model.settings.max_frames
+        if limit is not None and len(self.times_s) + len(frames) > limit:
+            raise StcError(f"the stream is longer than max_frames={limit}; raise it or sample at a lower fps")
+        step = self.model.settings.prefill_frames
+        for start in range(0, len(frames), step):
+            self._observe_group(frames[start : start + step], times_s[start : start + step])
+
+    def _observe_group(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+        model, method = self.model, self.model.method
+        with self.clock.stage("preprocess_ms"):
+            pixels = model.pixels(frames)
+        with self.clock.stage("vit_ms"):
+            if method.tower is None:
+                features = model.tower.encode(pixels)
+            else:
+                features = method.tower.encode(model.tower, pixels, self.tower_state)
+        with self.clock.stage("project_ms"):
+            tokens = model.project(features)
+        kept = [tokens.shape[1]] * len(frames)
+        if method.token is not None:
+            with self.clock.stage("method_ms"):
+                context = Context(times_s=tuple(times_s))
+                compressed, self.token_state = method.token.compress(tokens, context, self.token_state)
+                tokens, kept = compressed.tokens_MD, compressed.tokens_per_frame
+        with self.clock.stage("prefill_ms"):
+            self._prefill_prefix()
+            self.memory.append(tokens.reshape(-1, tokens.shape[-1]))
+        self.times_s.extend(times_s)
+        self.kept.extend(kept)
+
+    def _prefill_prefix(self) -> None:
+        if self.memory.length == 0:
+            prefix, _ = self.model.prompt_parts("")
+            if prefix:
+                self.memory.append(self.model.embed_text(prefix))
+
+    @torch.no_grad()
+    def ask(self, question: str, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
+        """See `Stream.ask`."""
+        model = self.model
+        with self.clock.stage("prefill_ms"):
+            self._prefill_prefix()
+        kv_bytes, state_bytes, before = self.memory.nbytes, self.nbytes, self.memory.snapshot()
+        try:
+            decoded = greedy(
+                self.memory,
+                self.question_embeds(question),
+                model.llm.embed,
+                lambda ids: model.processor.tokenizer.decode(ids, skip_special_tokens=True),
+                model.eos_ids,
+                generation,
+            )
+        finally:
+            self.memory.restore(before)
+        efficiency = self._bill()
+        efficiency = dataclasses.replace(
+            efficiency,
+            ttft_ms=decoded.ttft_ms,
+            per_token_ms=decoded.per_token_ms,
+            new_tokens=len(decoded.token_ids),
+            kv_bytes=kv_bytes,
+            state_bytes=state_bytes,
+            peak_memory_bytes=peak_memory_bytes(model.device),
+        )
+        return Answer(decoded.text, decoded.token_ids, efficiency)
+
+    def question_embeds(self, question: str) -> Tensor:
+        """Embeddings [L,D] of all that comes behind the frames: newline (if any) and question."""
+        _, suffix = self.model.prompt_parts(question)
+        embeds = self.model.embed_text(suffix)
+        if self.model.settings.prompt == "chat" and self.times_s:
+            embeds = torch.cat((self.model.model.model.image_newline[None].to(embeds), embeds))
+        return embeds
+
+    def _bill(self) -> Efficiency:
+        """What the stream has done since the last bill."""
+        frames = len(self.times_s)
+        encoded = frames - self._billed_frames
+        tokens = encoded * self.model.tower.num_tokens
+        recomputed = tokens
+        if self.tower_state is not None:
+            recomputed = self.tower_state.tokens_recomputed - self._billed_recomputed
+            self._billed_recomputed = self.tower_state.tokens_recomputed
+        self._billed_frames = frames
+        return Efficiency(
+            frames_seen=frames,
+            frames_encoded=encoded,
+            tower_tokens=tokens,
+            tower_tokens_recomputed=recomputed,
+            llm_tokens_mean=sum(self.kept) / frames if frames else 0.0,
+            llm_tokens_max=max(self.kept, default=0),
+            **self.clock.take(),
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(f"device={name} was asked for, but torch sees no CUDA device; use device=cpu")
+    return device

@@ -1,0 +1,189 @@
+"""Model arguments: flat, typed, validated before anything heavy is loaded.
+
+Values come from three places, later ones winning: the defaults of the dataclasses, the `STC_*`
+environment variables that users of the original code have in their scripts, and explicit arguments.
+"""
+
+import dataclasses
+import logging
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.methods.registry import RECIPES, Method, build, recipe
+from stc_lmms.suggest import unknown
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Resolved model arguments.
+
+    Attributes:
+        pretrained: hub id or local folder of the checkpoint; `demo` is the small one made on first use.
+        method: compression method, see `stc-lmms methods`.
+        memory: stream memory. `full` keeps every token's KV.
+        fps: frames sampled per second of video, on a fixed grid.
+        prompt: `chat` uses the checkpoint's chat template and its newline token after the video (what
+            the stock model does); `rekv` the strings of the ReKV and STC drivers, without newline.
+        max_frames: refuse a stream longer than this (the sample is recorded as failed) instead of
+            running out of memory; None is no limit.
+        prefill_frames: frames encoded and prefilled together when that many are available.
+        dtype: weights and activations; `auto` is the checkpoint's own, in float32 on a CPU.
+        device: `auto` is the first CUDA device of this rank, else the CPU.
+        attn_implementation: attention of the language model. The tower always runs SDPA, so that dense
+            and selective frames use the same kernels.
+        decoder: video decoder; `auto` is decord with PyAV as fallback.
+        decode_timeout_s: seconds without a frame after which a decoder is killed.
+        revision: revision of a hub checkpoint.
+        options: the chosen method's own fields, all of them.
+    """
+
+    pretrained: str = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+    method: str = "stc"
+    memory: Literal["full"] = "full"
+    fps: float = 0.5
+    prompt: Literal["chat", "rekv"] = "chat"
+    max_frames: int | None = None
+    prefill_frames: int = 16
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "float64"] = "auto"
+    device: str = "auto"
+    attn_implementation: str = "sdpa"
+    decoder: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
+    decode_timeout_s: float = 60.0
+    revision: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        """Check ranges of the common fields; the method checks its own."""
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise SettingsError(f"fps={self.fps} must be a positive number of frames per second")
+        if self.prefill_frames < 1:
+            raise SettingsError(f"prefill_frames={self.prefill_frames} must be at least 1")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise SettingsError(f"max_frames={self.max_frames} must be at least 1")
+        if not self.decode_timeout_s > 0:
+            raise SettingsError(f"decode_timeout_s={self.decode_timeout_s} must be positive seconds")
+        self.build_method()
+
+    def build_method(self) -> Method:
+        """The method with its hyper-parameters."""
+        return build(self.method, dict(self.options))
+
+    def flat(self) -> dict[str, Any]:
+        """All resolved arguments in one flat dict, as the results show them."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "options"}
+        return own | dict(self.options)
+
+
+_COMMON = {f.name: f for f in dataclasses.fields(Settings) if f.name != "options"}
+_ENVIRONMENT = {
+    "STC_CACHE_INTERVAL": "cache_interval",
+    "STC_UPDATE_TOKEN_RATIO": "update_ratio",
+    "STC_TOKEN_PER_FRAME": "token_budget",
+}
+
+
+def resolve(args: Mapping[str, Any], environ: Mapping[str, str] = os.environ, **defaults: Any) -> Settings:
+    """Model arguments as a user gave them to validated settings.
+
+    Args:
+        args: explicit arguments; strings are converted to the field's type.
+        environ: where the STC_* variables are looked up.
+        defaults: defaults of the model at hand that differ from those of `Settings`.
+
+    Raises:
+        SettingsError: unknown argument (names the nearest valid one), wrong type, or out of range.
+    """
+    args = dict(args)
+    known = set(_COMMON) | {name for r in RECIPES.values() for name in r.fields}
+    for name in args:
+        if name not in known:
+            raise SettingsError(unknown("model argument", name, known))
+
+    implied = defaults | _from_environment(environ, explicit=args)
+    method = _convert("method", args.get("method", implied.get("method", Settings.method)), str)
+    fields = recipe(method).fields
+    unused = sorted(name for name in args if name not in fields and name not in _COMMON)
+    if unused:
+        logger.warning("method=%s does not use %s; ignored", method, ", ".join(unused))
+
+    hints = typing.get_type_hints(Settings)
+    common = {
+        name: _convert(name, value, hints[name])
+        for name, value in (implied | args).items()
+        if name in _COMMON
+    }
+    options = {name: _default(f) for name, f in fields.items()}
+    options |= {
+        name: _convert(name, value, _hint(method, name))
+        for name, value in (implied | args).items()
+        if name in fields
+    }
+    return Settings(**common | {"method": method}, options=types.MappingProxyType(options))
+
+
+def _from_environment(environ: Mapping[str, str], explicit: Mapping[str, Any]) -> dict[str, Any]:
+    found = {field_name: environ[var] for var, field_name in _ENVIRONMENT.items() if environ.get(var)}
+    if environ.get("STC_PATCH_VISION"):
+        on = _convert("STC_PATCH_VISION", environ["STC_PATCH_VISION"], bool)
+        found["method"] = "stc" if on else "stc_pruner"
+    found = {name: value for name, value in found.items() if name not in explicit}
+    if found:
+        shown = ", ".join(f"{name}={value}" for name, value in sorted(found.items()))
+        logger.warning("taken from STC_* environment variables: %s (model arguments override them)", shown)
+    return found
+
+
+def _hint(method: str, name: str) -> Any:
+    chosen = recipe(method)
+    for slot in (chosen.tower, chosen.token):
+        if slot is not None and name in (hints := typing.get_type_hints(slot)):
+            return hints[name]
+    raise KeyError(name)
+
+
+def _default(f: dataclasses.Field) -> Any:
+    return f.default if f.default is not dataclasses.MISSING else f.default_factory()
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type of `hint`; harness command lines give str, int, float or bool."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        allowed = typing.get_args(hint)
+        if str(value) not in allowed:
+            raise SettingsError(unknown(f"{name} value", str(value), allowed))
+        return str(value)
+    if origin is types.UnionType:
+        if value is None or value in ("none", "None"):
+            return None
+        (hint,) = (t for t in typing.get_args(hint) if t is not type(None))
+    try:
+        if hint is bool:
+            return _to_bool(value)
+        if hint is int:
+            number = float(value)
+            if isinstance(value, bool) or number != int(number):
+                raise ValueError
+            return int(number)
+        if hint is float:
+            if isinstance(value, bool):
+                raise ValueError
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise SettingsError(f"{name}={value!r} is not a valid {hint.__name__}") from None
+    return str(value)
+
+
+def _to_bool(value: Any) -> bool:
+    text = str(value).lower()
+    if text not in ("1", "0", "true", "false", "yes", "no", "on", "off"):
+        raise ValueError(value)
+    return text in ("1", "true", "yes", "on")

@@ -1,0 +1,143 @@
+"""What an answer costs: the stage clock and the efficiency record, defined once for every model.
+
+Stage times cover the work done since the previous answer of the same stream, so summing the records of
+a stream gives its totals. Units are milliseconds; on a GPU they are device times between events.
+"""
+
+import dataclasses
+import importlib.metadata
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+STAGES = ("decode_ms", "preprocess_ms", "vit_ms", "project_ms", "method_ms", "prefill_ms")
+
+
+@dataclass
+class Efficiency:
+    """Cost of one answer.
+
+    Attributes:
+        frames_seen: frames in the stream when the question was asked.
+        frames_encoded: frames encoded since the previous answer.
+        tower_tokens: tower tokens of those frames.
+        tower_tokens_recomputed: how many of them were computed, not reused.
+        llm_tokens_mean: LLM tokens kept per frame, mean over the stream.
+        llm_tokens_max: the most kept for any one frame.
+        decode_ms: reading and decoding video.
+        preprocess_ms: resize and normalisation, and the copy to the device.
+        vit_ms: vision tower, with the in-tower method.
+        project_ms: projector and pooling.
+        method_ms: token method.
+        prefill_ms: prefill of visual tokens (and of the prompt's first part, once per stream).
+        ttft_ms: from the question to its first answer token: question prefill and one decoding step.
+        per_token_ms: mean time of each further token; None for one-token answers.
+        new_tokens: answer tokens.
+        kv_bytes: KV cache of the stream, without the question.
+        state_bytes: everything the stream holds: KV, tower references, method state.
+        peak_memory_bytes: peak of the device so far; of the process where there is no GPU.
+    """
+
+    frames_seen: int = 0
+    frames_encoded: int = 0
+    tower_tokens: int = 0
+    tower_tokens_recomputed: int = 0
+    llm_tokens_mean: float = 0.0
+    llm_tokens_max: int = 0
+    decode_ms: float = 0.0
+    preprocess_ms: float = 0.0
+    vit_ms: float = 0.0
+    project_ms: float = 0.0
+    method_ms: float = 0.0
+    prefill_ms: float = 0.0
+    ttft_ms: float = 0.0
+    per_token_ms: float | None = None
+    new_tokens: int = 0
+    kv_bytes: int = 0
+    state_bytes: int = 0
+    peak_memory_bytes: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, times rounded to a microsecond."""
+        return {
+            name: round(value, 3) if isinstance(value, float) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+
+class StageClock:
+    """Sums the time spent in named stages."""
+
+    def __init__(self, device: torch.device):
+        self._cuda = device.type == "cuda"
+        self._device = device
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._spent = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the body. On a GPU this only records events: nothing waits here."""
+        if self._cuda:
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            events[0].record(torch.cuda.current_stream(self._device))
+            yield
+            events[1].record(torch.cuda.current_stream(self._device))
+            self._events.append((name, *events))
+        else:
+            start = time.perf_counter()
+            yield
+            self._spent[name] += (time.perf_counter() - start) * 1e3
+
+    def take(self) -> dict[str, float]:
+        """Milliseconds of every stage since the last call."""
+        if self._events:
+            torch.cuda.synchronize(self._device)
+            for name, start, end in self._events:
+                self._spent[name] += start.elapsed_time(end)
+            self._events.clear()
+        spent, self._spent = self._spent, dict.fromkeys(STAGES, 0.0)
+        return spent
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak allocation of the device, or peak resident size of this process without a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Device and versions, for every record that holds measurements."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "stc-lmms")}
+    return {"device": name, "threads": str(torch.get_num_threads()), "python": platform.python_version()} | versions
+
+
+def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Summary of a run: sums of work and time, means per answer, maxima of sizes."""
+    if not records:
+        return {"answers": 0}
+
+    def values(name: str) -> list[float]:
+        return [r[name] for r in records if r.get(name) is not None]
+
+    summed = ("frames_encoded", "tower_tokens", "tower_tokens_recomputed", "new_tokens", *STAGES)
+    out: dict[str, Any] = {"answers": len(records)}
+    out |= {name: round(sum(values(name)), 3) for name in summed}
+    for name in ("ttft_ms", "per_token_ms", "llm_tokens_mean"):
+        found = values(name)
+        out[name] = round(sum(found) / len(found), 3) if found else None
+    for name in ("llm_tokens_max", "frames_seen", "kv_bytes", "state_bytes", "peak_memory_bytes"):
+        out[name] = max(values(name), default=0)
+    frames = out["frames_encoded"]
+    out["vit_ms_per_frame"] = round(out["vit_ms"] / frames, 3) if frames else None
+    out["prefill_ms_per_frame"] = round(out["prefill_ms"] / frames, 3) if frames else None
+    return out
