@@ -67,6 +67,8 @@ def encode_video(
     start_s: float = 0.0,
     gop: int = 30,
     audio: bool = False,
+    bt709: bool = False,
+    full_range: bool = False,
     codec_options: Mapping[str, str] | None = None,
     container_options: Mapping[str, str] | None = None,
 ) -> Path:
@@ -81,6 +83,8 @@ def encode_video(
         start_s: Added to every presentation time, so that the file does not begin at 0.
         gop: Largest distance between key frames, in frames.
         audio: Add a quiet mono AAC or Opus track as long as the video.
+        bt709: Mark the video as BT.709 (as phones do) instead of leaving the colour matrix open.
+        full_range: Mark and encode luma as 0..255 instead of 16..235.
         codec_options: Options of the encoder, for example {"preset": "ultrafast"}.
         container_options: Options of the muxer, for example {"movflags": "faststart"}.
     """
@@ -88,16 +92,22 @@ def encode_video(
     clock = Fraction(1, _CLOCK_HZ) if pts_s is not None else 1 / rate
     with av.open(str(path), "w", options=dict(container_options or {})) as container:
         stream = container.add_stream(codec, rate=rate, options=dict(codec_options or {}))
-        sound = container.add_stream("libopus" if path.suffix == ".webm" else "aac", 48_000) if audio else None
+        sound = (
+            container.add_stream("libopus" if path.suffix == ".webm" else "aac", 48_000) if audio else None
+        )
         context = stream.codec_context
         context.gop_size, context.pix_fmt = gop, "yuv420p"
         if codec != "mpeg4":  # MPEG-4 part 2 cannot count at 90 kHz
             context.time_base = clock
+        colorspace = 1 if bt709 else context.colorspace
+        context.colorspace, context.color_range = colorspace, 2 if full_range else 1
         count = 0
         for index, array in enumerate(frames):
             if index == 0:
                 stream.height, stream.width = array.shape[:2]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_color_range="JPEG" if full_range else "MPEG")
+            frame.colorspace, frame.color_range = colorspace, context.color_range
             time = Fraction(index) / rate if pts_s is None else Fraction(pts_s[index])
             frame.time_base = clock
             frame.pts = round((time + Fraction(start_s)) / clock)
@@ -161,4 +171,21 @@ def _matrix(cos: int, sin: int) -> list[int]:
 def unknown_codec_mp4(source: Path, path: Path) -> Path:
     """Copy an H.264 MP4 that claims a codec nobody has heard of."""
     path.write_bytes(source.read_bytes().replace(b"avc1", b"zz9z"))
+    return path
+
+
+def cut_mp4(source: Path, path: Path, start_s: float) -> Path:
+    """Copy an MP4 from `start_s` on without encoding: its edit list hides the frames since the key frame."""
+    with (
+        av.open(str(source)) as old,
+        av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as new,
+    ):
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        shift = round(start_s / stream.time_base)
+        packets = [packet for packet in old.demux(stream) if packet.dts is not None]
+        starts = [i for i, packet in enumerate(packets) if packet.is_keyframe and packet.pts < shift]
+        for packet in packets[starts[-1] :]:
+            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, copy
+            new.mux(packet)
     return path

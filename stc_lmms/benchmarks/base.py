@@ -220,7 +220,7 @@ def _poll(question: Question) -> Generator[Ask, str, None]:
     end_s = question["start_s"] + POLL_STEP_S
     while end_s <= question["end_s"]:
         response = yield Ask(question["start_s"], end_s, question["prompt"], question["qid"])
-        if "yes" in response.lower():
+        if "yes" in (response or "").lower():  # plain iteration sends None
             yield Ask(question["start_s"], end_s, question["follow_up"], question["qid"])
             return
         end_s += POLL_STEP_S

@@ -10,10 +10,14 @@ _MARKER = re.compile(r"<\|[^|<>]*\|>|</?s>")  # turn markers that leak into deco
 _WHOLE_LETTER = re.compile(r"\W*([A-H])\W*", re.IGNORECASE)
 # `B. text`, `(B) text`, `B` on its own line; not `E.g. ...`, not `A, B, C`, not the article in `A man`
 _LABEL = re.compile(r"\W*([A-H])\W*?(?:[.):](?![a-z])|\n)", re.IGNORECASE)
-# A lower-case letter before another word is an article (`the answer is a dog`).
-_ANNOUNCED = re.compile(r"(?i:answer|option|choice)(?i:\s+is)?[\s:=*(\"'“]*(?:([A-H])\b|([a-h])\b(?!\s+\w))")
-_LONE_LETTER = re.compile(r"(?<![\w'’])([B-H](?![\w'’])|A(?![\w'’]|\s+[a-z]))")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+# `the answer is B`; lower-case only at the end (`the answer is a dog`), and not `answer: B or C`
+_ANNOUNCED = re.compile(
+    r"(?i:answer|option|choice)(?i:\s+is)?[\s:=*(\"'“]*"
+    r"(?:([A-H])\b(?!\s*(?:or|and|,|/)\s*[A-H]\b)|([a-h])\b(?!\s+\w))"
+)
+_LONE_LETTER = re.compile(r"(?<![\w'’])([A-H])(?![\w'’]|\.[a-z]\.)")
+_ARTICLE = re.compile(r"\bA(?=\s+[a-z])")
+_NUMBER = re.compile(r"(?:(?<!\w)-)?\d+(?:\.\d+)?", re.ASCII)
 _WHOLE_YES_NO = re.compile(r"\W*(yes|no|y|n)\W*", re.IGNORECASE)
 _LEADING_YES_NO = re.compile(r"\W*(yes|no)\W*?[.,:;!\n]", re.IGNORECASE)
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -30,7 +34,10 @@ def parse_choice(text: str) -> str | None:
     if match := _WHOLE_LETTER.fullmatch(text) or _LABEL.match(text):
         return match[1].upper()
     announced = {(match[1] or match[2]).upper() for match in _ANNOUNCED.finditer(text)}
-    return _only(announced) if announced else _only(set(_LONE_LETTER.findall(text)))
+    if announced:
+        return _only(announced)
+    lone = _only(set(_LONE_LETTER.findall(text)))
+    return None if lone == "A" and _ARTICLE.search(text) else lone
 
 
 def parse_count(text: str) -> str | None:

@@ -84,18 +84,25 @@ def summarise(
     }
 
 
-def format_table(summary: Summary) -> str:
-    """Return a plain text table: every sub-task, its counts, both scorers in percent, all averages."""
+def format_table(summary: Summary, only: str | None = None) -> str:
+    """Return a plain text table: every sub-task, its counts, both scorers in percent, all averages.
+
+    Args:
+        summary: of a run or of what is there of it.
+        only: list the tasks of this part; the totals follow when no part is absent. None lists all.
+    """
+    parts = {name: part for name, part in summary["parts"].items() if only in (None, name)}
     rows = [("task", "n", "missing", "unparsed", "failed", "official %", "strict %")]
-    for name, part in summary["parts"].items():
+    star = {kind: " *" if summary["headline"] == kind else "" for kind in ("macro", "micro")}
+    for name, part in parts.items():
         for task, values in part["tasks"].items():
             rows.append((f"{name} / {task}", *_cells(values), *_percent(values["accuracy"])))
-        rows.append((f"{name}: macro (mean of tasks)", *_cells(part), *_percent(part["macro"])))
-        rows.append((f"{name}: micro (pooled)", *_cells(part), *_percent(part["micro"])))
-    star = {kind: " *" if summary["headline"] == kind else "" for kind in ("macro", "micro")}
-    total = f"total: macro (mean of parts){star['macro']}"
-    rows.append((total, *_cells(summary), *_percent(summary["total"])))
-    rows.append((f"total: micro (pooled){star['micro']}", *_cells(summary), *_percent(summary["micro"])))
+        for kind, label in (("macro", "macro (mean of tasks)"), ("micro", "micro (pooled)")):
+            rows.append((f"{name}: {label}{star[kind]}", *_cells(part), *_percent(part[kind])))
+    if only is None or summary["total"] is not None:
+        total = f"total: macro (mean of parts){star['macro']}"
+        rows.append((total, *_cells(summary), *_percent(summary["total"])))
+        rows.append((f"total: micro (pooled){star['micro']}", *_cells(summary), *_percent(summary["micro"])))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
@@ -103,7 +110,7 @@ def format_table(summary: Summary) -> str:
     ]
     lines.insert(1, "-" * len(lines[0]))
     lines.append("* the average this benchmark reports")
-    if summary["absent"]:
+    if only is None and summary["absent"]:
         lines.append(f"PARTIAL: no questions of {', '.join(summary['absent'])}")
     return "\n".join(lines)
 

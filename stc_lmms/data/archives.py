@@ -27,7 +27,8 @@ from stc_lmms.errors import DataError
 MAX_ZIP_RATIO = 100
 _SMALL_BYTES = 1 << 20  # below this no ratio is suspicious
 _COPY_BYTES = 1 << 20
-_READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError)
+# RecursionError: a tar with a chain of extended headers.
+_READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RecursionError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,15 @@ def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
         raise DataError(
-            f"{purpose} needs {needed_bytes / 1e9:.1f} GB but {folder} has only {free_bytes / 1e9:.1f} GB free; "
-            f"free some space, choose a folder on another disk (--to) or delete archives as they are "
+            f"{purpose} needs {needed_bytes / 1e9:.1f} GB but {folder} has only {free_bytes / 1e9:.1f} GB "
+            f"free; free some space, choose a folder on another disk (--to) or delete archives as they are "
             f"extracted (--delete-parts)"
         )
+
+
+def is_complete(path: Path, size: int) -> bool:
+    """True if a file is there with the size (in bytes) it must have."""
+    return path.is_file() and path.stat().st_size == size
 
 
 @contextmanager
@@ -164,7 +170,9 @@ def _plain_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             if PurePosixPath(info.name).parts:  # "./" itself is fine
                 check_relative(info.name)
         elif info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.issparse() or info.size < 0:
-            raise DataError(f"refused to extract {info.name!r}: not a regular file or folder (link or device)")
+            raise DataError(
+                f"refused to extract {info.name!r}: not a regular file or folder (link or device)"
+            )
         else:
             yield info
 
@@ -202,6 +210,10 @@ def _check_zip_member(info: zipfile.ZipInfo) -> None:
         raise DataError(f"refused to extract {name!r}: not a regular file or folder (link or device)")
     if info.flag_bits & 0x1:
         raise DataError(f"refused to extract {name!r}: it is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(
+            f"cannot extract {name!r}: its compression method {info.compress_type} is not supported"
+        )
     _check_ratio(name, info.file_size, info.compress_size)
 
 
@@ -263,15 +275,10 @@ def _extract(
     return Extraction({key: member.size for key, member in plan.items()}, len(missing))
 
 
-def is_complete(path: Path, size: int) -> bool:
-    """True if a file is there with the size (in bytes) it must have."""
-    return path.is_file() and path.stat().st_size == size
-
-
 def _write(member: _Member, target: Path, advance: Callable[[int], object]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(target.name + ".part")
-    unfinished.unlink(missing_ok=True)  # of an interrupted run; a symlink put there must not be followed either
+    unfinished.unlink(missing_ok=True)  # of a killed run; if it is a symlink it must not be followed
     try:
         with member.open() as source, unfinished.open("xb") as sink:
             while block := source.read(_COPY_BYTES):

@@ -111,8 +111,8 @@ STREAMINGBENCH = Benchmark(
     how_to=(
         "download 'Real-Time Visual Understanding_*.zip' and StreamingBench/*.csv from the hub dataset "
         "mjuicem/StreamingBench (licence: see its dataset card), or questions_real.json from src/data/ of "
-        "github.com/THUNLP-MT/StreamingBench, so that DIR/StreamingBench/*.csv or DIR/questions_real.json and "
-        "DIR/videos/sample_<n>_real.mp4 exist"
+        "github.com/THUNLP-MT/StreamingBench, so that DIR/StreamingBench/*.csv or DIR/questions_real.json "
+        "and DIR/videos/sample_<n>_real.mp4 exist"
     ),
 )
 
@@ -170,7 +170,7 @@ def video_candidates(benchmark: str, video: str) -> list[str]:
         return [video, f"videos/{video}"]
     find_benchmark(benchmark)
     file_name = PurePosixPath(video).name
-    candidates = [video, f"videos/{file_name}", file_name, f"src/data/videos/{file_name}"]
+    candidates = [str(PurePosixPath(video)), f"videos/{file_name}", file_name, f"src/data/videos/{file_name}"]
     if match := _SAMPLE_FILE.fullmatch(file_name):
         candidates += [f"{folder}/{match[1]}/video.mp4" for folder in _unzipped_folders(match[1], match[2])]
     return list(dict.fromkeys(candidates))

@@ -1,22 +1,24 @@
 """`stc-lmms data fetch`: download a benchmark from the dataset hub and unpack it into a root."""
 
+import errno
 import json
 import logging
-import shutil
 import urllib.request
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from stc_lmms.data.archives import Extraction, extract_tar, extract_zip, is_complete, require_space
+from stc_lmms.data.archives import extract_tar, extract_zip, is_complete, require_space
 from stc_lmms.data.catalog import STREAMINGBENCH, Benchmark, Part, find_benchmark, flat_video_name
 from stc_lmms.data.roots import annotation_file
 from stc_lmms.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT_S = 15
-# Remembers what was extracted, so that a second fetch after --delete-parts does not download again.
+_TIMEOUT_S = 10
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+# Remembers what was unpacked, so that a second fetch after --delete-parts does not download again.
 _MARKER_FOLDER = ".stc-lmms"
 
 
@@ -38,9 +40,9 @@ def fetch(
         to: Root folder to fill; set the benchmark's environment variable to it afterwards.
         parts: What to get: "src" (default), "chunked" for ovobench; "real" (default), "omni", "sqa",
             "proactive" for streamingbench.
-        delete_parts: Delete every archive as soon as it is unpacked. An interrupted unpacking then has to
-            download the deleted archives again.
-        progress: Show progress bars.
+        delete_parts: Delete every archive as soon as it is unpacked. If the unpacking of a split tar is then
+            interrupted, its deleted parts are downloaded again.
+        progress: Show progress bars while unpacking.
 
     Returns:
         The root folder.
@@ -58,64 +60,145 @@ def fetch(
     except OSError as error:
         raise DataError(f"cannot create {to}: {error}") from error
 
-    chosen = {name: source.parts[name] for name in names}
-    pending = [
-        (name, group) for name, part in chosen.items() for group in part.archives if not _unpacked(to, group)
-    ]
-    hub_files = [file for _, group in pending for file in group]
-    hub_files += [file for part in chosen.values() if not _has_questions(to, part) for file in part.hub_questions]
-    urls = {
-        part.questions: source.questions_url + part.questions
-        for part in chosen.values()
-        if not part.hub_questions and not _has_questions(to, part)
-    }
-    missing = [file for file in hub_files if not (to / file).is_file()]
-    wanted = [*_abbreviated(missing, source), *urls.values()]
-    try:
-        if missing:
-            _check_space(source, to, missing, hub_files, delete_parts)
-        for file, url in urls.items():
-            _download_url(url, to / file)
-        archives = {file for _, group in pending for file in group}
-        for file in missing:
-            if file not in archives:
-                _download_hub(source, file, to)
-        for name, group in pending:
-            for file in group:
-                if not (to / file).is_file():
-                    _download_hub(source, file, to)
-            _unpack(source, name, group, to, delete_parts, progress)
-    except _network_errors() as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(
-            f"cannot reach the dataset hub ({reason}); download {' and '.join(wanted)} on another machine, put "
-            f"them at {to} and run the same command again"
-        ) from error
+    wanted = {name: source.parts[name] for name in names}
+    groups = {group: name for name, part in wanted.items() for group in part.archives}
+    pending = {group: name for group, name in groups.items() if not _is_unpacked(to, group)}
+    questions = [part for part in wanted.values() if not _has_questions(to, part)]
+    urls = {part.questions: source.questions_url for part in questions if not part.hub_questions}
+    hub_files = [file for part in questions for file in part.hub_questions]
+    hub_files += [file for group in pending for file in group if not (to / file).is_file()]
+    hint = _by_hand(source, hub_files, urls, to)
+
+    if hub_files:
+        with _reaching_hub(hint, to):
+            sizes = _hub_sizes(source)
+        _check_hub(source, to, hub_files, sizes, pending, delete_parts)
+    for file, folder_url in urls.items():
+        _download_url(folder_url + file, to / file, hint)
+    for file in hub_files:
+        if not any(file in group for group in pending):
+            _download(source, file, to, hint)
+    # One archive after the other, so that deleting keeps the disk usage low.
+    for group, name in pending.items():
+        for file in group:
+            if not (to / file).is_file():
+                _download(source, file, to, hint)
+        _unpack(source, name, group, to, delete_parts, progress)
+    if delete_parts:  # of an earlier run that kept them
+        for file in (file for group in groups for file in group):
+            (to / file).unlink(missing_ok=True)
     return to
 
 
 def _has_questions(to: Path, part: Part) -> bool:
-    names = [Path(file).name for file in part.hub_questions]
-    return _found(to, part.questions) or (bool(names) and all(_found(to, name) for name in names))
+    """True if the question file, or all hub files that stand in for it, are somewhere in the root."""
+
+    def found(name: str) -> bool:
+        try:
+            return bool(annotation_file(to, name))
+        except DataError:
+            return False
+
+    stand_ins = [PurePosixPath(file).name for file in part.hub_questions]
+    return found(part.questions) or (bool(stand_ins) and all(map(found, stand_ins)))
 
 
-def _found(to: Path, name: str) -> bool:
+def _by_hand(source: Benchmark, hub_files: Sequence[str], urls: Mapping[str, str], to: Path) -> str:
+    items = [folder_url + file for file, folder_url in urls.items()]
+    if hub_files:
+        items.append(f"{', '.join(map(repr, hub_files))} of huggingface.co/datasets/{source.hub_id}")
+    return f"download {' and '.join(items)} on another machine, put them at {to} and run this command again"
+
+
+@contextmanager
+def _reaching_hub(hint: str, to: Path) -> Iterator[None]:
     try:
-        annotation_file(to, name)
-    except DataError:
+        yield
+    except Exception as error:  # every transport below huggingface_hub raises kinds of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise DataError(f"cannot write to {to}: {reason}") from error
+        raise DataError(f"cannot reach the dataset hub ({reason}); {hint}") from error
+
+
+def _hub_sizes(source: Benchmark) -> dict[str, int]:
+    """File name to size in bytes. Asked first, because it fails quickly where there is no network."""
+    from huggingface_hub import HfApi
+
+    info = HfApi().dataset_info(source.hub_id, files_metadata=True, timeout=_TIMEOUT_S)
+    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+
+def _check_hub(
+    source: Benchmark,
+    to: Path,
+    hub_files: Sequence[str],
+    sizes: Mapping[str, int],
+    pending: Mapping[tuple[str, ...], str],
+    delete_parts: bool,
+) -> None:
+    """Check, before the first byte is downloaded, that the files exist and that the disk is large enough."""
+    if absent := [file for file in hub_files if file not in sizes]:
+        raise DataError(f"{absent[0]!r} is not in the hub dataset {source.hub_id} any more")
+    archive_bytes = [sizes.get(file, 0) for group in pending for file in group]
+    # Videos hardly compress, so what is unpacked is about as large as its archive.
+    unpacked_bytes = max(archive_bytes, default=0) if delete_parts else sum(archive_bytes)
+    download_bytes = sum(sizes[file] for file in hub_files)
+    logger.info("%s: %.1f GB to download from %s", source.name, download_bytes / 1e9, source.hub_id)
+    require_space(to, download_bytes + unpacked_bytes, f"downloading and unpacking {source.name}")
+
+
+def _download(source: Benchmark, file: str, to: Path, hint: str) -> None:
+    from huggingface_hub import hf_hub_download
+
+    with _reaching_hub(hint, to):
+        hf_hub_download(source.hub_id, file, repo_type="dataset", local_dir=to, etag_timeout=_TIMEOUT_S)
+
+
+def _download_url(url: str, target: Path, hint: str) -> None:
+    """Download a question file of a code repository.
+
+    Raises:
+        DataError: No network, or the answer is not a JSON list.
+    """
+    from huggingface_hub import constants
+
+    with _reaching_hub(hint, target.parent):
+        if constants.HF_HUB_OFFLINE:
+            raise ConnectionError("offline mode is enabled by HF_HUB_OFFLINE")
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:  # noqa: S310 - from the catalog
+            body: bytes = response.read()
+        rows = json.loads(body)
+        if not (isinstance(rows, list) and rows):
+            raise ValueError(f"{url} is not a JSON list")
+        unfinished = target.with_name(target.name + ".part")
+        unfinished.write_bytes(body)
+        unfinished.replace(target)
+
+
+def _unpack(
+    source: Benchmark, part: str, group: tuple[str, ...], to: Path, delete_parts: bool, progress: bool
+) -> None:
+    archives = [to / file for file in group]
+    if group[0].endswith(".zip"):
+        rename = partial(flat_video_name, part, group[0]) if source is STREAMINGBENCH else str
+        done = extract_zip(archives[0], to, rename=rename, delete_archive=delete_parts, progress=progress)
+    else:
+        done = extract_tar(archives, to, delete_parts=delete_parts, progress=progress)
+    marker = _marker(to, group)
+    marker.parent.mkdir(exist_ok=True)
+    marker.write_text(json.dumps(done.sizes))
+    logger.info("%s: %d of %d files written", group[0], done.written, len(done.sizes))
+
+
+def _marker(to: Path, group: tuple[str, ...]) -> Path:
+    return to / _MARKER_FOLDER / f"{group[0]}.json"
+
+
+def _is_unpacked(to: Path, group: tuple[str, ...]) -> bool:
+    """True if an earlier fetch unpacked the archive and its files are all still there."""
+    try:
+        sizes: dict[str, int] = json.loads(_marker(to, group).read_text())
+        return all(is_complete(to / name, size) for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError, TypeError):  # no marker, or a damaged one
         return False
-    return True
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    """What a failing download raises; the HTTP library below huggingface_hub differs between its versions."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (OSError, *(base for base in HfHubHTTPError.__bases__ if base is not OSError))
-
-
-def _abbreviated(files: Iterable[str], source: Benchmark) -> list[str]:
-    names = [repr(file) if " " in file else file for file in files]
-    if not names:
-        return []
-    return [f"{', '.join(names)} from {source.hub_id} (huggingface.co/datasets/{source.hub_id})"]

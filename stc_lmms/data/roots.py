@@ -68,7 +68,9 @@ def _origin(name: str) -> str:
             if name == part.questions:
                 return f"; download {source.questions_url}{name} and put it there"
             if any(PurePosixPath(file).name == name for file in part.hub_questions):
-                return f"; download StreamingBench/{name} from the hub dataset {source.hub_id} and put it there"
+                return (
+                    f"; download StreamingBench/{name} from the hub dataset {source.hub_id} and put it there"
+                )
     return ""
 
 

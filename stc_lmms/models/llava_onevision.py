@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat
+from stc_lmms.demo.checkpoint import demo_folder
 from stc_lmms.errors import CheckpointError, StcError
 from stc_lmms.memory.full import FullMemory
 from stc_lmms.methods.base import Context
@@ -42,7 +43,7 @@ def check_settings(settings: Settings) -> None:
         CheckpointError: no such checkpoint, or not a LLaVA-OneVision one.
         SettingsError: the method does not fit, for instance a budget above the tokens a frame has.
     """
-    config = compat.load_config(settings.pretrained, "llava_onevision", settings.revision)
+    config = compat.load_config(checkpoint(settings), "llava_onevision", settings.revision)
     if not isinstance(config.vision_feature_layer, int):
         raise CheckpointError(
             f"{settings.pretrained!r} joins the vision layers {config.vision_feature_layer}; one is supported"
@@ -50,6 +51,11 @@ def check_settings(settings: Settings) -> None:
     method = settings.build_method()
     if method.token is not None:
         method.token.check(tokens_per_frame(config))
+
+
+def checkpoint(settings: Settings) -> str:
+    """Folder or hub id of the weights; `demo` is made on first use."""
+    return str(demo_folder()) if settings.pretrained == "demo" else settings.pretrained
 
 
 def tokens_per_frame(config: Any) -> int:
@@ -77,12 +83,12 @@ class LlavaOnevision(StreamingModel):
             dtype = torch.float32
         self.model = compat.load_weights(
             LlavaOnevisionForConditionalGeneration,
-            settings.pretrained,
+            checkpoint(settings),
             dtype=dtype,
             attn_implementation=settings.attn_implementation,
             revision=settings.revision,
         ).to(self.device)
-        self.processor = AutoProcessor.from_pretrained(settings.pretrained, revision=settings.revision)
+        self.processor = AutoProcessor.from_pretrained(checkpoint(settings), revision=settings.revision)
         self.dtype = self.model.dtype
         config = self.model.config
         self.tower = open_tower(self.model.model.vision_tower, config.vision_feature_layer)

@@ -1,0 +1,15 @@
+"""Video files in, RGB frames on a causal time grid out."""
+
+from stc_lmms.video.decode import VideoInfo, VideoStream, iter_frames, open_video, probe
+from stc_lmms.video.sampling import Grid, frame_step, grid_indices
+
+__all__ = [
+    "Grid",
+    "VideoInfo",
+    "VideoStream",
+    "frame_step",
+    "grid_indices",
+    "iter_frames",
+    "open_video",
+    "probe",
+]

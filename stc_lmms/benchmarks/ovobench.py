@@ -1,0 +1,257 @@
+"""OVO-Bench: annotations, prompts, official scoring (JoeLeelyf/OVO-Bench).
+
+Twelve tasks in three modes. A multiple-choice row is one question at its `realtime`; a forward row (REC,
+SSR, CRR) is one question per entry of `test_info`. The official evaluation cuts one chunk file per
+question; here the questions of one source video form one row, and a question at time t sees [0, ceil(t)).
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stc_lmms.benchmarks.base import (
+    NO_TIME_S,
+    Question,
+    Record,
+    Row,
+    Verdict,
+    make_row,
+    order_rows,
+    strict_score,
+)
+from stc_lmms.benchmarks.base import score_row as base_score_row
+from stc_lmms.benchmarks.fields import need, need_texts, need_video, read_json, short
+from stc_lmms.benchmarks.summary import Summary
+from stc_lmms.benchmarks.summary import summarise as base_summarise
+from stc_lmms.errors import DataError
+
+MODES: dict[str, tuple[str, ...]] = {
+    "backward": ("EPM", "ASI", "HLD"),
+    "realtime": ("OCR", "ACR", "ATR", "STU", "FPD", "OJR"),
+    "forward": ("REC", "SSR", "CRR"),
+}
+MODE_OF = {task: mode for mode, tasks in MODES.items() for task in tasks}
+FORWARD_TASKS = frozenset(MODES["forward"])
+
+# The prompts are data: spelling, trailing spaces and typographic quotes are the benchmark's own.
+CHOICE_PROMPT = (
+    "\nQuestion: {}\nOptions:\n{}\n\n"
+    "Respond only with the letter corresponding to your chosen option (e.g., A, B, C). \n"
+    "Do not include any additional text or explanation in your response.\n"
+)
+REC_PROMPT = (
+    "\nYou're watching a video in which people may perform a certain type of action repetively. \n"
+    "The person performing this kind of action are referred to as 'they' in the following statement.\n"
+    "You're task is to count how many times have different people in the video perform this kind of action"
+    " in total.\n"
+    "One complete motion counts as one. \n"
+    "Now, answer the following question: {}\n"
+    "Provide your answer as a single number (e.g., 0, 1, 2, 3…) indicating the total count.\n"
+    "Do not include any additional text or explanation in your response.\n"
+)
+SSR_PROMPT = (
+    "\nYou're watching a tutorial video which contain a sequential of steps. \n"
+    "The following is one step from the whole procedures: \n{}\n"
+    "Your task is to determine if the man or woman in the video is currently performing this step.\n"
+    "Answer only with “Yes” or “No”.\n"
+    "Do not include any additional text or explanation in your response.\n"
+)
+CRR_PROMPT = (
+    "\nYou're responsible of answering questions based on the video content. \n"
+    "The following question are relevant to the latest frames, i.e. the end of the video.\n{}\n"
+    "Decide whether existing visual content, especially latest frames, i.e. frames that near the end of the"
+    " video, provide enough information for answering the question.\n"
+    "Answer only with “Yes” or “No”.\n"
+    "Do not include any additional text or explanation in your response.\n"
+)
+
+
+def load_annotations(path: str | Path) -> list[dict[str, Any]]:
+    """Return the checked rows of `ovo_bench_new.json` (or of a subset in the same schema).
+
+    Raises:
+        DataError: unreadable, not JSON, or a malformed row; names the row's id and the field.
+    """
+    data = read_json(path)
+    if not isinstance(data, list) or not data:
+        raise DataError(f"{path}: must be a non-empty list of rows, got {short(data)}")
+    return check_annotations(data, str(path))
+
+
+def check_annotations(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
+    """Return the rows if all are well formed and their ids differ.
+
+    Raises:
+        DataError: the first malformed row.
+    """
+    seen: set[int] = set()
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: row number {index} must be an object, got {short(row)}")
+        row_id = need(row, "id", int, f"{where}: row number {index}")
+        place = f"{where}: row id {row_id}"
+        if row_id in seen:
+            raise DataError(f"{place}: this id occurs twice")
+        seen.add(row_id)
+        _check_row(row, place)
+    return list(rows)
+
+
+def build_rows(annotations: Iterable[Mapping[str, Any]], part: str) -> list[Row]:
+    """Return one row per source video with all its questions of one mode.
+
+    Args:
+        annotations: checked annotation rows, in any order.
+        part: `backward`, `realtime` or `forward`.
+
+    Raises:
+        ValueError: unknown part.
+    """
+    if part not in MODES:
+        raise ValueError(f"part must be one of {', '.join(MODES)}, got {part!r}")
+    videos: dict[str, list[Question]] = {}
+    for row in annotations:
+        if MODE_OF[row["task"]] == part:
+            videos.setdefault(row["video"], []).extend(questions_of(row))
+    return order_rows(make_row(video, part, questions) for video, questions in videos.items())
+
+
+def questions_of(row: Mapping[str, Any]) -> list[Question]:
+    """Return the questions of one annotation row, forward rounds in file order."""
+    if row["task"] in FORWARD_TASKS:
+        return [_question(row, index) for index in range(len(row["test_info"]))]
+    return [_question(row, None)]
+
+
+def prompt(row: Mapping[str, Any], round_index: int | None = None) -> str:
+    """Return the official prompt of a multiple-choice row or of one round of a forward row."""
+    task = row["task"]
+    if task == "REC":
+        return REC_PROMPT.format(f"How many times did they {row['activity']}?")
+    if task == "SSR":
+        return SSR_PROMPT.format(row["test_info"][round_index or 0]["step"])
+    if task == "CRR":
+        return CRR_PROMPT.format(row["question"])
+    options = " ".join(f"{chr(ord('A') + i)}. {option};" for i, option in enumerate(row["options"]))
+    return CHOICE_PROMPT.format(row["question"], options)
+
+
+def chunk_name(row_id: int, round_index: int | None = None) -> str:
+    """Return the file name of the published chunk of a row or round."""
+    return f"{row_id}.mp4" if round_index is None else f"{row_id}_{round_index}.mp4"
+
+
+def end_s(row: Mapping[str, Any], round_index: int | None = None) -> int:
+    """Return the whole second at which the question's clip ends, before clamping to the video."""
+    timed = row if round_index is None else row["test_info"][round_index]
+    return math.ceil(timed["realtime"])
+
+
+def gold(row: Mapping[str, Any], round_index: int | None = None) -> str:
+    """Return the gold answer: a letter, a number or Yes/No.
+
+    The letter comes from `gt`: in a quarter of the rows the text in `answer` is not among the options.
+    """
+    if row["task"] not in FORWARD_TASKS:
+        return chr(ord("A") + row["gt"])
+    info = row["test_info"][round_index or 0]
+    return str(info["count"]) if row["task"] == "REC" else ("Yes" if info["type"] else "No")
+
+
+def official_score(kind: str, answer: str, response: str | None) -> int:
+    """Return 1 or 0 by the official scorer, which looks for substrings and minds the case.
+
+    Args:
+        kind: `choice` (gold letter anywhere), `count` (all digits joined equal the count) or `yesno`
+            (gold word anywhere, or exactly its initial).
+        answer: gold answer.
+        response: the model's text, not stripped.
+    """
+    if response is None:
+        return 0
+    if kind == "count":
+        return int("".join(re.findall(r"\d+", response)) == answer)
+    return int(answer in response or (kind == "yesno" and response == answer[0]))
+
+
+def judge(question: Question, response: str, asked_s: float) -> Verdict:
+    """Return the official and the strict score of a response."""
+    official = official_score(question["kind"], question["answer"], response)
+    return Verdict(official, strict_score(question, response))
+
+
+def score_row(
+    row: Row,
+    responses: Sequence[str | None],
+    failures: Mapping[int, str] | None = None,
+    efficiency: Mapping[int, Mapping[str, Any]] | None = None,
+) -> list[Record]:
+    """Score all questions of a row; see `base.score_row`."""
+    return base_score_row(row, responses, judge, failures, efficiency)
+
+
+def summarise(records: Iterable[Record]) -> Summary:
+    """Summarise records: a task pools its questions, a mode is the mean of its tasks, `total` of the modes.
+
+    The official headline is `total` (macro). It is None while a mode is missing.
+    """
+    return base_summarise(records, MODES, headline="macro")
+
+
+def _question(row: Mapping[str, Any], round_index: int | None) -> Question:
+    task = row["task"]
+    return {
+        "qid": str(row["id"]) if round_index is None else f"{row['id']}:{round_index}",
+        "task": task,
+        "kind": "choice" if round_index is None else "count" if task == "REC" else "yesno",
+        "start_s": 0.0,
+        "end_s": float(end_s(row, round_index)),
+        "prompt": prompt(row, round_index),
+        "answer": gold(row, round_index),
+        "follow_up": "",
+        "gold_s": NO_TIME_S,
+    }
+
+
+def _check_row(row: Mapping[str, Any], where: str) -> None:
+    task = need(row, "task", str, where)
+    if task not in MODE_OF:
+        raise DataError(f"{where}: field 'task' must be one of {', '.join(MODE_OF)}, got {task!r}")
+    need_video(row, "video", where)
+    if task in FORWARD_TASKS:
+        _check_rounds(row, task, where)
+        return
+    _check_time(row, where)
+    need(row, "question", str, where)
+    options = need_texts(row, "options", 2, where)
+    index = need(row, "gt", int, where)
+    if not 0 <= index < len(options):
+        raise DataError(f"{where}: field 'gt' must be 0 to {len(options) - 1}, got {index}")
+
+
+def _check_rounds(row: Mapping[str, Any], task: str, where: str) -> None:
+    if task != "SSR":
+        need(row, "activity" if task == "REC" else "question", str, where)
+    infos = need(row, "test_info", list, where)
+    if not infos:
+        raise DataError(f"{where}: field 'test_info' is empty")
+    for index, info in enumerate(infos):
+        place = f"{where}: test_info[{index}]"
+        if not isinstance(info, dict):
+            raise DataError(f"{place}: must be an object, got {short(info)}")
+        _check_time(info, place)
+        if task == "SSR":
+            need(info, "step", str, place)
+        field = "count" if task == "REC" else "type"
+        value = need(info, field, int, place)
+        if value < 0 or (field == "type" and value > 1):
+            wanted = "0 or more" if task == "REC" else "0 or 1"
+            raise DataError(f"{place}: field {field!r} must be {wanted}, got {value}")
+
+
+def _check_time(row: Mapping[str, Any], where: str) -> None:
+    seconds = need(row, "realtime", (int, float), where)
+    if not 0 < seconds < math.inf:
+        raise DataError(f"{where}: field 'realtime' must be a positive number of seconds, got {seconds}")

@@ -1,0 +1,207 @@
+"""StreamingBench: rows, prompts, official scoring (THUNLP-MT/StreamingBench).
+
+Five parts: `real`, `omni`, `contextual`, `sqa` and `proactive`. `load_annotations` reads either annotation
+format, `build_rows` turns the entries of one part into one row per source video.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from stc_lmms.benchmarks.base import Question, Record, Row, Verdict, make_row, order_rows, strict_score
+from stc_lmms.benchmarks.base import score_row as base_score_row
+from stc_lmms.benchmarks.streamingbench_data import TASKS, Entry, load_annotations, video_candidates
+from stc_lmms.benchmarks.summary import Summary
+from stc_lmms.benchmarks.summary import summarise as base_summarise
+
+__all__ = [
+    "TASKS",
+    "Entry",
+    "build_rows",
+    "judge",
+    "load_annotations",
+    "official_first_char",
+    "official_score",
+    "proactive_prompts",
+    "proactive_score",
+    "prompt",
+    "score_row",
+    "stc_strip_equal",
+    "summarise",
+    "video_candidates",
+]
+
+POLL_UNTIL_S = 4  # polling goes on until this long after the gold time
+ON_TIME_S = 2
+
+# The prompts are data, byte for byte.
+CHOICE_PROMPT = (
+    "You are an advanced video question-answering AI assistant. You have been provided with some frames from"
+    " the video and a multiple-choice question related to the video. Your task is to carefully analyze the"
+    " video and provide the best answer to question, choosing from the four options provided. Respond with"
+    " only the letter (A, B, C, or D) of the correct option.\n\n"
+    "Question: {}\n\nOptions:\n{}\n{}\n{}\n{}\n\nThe best option is:"
+)
+SQA_PROMPT = (
+    "You are an advanced video question-answering AI assistant. You have been provided with a video and a"
+    " multiple-choice question related to the video. Your task is to carefully analyze the video and the"
+    " provided context to answer the question, choosing from the four options provided. Respond with only"
+    " the letter (A, B, C, or D) of the correct option.\n\n"
+    "{}\n\nHere is the question. Answer it and don't confuse it with the previous conversation.\n"
+    "Question: {}\n\nOptions:\n{}\n{}\n{}\n{}\n\nThe best option is:"
+)
+SQA_HISTORY_START = (
+    "Here are the contextual information related to the video. Please answer the questions based on the"
+    " contextual information: "
+)
+SQA_HISTORY_ITEM = (
+    "At timestamp {}, the following question and answer occurred: Question: {};"
+    " Options: {}, {}, {}, {}; Answer: {}; "
+)
+PROACTIVE_PROMPT = (
+    "You are an advanced image question-answering AI assistant. You have been provided with images and a"
+    " question related to the images. Your task is to carefully analyze the images and provide the answer to"
+    " the question. You need to carefully confirm whether the images content meet the conditions of the"
+    " question, and then output the correct content.\n\nQuestion: {}\n\nThe answer is:\n"
+)
+PROACTIVE_POLL = '{} Is it the right time to output "{}"? You can only answer yes or no.'
+
+
+def build_rows(entries: Iterable[Entry], part: str, context_s: int = -1) -> list[Row]:
+    """Return one row per source video with its questions of one part.
+
+    Args:
+        entries: from `load_annotations`; other parts are left out.
+        part: `real`, `omni`, `contextual`, `sqa` or `proactive`.
+        context_s: seconds of video before the question; -1 (or any value below 1) is the whole past.
+            A proactive clip always starts when the question is asked.
+
+    Raises:
+        ValueError: unknown part.
+    """
+    if part not in TASKS:
+        raise ValueError(f"part must be one of {', '.join(TASKS)}, got {part!r}")
+    videos: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.part == part:
+            videos.setdefault(entry.video, []).append(entry)
+    return order_rows(
+        make_row(video, part, _questions(members, context_s)) for video, members in videos.items()
+    )
+
+
+def prompt(entry: Entry, history: Sequence[Entry] = ()) -> str:
+    """Return the official prompt of a multiple-choice entry.
+
+    Args:
+        entry: the question. As in the official evaluator, options beyond the fourth do not appear.
+        history: `sqa`: earlier entries of the video, quoted with their gold answers.
+    """
+    options = _lettered(entry.options)
+    if entry.part != "sqa":
+        return CHOICE_PROMPT.format(entry.question, *options)
+    quoted = "".join(
+        SQA_HISTORY_ITEM.format(past.time_stamp, past.question, *_lettered(past.options), past.answer)
+        for past in history
+    )
+    return SQA_PROMPT.format(SQA_HISTORY_START + quoted if quoted else "", entry.question, *options)
+
+
+def proactive_prompts(entry: Entry) -> tuple[str, str]:
+    """Return the text of a poll and the text asked after a yes. The poll quotes the gold output."""
+    poll = PROACTIVE_POLL.format(entry.question, entry.answer)
+    return PROACTIVE_PROMPT.format(poll), PROACTIVE_PROMPT.format(entry.question)
+
+
+def official_first_char(response: str | None, answer: str, part: str = "real") -> int | None:
+    """Return what the official counter counts: first character equals the gold letter.
+
+    For verification only: it scores " C" and "(C)" as wrong; `official_score` is what our tables show.
+
+    Returns:
+        1, 0, or None where the counter leaves the question out (`sqa` without a response).
+
+    Raises:
+        IndexError: empty response in another part, as in the original.
+        TypeError: None in another part, as in the original.
+    """
+    if part == "sqa" and not response:
+        return None
+    return int(response[0] == answer)  # type: ignore[index]  # crashing on None is the original's rule
+
+
+def stc_strip_equal(response: str | None, answer: str) -> int | None:
+    """Return what STC's counter counts: the stripped text equals the letter; empty is left out (None)."""
+    text = (response or "").strip()
+    return int(text == answer) if text else None
+
+
+def official_score(response: str | None, answer: str) -> int:
+    """Return 1 if the first character after stripping is the gold letter; no response is wrong.
+
+    The official rule made fair to models whose text starts with a space; nothing leaves the denominator.
+    """
+    return int((response or "").strip()[:1] == answer)
+
+
+def proactive_score(answered_s: float, gold_s: float, content: str, gold_text: str) -> tuple[int, int]:
+    """Return the official counter's two scores: in time (within 2 s), and in time with the gold text."""
+    on_time = abs(answered_s - gold_s) <= ON_TIME_S
+    return int(on_time), int(on_time and gold_text in content)
+
+
+def judge(question: Question, response: str, asked_s: float) -> Verdict:
+    """Return the official and the strict score of a response.
+
+    For a proactive question they are the counter's two columns: answered in time; in time and with the
+    gold text.
+    """
+    if question["kind"] == "proactive":
+        return Verdict(*proactive_score(asked_s, question["gold_s"], response, question["answer"]))
+    return Verdict(official_score(response, question["answer"]), strict_score(question, response))
+
+
+def score_row(
+    row: Row,
+    responses: Sequence[str | None],
+    failures: Mapping[int, str] | None = None,
+    efficiency: Mapping[int, Mapping[str, Any]] | None = None,
+) -> list[Record]:
+    """Score all questions of a row; see `base.score_row`."""
+    return base_score_row(row, responses, judge, failures, efficiency)
+
+
+def summarise(records: Iterable[Record]) -> Summary:
+    """Summarise records. The official headline is the micro average of a part."""
+    return base_summarise(records, TASKS, headline="micro")
+
+
+def _questions(entries: Sequence[Entry], context_s: int) -> list[Question]:
+    """Return the questions of one video; the sqa history grows in file order, as officially."""
+    return [_question(entry, entries[:position], context_s) for position, entry in enumerate(entries)]
+
+
+def _question(entry: Entry, history: Sequence[Entry], context_s: int) -> Question:
+    if entry.part == "proactive":
+        text, follow_up = proactive_prompts(entry)
+        start_s, end_s = entry.time_s, entry.gold_s + POLL_UNTIL_S
+    else:
+        text, follow_up = prompt(entry, history), ""
+        start_s, end_s = max(0, entry.time_s - context_s) if context_s > 0 else 0, entry.time_s
+    return {
+        "qid": entry.qid,
+        "task": entry.task,
+        "kind": "proactive" if entry.part == "proactive" else "choice",
+        "start_s": float(start_s),
+        "end_s": float(end_s),
+        "prompt": text,
+        "answer": entry.answer,
+        "follow_up": follow_up,
+        "gold_s": entry.gold_s,
+    }
+
+
+def _lettered(options: Sequence[str]) -> list[str]:
+    """Return the four options of a prompt, with letters put before them if the first has none."""
+    if options[0].startswith("A."):
+        return list(options[:4])
+    return [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]

@@ -1,0 +1,64 @@
+"""Rows of a benchmark part, ready to evaluate: questions from the annotations, videos found on disk."""
+
+from pathlib import Path
+from typing import Any
+
+from stc_lmms.benchmarks import ovobench, streamingbench, streamingbench_data
+from stc_lmms.benchmarks.base import Row
+from stc_lmms.data.catalog import BENCHMARKS, MINI, video_candidates
+from stc_lmms.data.questions import load_ovobench_rows
+from stc_lmms.data.roots import annotation_file, benchmark_root, safe_join, video_path
+from stc_lmms.errors import DataError
+
+PARTS = {"ovobench": tuple(ovobench.MODES), "streamingbench": tuple(streamingbench.TASKS)}
+SCORERS = {"ovobench": ovobench, "streamingbench": streamingbench}
+_SHARED_FILE = {"contextual": "omni"}  # two parts of StreamingBench come in one file
+
+
+def load_rows(benchmark: str, part: str, *, mini: bool = False) -> list[dict[str, Any]]:
+    """One row per source video.
+
+    Args:
+        benchmark: `ovobench` or `streamingbench`.
+        part: a key of `PARTS[benchmark]`.
+        mini: use the small data that ships with the package.
+
+    Returns:
+        `Row`s with three more keys: `benchmark`, `mini`, and `path`, the absolute path of the video. A
+        video that is not there keeps the path where it was expected: it fails when it is played, and is
+        counted, instead of being left out.
+
+    Raises:
+        DataError: no data root, no annotations, or malformed ones.
+    """
+    root = benchmark_root(MINI if mini else benchmark)
+    rows = _questions(root, benchmark, part, mini)
+    if not rows:
+        raise DataError(f"{benchmark} in {root} has no questions of part {part!r}")
+    return [dict(row) | {"benchmark": benchmark, "mini": mini, "path": str(_locate(root, benchmark, row))} for row in rows]
+
+
+def _questions(root: Path, benchmark: str, part: str, mini: bool) -> list[Row]:
+    if benchmark == "ovobench":
+        name = "ovo_bench_mini.json" if mini else "ovo_bench_new.json"
+        return ovobench.build_rows(load_ovobench_rows(root, name), part)
+    source = BENCHMARKS[benchmark].parts[_SHARED_FILE.get(part, part)]
+    try:
+        files = [annotation_file(root, source.questions)]
+    except DataError:
+        names = [Path(name).name for name in source.hub_questions if "_50" not in name]
+        files = [annotation_file(root, name) for name in names] if not mini else []
+        if not files:
+            raise
+    entries = [entry for file in files for entry in streamingbench_data.load_annotations(file)]
+    return streamingbench.build_rows(entries, part)
+
+
+def _locate(root: Path, benchmark: str, row: Row) -> Path:
+    candidates = candidates_of(benchmark, row)
+    return video_path(root, candidates) or safe_join(root, candidates[0])
+
+
+def candidates_of(benchmark: str, row: Row) -> list[str]:
+    """Relative paths where the row's video may lie, best first (`videos/` is where the mini data has them)."""
+    return [*video_candidates(benchmark, row["video"]), f"videos/{row['video']}"]

@@ -1,0 +1,133 @@
+"""One lmms-eval request as a sequence of rounds: what to ask next, about which clip."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stc_lmms.errors import DataError
+from stc_lmms.streaming.player import Clip
+
+logger = logging.getLogger(__name__)
+
+MAX_BROKEN_ROUNDS = 256  # in a row, before a task that cannot even say what to ask is given up
+
+
+class AnswerText(str):
+    """A response that carries its record (efficiency, failure, note) to the task's `process_results`.
+
+    To the harness it is a plain string.
+    """
+
+    record: dict[str, Any]
+
+    def __new__(cls, text: str, record: dict[str, Any] | None = None):
+        """A string with a record."""
+        self = super().__new__(cls, text)
+        self.record = record or {}
+        return self
+
+
+@dataclass(frozen=True)
+class Round:
+    """A question, or the reason why the task cannot ask it."""
+
+    prompt: str = ""
+    clip: Clip | None = None
+    failed: str = ""
+
+
+class Job:
+    """A request in progress.
+
+    Args:
+        request: lmms-eval's instance, of type generate_until or generate_until_multi_round.
+        doc: its row.
+    """
+
+    def __init__(self, request: Any, doc: Any):
+        self.request = request
+        self.doc = doc
+        self.responses: list[AnswerText] = []
+        self.multi_round = request.request_type == "generate_until_multi_round"
+        self._rounds = self._multi() if self.multi_round else self._single()
+        self.next: Round | None = next(self._rounds, None)
+
+    def respond(self, response: AnswerText) -> None:
+        """Take in the answer to `next` and move on; `next` is None when all is asked."""
+        self.responses.append(response)
+        self.next = next(self._rounds, None)
+
+    @property
+    def failed(self) -> str:
+        """The first failure, "" if there is none."""
+        return next((r.record["failed"] for r in self.responses if r.record.get("failed")), "")
+
+    @property
+    def result(self) -> Any:
+        """What lmms-eval expects: a string, or a list of strings for several rounds."""
+        return self.responses if self.multi_round else self.responses[0]
+
+    def _single(self) -> Iterator[Round]:
+        prompt, doc_to_visual = self.request.args[0], self.request.args[2]
+        yield self._try(lambda: (doc_to_visual(self.doc), prompt))
+
+    def _multi(self) -> Iterator[Round]:
+        prompt, _, doc_to_visual, doc_to_text = self.request.args[:4]
+        yield self._try(lambda: (doc_to_visual(self.doc), prompt))
+        info, broken = None, 0
+        while broken < MAX_BROKEN_ROUNDS:
+            said = [str(r) for r in self.responses]
+            try:
+                visuals, prompt, stop, _, info = doc_to_text(
+                    self.doc, previous_output=said, round_idx=len(said), previous_round_info=info
+                )
+            except Exception as error:  # one round's missing file must not end the rounds after it
+                # The built-in ovobench leaves its round number behind in the arguments shared by all rows.
+                shared = getattr(doc_to_text, "keywords", {}).get("lmms_eval_specific_kwargs")
+                (shared or {}).pop("round_idx", None)
+                broken += 1
+                yield Round(failed=reason(error))
+                continue
+            if stop:
+                return
+            broken = 0
+            current = (visuals, prompt)
+            yield self._try(lambda current=current: current)
+
+    @staticmethod
+    def _try(ask: Callable[[], tuple[Any, str]]) -> Round:
+        try:
+            visuals, prompt = ask()
+            return Round(prompt, to_clip(visuals))
+        except Exception as error:  # the batch goes on; the sample is recorded as failed
+            return Round(failed=reason(error))
+
+
+def to_clip(visuals: Any) -> Clip:
+    """The one video among a task's visuals.
+
+    Accepts a path (the whole file, from its start) or
+    `{"type": "video", "path" or "url": ..., "video_start": s, "video_end": s}`.
+
+    Raises:
+        DataError: there is not exactly one video.
+    """
+    visuals = visuals if isinstance(visuals, (list, tuple)) else [visuals]
+    if len(visuals) != 1:
+        raise DataError(f"a streaming model takes one video per question, the task gave {len(visuals)} visuals")
+    (visual,) = visuals
+    if isinstance(visual, str):
+        return Clip(visual)
+    if isinstance(visual, dict) and visual.get("type", "video") == "video":
+        path = visual.get("path") or visual.get("url") or visual.get("video")
+        if isinstance(path, str):
+            end_s = visual.get("video_end")
+            return Clip(path, float(visual.get("video_start") or 0), None if end_s is None else float(end_s))
+    raise DataError(f"a streaming model takes a video file, the task gave a {type(visual).__name__}")
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line, for records."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, DataError) else f"{type(error).__name__}: {text}"[:500]

@@ -1,0 +1,293 @@
+"""The lmms-eval model: streaming models behind `generate_until` and `generate_until_multi_round`.
+
+All requests of a run arrive in one call. They are regrouped by video and their questions merged in order of
+time, so that every video is read and encoded once, whatever number of tasks ask about it.
+"""
+
+import heapq
+import itertools
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from accelerate import PartialState
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from tqdm import tqdm
+
+from stc_lmms.demo.checkpoint import NOTICE
+from stc_lmms.errors import StcError
+from stc_lmms.harness.jobs import AnswerText, Job, Round, reason
+from stc_lmms.harness.journal import Journal, file_identity, request_key
+from stc_lmms.models.base import Generation, StreamingModel
+from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings
+from stc_lmms.settings import Settings, resolve
+from stc_lmms.streaming.player import Player
+from stc_lmms.streaming.timers import total
+
+logger = logging.getLogger(__name__)
+
+
+class LlavaOvStc(lmms):
+    """`--model llava_ov_stc`: LLaVA-OneVision with a compression method.
+
+    Args:
+        batch_size, max_batch_size: accepted from the harness; streams are evaluated one at a time.
+        device: torch device; default: this rank's.
+        journal: folder of the resume journal, `auto` (in the output path, else in the user's cache) or `off`.
+        **model_args: see `stc_lmms.settings.Settings`.
+
+    Exits with status 2 and one line on standard error when an argument or the checkpoint is wrong: lmms-eval
+    turns exceptions into a traceback and exit status 0.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        journal: str | bool = "auto",
+        **model_args: Any,
+    ):
+        super().__init__()
+        self._journal_arg = str(journal)
+        self._model: StreamingModel | None = None
+        self._records: list[dict[str, Any]] = []
+        self._answered = self._failed = 0
+        self._output: Path | None = None
+        state = PartialState()
+        self._rank, self._world_size = state.process_index, state.num_processes
+        device = device or model_args.pop("device", None) or str(state.device)
+        try:
+            self.settings: Settings = resolve(model_args | {"device": device})
+            check_settings(self.settings)
+        except StcError as error:
+            fail(error)
+        self._device = torch.device(device)
+        if self._rank == 0:
+            if self.settings.pretrained == "demo":
+                print(f"stc-lmms: {NOTICE}", file=sys.stderr)
+            shown = ", ".join(f"{k}={v}" for k, v in self.settings.flat().items())
+            print(f"stc-lmms: settings: {shown}", file=sys.stderr)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this rank."""
+        return self._device
+
+    @property
+    def model(self) -> StreamingModel:
+        """The model; weights are loaded when the first question needs them, so a resumed run may not."""
+        if self._model is None:
+            try:
+                self._model = LlavaOnevision(self.settings)
+            except StcError as error:
+                fail(error)
+        return self._model
+
+    def loglikelihood(self, requests: list[Instance]) -> NoReturn:
+        """Streaming models generate; no task of theirs needs likelihoods."""
+        raise NotImplementedError("llava_ov_stc supports generate_until tasks, not loglikelihood")
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """One answer per request, in request order."""
+        return self._run(requests)
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
+        """One list of answers per request, in request order."""
+        return self._run(requests)
+
+    def _run(self, requests: list[Instance]) -> list[Any]:
+        options = _command_line(requests)
+        self._output = Path(options.output_path) if getattr(options, "output_path", None) else self._output
+        journal = self._open_journal()
+        results: list[Any] = [None] * len(requests)
+        todo: list[tuple[int, str, Job]] = []
+        for index, request in enumerate(requests):
+            if request.metadata.get("__padding_only__"):
+                results[index] = [""] if request.request_type.endswith("multi_round") else ""
+                continue
+            job = Job(request, self._doc(request))
+            key = self._key(job)
+            if journal is not None and (entry := journal.get(key)):
+                results[index] = self._replay(job, entry)
+            else:
+                todo.append((index, key, job))
+        resumed = sum(r is not None for r in results)
+        if resumed and journal is not None and self._rank == 0:
+            print(f"stc-lmms: {resumed} of {len(requests)} requests from {journal.path.parent}", file=sys.stderr)
+
+        progress = tqdm(total=len(requests), initial=resumed, desc="requests", disable=self._rank != 0)
+        for index, key, job in self._play(todo):
+            results[index] = job.result
+            self._note(job)
+            if journal is not None:
+                journal.put(key, self._entry(job))
+            progress.update()
+        progress.close()
+        if journal is not None:
+            journal.close()
+        if options is not None:  # lmms-eval echoes its command line's namespace in the results
+            options.stc_settings = self.settings.flat()
+            options.stc_efficiency = total([r["efficiency"] for r in self._records if "efficiency" in r])
+        return results
+
+    def _play(self, todo: list[tuple[int, str, Job]]) -> Iterable[tuple[int, str, Job]]:
+        """Run the jobs video by video; yields each as it finishes."""
+        if not todo:
+            return
+        player = Player(self.model)
+        by_video: dict[str, list[tuple[int, str, Job]]] = {}
+        for item in todo:
+            first = item[2].next
+            by_video.setdefault(first.clip.path if first and first.clip else "", []).append(item)
+        count = itertools.count()  # ties keep request order
+        for items in by_video.values():
+            queue = [(_when(item[2].next), next(count), item) for item in items]
+            heapq.heapify(queue)
+            while queue:
+                _, _, item = heapq.heappop(queue)
+                job = item[2]
+                if job.next is not None:
+                    job.respond(self._answer(player, job))
+                if job.next is None:
+                    yield item
+                else:
+                    heapq.heappush(queue, (_when(job.next), next(count), item))
+        player.close()
+
+    def _answer(self, player: Player, job: Job) -> AnswerText:
+        asked = job.next
+        if asked.failed:
+            return AnswerText("", {"failed": asked.failed})
+        try:
+            answer, note = player.ask(asked.prompt, asked.clip, _generation(job.request.args[1]))
+        except Exception as error:  # a bad sample is recorded, counted as wrong and as failed; the batch goes on
+            why = str(error) if isinstance(error, StcError) else reason(error)
+            logger.warning("failed: %s", why)
+            logger.debug("traceback", exc_info=True)
+            if isinstance(error, torch.OutOfMemoryError):
+                torch.cuda.empty_cache()
+            return AnswerText("", {"failed": why})
+        if note:
+            logger.warning("%s: %s", asked.clip.path, note)
+        return AnswerText(answer.text, {"efficiency": answer.efficiency.to_dict()} | ({"note": note} if note else {}))
+
+    def _doc(self, request: Instance) -> Any:
+        doc_id, task, split = request.args[-3:]
+        return self.task_dict[task][split][doc_id]
+
+    def _key(self, job: Job) -> str:
+        request, first = job.request, job.next
+        return request_key(
+            settings=self.settings.flat() | {"device": self._device.type},
+            task=request.task_name,
+            doc_id=request.doc_id,
+            doc=job.doc,
+            context=request.args[0],
+            generation=request.args[1],
+            video=file_identity(first.clip.path if first and first.clip else None),
+        )
+
+    def _open_journal(self) -> Journal | None:
+        if self._journal_arg.lower() in ("off", "false", "none"):
+            return None
+        if self._journal_arg.lower() not in ("auto", "true"):
+            folder = Path(self._journal_arg)
+        elif self._output is not None:
+            folder = self._output / "stc_journal"
+        else:
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stc-lmms" / "journal"
+        try:
+            return Journal(folder, self._rank)
+        except OSError as error:
+            fail(StcError(f"cannot write the journal in {folder} ({error.strerror}); give journal=FOLDER or journal=off"))
+
+    @staticmethod
+    def _entry(job: Job) -> dict[str, Any]:
+        return {
+            "task": job.request.task_name,
+            "doc_id": job.request.doc_id,
+            "failed": job.failed,
+            "responses": [str(r) for r in job.responses],
+            "records": [r.record for r in job.responses],
+        }
+
+    def _replay(self, job: Job, entry: dict[str, Any]) -> Any:
+        job.responses = list(map(AnswerText, entry["responses"], entry["records"]))
+        self._note(job)
+        return job.result
+
+    def _note(self, job: Job) -> None:
+        for response in job.responses:
+            self._failed += bool(response.record.get("failed"))
+            self._answered += not response.record.get("failed")
+            self._records.append({"task": job.request.task_name, "doc_id": job.request.doc_id} | response.record)
+
+    def clean(self) -> None:
+        """End of generation: write the run's efficiency record, free the model."""
+        self._write_record()
+        self._model = None
+        super().clean()
+        if self._failed and not self._answered and self._world_size == 1:
+            why = next(r["failed"] for r in self._records if r.get("failed"))
+            fail(StcError(f"nothing could be evaluated: all {self._failed} questions failed, the first with: {why}"))
+
+    def _write_record(self) -> None:
+        if self._output is None or not self._records:
+            return
+        stamp = time.strftime("%Y%m%d_%H%M%S")
+        path = self._output / f"stc_efficiency_{stamp}_{self.settings.method}_rank{self._rank}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "settings": self.settings.flat(),
+            "model": self._model.describe() if self._model is not None else None,
+            "answered": self._answered,
+            "failed": self._failed,
+            "total": total([r["efficiency"] for r in self._records if "efficiency" in r]),
+            "answers": self._records,
+        }
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def fail(error: Exception) -> NoReturn:
+    """One line on standard error and exit status 2."""
+    print(f"stc-lmms: error: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _command_line(requests: list[Instance]) -> Any:
+    """The harness's parsed command line (it hangs on the task a request's bound method belongs to), or None."""
+    if not requests:
+        return None
+    task = getattr(requests[0].args[2], "__self__", None)
+    return getattr(task, "args", None)
+
+
+def _when(asked: Round | None) -> tuple[float, float]:
+    clip = asked.clip if asked else None
+    if clip is None:
+        return (float("-inf"), 0.0)
+    return (clip.start_s, float("inf") if clip.end_s is None else clip.end_s)
+
+
+_warned: set[str] = set()
+
+
+def _generation(kwargs: dict[str, Any]) -> Generation:
+    if (kwargs.get("do_sample") or kwargs.get("temperature")) and "sampling" not in _warned:
+        _warned.add("sampling")
+        logger.warning("decoding is greedy; do_sample and temperature are ignored")
+    until = kwargs.get("until") or ()
+    return Generation(
+        max_new_tokens=int(kwargs.get("max_new_tokens") or 128),
+        stop=(until,) if isinstance(until, str) else tuple(until),
+    )

@@ -1,0 +1,115 @@
+"""Plays video files into a streaming model, forward only, and asks on the way."""
+
+import logging
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stc_lmms.errors import VideoError
+from stc_lmms.models.base import Answer, Generation, Stream, StreamingModel
+from stc_lmms.video.decode import VideoStream, open_video
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a question sees: frames of `path` with start_s <= t < end_s (None: to the end)."""
+
+    path: str
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+class Player:
+    """One open video and its stream; a question further on in the same video reads only the rest.
+
+    A question that goes back, or another video, opens a new stream. A video that failed is not tried again.
+    """
+
+    def __init__(self, model: StreamingModel):
+        self.model = model
+        self._video: VideoStream | None = None
+        self._stream: Stream | None = None
+        self._clip: Clip | None = None
+        self._broken: dict[tuple[str, float], VideoError] = {}
+        self._decode_ms = 0.0
+
+    def ask(self, prompt: str, clip: Clip, generation: Generation) -> tuple[Answer, str]:
+        """Observe up to the end of the clip, then answer.
+
+        Returns:
+            The answer, and a note for the record ("" if there is nothing to say).
+
+        Raises:
+            VideoError: the video cannot be read, or has no frame in the clip.
+        """
+        source = (clip.path, clip.start_s)
+        if source in self._broken:
+            raise self._broken[source]
+        try:
+            if not self._continues(clip):
+                self._open(clip)
+            self._advance(clip)
+            answer = self._stream.ask(prompt, generation)
+        except VideoError as error:
+            self._broken[source] = error
+            self.close()
+            raise
+        except BaseException:
+            self.close()  # whatever happened, the stream's state is not to be trusted
+            raise
+        spent, self._decode_ms = self._video.decode_ms - self._decode_ms, self._video.decode_ms
+        return replace(answer, efficiency=replace(answer.efficiency, decode_ms=spent)), self._note(clip)
+
+    def close(self) -> None:
+        """Close the video and drop the stream."""
+        if self._video is not None:
+            self._video.close()
+        self._video = self._stream = self._clip = None
+
+    def _continues(self, clip: Clip) -> bool:
+        if self._clip is None or (self._clip.path, self._clip.start_s) != (clip.path, clip.start_s):
+            return False
+        return _end(clip) >= _end(self._clip)
+
+    def _open(self, clip: Clip) -> None:
+        self.close()
+        settings = self.model.settings
+        self._video = open_video(
+            clip.path,
+            fps=settings.fps,
+            start_s=clip.start_s,
+            decoder=settings.decoder,
+            timeout_s=settings.decode_timeout_s,
+        )
+        self._stream = self.model.open_stream()
+        self._decode_ms = 0.0
+
+    def _advance(self, clip: Clip) -> None:
+        """Frames go in by groups, so that no more than one group is ever held."""
+        self._clip = clip
+        frames: list[np.ndarray] = []
+        times_s: list[float] = []
+        for time_s, frame in self._video.read(clip.end_s):
+            frames.append(frame)
+            times_s.append(time_s)
+            if len(frames) == self.model.settings.prefill_frames:
+                self._stream.observe(np.stack(frames), times_s)
+                frames, times_s = [], []
+        if frames:
+            self._stream.observe(np.stack(frames), times_s)
+        if self._stream.position_s == -math.inf:
+            end = "its end" if clip.end_s is None else f"{clip.end_s:g} s"
+            raise VideoError(f"{clip.path}: no frame between {clip.start_s:g} s and {end}")
+
+    def _note(self, clip: Clip) -> str:
+        duration_s = self._video.duration_s
+        if clip.end_s is not None and self._video.ended and duration_s and clip.end_s > duration_s + 1:
+            return f"question at {clip.end_s:g} s, but the video ends at {duration_s:.1f} s: asked at its end"
+        return "; ".join(self._video.warnings)
+
+
+def _end(clip: Clip) -> float:
+    return math.inf if clip.end_s is None else clip.end_s

@@ -1,0 +1,306 @@
+"""Read a video as a stream: RGB frames on the sampling grid, each once, in order, never holding the file.
+
+    with open_video("talk.mp4", fps=0.5) as stream:
+        for time_s, image in stream.read(until_s=25.5):  # everything a viewer has seen before 25.5 s
+            ...
+        for time_s, image in stream.read(until_s=40.0):  # goes on where it stood
+            ...
+
+Decoding runs in a worker process with a timeout, because decord hangs and aborts on some files. With
+`decoder="auto"` a video that decord cannot decode is taken over by PyAV at the same frame, and the stream
+says so (`backend`, `fallback_reason`, `warnings`).
+"""
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stc_lmms.errors import SettingsError, VideoError
+from stc_lmms.video.process import DecoderProcess
+from stc_lmms.video.sampling import Grid, check_fps
+
+DECODERS = ("auto", "decord", "pyav", "torchcodec")
+# decord hangs on MPEG-TS and reports garbage times for AVI: it only gets containers it is known to read.
+_DECORD_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm"})
+_PLAYLIST_STARTS = (b"#EXTM3U", b"ffconcat")
+_AGAIN = "download or convert it again"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What `probe` learned; None where the file does not say. Width and height are those of the frames."""
+
+    path: Path
+    duration_s: float | None
+    n_frames: int | None
+    avg_fps: float | None
+    width: int
+    height: int
+    backend: str
+    warnings: tuple[str, ...]
+
+
+class VideoStream:
+    """A causal reader of one video; see the module's text. Not for use from two threads at once.
+
+    Attributes:
+        path: The file.
+        start_s: Where the clip and its sampling grid start, seconds in the source video.
+        position_s: Every grid frame before this time has been read.
+        ended: The end of the video has been reached.
+        duration_s: Length of the video: what the container claims, the real one once `ended`; or None.
+        n_frames: Number of frames the container claims, or None.
+        avg_fps: Average frame rate of the source, or None.
+        grid: The sampling times.
+        backend: The decoder at work: "decord", "pyav" or "torchcodec".
+        fallback_reason: Why it is not the first choice; None if it is.
+        n_damaged: Damaged pieces skipped so far.
+        decode_ms: Time spent waiting for the decoder so far, its start included, in milliseconds.
+        warnings: What the user should know, one line each.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        fps: float = 0.5,
+        start_s: float = 0.0,
+        decoder: str = "auto",
+        timeout_s: float = 60.0,
+    ) -> None:
+        if decoder not in DECODERS:
+            raise SettingsError(f"decoder={decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
+        if not (math.isfinite(start_s) and start_s >= 0):
+            raise SettingsError(f"start_s={start_s!r} must be a finite number of seconds, 0 or more")
+        if not timeout_s > 0:
+            raise SettingsError(f"timeout_s={timeout_s!r} must be above 0 seconds")
+        self._fps, self._decoder, self._timeout_s = check_fps(fps), decoder, timeout_s
+        self.path = _local_video(path)
+        self.start_s = self.position_s = float(start_s)
+        self.ended = False
+        self.duration_s: float | None = None
+        self.n_frames: int | None = None
+        self.avg_fps: float | None = None
+        self.fallback_reason: str | None = None
+        self.n_damaged = 0
+        self.decode_ms = 0.0
+        self.warnings: list[str] = []
+        self._backends = _plan(decoder, self.path.suffix.lower(), start_s)
+        self._worker: DecoderProcess | None = None
+        self._pending: tuple[int, np.ndarray] | None = None
+        self._next_k = 0
+        self._closed = False
+        self._pending = self._receive(just_open=True)
+
+    @property
+    def backend(self) -> str:
+        """Name of the decoder at work."""
+        return self._backends[0]
+
+    def read(self, until_s: float | None = None) -> Iterator[tuple[float, np.ndarray]]:
+        """Go on to `until_s`: all grid frames not yet read with a time below it.
+
+        Past the end of the video the frames just end and `ended` is true. If the caller stops half way, the
+        next `read` continues with the next frame.
+
+        Args:
+            until_s: End of the window, seconds in the source video, excluded. None: the end of the file.
+
+        Yields:
+            (grid time in seconds of the source video, uint8 RGB [H,W,3]): the frame on screen at that time.
+
+        Raises:
+            VideoError: Decoding failed, and with it every decoder that may stand in.
+            ValueError: `until_s` is not a number, or the stream is closed.
+        """
+        if until_s is None:
+            until_s = math.inf
+        if math.isnan(until_s):
+            raise ValueError(f"until_s={until_s!r} must be a number of seconds")
+        # The grid is known, so nothing beyond the window needs decoding to know that the window is complete.
+        while not self.ended and self.grid.time_s(self._next_k) < until_s:
+            frame = self._pending or self._receive()
+            self._pending = None
+            if frame is None:
+                return
+            k, image = frame
+            time_s = self.grid.time_s(k)
+            if time_s >= until_s:  # nothing was on screen at the grid times in between
+                self._pending = frame
+                break
+            self._next_k, self.position_s = k + 1, time_s
+            yield time_s, image
+        if not self.ended:
+            self.position_s = max(self.position_s, until_s)
+
+    def close(self) -> None:
+        """Stop decoding. Safe to call twice; the stream cannot be read afterwards."""
+        self._closed = True
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def __enter__(self) -> "VideoStream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _receive(self, just_open: bool = False) -> tuple[int, np.ndarray] | None:
+        """The next (k, frame), or None at the end; changes to the next decoder when one fails."""
+        if self._closed:
+            raise ValueError(f"the stream of {self.path} is closed")
+        start_ns = time.monotonic_ns()
+        try:
+            while True:
+                try:
+                    if self._worker is None:
+                        self._start_worker()
+                    return None if just_open else self._unpack(*self._worker.receive())
+                except VideoError as error:
+                    self._fall_back(error)
+        finally:
+            self.decode_ms += (time.monotonic_ns() - start_ns) / 1e6
+
+    def _start_worker(self) -> None:
+        job = {
+            "backend": self.backend,
+            "path": str(self.path),
+            "fps": self._fps,
+            "start_s": self.start_s,
+            "avg_fps": self.avg_fps,
+            "first_k": self._next_k,
+        }
+        self._worker = DecoderProcess(job, self._timeout_s)
+        info, _ = self._worker.receive()
+        self.duration_s, self.n_frames = info["duration_s"], info["n_frames"]
+        self.avg_fps = self.avg_fps or info["avg_fps"]
+        self.grid = Grid.of(self.avg_fps, self._fps, self.start_s)
+
+    def _unpack(self, header: dict[str, Any], pixels: bytearray) -> tuple[int, np.ndarray] | None:
+        self.n_damaged = header["n_damaged"]
+        if header["kind"] == "frame":
+            shape = header["height"], header["width"], 3
+            return header["k"], np.frombuffer(pixels, np.uint8).reshape(shape)
+        self._finish(header["end_s"])
+        return None
+
+    def _finish(self, end_s: float) -> None:
+        claimed_s, self.duration_s = self.duration_s, end_s
+        self.ended, self.position_s = True, max(self.position_s, end_s)
+        if self.n_damaged:
+            self.warnings.append(f"{self.path}: {self.n_damaged} damaged pieces were skipped")
+        if claimed_s is not None and claimed_s > end_s + 1:
+            self.warnings.append(
+                f"{self.path}: the picture ends at {end_s:.1f} s, the file claims {claimed_s:.1f} s "
+                "(truncated, or its sound is longer)"
+            )
+        self.close()
+
+    def _fall_back(self, error: VideoError) -> None:
+        """Give the rest of the video to the next decoder, or give up."""
+        failed, *others = self._backends
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+        if not others:
+            self.close()
+            fix = _AGAIN if self._decoder in ("auto", "pyav") else "try decoder=auto"
+            raise VideoError(f"cannot decode {self.path}: {error}; {fix}") from error
+        self._backends = others
+        self.fallback_reason = f"{failed}: {error}"
+        self.warnings.append(
+            f"{self.path}: decoding with {others[0]} from {self.position_s:g} s on ({error})"
+        )
+
+
+def open_video(
+    path: str | os.PathLike,
+    *,
+    fps: float = 0.5,
+    start_s: float = 0.0,
+    decoder: str = "auto",
+    timeout_s: float = 60.0,
+) -> VideoStream:
+    """Open a local video file for causal reading.
+
+    Args:
+        path: The file.
+        fps: Frames per second to sample; see `sampling.frame_step` for the rounding.
+        start_s: Start of the clip, seconds in the source video; the sampling grid is anchored there.
+        decoder: "auto": decord for .mp4 .m4v .mov .mkv .webm read from the start, with PyAV standing by; PyAV
+            for everything else, and for clips, because it alone can seek and check where it landed. "decord",
+            "pyav" and "torchcodec" use that one or fail.
+        timeout_s: Longest time without progress before the decoder counts as hung.
+
+    Raises:
+        SettingsError: An argument is out of range.
+        VideoError: The file is missing or cannot be decoded; one line with path, reason and fix.
+    """
+    return VideoStream(path, fps=fps, start_s=start_s, decoder=decoder, timeout_s=timeout_s)
+
+
+def iter_frames(
+    path: str | os.PathLike, *, end_s: float | None = None, **options: Any
+) -> Iterator[tuple[float, np.ndarray]]:
+    """The grid frames of [start_s, end_s) in one go; `options` are those of `open_video`."""
+    with open_video(path, **options) as stream:
+        yield from stream.read(end_s)
+
+
+def probe(path: str | os.PathLike, *, timeout_s: float = 60.0) -> VideoInfo:
+    """Describe a video after decoding its first frame: quick, and enough to find most broken files.
+
+    Raises:
+        VideoError: The file is missing or has no frame that can be decoded; one line.
+    """
+    with open_video(path, timeout_s=timeout_s) as stream:
+        first = next(stream.read(), None)
+        if first is None:
+            raise VideoError(f"cannot decode {stream.path}: it has no frames; {_AGAIN}")
+        height, width, _ = first[1].shape
+        return VideoInfo(
+            stream.path,
+            stream.duration_s,
+            stream.n_frames,
+            stream.avg_fps,
+            width,
+            height,
+            stream.backend,
+            tuple(stream.warnings),
+        )
+
+
+def _plan(decoder: str, suffix: str, start_s: float) -> list[str]:
+    """Decoders to try, in order."""
+    if decoder != "auto":
+        return [decoder]
+    return ["decord", "pyav"] if suffix in _DECORD_SUFFIXES and start_s == 0 else ["pyav"]
+
+
+def _local_video(path: str | os.PathLike) -> Path:
+    """The absolute path of an existing, readable file: no address or playlist reaches FFmpeg."""
+    text = os.fspath(path)
+    if "://" in text:
+        raise VideoError(f"{text} is an address, not a local file; download it first")
+    video = Path(text).absolute()
+    if video.is_dir():
+        raise VideoError(f"{video} is a folder, not a video; name a file in it")
+    if not video.is_file():
+        raise VideoError(f"{video} does not exist; check the path or download the videos")
+    try:
+        with video.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise VideoError(f"cannot read {video}: {error.strerror}; check its permissions") from error
+    if not start:
+        raise VideoError(f"{video} is empty (0 bytes); download it again")
+    if start.startswith(_PLAYLIST_STARTS):
+        raise VideoError(f"{video} is a playlist, not a video; download the video it names")
+    return video

@@ -1,0 +1,133 @@
+"""Which moments of a video the model sees: the sampling grid, and the frame on screen at each moment.
+
+The grid is the one of ReKV and STC: every `step`-th frame, with a whole number of frames per step. Here it
+is a grid of *times*, `t_k = start_s + k * step / avg_fps`, and the frame for `t_k` is the last one whose
+presentation time is not after `t_k`. On constant-frame-rate video that is exactly frame `k * step`; on
+variable-rate video it is the frame really on screen, where counting frames is off by seconds.
+
+A causal window [a, b) holds the grid times with a <= t < b. A clip that starts at `start_s` has its grid
+anchored there, as if the video had been cut there.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from stc_lmms.errors import SettingsError
+
+# Containers round presentation times to a millisecond (Matroska) and decord stores them as float32.
+TOLERANCE_S = 1e-3
+
+Frame = TypeVar("Frame")
+
+
+def check_fps(fps: float) -> float:
+    """Return `fps` if it is a usable sampling rate.
+
+    Raises:
+        SettingsError: It is zero, negative, infinite or not a number.
+    """
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not (math.isfinite(fps) and fps > 0):
+        raise SettingsError(f"fps={fps!r} must be a finite number above 0, for example 0.5")
+    return float(fps)
+
+
+def frame_step(avg_fps: float, fps: float) -> int:
+    """Source frames per sampled frame, at least 1.
+
+    The source rate is rounded to a whole number first, half to even, as ReKV and STC do: 0.5 fps of
+    29.97 fps video is every 60th frame. Where the peers fail with a step of 0 (sampling faster than the
+    video), every frame is taken.
+
+    Args:
+        avg_fps: Average frame rate of the video, frames per second.
+        fps: Wanted sampling rate, frames per second.
+
+    Raises:
+        SettingsError: A rate is not finite and positive.
+    """
+    if not (math.isfinite(avg_fps) and avg_fps > 0):
+        raise SettingsError(f"avg_fps={avg_fps!r} must be a finite number above 0")
+    return max(1, int(round(avg_fps) / check_fps(fps)))
+
+
+def grid_indices(n_frames: int, avg_fps: float, fps: float) -> list[int]:
+    """Indices of the sampled frames of a constant-frame-rate video of `n_frames` frames."""
+    return list(range(0, n_frames, frame_step(avg_fps, fps)))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Sampling times of one video: `start_s + k * step_s` for k = 0, 1, 2, ..."""
+
+    start_s: float
+    step_s: float
+
+    @classmethod
+    def of(cls, avg_fps: float | None, fps: float, start_s: float = 0.0) -> "Grid":
+        """The grid for a video; a video of unknown frame rate is sampled every `1 / fps` seconds.
+
+        Args:
+            avg_fps: Average frame rate of the video, or None.
+            fps: Wanted sampling rate, frames per second.
+            start_s: Where the clip starts, seconds in the source video.
+
+        Raises:
+            SettingsError: A rate is not finite and positive.
+        """
+        if avg_fps is None:
+            return cls(start_s, 1 / check_fps(fps))
+        return cls(start_s, frame_step(avg_fps, fps) / avg_fps)
+
+    def time_s(self, k: int) -> float:
+        """Grid time number `k`, to the microsecond: float noise must not move it across a window's edge."""
+        return round(self.start_s + k * self.step_s, 6)
+
+    def count_before(self, until_s: float) -> int:
+        """Number of grid times below `until_s`.
+
+        The causal window [a, b) holds the grid times number `range(count_before(a), count_before(b))`.
+        """
+        count = max(0, math.ceil((until_s - self.start_s) / self.step_s))
+        while count > 0 and self.time_s(count - 1) >= until_s:
+            count -= 1
+        while self.time_s(count) < until_s:
+            count += 1
+        return count
+
+
+def on_screen(
+    frames: Iterable[tuple[float, float, Frame]], grid: Grid, first_k: int = 0, interval_s: float = 0.0
+) -> Iterator[tuple[int, Frame]]:
+    """Pick the frame on screen at every grid time, reading one frame ahead and keeping two.
+
+    A frame that stays on screen over several grid times is given for each of them. Before the first frame
+    nothing is on screen: those grid times are left out, except that a first frame late by up to
+    `interval_s` counts as there from the start (edit lists cut inside a frame). The last frame stays for
+    its own duration.
+
+    Args:
+        frames: (presentation time in seconds, duration in seconds, frame) in order of time.
+        grid: The sampling times.
+        first_k: First grid time wanted.
+        interval_s: Usual distance between frames; also the duration of a last frame that has none.
+
+    Yields:
+        (k, frame) with k rising by 1, except over a gap at the start.
+    """
+    k = first_k
+    shown: list[Frame] = []  # a list, because None is a possible frame
+    end_s = -math.inf
+    for time_s, duration_s, frame in frames:
+        if shown:
+            while grid.time_s(k) + TOLERANCE_S < time_s:
+                yield k, shown[0]
+                k += 1
+        else:
+            k = max(k, grid.count_before(time_s - interval_s - TOLERANCE_S))
+        shown = [frame]
+        end_s = time_s + (duration_s or interval_s)
+    while grid.time_s(k) + TOLERANCE_S < end_s:
+        yield k, shown[0]
+        k += 1

@@ -1,0 +1,99 @@
+"""The decoder process: `python -m stc_lmms.video.worker JOB`, started by `process.DecoderProcess`.
+
+Decoders hang and abort on broken files, and neither can be caught; a process can be killed. JOB is a JSON
+object (backend, path, fps, start_s, avg_fps or null, first_k). Messages go to standard output: the length of
+a JSON header as 4 bytes, the header, then `n_bytes` of pixels:
+
+- info: duration_s, n_frames, avg_fps
+- frame: k, height, width, n_damaged, and height x width x 3 bytes of RGB
+- busy: nothing to deliver yet, but decoding advances (at most one a second)
+- end: end_s, n_damaged
+- error: reason
+
+A full pipe makes the worker wait, so it decodes about one frame ahead. It must start fast: no torch here.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import struct
+import sys
+import threading
+import time
+from dataclasses import asdict
+
+from stc_lmms.errors import VideoError
+from stc_lmms.video.backends import SOURCES
+from stc_lmms.video.sampling import Grid
+
+_BUSY_EVERY_S = 1.0
+
+
+class Messages:
+    """The writing end of the pipe to the parent."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._last_s = time.monotonic()
+
+    def send(self, kind: str, pixels: memoryview | None = None, **fields: object) -> None:
+        """Write one message, waiting while the pipe is full.
+
+        Raises:
+            BrokenPipeError: The parent has closed its end.
+        """
+        fields |= {"kind": kind, "n_bytes": pixels.nbytes if pixels is not None else 0}
+        header = json.dumps(fields).encode()
+        self._write(memoryview(struct.pack("<I", len(header)) + header))
+        if pixels is not None:
+            self._write(pixels)
+        self._last_s = time.monotonic()
+
+    def tick(self) -> None:
+        """Tell the parent now and then that decoding advances."""
+        if time.monotonic() - self._last_s > _BUSY_EVERY_S:
+            self.send("busy")
+
+    def _write(self, data: memoryview) -> None:
+        while data.nbytes:
+            data = data[os.write(self._descriptor, data) :]
+
+
+def decode(job: dict, messages: Messages) -> None:
+    """Do one job, from the first message to the last."""
+    try:
+        source = SOURCES[job["backend"]](job["path"], messages.tick)
+        messages.send("info", **asdict(source.info))
+        # After a fallback the grid stays that of the first decoder, or frames would repeat or go missing.
+        grid = Grid.of(job["avg_fps"] or source.info.avg_fps, job["fps"], job["start_s"])
+        for k, image_HWC in source.frames(grid, job["first_k"]):
+            height, width, _ = image_HWC.shape
+            pixels = memoryview(image_HWC).cast("B")
+            messages.send("frame", pixels, k=k, height=height, width=width, n_damaged=source.n_damaged)
+        messages.send("end", end_s=source.end_s, n_damaged=source.n_damaged)
+    except VideoError as error:
+        messages.send("error", reason=str(error))
+    except ImportError as error:
+        messages.send("error", reason=f"{job['backend']} is not installed ({error})")
+
+
+def _exit_with_parent() -> None:
+    """Standard input closes when the parent closes it or dies: leave at once, even out of a hung decoder."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+def main() -> None:
+    """Run the job on the command line; the exit status matters only after a crash."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    messages = Messages(os.dup(1))
+    os.dup2(2, 1)  # what a C library prints must not get between the messages
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    with contextlib.suppress(BrokenPipeError):
+        decode(json.loads(sys.argv[1]), messages)
+    os._exit(0)  # decoders may hang in their destructors
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,396 @@
+import io
+import os
+import random
+import shutil
+import tarfile
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_helpers import split, tar_bytes, tree
+
+from stc_lmms.data import archives
+from stc_lmms.data.archives import extract_tar, extract_zip
+from stc_lmms.data.catalog import STREAMINGBENCH, flat_video_name
+from stc_lmms.data.parts import JoinedParts
+from stc_lmms.errors import DataError
+
+RANDOM = random.Random(0)
+LONG_NAME = "src_videos/" + "YouTube_Games/" * 9 + "clip.mp4"  # > 100 characters: a GNU or pax extra header
+FILES = {
+    "src_videos/COIN/a.mp4": RANDOM.randbytes(70_000),
+    LONG_NAME: RANDOM.randbytes(513),
+    "src_videos/COIN/b&list=1.mp4": RANDOM.randbytes(512),
+    "src_videos/star/empty.mp4": b"",
+    "src_videos/star/c.mp4": RANDOM.randbytes(130_000),
+}
+SIZE = len(tar_bytes(FILES))
+
+quiet_tar = partial(extract_tar, progress=False)
+quiet_zip = partial(extract_zip, progress=False)
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        [],
+        [1],
+        [100, 101, 511],  # several boundaries inside the first header
+        [512 + 69_999, 512 + 70_001],
+        [70_656 + 200],  # inside a header in the middle
+        [0, 0, 5_000],  # empty parts
+        [512, SIZE - 512, SIZE - 1],
+        [SIZE],  # an empty last part
+        sorted(random.Random(1).sample(range(SIZE), 20)),
+    ],
+)
+def test_split_tar(tmp_path: Path, cuts: list[int]) -> None:
+    parts = split(tar_bytes(FILES), tmp_path / "parts", cuts)
+    result = quiet_tar(parts, tmp_path / "out")
+    assert tree(tmp_path / "out") == FILES
+    assert result.written == len(FILES)
+    assert result.sizes == {name: len(data) for name, data in FILES.items()}
+    assert all(part.is_file() for part in parts)
+
+
+def test_joined_parts_equal_the_whole(tmp_path: Path) -> None:
+    data = RANDOM.randbytes(2_000)
+    parts = split(data, tmp_path, sorted(RANDOM.sample(range(2_000), 25)))
+    with JoinedParts(parts) as joined:
+        stream = io.BufferedReader(joined, 64)
+        assert stream.read() == data
+        for _ in range(200):
+            offset, count = RANDOM.randrange(2_100), RANDOM.randrange(300)
+            stream.seek(offset)
+            assert stream.read(count) == data[offset : offset + count]
+        assert stream.seek(-7, os.SEEK_END) == 1_993
+        assert stream.read() == data[-7:]
+        with pytest.raises(ValueError, match="negative"):
+            joined.seek(-1)
+
+
+def test_resume_writes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = split(tar_bytes(FILES), tmp_path / "parts", [50_000, 100_000])
+    out = tmp_path / "out"
+    real_write = archives._write
+
+    def failing_write(member: Any, target: Path, advance: Any) -> None:
+        if target.name == "c.mp4":
+            target.with_name("c.mp4.part").write_bytes(b"half")
+            raise KeyboardInterrupt
+        real_write(member, target, advance)
+
+    monkeypatch.setattr(archives, "_write", failing_write)
+    with pytest.raises(KeyboardInterrupt):
+        quiet_tar(parts, out)
+    monkeypatch.setattr(archives, "_write", real_write)
+    (out / "src_videos/COIN/b&list=1.mp4").write_bytes(b"cut short")
+    kept = (out / "src_videos/COIN/a.mp4").stat().st_mtime_ns
+
+    assert quiet_tar(parts, out).written == 2
+    assert tree(out) == FILES  # and no c.mp4.part
+    assert (out / "src_videos/COIN/a.mp4").stat().st_mtime_ns == kept
+    assert quiet_tar(parts, out).written == 0
+
+
+def test_a_failed_member_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = split(tar_bytes(FILES), tmp_path / "parts", [])
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archives, "_COPY_BYTES", 10_000)
+    monkeypatch.setattr("tqdm.tqdm.update", full_disk)
+    with pytest.raises(DataError, match="No space left on device"):
+        quiet_tar(parts, tmp_path / "out")
+    assert tree(tmp_path / "out") == {}
+
+
+def watch_disk(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[int]:
+    """Bytes on disk below a folder, taken after every block that is written."""
+    usage: list[int] = []
+
+    def update(*_: object) -> None:
+        usage.append(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()))
+
+    monkeypatch.setattr("tqdm.tqdm.update", update)
+    monkeypatch.setattr(archives, "_COPY_BYTES", 1_000)
+    return usage
+
+
+def test_no_second_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = split(tar_bytes(FILES), tmp_path / "parts", [90_000])
+    usage = watch_disk(monkeypatch, tmp_path)
+    quiet_tar(parts, tmp_path / "out")
+    assert len(usage) > 150
+    assert max(usage) <= SIZE + sum(map(len, FILES.values()))
+
+
+def test_delete_parts_frees_space_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"src_videos/{i}.mp4": RANDOM.randbytes(20_000) for i in range(10)}
+    data = tar_bytes(files)
+    parts = split(data, tmp_path / "parts", [50_000, 50_000, 100_100, 150_000])
+    usage = watch_disk(monkeypatch, tmp_path)
+    quiet_tar(parts, tmp_path / "out", delete_parts=True)
+    assert tree(tmp_path / "out") == files
+    assert not any(part.exists() for part in parts)
+    assert max(usage) <= len(data) + 70_656 + 20_000  # everything once, one part and one member twice
+
+
+def test_no_part_is_deleted_before_its_members_are_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a crash in any member, the parts that are left still hold every member that is not on disk."""
+    files = {f"{i}.mp4": RANDOM.randbytes(700 + i) for i in range(6)}
+    data = tar_bytes(files)
+    real_write = archives._write
+    for cut in range(400, 9_000, 77):
+        for crash in range(6):
+            folder = tmp_path / f"{cut}_{crash}"
+            parts = split(data, folder / "parts", [cut, cut + 300])
+
+            def write(member: Any, target: Path, advance: Any, crash: int = crash) -> None:
+                if target.name == f"{crash}.mp4":
+                    raise KeyboardInterrupt
+                real_write(member, target, advance)
+
+            monkeypatch.setattr(archives, "_write", write)
+            with pytest.raises(KeyboardInterrupt):
+                quiet_tar(parts, folder / "out", delete_parts=True)
+            starts = [0, cut, cut + 300]
+            left = min((s for s, part in zip(starts, parts, strict=True) if part.exists()), default=len(data))
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                unfinished = [m.offset for m in tar if not (folder / "out" / m.name).exists()]
+            assert left <= min(unfinished)
+
+
+def unsafe_member(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    info.linkname = link
+    return info
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        unsafe_member("/tmp/evil.mp4", tarfile.REGTYPE),  # noqa: S108
+        unsafe_member("../evil.mp4", tarfile.REGTYPE),
+        unsafe_member("src_videos/../../evil.mp4", tarfile.REGTYPE),
+        unsafe_member("../evil", tarfile.DIRTYPE),
+        unsafe_member("link.mp4", tarfile.SYMTYPE, "/etc/passwd"),
+        unsafe_member("link.mp4", tarfile.SYMTYPE, "src_videos/COIN/a.mp4"),
+        unsafe_member("hard.mp4", tarfile.LNKTYPE, "src_videos/COIN/a.mp4"),
+        unsafe_member("device.mp4", tarfile.CHRTYPE),
+        unsafe_member("device.mp4", tarfile.BLKTYPE),
+        unsafe_member("pipe.mp4", tarfile.FIFOTYPE),
+        unsafe_member("sparse.mp4", tarfile.GNUTYPE_SPARSE),
+    ],
+    ids=lambda info: f"{info.name}-{info.type.decode()}",
+)
+def test_unsafe_tar_members(tmp_path: Path, member: tarfile.TarInfo) -> None:
+    parts = split(tar_bytes(FILES, [member]), tmp_path / "parts", [50_000])
+    out = tmp_path / "folder" / "out"
+    with pytest.raises(DataError, match=r"unsafe path|refused to extract") as error:
+        quiet_tar(parts, out)
+    assert "\n" not in str(error.value)
+    assert tree(tmp_path / "folder") == {}  # refused before anything was written
+    assert not (tmp_path / "folder" / "evil.mp4").exists()
+
+
+def test_nothing_is_written_through_a_symlink(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "src_videos").symlink_to(outside)
+    parts = split(tar_bytes(FILES), tmp_path / "parts", [])
+    with pytest.raises(DataError):
+        quiet_tar(parts, out)
+    archive = make_zip(tmp_path / "a.zip", {"src_videos/x.mp4": b"x"})
+    with pytest.raises(DataError):
+        quiet_zip(archive, out)
+    assert tree(outside) == {}
+
+    # The unfinished file of an earlier run may have been replaced by a symlink.
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / "out2").mkdir()
+    (tmp_path / "out2" / "x.mp4.part").symlink_to(victim)
+    quiet_zip(make_zip(tmp_path / "b.zip", {"x.mp4": b"new"}), tmp_path / "out2")
+    assert victim.read_bytes() == b"precious"
+    assert (tmp_path / "out2" / "x.mp4").read_bytes() == b"new"
+
+
+def test_damaged_tars(tmp_path: Path) -> None:
+    data = tar_bytes(FILES)
+    end_of_first = 512 + 70_144
+    cut_in_data = data[:40_000]
+    cut_between_members = data[:end_of_first]
+    garbled = data[:end_of_first] + b"\xff" * 512 + data[end_of_first + 512 :]
+    for index, broken in enumerate((b"", b"no tar" * 200, cut_in_data, cut_between_members, garbled)):
+        parts = split(broken, tmp_path / f"parts{index}", [])
+        with pytest.raises(DataError, match=r"src_videos\.tar\.partaa is incomplete or damaged"):
+            quiet_tar(parts, tmp_path / "out", delete_parts=True)
+        assert parts[0].exists()
+    assert tree(tmp_path / "out") == {}
+
+    parts = split(data, tmp_path / "parts", [100_000])
+    parts[1].unlink()
+    with pytest.raises(DataError, match="partab is missing"):
+        quiet_tar(parts, tmp_path / "out")
+
+
+def test_compressed_tar_is_refused(tmp_path: Path) -> None:
+    import gzip
+
+    part = tmp_path / "x.tar"
+    part.write_bytes(gzip.compress(tar_bytes(FILES)))
+    with pytest.raises(DataError, match="damaged"):
+        quiet_tar([part], tmp_path / "out")
+
+
+def test_free_space_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = split(tar_bytes(FILES), tmp_path / "parts", [])
+    needed = sum(map(len, FILES.values()))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    with pytest.raises(DataError, match=r"needs 0\.0 GB but .* free some space"):
+        quiet_tar(parts, tmp_path / "out")
+    assert tree(tmp_path / "out") == {}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    quiet_tar(parts, tmp_path / "out")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    assert quiet_tar(parts, tmp_path / "out").written == 0  # resuming counts only what is missing
+
+
+def make_zip(path: Path, files: dict[str, bytes], **options: Any) -> Path:
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name) if not options else name, data)
+    return path
+
+
+def test_zip_with_mac_litter(tmp_path: Path) -> None:
+    videos = {f"sample_{i}/video.mp4": RANDOM.randbytes(3_000 + i) for i in (1, 2, 50)}
+    litter = {
+        "__MACOSX/._sample_1": b"?",
+        "__MACOSX/sample_1/._video.mp4": b"?",
+        "sample_1/._video.mp4": b"?",
+        ".DS_Store": b"?",
+    }
+    archive = make_zip(tmp_path / "a.zip", {"sample_1/": b"", **videos, **litter})
+    assert quiet_zip(archive, tmp_path / "out").written == 3
+    assert tree(tmp_path / "out") == videos
+    (tmp_path / "out" / "sample_2/video.mp4").write_bytes(b"cut")
+    assert quiet_zip(archive, tmp_path / "out").written == 1
+    assert tree(tmp_path / "out") == videos
+    quiet_zip(archive, tmp_path / "out", delete_archive=True)
+    assert not archive.exists()
+
+
+def zip_member(name: str, mode: int = 0) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        zip_member("/tmp/evil.mp4"),  # noqa: S108
+        zip_member("../evil.mp4"),
+        zip_member("a/../../evil.mp4"),
+        zip_member("__MACOSX/../../evil.mp4"),
+        zip_member("..\\evil.mp4"),
+        zip_member("C:/evil.mp4"),
+        zip_member("link.mp4", 0o120777),
+        zip_member("device.mp4", 0o020644),
+        zip_member("pipe.mp4", 0o010644),
+    ],
+    ids=lambda info: info.filename,
+)
+def test_unsafe_zip_members(tmp_path: Path, member: zipfile.ZipInfo) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("good.mp4", b"x")
+        opened.writestr(member, b"/etc/passwd")
+    with pytest.raises(DataError, match=r"unsafe path|refused to extract"):
+        quiet_zip(archive, tmp_path / "folder" / "out")
+    assert tree(tmp_path / "folder") == {}
+
+
+def test_encrypted_zip(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"a.mp4": b"secret"})
+    data = bytearray(archive.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1  # the flag in the central directory
+    archive.write_bytes(data)
+    with pytest.raises(DataError, match="encrypted"):
+        quiet_zip(archive, tmp_path / "out")
+
+
+def test_decompression_bomb(tmp_path: Path) -> None:
+    bomb = make_zip(tmp_path / "a.zip", {"a.mp4": bytes(4 << 20)}, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(DataError, match="decompression bomb"):
+        quiet_zip(bomb, tmp_path / "out")
+    many = {f"{i}.mp4": bytes(1 << 20) for i in range(20)}  # each small enough, the sum is not
+    bomb = make_zip(tmp_path / "b.zip", many, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(DataError, match=r"'b\.zip'.*decompression bomb"):
+        quiet_zip(bomb, tmp_path / "out")
+    text = make_zip(tmp_path / "c.zip", {"a.txt": bytes(100_000)}, compression=zipfile.ZIP_DEFLATED)
+    assert quiet_zip(text, tmp_path / "out").written == 1
+
+
+def test_damaged_zips(tmp_path: Path) -> None:
+    whole = make_zip(tmp_path / "a.zip", {"a.mp4": RANDOM.randbytes(5_000)}).read_bytes()
+    flipped = bytearray(whole)
+    flipped[2_000] ^= 1  # a bad checksum shows only after reading
+    for index, broken in enumerate((b"", whole[:3_000], bytes(flipped))):
+        archive = tmp_path / f"{index}.zip"
+        archive.write_bytes(broken)
+        with pytest.raises(DataError, match="incomplete or damaged"):
+            quiet_zip(archive, tmp_path / "out", delete_archive=True)
+        assert archive.exists()
+    assert tree(tmp_path / "out") == {}
+    with pytest.raises(DataError, match="is missing"):
+        quiet_zip(tmp_path / "none.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("part", "archive", "member", "expected"),
+    [
+        ("real", "Real-Time Visual Understanding_1-50.zip", "sample_7/video.mp4", "videos/sample_7_real.mp4"),
+        (
+            "sqa",
+            "Sequential Question Answering_26-50.zip",
+            "x/sample_30/video.mp4",
+            "videos/sample_30_sqa.mp4",
+        ),
+        ("proactive", "Proactive Output_1-25.zip", "sample_2.mp4", "videos/sample_2_proactive.mp4"),
+        (
+            "omni",
+            "Scene Understanding_26-50.zip",
+            "sample_41/video.mp4",
+            "videos/sample_41_Scene_Understanding_26-50.mp4",
+        ),
+        (
+            "omni",
+            "Emotion Recognition.zip",
+            "Emotion Recognition/sample_4/video.mp4",
+            "videos/sample_4_Emotion_Recognition.mp4",
+        ),
+        ("omni", "Emotion Recognition.zip", "notes.txt", "videos/Emotion Recognition/notes.txt"),
+    ],
+)
+def test_flat_video_names(part: str, archive: str, member: str, expected: str) -> None:
+    assert (archive,) in STREAMINGBENCH.parts[part].archives
+    assert flat_video_name(part, archive, member) == expected
+
+
+def test_two_members_for_one_file(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"sample_1/video.mp4": b"a", "x/sample_1/video.mp4": b"b"})
+    with pytest.raises(DataError, match="for the same file"):
+        quiet_zip(archive, tmp_path / "out", rename=partial(flat_video_name, "real", "a.zip"))
+    assert tree(tmp_path / "out") == {}

@@ -1,0 +1,183 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stc_lmms.data import annotation_file, benchmark_root, roots, safe_join, video_candidates, video_path
+from stc_lmms.errors import DataError
+
+
+def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_root_from_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ovo").mkdir()
+    (tmp_path / "sb").mkdir()
+    monkeypatch.setenv("STC_OVOBENCH_ROOT", "~/ovo")
+    monkeypatch.setenv("STC_STREAMINGBENCH_ROOT", str(tmp_path / "sb"))
+    assert benchmark_root("ovobench") == tmp_path / "ovo"
+    assert benchmark_root("streamingbench") == tmp_path / "sb"
+
+
+def test_missing_root_says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError) as error:
+        benchmark_root("ovobench")
+    for piece in (
+        "STC_OVOBENCH_ROOT is not set",
+        "JoeLeelyf/OVO-Bench",
+        "src_videos.tar.parta[a-e]",
+        "44 GB",
+        "ovo_bench_new.json",
+        "CC BY-NC-SA 4.0",
+        "src_videos/<video>",
+        "stc-lmms data fetch ovobench --to DIR",
+    ):
+        assert piece in one_line(error)
+
+    with pytest.raises(DataError) as error:
+        benchmark_root("streamingbench")
+    for piece in (
+        "STC_STREAMINGBENCH_ROOT",
+        "mjuicem/StreamingBench",
+        ".zip",
+        ".csv",
+        "data fetch streamingbench",
+    ):
+        assert piece in one_line(error)
+
+    monkeypatch.setenv("STC_OVOBENCH_ROOT", "/no/such/folder")
+    with pytest.raises(DataError, match="STC_OVOBENCH_ROOT=/no/such/folder is not a folder"):
+        benchmark_root("ovobench")
+    with pytest.raises(DataError, match="known: ovobench, streamingbench"):
+        benchmark_root("ovo")
+
+
+def test_mini_is_the_shipped_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roots, "tasks_root", lambda: tmp_path)
+    with pytest.raises(DataError, match="mini_data is not a folder"):
+        benchmark_root("mini")
+    videos = tmp_path / "mini_data" / "videos"
+    videos.mkdir(parents=True)
+    (videos / "pool.mp4").touch()
+    (tmp_path / "mini_data" / "ovo_bench_mini.json").write_text("[]")
+    root = benchmark_root("mini")
+    assert annotation_file(root, "ovo_bench_mini.json").is_file()
+    for written in ("pool.mp4", "videos/pool.mp4", "./videos/pool.mp4"):
+        assert video_path(root, video_candidates("mini", written)) == videos / "pool.mp4"
+
+    (tmp_path / "own").mkdir()
+    monkeypatch.setenv("STC_MINI", str(tmp_path / "own"))
+    assert benchmark_root("mini") == tmp_path / "own"
+
+
+@pytest.mark.parametrize("folder", ["", "data", "src/data", "StreamingBench"])
+def test_annotation_file_places(tmp_path: Path, folder: str) -> None:
+    path = tmp_path / folder / "questions_real.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[]")
+    assert annotation_file(tmp_path, "questions_real.json") == path
+
+
+def test_annotation_file_missing(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        annotation_file(tmp_path, "ovo_bench_new.json")
+    assert str(tmp_path) in one_line(error)
+    assert "JoeLeelyf/OVO-Bench/main/data/ovo_bench_new.json" in one_line(error)
+    with pytest.raises(DataError, match="mjuicem/StreamingBench"):
+        annotation_file(tmp_path, "Proactive_Output.csv")
+    with pytest.raises(DataError, match="not a bare file name"):
+        annotation_file(tmp_path / "x", "../secret.json")
+
+
+@pytest.mark.parametrize("place", ["src_videos/COIN/x.mp4", "COIN/x.mp4", "data/src_videos/COIN/x.mp4"])
+def test_ovobench_video(tmp_path: Path, place: str) -> None:
+    candidates = video_candidates("ovobench", "COIN/x.mp4")
+    assert video_path(tmp_path, candidates) is None
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).touch()
+    assert video_path(tmp_path, candidates) == tmp_path / place
+
+
+@pytest.mark.parametrize(
+    ("written", "place"),
+    [
+        ("./videos/sample_3_real.mp4", "videos/sample_3_real.mp4"),
+        ("./videos/sample_3_real.mp4", "sample_3_real.mp4"),
+        ("sample_3_real.mp4", "videos/sample_3_real.mp4"),
+        ("./videos/sample_51_real.mp4", "Real-Time Visual Understanding_51-100/sample_51/video.mp4"),
+        ("./videos/sample_500_real.mp4", "data/real/sample_500/video.mp4"),
+        ("./videos/sample_26_sqa.mp4", "Sequential Question Answering_26-50/sample_26/video.mp4"),
+        ("./videos/sample_1_proactive.mp4", "proactive/sample_1/video.mp4"),
+        (
+            "./videos/sample_41_Scene_Understanding_26-50.mp4",
+            "data/omni/Scene Understanding_26-50/sample_41/video.mp4",
+        ),
+        ("./videos/sample_4_Emotion_Recognition.mp4", "Emotion Recognition/sample_4/video.mp4"),
+    ],
+)
+def test_streamingbench_video(tmp_path: Path, written: str, place: str) -> None:
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).touch()
+    assert video_path(tmp_path, video_candidates("streamingbench", written)) == tmp_path / place
+
+
+def test_streamingbench_parts_are_never_mixed_up(tmp_path: Path) -> None:
+    (tmp_path / "sample_1").mkdir()
+    (tmp_path / "sample_1" / "video.mp4").touch()  # of which part?
+    (tmp_path / "real" / "sample_1").mkdir(parents=True)
+    (tmp_path / "real" / "sample_1" / "video.mp4").touch()
+    assert video_path(tmp_path, video_candidates("streamingbench", "./videos/sample_1_sqa.mp4")) is None
+
+
+UNSAFE = ["/etc/passwd", "../x.mp4", "a/../../x.mp4", "", ".", "a\\..\\x.mp4", "C:/x.mp4", "C:x.mp4", "a\0b"]
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_unsafe_paths_are_refused(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "x.mp4").touch()
+    with pytest.raises(DataError, match="unsafe path"):
+        safe_join(root, name)
+    with pytest.raises(DataError, match="unsafe path"):
+        video_path(root, ["good.mp4", name])
+
+
+@pytest.mark.parametrize("benchmark", ["ovobench", "streamingbench", "mini"])
+@pytest.mark.parametrize("video", ["/etc/passwd", "../../etc/passwd", "a/../../../x_real.mp4"])
+def test_unsafe_annotations_are_refused(tmp_path: Path, benchmark: str, video: str) -> None:
+    with pytest.raises(DataError, match="unsafe path"):
+        video_path(tmp_path, video_candidates(benchmark, video))
+
+
+def test_symlinks_stay_inside(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "real").mkdir(parents=True)
+    outside.mkdir()
+    (root / "real" / "x.mp4").touch()
+    (outside / "x.mp4").touch()
+    (root / "inside").symlink_to(root / "real")
+    (root / "escape").symlink_to(outside)
+    (root / "file.mp4").symlink_to(outside / "x.mp4")
+    (root / "loop").symlink_to(root / "loop")
+    assert video_path(root, ["inside/x.mp4"]) == root / "inside" / "x.mp4"
+    for name in ("escape/x.mp4", "file.mp4", "loop/x.mp4"):
+        with pytest.raises(DataError, match="unsafe path"):
+            video_path(root, [name])
+    # The root itself may be a symlink.
+    (tmp_path / "alias").symlink_to(root)
+    assert video_path(tmp_path / "alias", ["real/x.mp4"]) is not None
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, stc_lmms.data; "
+        "print([m for m in ('torch', 'datasets', 'huggingface_hub', 'numpy', 'tqdm') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
