@@ -1,6 +1,135 @@
+"""`stc-lmms`: our own commands; everything else goes to lmms-eval, with our models and tasks in it."""
+
+import argparse
+import json
+import logging
 import sys
-def main():
-    from stc_lmms import plugin
-    plugin.install_task_discovery()
-    from lmms_eval.cli.dispatch import main
+from collections.abc import Sequence
+from pathlib import Path
+
+from stc_lmms import __version__
+from stc_lmms.errors import StcError
+
+HARNESS_COMMANDS = ("eval", "tasks", "models", "ui", "serve", "power", "version", "mcp", "tui")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; errors that the user can act on are one line and exit status 2."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and (argv[0] in HARNESS_COMMANDS or (argv[0].startswith("--") and argv[0] not in ("--help", "--version"))):
+        return _harness(argv)
+    args = _parser().parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        return args.run(args)
+    except StcError as error:
+        print(f"stc-lmms: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stc-lmms",
+        description="Streaming token compression and streaming benchmarks. "
+        f"All else is passed to lmms-eval ({', '.join(HARNESS_COMMANDS)}, or --model ... --tasks ...).",
+    )
+    parser.add_argument("--version", action="version", version=f"stc-lmms {__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    verify = commands.add_parser("verify", help="check this implementation against recorded outputs of the originals")
+    verify.add_argument("folder", type=Path, help="holds <area>/<case>.json (+ .safetensors)")
+    verify.add_argument("--areas", type=lambda text: [a for a in text.split(",") if a], help="only these, with commas")
+    verify.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    verify.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    verify.set_defaults(run=_verify)
+
+    methods = commands.add_parser("methods", help="list the compression methods and their arguments")
+    methods.set_defaults(run=_methods)
+
+    report = commands.add_parser("report", help="accuracy and efficiency tables of finished runs")
+    report.add_argument("folders", nargs="+", type=Path, help="output paths of lmms-eval runs")
+    report.set_defaults(run=_report)
+
+    data = commands.add_parser("data", help="fetch and check benchmark data").add_subparsers(metavar="what", required=True)
+    fetch = data.add_parser("fetch", help="download and unpack a benchmark")
+    fetch.add_argument("benchmark", choices=["ovobench", "streamingbench"])
+    fetch.add_argument("--to", type=Path, required=True, help="folder to fill")
+    fetch.add_argument("--parts", type=lambda text: text.split(","), help="only these, with commas")
+    fetch.add_argument("--delete-parts", action="store_true", help="delete each archive once it is unpacked")
+    fetch.set_defaults(run=_fetch)
+    check = data.add_parser("verify", help="report missing, undecodable and too short videos")
+    check.add_argument("benchmark", choices=["ovobench", "streamingbench", "ovobench_mini", "streamingbench_mini"])
+    check.add_argument("--parts", type=lambda text: text.split(","), help="only these, with commas")
+    check.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    check.set_defaults(run=_check_data)
+    return parser
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from stc_lmms.verify import summary, verify
+
+    outcomes = []
+    for outcome in verify(args.folder, args.areas, args.dtype):
+        outcomes.append(outcome)
+        if not args.json:
+            print(outcome.line(), flush=True)
+    found = summary(outcomes)
+    if args.json:
+        print(json.dumps(found, indent=1))
+    else:
+        print("{passed} passed, {failed} failed, {skipped} skipped (area not implemented)".format(**found))
+    return 1 if found["failed"] else 0
+
+
+def _methods(args: argparse.Namespace) -> int:
+    from stc_lmms.methods.registry import RECIPES
+
+    for recipe in RECIPES.values():
+        print(f"{recipe.name:<12} {recipe.summary}")
+        for name, field in recipe.fields.items():
+            print(f"{'':<12}   {name}={field.default}")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from stc_lmms.report.tables import render
+
+    print(render(args.folders))
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    from stc_lmms.data import BENCHMARKS, fetch
+
+    root = fetch(args.benchmark, args.to, args.parts, delete_parts=args.delete_parts)
+    print(f"ready; now: export {BENCHMARKS[args.benchmark].variable}={root}")
+    return 0
+
+
+def _check_data(args: argparse.Namespace) -> int:
+    from stc_lmms.data import verify
+    from stc_lmms.data.rows import needed_videos
+    from stc_lmms.video.decode import probe
+
+    benchmark, mini = args.benchmark.removesuffix("_mini"), args.benchmark.endswith("_mini")
+    root, needed = needed_videos(benchmark, args.parts, mini=mini)
+    report = verify(args.benchmark, root, needed, probe)
+    print(json.dumps(report.to_dict(), indent=1) if args.json else report.text())
+    return 0 if report.ok else 1
+
+
+def _harness(argv: list[str]) -> int:
+    from stc_lmms.plugin import install_task_discovery
+
+    install_task_discovery()
+    from lmms_eval.cli.dispatch import main as lmms_eval_main
+
+    sys.argv = ["lmms-eval", *argv]
+    lmms_eval_main()
+    return 0
+
+
+if __name__ == "__main__":
     sys.exit(main())

@@ -7,7 +7,15 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, DynamicCache, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    DynamicCache,
+    PreTrainedModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms.errors import CheckpointError
@@ -127,3 +135,27 @@ def load_weights(
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def tiny_vision_model(
+    kind: str, config: dict[str, object], weights: dict[str, Tensor], dtype: torch.dtype
+) -> PreTrainedModel:
+    """A vision model from a config and a complete state dict in 4.x naming, on SDPA.
+
+    Raises:
+        CheckpointError: unknown kind, or the weights are not the model's.
+    """
+    if kind not in ("siglip", "clip"):
+        raise CheckpointError(f"unknown vision model {kind!r}; known: siglip, clip")
+    config_class, model_class = {
+        "siglip": (SiglipVisionConfig, SiglipVisionModel),
+        "clip": (CLIPVisionConfig, CLIPVisionModel),
+    }[kind]
+    model = model_class._from_config(config_class(**config), attn_implementation="sdpa").eval().to(dtype)
+    if vision_core(model) is model:
+        weights = {name.removeprefix("vision_model."): tensor for name, tensor in weights.items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights do not fit the config: {_first_line(error)}") from error
+    return model

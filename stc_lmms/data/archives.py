@@ -166,19 +166,18 @@ def _reported(label: str, to: Path) -> Iterator[None]:
 def _plain_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The files of a tar; refuses anything but regular files and folders."""
     for info in tar:
+        if PurePosixPath(info.name).parts or not info.isdir():  # the folder "./" itself is fine
+            check_relative(info.name)
         if info.isdir():
-            if PurePosixPath(info.name).parts:  # "./" itself is fine
-                check_relative(info.name)
-        elif info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.issparse() or info.size < 0:
+            continue
+        if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.issparse() or info.size < 0:
             raise DataError(
                 f"refused to extract {info.name!r}: not a regular file or folder (link or device)"
             )
-        else:
-            yield info
+        yield info
 
 
 def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo, to: Path) -> _Member:
-    check_relative(info.name)
     try:
         tarfile.data_filter(info, str(to))
     except tarfile.FilterError as error:

@@ -162,8 +162,6 @@ def video_candidates(benchmark: str, video: str) -> list[str]:
         video: Path as written in the question file, e.g. `COIN/x.mp4` or `./videos/sample_3_real.mp4`.
             It is not checked here: `video_path` refuses candidates that leave the root.
     """
-    if PurePosixPath(video).is_absolute():
-        return [video]  # a prefix would turn it into a harmless-looking relative path
     if benchmark == OVOBENCH.name:
         return [f"src_videos/{video}", video, f"data/src_videos/{video}"]
     if benchmark == MINI:

@@ -50,10 +50,9 @@ class JoinedParts(io.RawIOBase):
         index = bisect.bisect_right(self.ends, self._position)  # skips empty parts
         if index == len(self._parts):
             return 0
-        left = self.ends[index] - self._position
         file = self._open_part(index)
         file.seek(self._position - (self.ends[index - 1] if index else 0))
-        count = file.readinto(memoryview(buffer)[:left])
+        count = file.readinto(buffer)
         if not count:
             raise EOFError(f"{self._parts[index]} became shorter while it was read")
         self._position += count

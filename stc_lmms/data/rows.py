@@ -1,5 +1,6 @@
 """Rows of a benchmark part, ready to evaluate: questions from the annotations, videos found on disk."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from stc_lmms.data.catalog import BENCHMARKS, MINI, video_candidates
 from stc_lmms.data.questions import load_ovobench_rows
 from stc_lmms.data.roots import annotation_file, benchmark_root, safe_join, video_path
 from stc_lmms.errors import DataError
+from stc_lmms.suggest import unknown
 
 PARTS = {"ovobench": tuple(ovobench.MODES), "streamingbench": tuple(streamingbench.TASKS)}
 SCORERS = {"ovobench": ovobench, "streamingbench": streamingbench}
@@ -35,7 +37,10 @@ def load_rows(benchmark: str, part: str, *, mini: bool = False) -> list[dict[str
     rows = _questions(root, benchmark, part, mini)
     if not rows:
         raise DataError(f"{benchmark} in {root} has no questions of part {part!r}")
-    return [dict(row) | {"benchmark": benchmark, "mini": mini, "path": str(_locate(root, benchmark, row))} for row in rows]
+    return [
+        dict(row) | {"benchmark": benchmark, "mini": mini, "path": str(_locate(root, benchmark, row))}
+        for row in rows
+    ]
 
 
 def _questions(root: Path, benchmark: str, part: str, mini: bool) -> list[Row]:
@@ -62,3 +67,27 @@ def _locate(root: Path, benchmark: str, row: Row) -> Path:
 def candidates_of(benchmark: str, row: Row) -> list[str]:
     """Relative paths where the row's video may lie, best first (`videos/` is where the mini data has them)."""
     return [*video_candidates(benchmark, row["video"]), f"videos/{row['video']}"]
+
+
+def needed_videos(
+    benchmark: str, parts: Sequence[str] | None = None, *, mini: bool = False
+) -> tuple[Path, list[tuple[list[str], float]]]:
+    """The data root, and for every row where its video may lie and up to when (seconds) it is needed.
+
+    Raises:
+        DataError: as `load_rows`; or an unknown part. Parts whose annotations are absent are left out unless
+            they were asked for.
+    """
+    root = benchmark_root(MINI if mini else benchmark)
+    needed: list[tuple[list[str], float]] = []
+    for part in parts or PARTS[benchmark]:
+        if part not in PARTS[benchmark]:
+            raise DataError(unknown("part", part, PARTS[benchmark]))
+        try:
+            rows = _questions(root, benchmark, part, mini)
+        except DataError:
+            if parts or part == PARTS[benchmark][0]:
+                raise
+            continue
+        needed += [(candidates_of(benchmark, row), max(q["end_s"] for q in row["questions"])) for row in rows]
+    return root, needed

@@ -69,6 +69,16 @@ def test_table_prints_every_count_and_marks_the_headline(headline: Any) -> None:
     assert lines[0].split("  ")[0] == "task" and "missing" in lines[0] and "unparsed" in lines[0]
     assert cells["one / X"][-6:] == ["4", "0", "0", "0", "50.00", "25.00"]
     assert cells["two / Z"][-6:] == ["2", "1", "1", "1", "0.00", "0.00"]
-    assert cells["one: macro (mean of tasks)"][-2:] == ["75.00", "12.50"]
+    (macro,) = (cell for name, cell in cells.items() if name.startswith("one: macro (mean of tasks)"))
+    assert macro[-2:] == ["75.00", "12.50"]
     starred = [name for name in cells if name.endswith(" *")]
-    assert len(starred) == 1 and starred[0].startswith(f"total: {headline}")
+    assert [name.split(" (")[0] for name in starred] == [f"{part}: {headline}" for part in ("one", "two", "total")]
+
+
+def test_table_of_one_part_shows_totals_only_with_the_last() -> None:
+    whole = summarise(FULL, EXPECTED, "macro")
+    table = format_table(whole, only="two")
+    assert "two / Z" in table and "one / X" not in table and "total: macro" in table
+    partial = summarise([r for r in FULL if r["part"] == "one"], EXPECTED, "macro")
+    table = format_table(partial, only="one")
+    assert "one / X" in table and "total" not in table and "PARTIAL" not in table

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_helpers import split, tar_bytes, tree
 
 from stc_lmms.data import archives
 from stc_lmms.data.archives import extract_tar, extract_zip
 from stc_lmms.data.catalog import STREAMINGBENCH, flat_video_name
 from stc_lmms.data.parts import JoinedParts
 from stc_lmms.errors import DataError
+from tests.data.data_helpers import split, tar_bytes, tree
 
 RANDOM = random.Random(0)
 LONG_NAME = "src_videos/" + "YouTube_Games/" * 9 + "clip.mp4"  # > 100 characters: a GNU or pax extra header
@@ -187,6 +187,7 @@ def unsafe_member(name: str, kind: bytes, link: str = "") -> tarfile.TarInfo:
         unsafe_member("device.mp4", tarfile.BLKTYPE),
         unsafe_member("pipe.mp4", tarfile.FIFOTYPE),
         unsafe_member("sparse.mp4", tarfile.GNUTYPE_SPARSE),
+        unsafe_member("../._evil.mp4", tarfile.REGTYPE),
     ],
     ids=lambda info: f"{info.name}-{info.type.decode()}",
 )
@@ -198,6 +199,15 @@ def test_unsafe_tar_members(tmp_path: Path, member: tarfile.TarInfo) -> None:
     assert "\n" not in str(error.value)
     assert tree(tmp_path / "folder") == {}  # refused before anything was written
     assert not (tmp_path / "folder" / "evil.mp4").exists()
+
+
+def test_pax_sparse_member(tmp_path: Path) -> None:
+    """A regular type, but a size of the archive's choice that it need not hold."""
+    info = unsafe_member("sparse.mp4", tarfile.REGTYPE)
+    info.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 40)}
+    parts = split(tar_bytes(FILES, [info]), tmp_path / "parts", [])
+    with pytest.raises(DataError, match=r"refused to extract 'sparse\.mp4'"):
+        quiet_tar(parts, tmp_path / "out")
 
 
 def test_nothing_is_written_through_a_symlink(tmp_path: Path) -> None:
@@ -277,6 +287,7 @@ def test_zip_with_mac_litter(tmp_path: Path) -> None:
     videos = {f"sample_{i}/video.mp4": RANDOM.randbytes(3_000 + i) for i in (1, 2, 50)}
     litter = {
         "__MACOSX/._sample_1": b"?",
+        "__MACOSX/notes.txt": b"?",
         "__MACOSX/sample_1/._video.mp4": b"?",
         "sample_1/._video.mp4": b"?",
         ".DS_Store": b"?",
@@ -294,6 +305,7 @@ def test_zip_with_mac_litter(tmp_path: Path) -> None:
 def zip_member(name: str, mode: int = 0) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)
     info.external_attr = mode << 16
+    info.filename = name  # ZipInfo cuts a name at a NUL
     return info
 
 
@@ -306,6 +318,7 @@ def zip_member(name: str, mode: int = 0) -> zipfile.ZipInfo:
         zip_member("__MACOSX/../../evil.mp4"),
         zip_member("..\\evil.mp4"),
         zip_member("C:/evil.mp4"),
+        zip_member("a.mp4\0.txt"),
         zip_member("link.mp4", 0o120777),
         zip_member("device.mp4", 0o020644),
         zip_member("pipe.mp4", 0o010644),
@@ -334,6 +347,10 @@ def test_encrypted_zip(tmp_path: Path) -> None:
 def test_decompression_bomb(tmp_path: Path) -> None:
     bomb = make_zip(tmp_path / "a.zip", {"a.mp4": bytes(4 << 20)}, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(DataError, match="decompression bomb"):
+        quiet_zip(bomb, tmp_path / "out")
+    mixed = {"noise.mp4": RANDOM.randbytes(1 << 20), "a.mp4": bytes(4 << 20)}
+    bomb = make_zip(tmp_path / "d.zip", mixed, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(DataError, match=r"'a\.mp4'.*decompression bomb"):
         quiet_zip(bomb, tmp_path / "out")
     many = {f"{i}.mp4": bytes(1 << 20) for i in range(20)}  # each small enough, the sum is not
     bomb = make_zip(tmp_path / "b.zip", many, compression=zipfile.ZIP_DEFLATED)

@@ -49,6 +49,7 @@ def test_report(root: Path) -> None:
         (["edge.mp4"], 10.0),
         (["../outside.mp4"], 1.0),
         (["short.mp4"], 10.0),  # the same video again, asked later
+        (["short.mp4"], 2.0),
         (["zero.mp4"], 0.5),
         (["nan.mp4"], 1.0),
         (["good.mp4"], 100.5),

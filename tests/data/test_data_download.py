@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from data_helpers import split, tar_bytes, tree
 
 from stc_lmms.data import BENCHMARKS, download, fetch
 from stc_lmms.errors import DataError
+from tests.data.data_helpers import split, tar_bytes, tree
 
 VIDEOS = {f"src_videos/COIN/{i}.mp4": bytes([i]) * (3_000 + i) for i in range(6)}
 PARTS = [f"src_videos.tar.parta{letter}" for letter in "abcde"]
@@ -271,6 +271,14 @@ def test_local_archives_need_no_network(root: Path, monkeypatch: pytest.MonkeyPa
     fetch("ovobench", root, progress=False)
     assert videos_in(root) == VIDEOS
     assert time.monotonic() - start < 5
+
+
+def test_offline_mode_holds_for_the_repository_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked the network"))
+    split(tar_bytes(VIDEOS), tmp_path, CUTS)
+    with pytest.raises(DataError, match=r"offline mode.*ovo_bench_new\.json on another machine"):
+        fetch("ovobench", tmp_path, progress=False)
 
 
 def test_a_damaged_marker_is_ignored(root: Path) -> None:

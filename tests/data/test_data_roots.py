@@ -71,7 +71,8 @@ def test_mini_is_the_shipped_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert video_path(root, video_candidates("mini", written)) == videos / "pool.mp4"
 
     (tmp_path / "own").mkdir()
-    monkeypatch.setenv("STC_MINI", str(tmp_path / "own"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("STC_MINI", "~/own")
     assert benchmark_root("mini") == tmp_path / "own"
 
 

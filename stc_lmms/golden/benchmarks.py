@@ -16,6 +16,7 @@ from stc_lmms.benchmarks import streamingbench_data as sb_data
 from stc_lmms.benchmarks.base import Ask, Question, Verdict, make_row, rounds, score_row
 from stc_lmms.benchmarks.fields import short
 from stc_lmms.errors import StcError
+from stc_lmms.golden.base import CaseResult
 
 AREA = "benchmarks"
 PARTS_OF_FILE = {
@@ -25,16 +26,6 @@ PARTS_OF_FILE = {
     "proactive": ("proactive",),
 }
 Case = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """Outcome of one case: `max_error` is the number of values that differ, `detail` one line."""
-
-    max_error: float
-    tolerance: float
-    passed: bool
-    detail: str
 
 
 @dataclass
@@ -55,13 +46,16 @@ class _Tally:
             self.problems.append(f"{what}: got {short(got)}, expected {short(wanted)}")
 
 
-def run_case(case_json: Case, case_path: Path, siblings: Sequence[Case]) -> CaseResult:
+def run_case(
+    case_json: Case, case_path: Path, siblings: Sequence[Case], dtype: object = None
+) -> CaseResult:
     """Check one case against this package.
 
     Args:
         case_json: the loaded case.
         case_path: its file; CSV files beside an annotation case are checked with it.
         siblings: the other loaded cases of the area.
+        dtype: not used; these cases are text and whole numbers.
     """
     kind = case_json.get("golden", {}).get("kind")
     check = _CHECKS.get(kind)

@@ -1,0 +1,1 @@
+"""Checks against outputs recorded from the original implementations, one module per area."""
