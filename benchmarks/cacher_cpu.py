@@ -16,12 +16,18 @@ from pathlib import Path
 import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from stc_lmms.bench.cost import selective_over_dense, saving
+from stc_lmms.bench.cost import saving, selective_over_dense
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.streaming.timers import environment
 from stc_lmms.towers import SiglipTower
 
-SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16, "image_size": 384, "patch_size": 14}
+SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
 
 
 def main() -> None:
@@ -49,7 +55,9 @@ def main() -> None:
     k = cacher.selected(tower.num_tokens)
     bound = 1 - saving(**sizes, selected=k, interval=args.interval)
     print(f"SigLIP-so400m blocks x {args.layers}, {args.frames} frames, float32, {args.threads} threads")
-    print(f"interval {args.interval}, update ratio {args.ratio} (k = {k} of {tower.num_tokens}), {args.selection}")
+    print(
+        f"interval {args.interval}, update ratio {args.ratio} ({k} of {tower.num_tokens}), {args.selection}"
+    )
     print(f"selective / dense block, arithmetic: {selective_over_dense(**sizes, selected=k):.3f}")
     print(f"grouped / dense, arithmetic bound:   {bound:.3f}")
 

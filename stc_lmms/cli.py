@@ -16,7 +16,9 @@ HARNESS_COMMANDS = ("eval", "tasks", "models", "ui", "serve", "power", "version"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; errors that the user can act on are one line and exit status 2."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and (argv[0] in HARNESS_COMMANDS or (argv[0].startswith("--") and argv[0] not in ("--help", "--version"))):
+    if argv and (
+        argv[0] in HARNESS_COMMANDS or (argv[0].startswith("--") and argv[0] not in ("--help", "--version"))
+    ):
         return _harness(argv)
     args = _parser().parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.INFO)
@@ -38,9 +40,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"stc-lmms {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
 
-    verify = commands.add_parser("verify", help="check this implementation against recorded outputs of the originals")
+    verify = commands.add_parser(
+        "verify", help="check this implementation against recorded outputs of the originals"
+    )
     verify.add_argument("folder", type=Path, help="holds <area>/<case>.json (+ .safetensors)")
-    verify.add_argument("--areas", type=lambda text: [a for a in text.split(",") if a], help="only these, with commas")
+    verify.add_argument(
+        "--areas", type=lambda text: [a for a in text.split(",") if a], help="only these, with commas"
+    )
     verify.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     verify.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     verify.set_defaults(run=_verify)
@@ -52,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folders", nargs="+", type=Path, help="output paths of lmms-eval runs")
     report.set_defaults(run=_report)
 
-    data = commands.add_parser("data", help="fetch and check benchmark data").add_subparsers(metavar="what", required=True)
+    data = commands.add_parser("data", help="fetch and check benchmark data").add_subparsers(
+        metavar="what", required=True
+    )
     fetch = data.add_parser("fetch", help="download and unpack a benchmark")
     fetch.add_argument("benchmark", choices=["ovobench", "streamingbench"])
     fetch.add_argument("--to", type=Path, required=True, help="folder to fill")
@@ -60,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--delete-parts", action="store_true", help="delete each archive once it is unpacked")
     fetch.set_defaults(run=_fetch)
     check = data.add_parser("verify", help="report missing, undecodable and too short videos")
-    check.add_argument("benchmark", choices=["ovobench", "streamingbench", "ovobench_mini", "streamingbench_mini"])
+    check.add_argument(
+        "benchmark", choices=["ovobench", "streamingbench", "ovobench_mini", "streamingbench_mini"]
+    )
     check.add_argument("--parts", type=lambda text: text.split(","), help="only these, with commas")
     check.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     check.set_defaults(run=_check_data)

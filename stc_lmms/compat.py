@@ -97,7 +97,9 @@ def load_config(pretrained: str, model_type: str, revision: str | None = None) -
             f"or pretrained=demo ({_first_line(error)})"
         ) from error
     if config.model_type != model_type:
-        raise CheckpointError(f"pretrained={pretrained!r} is a {config.model_type!r} checkpoint, not {model_type!r}")
+        raise CheckpointError(
+            f"pretrained={pretrained!r} is a {config.model_type!r} checkpoint, not {model_type!r}"
+        )
     return config
 
 

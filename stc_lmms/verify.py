@@ -90,7 +90,9 @@ def _run(area: str, case: Case, path: Path, siblings: list[Case], dtype: str) ->
             return run_case(case, path, siblings, getattr(torch, dtype))
     except Exception as error:  # a broken case is a failed case, not the end of the run
         logger.debug("traceback", exc_info=True)
-        return CaseResult(float("inf"), 0.0, False, f"stopped by {type(error).__name__}: {' '.join(str(error).split())}")
+        return CaseResult(
+            float("inf"), 0.0, False, f"stopped by {type(error).__name__}: {' '.join(str(error).split())}"
+        )
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -101,7 +103,8 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "failed": sum(r is not None and not r.passed for r in results),
         "skipped": sum(r is None for r in results),
         "cases": [
-            {"area": o.area, "kind": o.kind, "case": o.case} | (asdict(o.result) if o.result else {"skipped": True})
+            {"area": o.area, "kind": o.kind, "case": o.case}
+            | (asdict(o.result) if o.result else {"skipped": True})
             for o in outcomes
         ],
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 from stc_lmms.benchmarks.base import Question, Record, Row, Verdict, make_row, order_rows, strict_score
 from stc_lmms.benchmarks.base import score_row as base_score_row
-from stc_lmms.benchmarks.streamingbench_data import TASKS, Entry, load_annotations, video_candidates
+from stc_lmms.benchmarks.streamingbench_data import TASKS, Entry, load_annotations
 from stc_lmms.benchmarks.summary import Summary
 from stc_lmms.benchmarks.summary import summarise as base_summarise
 
@@ -27,7 +27,6 @@ __all__ = [
     "score_row",
     "stc_strip_equal",
     "summarise",
-    "video_candidates",
 ]
 
 POLL_UNTIL_S = 4  # polling goes on until this long after the gold time

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stc_lmms.benchmarks.base import NO_TIME_S, Row
+from stc_lmms.benchmarks.base import NO_TIME_S
 from stc_lmms.benchmarks.fields import need, need_texts, need_video, read_json, read_text, short
 from stc_lmms.errors import DataError
 
@@ -189,32 +189,6 @@ def parse_time(text: str) -> int:
     for field in fields:
         seconds = seconds * 60 + float(field)
     return int(seconds)
-
-
-def video_candidates(row: Row) -> list[str]:
-    """Return relative paths below the data root where a row's video may lie, the likeliest first.
-
-    The repository's flat layout comes first, then the Hugging Face zips unpacked into a folder each
-    (named after the zip, the task or the part), with `sample_N/video.mp4` in it or one folder deeper. All
-    zips unpacked into ONE folder overwrite each other, so a bare `sample_N/video.mp4` is not tried.
-    """
-    match = _VIDEO_NAME.fullmatch(row["video"])
-    source = _BY_SUFFIX.get(match[2]) if match else None
-    if match is None or source is None:
-        return [row["video"]]
-    number = int(match[1])
-    archive = source.folder + _range(number, source.per_zip)
-    names = [
-        archive,
-        source.folder,
-        archive.replace(" ", "_"),
-        source.folder.replace(" ", "_"),
-        source.suffix,
-    ]
-    folders = [*names, *(f"{name}/{inner}" for name in names for inner in (archive, source.folder))]
-    unzipped = [f"{folder}/sample_{number}/video.mp4" for folder in dict.fromkeys(folders)]
-    roots = ("videos/", "")
-    return [root + path for path in (row["video"], *unzipped) for root in roots]
 
 
 def _csv_lines(text: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:

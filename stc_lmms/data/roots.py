@@ -77,6 +77,9 @@ def _origin(name: str) -> str:
 def video_path(root: Path, candidates: Sequence[str]) -> Path | None:
     """First candidate that is a file.
 
+    Symlinks are followed: whoever owns the root may keep its videos on another disk. What must not decide
+    where a path leads is the question file.
+
     Args:
         root: Folder of `benchmark_root`.
         candidates: Paths relative to the root, see `video_candidates`.
@@ -85,9 +88,9 @@ def video_path(root: Path, candidates: Sequence[str]) -> Path | None:
         The path, or None if no candidate exists.
 
     Raises:
-        DataError: A candidate is absolute, contains `..` or leads out of the root through a symlink.
+        DataError: A candidate is absolute or contains `..`.
     """
-    paths = [safe_join(root, candidate) for candidate in candidates]
+    paths = [root / check_relative(candidate) for candidate in candidates]
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -105,7 +108,7 @@ def check_relative(name: str) -> PurePosixPath:
 
 
 def safe_join(root: Path, name: str) -> Path:
-    """Join a path from a question file or archive to its folder.
+    """Join the name of an archive's member to the folder it is unpacked into.
 
     Raises:
         DataError: The path is not relative (see `check_relative`) or leads out of `root` through a symlink.

@@ -8,7 +8,7 @@ from stc_lmms.benchmarks import ovobench, streamingbench, streamingbench_data
 from stc_lmms.benchmarks.base import Row
 from stc_lmms.data.catalog import BENCHMARKS, MINI, video_candidates
 from stc_lmms.data.questions import load_ovobench_rows
-from stc_lmms.data.roots import annotation_file, benchmark_root, safe_join, video_path
+from stc_lmms.data.roots import annotation_file, benchmark_root, video_path
 from stc_lmms.errors import DataError
 from stc_lmms.suggest import unknown
 
@@ -61,11 +61,11 @@ def _questions(root: Path, benchmark: str, part: str, mini: bool) -> list[Row]:
 
 def _locate(root: Path, benchmark: str, row: Row) -> Path:
     candidates = candidates_of(benchmark, row)
-    return video_path(root, candidates) or safe_join(root, candidates[0])
+    return video_path(root, candidates) or root / candidates[0]
 
 
 def candidates_of(benchmark: str, row: Row) -> list[str]:
-    """Relative paths where the row's video may lie, best first (`videos/` is where the mini data has them)."""
+    """Relative paths where the row's video may lie, best first; the mini data has all in `videos/`."""
     return [*video_candidates(benchmark, row["video"]), f"videos/{row['video']}"]
 
 

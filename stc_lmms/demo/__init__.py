@@ -1,0 +1,1 @@
+"""What runs anywhere: the demo checkpoint."""

@@ -4,6 +4,7 @@ The weights are random, so its answers mean nothing; it exists to run the whole 
 tokenizer is byte-level: any text is one token per byte, plus the special tokens of the real model.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,15 +21,24 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from stc_lmms import __version__
-
+# The token geometry of the real model (27 x 27 patches, 196 tokens per frame), so that every default fits,
+# and a tower wide enough for its arithmetic, not its overhead, to decide how long it takes.
+DEMO_SIZES = {
+    "image_size": 216,
+    "patch_size": 8,
+    "vision_width": 192,
+    "vision_layers": 4,
+    "text_width": 128,
+    "text_layers": 2,
+}
 NOTICE = "pretrained=demo has random weights: its answers and scores mean nothing"
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
     "{% for part in message['content'] %}{% if part['type'] == 'video' %}{{ '<video>\\n' }}"
     "{% elif part['type'] == 'image' %}{{ '<image>\\n' }}{% endif %}{% endfor %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}"
     "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
@@ -36,12 +46,13 @@ CHAT_TEMPLATE = (
 def demo_folder() -> Path:
     """Folder of the demo checkpoint in the user's cache; makes it if it is not there yet."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stc-lmms"
-    folder = cache / f"demo-random-{__version__}"
+    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    folder = cache / f"demo-random-{recipe}"
     if not (folder / "config.json").exists():
         cache.mkdir(parents=True, exist_ok=True)
         # Made aside and renamed: two ranks may come here at once, and neither may see half a checkpoint.
         part = Path(tempfile.mkdtemp(dir=cache))
-        build_checkpoint(part)
+        build_checkpoint(part, **DEMO_SIZES)
         try:
             part.rename(folder)
         except OSError:
@@ -70,7 +81,7 @@ def build_checkpoint(
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     vision = SiglipVisionConfig(
         hidden_size=vision_width,
-        intermediate_size=2 * vision_width,
+        intermediate_size=4 * vision_width,
         num_hidden_layers=vision_layers,
         num_attention_heads=4,
         image_size=image_size,
@@ -114,7 +125,11 @@ def _byte_tokenizer() -> PreTrainedTokenizerFast:
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+        tokenizer_object=core,
+        eos_token=SPECIAL[2],
+        pad_token=SPECIAL[0],
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
     )
 
 

@@ -46,9 +46,7 @@ class _Tally:
             self.problems.append(f"{what}: got {short(got)}, expected {short(wanted)}")
 
 
-def run_case(
-    case_json: Case, case_path: Path, siblings: Sequence[Case], dtype: object = None
-) -> CaseResult:
+def run_case(case_json: Case, case_path: Path, siblings: Sequence[Case], dtype: object = None) -> CaseResult:
     """Check one case against this package.
 
     Args:

@@ -50,11 +50,20 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
         problems.append(f"{wrong_sets} selected index sets differ")
     if not max(errors) <= tolerance:
         problems.append("hidden states differ")
-    detail = "; ".join(problems) or f"{len(frames)} frames, {len(trace.selective)} selective, index sets equal"
+    detail = (
+        "; ".join(problems) or f"{len(frames)} frames, {len(trace.selective)} selective, index sets equal"
+    )
     return CaseResult(max(errors), tolerance, not problems, detail)
 
 
-_METRICS = {"cosine": "cosine", "dot": "dot", "l1": "l1", "l2": "l2", "negative_l1": "l1", "negative_l2": "l2"}
+_METRICS = {
+    "cosine": "cosine",
+    "dot": "dot",
+    "l1": "l1",
+    "l2": "l2",
+    "negative_l1": "l1",
+    "negative_l2": "l2",
+}
 
 
 def _distance(got: Tensor, wanted: Tensor) -> float:

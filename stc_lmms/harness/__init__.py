@@ -1,0 +1,1 @@
+"""Adapters to evaluation harnesses; nothing imports them."""

@@ -115,7 +115,9 @@ def to_clip(visuals: Any) -> Clip:
     """
     visuals = visuals if isinstance(visuals, (list, tuple)) else [visuals]
     if len(visuals) != 1:
-        raise DataError(f"a streaming model takes one video per question, the task gave {len(visuals)} visuals")
+        raise DataError(
+            f"a streaming model takes one video per question, the task gave {len(visuals)} visuals"
+        )
     (visual,) = visuals
     if isinstance(visual, str):
         return Clip(visual)

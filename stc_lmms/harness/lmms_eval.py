@@ -123,7 +123,9 @@ class LlavaOvStc(lmms):
                 todo.append((index, key, job))
         resumed = sum(r is not None for r in results)
         if resumed and journal is not None and self._rank == 0:
-            print(f"stc-lmms: {resumed} of {len(requests)} requests from {journal.path.parent}", file=sys.stderr)
+            print(
+                f"stc-lmms: {resumed} of {len(requests)} requests from {journal.path.parent}", file=sys.stderr
+            )
 
         progress = tqdm(total=len(requests), initial=resumed, desc="requests", disable=self._rank != 0)
         for index, key, job in self._play(todo):
@@ -170,7 +172,9 @@ class LlavaOvStc(lmms):
             return AnswerText("", {"failed": asked.failed})
         try:
             answer, note = player.ask(asked.prompt, asked.clip, _generation(job.request.args[1]))
-        except Exception as error:  # a bad sample is recorded, counted as wrong and as failed; the batch goes on
+        except (
+            Exception
+        ) as error:  # a bad sample is recorded, counted as wrong and as failed; the batch goes on
             why = str(error) if isinstance(error, StcError) else reason(error)
             logger.warning("failed: %s", why)
             logger.debug("traceback", exc_info=True)
@@ -179,7 +183,9 @@ class LlavaOvStc(lmms):
             return AnswerText("", {"failed": why})
         if note:
             logger.warning("%s: %s", asked.clip.path, note)
-        return AnswerText(answer.text, {"efficiency": answer.efficiency.to_dict()} | ({"note": note} if note else {}))
+        return AnswerText(
+            answer.text, {"efficiency": answer.efficiency.to_dict()} | ({"note": note} if note else {})
+        )
 
     def _doc(self, request: Instance) -> Any:
         doc_id, task, split = request.args[-3:]
@@ -209,7 +215,8 @@ class LlavaOvStc(lmms):
         try:
             return Journal(folder, self._rank)
         except OSError as error:
-            fail(StcError(f"cannot write the journal in {folder} ({error.strerror}); give journal=FOLDER or journal=off"))
+            why = f"cannot write the journal in {folder} ({error.strerror})"
+            fail(StcError(f"{why}; give journal=FOLDER or journal=off"))
 
     @staticmethod
     def _entry(job: Job) -> dict[str, Any]:
@@ -230,7 +237,9 @@ class LlavaOvStc(lmms):
         for response in job.responses:
             self._failed += bool(response.record.get("failed"))
             self._answered += not response.record.get("failed")
-            self._records.append({"task": job.request.task_name, "doc_id": job.request.doc_id} | response.record)
+            self._records.append(
+                {"task": job.request.task_name, "doc_id": job.request.doc_id} | response.record
+            )
 
     def clean(self) -> None:
         """End of generation: write the run's efficiency record, free the model."""
@@ -239,7 +248,11 @@ class LlavaOvStc(lmms):
         super().clean()
         if self._failed and not self._answered and self._world_size == 1:
             why = next(r["failed"] for r in self._records if r.get("failed"))
-            fail(StcError(f"nothing could be evaluated: all {self._failed} questions failed, the first with: {why}"))
+            fail(
+                StcError(
+                    f"nothing could be evaluated: all {self._failed} questions failed, the first with: {why}"
+                )
+            )
 
     def _write_record(self) -> None:
         if self._output is None or not self._records:
@@ -265,7 +278,7 @@ def fail(error: Exception) -> NoReturn:
 
 
 def _command_line(requests: list[Instance]) -> Any:
-    """The harness's parsed command line (it hangs on the task a request's bound method belongs to), or None."""
+    """The harness's parsed command line, or None; it hangs on the task that a bound method belongs to."""
     if not requests:
         return None
     task = getattr(requests[0].args[2], "__self__", None)

@@ -47,7 +47,7 @@ def doc_to_text(
     round_idx: int | None = None,
     previous_round_info: Any = None,
 ) -> Any:
-    """Prompt of the first round; for later rounds lmms-eval's tuple (visuals, prompt, stop, outputs, info)."""
+    """Prompt of the first round; for later ones lmms-eval's (visuals, prompt, stop, outputs, info)."""
     asked = ask_at(doc, list(previous_output or [])[:round_idx] if round_idx else [])
     if round_idx is None:
         return asked.prompt

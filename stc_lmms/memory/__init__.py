@@ -1,0 +1,1 @@
+"""Stream memories: what becomes of the visual tokens in the language model."""

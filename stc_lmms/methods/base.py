@@ -95,5 +95,5 @@ class TokenMethod(ABC, Generic[S]):
         how a stream is cut into calls.
         """
 
-    def check(self, tokens_per_frame: int) -> None:  # noqa: B027 - most methods accept any count
+    def check(self, tokens_per_frame: int) -> None:
         """Raise `SettingsError` if the hyper-parameters do not fit a model with so many tokens a frame."""

@@ -1,0 +1,1 @@
+"""Streaming models behind one interface."""

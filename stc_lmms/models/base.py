@@ -67,7 +67,7 @@ class Stream(ABC):
         """
 
     @abstractmethod
-    def ask(self, question: str, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
+    def ask(self, question: str, generation: Generation = Generation()) -> Answer:
         """Answer from the frames observed so far; leaves the stream as it was."""
 
     @abstractmethod
@@ -97,5 +97,7 @@ def check_frames(frames: np.ndarray, times_s: Sequence[float], position_s: float
         raise ValueError(f"{len(frames)} frames but {len(times_s)} time stamps")
     for time_s in times_s:
         if not time_s > position_s:
-            raise ValueError(f"time {time_s} s does not come after {position_s} s: a stream only goes forward")
+            raise ValueError(
+                f"time {time_s} s does not come after {position_s} s: a stream only goes forward"
+            )
         position_s = time_s

@@ -52,7 +52,9 @@ def _read(path: Path) -> Any:
 
 
 def _accuracy(runs: Sequence[dict[str, Any]]) -> str:
-    rows = [("run", "method", "benchmark", "n", "missing", "unparsed", "failed", "macro %", "micro %", "strict %")]
+    rows = [
+        ("run", "method", "benchmark", "n", "missing", "unparsed", "failed", "macro %", "micro %", "strict %")
+    ]
     for run in runs:
         for entry in run["summaries"]:
             summary = entry["summary"]
@@ -60,12 +62,13 @@ def _accuracy(runs: Sequence[dict[str, Any]]) -> str:
             counts = [str(summary[key]) for key in ("n", "n_missing", "n_unparsed", "n_failed")]
             own = macro if summary["headline"] == "macro" else summary["micro"]
             scores = (macro["official"], summary["micro"]["official"], own["strict"])
-            star = "" if summary["total"] else " (part)"
-            rows.append(
-                (run["name"], run["record"]["settings"]["method"], entry["benchmark"] + star, *counts)
-                + tuple(f"{100 * score:.2f}" for score in scores)
-            )
-    note = "macro: mean of parts of mean of tasks; micro: pooled over questions; strict: strict scorer, own average"
+            name = entry["benchmark"] + ("" if summary["total"] else " (some parts)")
+            percent = [f"{100 * score:.2f}" for score in scores]
+            rows.append((run["name"], run["record"]["settings"]["method"], name, *counts, *percent))
+    note = (
+        "macro: mean over parts of the mean over their tasks; micro: pooled over questions;\n"
+        "strict: strict scorer, in the average that the benchmark itself reports"
+    )
     return f"Accuracy\n{align(rows)}\n{note}"
 
 
@@ -105,7 +108,9 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     """Columns of equal width: the first two to the left, the others to the right; a rule under the head."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     lines.insert(1, "-" * len(lines[0]))

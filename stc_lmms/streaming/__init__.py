@@ -1,0 +1,1 @@
+"""What happens along one stream: playing, timing."""

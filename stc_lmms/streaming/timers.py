@@ -118,7 +118,11 @@ def environment(device: torch.device) -> dict[str, str]:
     """Device and versions, for every record that holds measurements."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
     versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "stc-lmms")}
-    return {"device": name, "threads": str(torch.get_num_threads()), "python": platform.python_version()} | versions
+    return {
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+    } | versions
 
 
 def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -250,23 +250,6 @@ def test_csv_history_follows_the_question_numbers() -> None:
     assert ["Question: q1; " in q["prompt"] for q in questions] == [False, True]
 
 
-def test_video_candidates_cover_both_layouts() -> None:
-    row = sb.build_rows(parse_json([clip(item(), video="sample_389_real.mp4")], "x"), "real")[0]
-    paths = sb.video_candidates(row)
-    assert row["video"] == "sample_389_real.mp4" and paths[0] == "videos/sample_389_real.mp4"
-    assert "Real-Time Visual Understanding_351-400/sample_389/video.mp4" in paths
-    assert "Real-Time Visual Understanding/sample_389/video.mp4" in paths
-    assert "real/sample_389/video.mp4" in paths
-    assert "sample_389/video.mp4" not in paths  # the same in every part
-    assert len(set(paths)) == len(paths)
-    row["video"] = "sample_50_Scene_Understanding_26-50.mp4"
-    assert "Scene Understanding_26-50/sample_50/video.mp4" in sb.video_candidates(row)
-    row["video"] = "sample_50_Emotion_Recognition.mp4"
-    assert "Emotion Recognition/sample_50/video.mp4" in sb.video_candidates(row)
-    row["video"] = "mini.mp4"
-    assert sb.video_candidates(row) == ["mini.mp4"]
-
-
 @pytest.mark.parametrize(
     ("response", "official", "first_char", "stc"),
     [

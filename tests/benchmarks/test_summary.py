@@ -72,7 +72,9 @@ def test_table_prints_every_count_and_marks_the_headline(headline: Any) -> None:
     (macro,) = (cell for name, cell in cells.items() if name.startswith("one: macro (mean of tasks)"))
     assert macro[-2:] == ["75.00", "12.50"]
     starred = [name for name in cells if name.endswith(" *")]
-    assert [name.split(" (")[0] for name in starred] == [f"{part}: {headline}" for part in ("one", "two", "total")]
+    assert [name.split(" (")[0] for name in starred] == [
+        f"{part}: {headline}" for part in ("one", "two", "total")
+    ]
 
 
 def test_table_of_one_part_shows_totals_only_with_the_last() -> None:

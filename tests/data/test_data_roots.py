@@ -156,23 +156,18 @@ def test_unsafe_annotations_are_refused(tmp_path: Path, benchmark: str, video: s
         video_path(tmp_path, video_candidates(benchmark, video))
 
 
-def test_symlinks_stay_inside(tmp_path: Path) -> None:
+def test_symlinks_may_lead_to_another_disk_but_nothing_is_written_through_them(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
-    (root / "real").mkdir(parents=True)
+    root.mkdir()
     outside.mkdir()
-    (root / "real" / "x.mp4").touch()
     (outside / "x.mp4").touch()
-    (root / "inside").symlink_to(root / "real")
-    (root / "escape").symlink_to(outside)
-    (root / "file.mp4").symlink_to(outside / "x.mp4")
+    (root / "videos").symlink_to(outside)
     (root / "loop").symlink_to(root / "loop")
-    assert video_path(root, ["inside/x.mp4"]) == root / "inside" / "x.mp4"
-    for name in ("escape/x.mp4", "file.mp4", "loop/x.mp4"):
+    assert video_path(root, ["videos/x.mp4"]) == root / "videos" / "x.mp4"
+    assert video_path(root, ["loop/x.mp4"]) is None
+    for name in ("videos/x.mp4", "loop/x.mp4"):
         with pytest.raises(DataError, match="unsafe path"):
-            video_path(root, [name])
-    # The root itself may be a symlink.
-    (tmp_path / "alias").symlink_to(root)
-    assert video_path(tmp_path / "alias", ["real/x.mp4"]) is not None
+            safe_join(root, name)
 
 
 def test_import_is_light() -> None:

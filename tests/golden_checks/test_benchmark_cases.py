@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from stc_lmms.benchmarks import ovobench, streamingbench
+from stc_lmms.benchmarks.streamingbench_data import parse_json
 from stc_lmms.golden.base import CaseResult
 from stc_lmms.golden.benchmarks import run_case
-from stc_lmms.benchmarks.streamingbench_data import parse_json
 
 OPTIONS = ["A. p", "B. q", "C. r", "D. s"]
 OVO_ROWS = [

@@ -99,11 +99,16 @@ def test_d_no_method_equals_the_stock_model(load, clip, checkpoint):
     content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = processor(
-        text=text, videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)], return_tensors="pt", do_sample_frames=False
+        text=text,
+        videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
+        return_tensors="pt",
+        do_sample_frames=False,
     )
     with torch.no_grad():
         expected = stock(**inputs).logits[0, -1]
-        generated = stock.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        generated = stock.generate(**inputs, max_new_tokens=6, do_sample=False)[
+            0, inputs["input_ids"].shape[1] :
+        ]
     for pieces in (1, 2, 5):
         stream = play(model, frames, times, pieces)
         assert (logits(stream) - expected).abs().max() < 1e-5
@@ -164,7 +169,9 @@ def test_efficiency_counts(load, clip):
     assert first.tower_tokens == 5 * 144 and first.tower_tokens_recomputed == 2 * 144 + 3 * 36
     assert second.tower_tokens_recomputed == 144 + 3 * 36
     assert first.llm_tokens_mean == first.llm_tokens_max == 9
-    assert all(getattr(first, name) > 0 for name in ("vit_ms", "project_ms", "method_ms", "prefill_ms", "ttft_ms"))
+    assert all(
+        getattr(first, name) > 0 for name in ("vit_ms", "project_ms", "method_ms", "prefill_ms", "ttft_ms")
+    )
     assert second.kv_bytes > first.kv_bytes and second.state_bytes > second.kv_bytes
     assert second.new_tokens == 6 and second.per_token_ms > 0
 
@@ -241,6 +248,8 @@ def test_gpu_equals_cpu(load, checkpoint, clip, method):
     args = METHODS[method]
     on_cpu = logits(play(load(method=method, **args), frames, times))
     cuda = LlavaOnevision(
-        resolve({"pretrained": str(checkpoint), "method": method, "device": "cuda", "dtype": "float32"} | args, {})
+        resolve(
+            {"pretrained": str(checkpoint), "method": method, "device": "cuda", "dtype": "float32"} | args, {}
+        )
     )
     assert (logits(play(cuda, frames, times)).cpu() - on_cpu).abs().max() < 1e-3
