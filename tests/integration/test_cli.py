@@ -1,0 +1,173 @@
+"""The real `lmms-eval` command, in processes of its own, on the tiny checkpoint and real videos."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stc_lmms.resources import tasks_root
+from tests.media import encode_video, moving_square_frames
+
+pytestmark = pytest.mark.slow
+
+LMMS_EVAL = [sys.executable, "-m", "lmms_eval"]
+MINI = "ovobench_stream_mini,streamingbench_mini"
+
+
+def start(args, command=LMMS_EVAL, cwd=None, **environ):
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("STC_")} | environ
+    return subprocess.Popen(
+        [*command, *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=cwd,
+        env=environ,
+    )
+
+
+def run(args, command=LMMS_EVAL, cwd=None, **environ):
+    process = start(args, command, cwd, **environ)
+    out, _ = process.communicate(timeout=500)
+    return process.returncode, out
+
+
+def evaluate(checkpoint, output, tasks, model_args="method=stc,token_budget=9", extra=(), **options):
+    args = ["--model", "llava_ov_stc", "--model_args", f"pretrained={checkpoint},{model_args}", "--tasks", tasks]
+    return run([*args, "--device", "cpu", "--output_path", output, "--log_samples", *extra], **options)
+
+
+def results(output):
+    (path,) = Path(output).glob("*/[0-9]*_results.json")
+    return json.loads(path.read_text())
+
+
+def scores(output):
+    """All metrics that do not measure time."""
+    found = results(output)["results"]
+    timed = ("ms", "stderr", "alias", "samples", " ")
+    return {t: {k: v for k, v in m.items() if not any(x in k for x in timed)} for t, m in found.items()}
+
+
+def samples(output):
+    """Responses of every task, by row."""
+    found = {}
+    for path in Path(output).glob("*/*_samples_*.jsonl"):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            found[path.name.split("_samples_")[1], row["doc_id"]] = row["filtered_resps"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(checkpoint, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole")
+    code, log = evaluate(checkpoint, output, MINI)
+    assert code == 0, log
+    return output, log
+
+
+def test_mini_benchmarks_end_to_end(uninterrupted):
+    output, log = uninterrupted
+    table = scores(output)
+    assert table["ovobench_stream_mini_forward"]["n,none"] == 44
+    assert table["streamingbench_mini"]["n,none"] == 25
+    assert table["streamingbench_mini"]["n_failed,none"] == 0
+    modes = [table[f"ovobench_stream_mini_{m}"]["acc,none"] for m in ("backward", "realtime", "forward")]
+    assert table["ovobench_stream_mini"]["acc,none"] == pytest.approx(sum(modes) / 3)
+    for words in ("total: macro (mean of parts) *", "total: micro (pooled)", "missing", "unparsed"):
+        assert words in log
+    echoed = results(output)["config"]["resolved_cli_args"]
+    assert echoed["stc_settings"]["token_budget"] == 9 and echoed["stc_settings"]["cache_interval"] == 4
+    assert echoed["stc_efficiency"]["llm_tokens_mean"] == 9
+    (record,) = (json.loads(p.read_text()) for p in output.glob("stc_efficiency_*.json"))
+    # 24-40 s at 0.5 fps: at most 20 frames of each of the twelve videos, though four tasks ask about them
+    assert record["failed"] == 0 and record["total"]["frames_encoded"] < 12 * 20
+    assert record["model"]["execution"] == "grouped"
+
+
+def test_killed_run_resumes(checkpoint, uninterrupted, tmp_path):
+    args = ["--model", "llava_ov_stc", "--model_args", f"pretrained={checkpoint},method=stc,token_budget=9"]
+    args += ["--tasks", MINI, "--device", "cpu", "--output_path", tmp_path, "--log_samples"]
+    process = start(args)
+    journal = tmp_path / "stc_journal" / "rank0.jsonl"
+    finished = 0
+    while process.poll() is None and finished < 4:
+        time.sleep(0.01)
+        finished = journal.read_text().count("\n") if journal.exists() else 0
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
+    done = [json.loads(line)["key"] for line in journal.read_text().split("\n")[:-1]]
+    assert 4 <= len(done) < 30
+
+    code, log = run(args)
+    assert code == 0, log
+    assert f"{len(done)} of 30 requests from" in log
+    keys = [json.loads(line)["key"] for line in journal.read_text().splitlines() if line.endswith("}")]
+    assert len(keys) == len(set(keys)) == 30 and keys[: len(done)] == done
+    assert scores(tmp_path) == scores(uninterrupted[0])
+    assert samples(tmp_path) == samples(uninterrupted[0])
+
+
+def test_builtin_ovobench_runs_unchanged(checkpoint, tmp_path):
+    """lmms-eval's own task, offline, on chunk files: the layout its documentation describes."""
+    rows = json.loads((tasks_root() / "mini_data" / "ovo_bench_mini.json").read_text())
+    modes = {"backward": ("EPM", "HLD", "ASI"), "forward": ("REC", "SSR", "CRR")}
+    data, chunks = tmp_path / "kcz358" / "OVOBench", tmp_path / "hf" / "ovobench" / "chunked_videos"
+    data.mkdir(parents=True)
+    chunks.mkdir(parents=True)
+    picked = {
+        "backward": [r for r in rows if r["task"] in modes["backward"]][:2],
+        "forward": [r for r in rows if r["task"] in modes["forward"]][:1],
+        "realtime": [r for r in rows if r["task"] not in modes["backward"] + modes["forward"]][:2],
+    }
+    for mode, some in picked.items():
+        (data / f"{mode}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in some))
+    configs = "".join(
+        f"- config_name: {m}\n  data_files:\n  - split: test\n    path: {m}.jsonl\n" for m in picked
+    )
+    (data / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    video = encode_video(tmp_path / "chunk.mp4", moving_square_frames(40, 64, 64), fps=8)
+    for row in picked["backward"] + picked["realtime"]:
+        shutil.copy(video, chunks / f"{row['id']}.mp4")
+    (forward,) = picked["forward"]
+    for i in range(1, len(forward["test_info"])):  # round 0 has no file: it fails, the others do not
+        shutil.copy(video, chunks / f"{forward['id']}_{i}.mp4")
+
+    code, log = evaluate(checkpoint, tmp_path / "out", "ovobench", cwd=tmp_path, HF_HOME=str(tmp_path / "hf"))
+    assert code == 0, log
+    found = results(tmp_path / "out")["results"]
+    assert {"ovo_backward", "ovo_realtime", "ovo_forward"} <= set(found)
+    (record,) = (json.loads(p.read_text()) for p in (tmp_path / "out").glob("stc_efficiency_*.json"))
+    assert record["answered"] == 4 + len(forward["test_info"]) - 1 and record["failed"] == 1
+    assert "chunk path does not exists" in next(a["failed"] for a in record["answers"] if a.get("failed"))
+
+
+def test_tasks_are_found_without_a_flag():
+    code, log = run(["--tasks", "list"])
+    assert code == 0
+    code, listed = run(["tasks", "list"], command=[sys.executable, "-m", "stc_lmms.cli"])
+    assert code == 0
+    for name in ("ovobench_stream", "ovobench_stream_forward", "streamingbench_proactive", MINI.split(",")[0]):
+        assert f" {name}\n" in log and f" {name}\n" in listed
+
+
+@pytest.mark.parametrize(
+    ("model_args", "tasks", "message"),
+    [
+        ("method=stc,token_budget=37", MINI, "token_budget=37 is more than the 36 tokens a frame has"),
+        ("method=none", "ovobench_stream", "STC_OVOBENCH_ROOT is not set"),
+    ],
+)
+def test_user_errors_are_one_line_and_a_status(checkpoint, tmp_path, model_args, tasks, message):
+    code, log = evaluate(checkpoint, tmp_path, tasks, model_args)
+    errors = [line for line in log.splitlines() if line.startswith("stc-lmms: error:")]
+    assert code == 2 and len(errors) == 1 and message in errors[0]
+    assert "Traceback" not in log

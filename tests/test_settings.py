@@ -1,0 +1,187 @@
+"""Model arguments: what a command line gives becomes typed, checked settings, or one line that says why not."""
+
+import json
+import logging
+
+import pytest
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.methods.registry import RECIPES
+from stc_lmms.settings import Settings, resolve
+
+
+def settings(environ=(), **args):
+    return resolve(args, environ=dict(environ))
+
+
+def refusal(**args):
+    """The one line that an argument is refused with."""
+    with pytest.raises(SettingsError) as caught:
+        settings(**args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_strings_become_the_types_of_the_fields():
+    got = settings(
+        method="stc",
+        fps="1",
+        prefill_frames="4",
+        max_frames="100",
+        cache_interval="1e1",
+        update_ratio="0.5",
+        token_budget=32.0,
+        revision=1234567,
+    )
+    assert (got.fps, got.prefill_frames, got.max_frames, got.revision) == (1.0, 4, 100, "1234567")
+    assert dict(got.options) | {"cache_interval": 10, "update_ratio": 0.5, "token_budget": 32} == got.options
+    assert [type(x) for x in (got.fps, got.max_frames, got.options["token_budget"])] == [float, int, int]
+
+
+@pytest.mark.parametrize("nothing", [None, "none", "None"])
+def test_optional_fields_take_none(nothing):
+    assert settings(max_frames=nothing, revision=nothing).max_frames is None
+
+
+def test_defaults_are_complete_and_every_method_resolves():
+    assert settings().method == "stc"
+    for name, recipe in RECIPES.items():
+        got = settings(method=name)
+        assert set(got.options) == set(recipe.fields)
+        assert got.build_method().name == name
+
+
+def test_a_model_may_have_other_defaults():
+    assert resolve({}, environ={}, token_budget=60, fps=1.0).options["token_budget"] == 60
+    assert resolve({"token_budget": 5}, environ={}, token_budget=60).options["token_budget"] == 5
+
+
+def test_flat_is_all_of_it_and_json():
+    got = settings(token_budget=9)
+    flat = got.flat()
+    assert flat["token_budget"] == 9 and flat["fps"] == 0.5 and flat["max_frames"] is None
+    assert "options" not in flat and json.loads(json.dumps(flat)) == flat
+    assert resolve(flat, environ={}) == got  # what the results show starts the same run again
+
+
+@pytest.mark.parametrize(
+    ("args", "near"),
+    [
+        ({"token_buget": 64}, "did you mean 'token_budget'?"),
+        ({"cache_intervall": 4}, "did you mean 'cache_interval'?"),
+        ({"method": "stc_prunner"}, "did you mean 'stc_pruner'?"),
+        ({"strategy": "gausian"}, "did you mean 'gaussian'?"),
+        ({"prompt": "rekvv"}, "did you mean 'rekv'?"),
+        ({"dtype": "fp16"}, "valid: auto, bfloat16, float16"),
+        ({"memory": "infinite"}, "valid: full"),
+        ({"decoder": "decrod"}, "did you mean 'decord'?"),
+    ],
+)
+def test_unknown_names_and_choices_name_the_nearest(args, near):
+    (value,) = args.values()
+    message = refusal(**args)
+    assert near in message and (repr(value) in message or repr(next(iter(args))) in message)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"fps": 0},
+        {"fps": -1},
+        {"fps": "nan"},
+        {"fps": float("inf")},
+        {"fps": True},
+        {"fps": "fast"},
+        {"prefill_frames": 0},
+        {"prefill_frames": 1.5},
+        {"max_frames": 0},
+        {"max_frames": "nan"},
+        {"max_frames": float("inf")},
+        {"decode_timeout_s": 0},
+        {"decode_timeout_s": "nan"},
+        {"decode_timeout_s": "inf"},
+        {"cache_interval": 0},
+        {"cache_interval": True},
+        {"cache_interval": "two"},
+        {"cache_interval": None},
+        {"update_ratio": 0},
+        {"update_ratio": 1.01},
+        {"update_ratio": "nan"},
+        {"chunk_frames": -1},
+        {"token_budget": 0},
+        {"token_budget": False},
+        {"token_budget": 0.5},
+        {"alpha": -0.1},
+        {"alpha": "nan"},
+        {"channel_keep": 0},
+        {"channel_keep": "inf"},
+    ],
+    ids=lambda args: "{}={}".format(*next(iter(args.items()))),
+)
+def test_wrong_types_and_ranges_are_told_in_one_line(args):
+    ((name, value),) = args.items()
+    message = refusal(**args)
+    assert message.startswith(f"{name}=") and str(value) in message
+
+
+def test_errors_are_value_errors_for_python_users():
+    with pytest.raises(ValueError, match="fps=0"):
+        Settings(fps=0)
+
+
+def test_arguments_the_method_does_not_use_are_named_and_ignored(caplog):
+    got = settings(method="stc_pruner", token_budget=9, cache_interval=2, chunk_frames=3)
+    assert "method=stc_pruner does not use cache_interval, chunk_frames; ignored" in caplog.text
+    assert set(got.options) == set(RECIPES["stc_pruner"].fields)
+    caplog.clear()
+    settings(method="stc_pruner", token_budget=9)
+    assert not caplog.records
+
+
+VARIABLES = {
+    "STC_CACHE_INTERVAL": "2",
+    "STC_UPDATE_TOKEN_RATIO": "0.5",
+    "STC_TOKEN_PER_FRAME": "49",
+    "STC_PATCH_VISION": "1",
+}
+
+
+def test_the_variables_of_the_original_code_are_logged_defaults(caplog):
+    got = settings(VARIABLES)
+    assert got.method == "stc"
+    assert [got.options[k] for k in ("cache_interval", "update_ratio", "token_budget")] == [2, 0.5, 49]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "cache_interval=2, method=stc, token_budget=49, update_ratio=0.5" in record.getMessage()
+
+
+def test_explicit_arguments_override_the_variables_and_are_not_logged(caplog):
+    got = settings(VARIABLES, cache_interval=8, method="stc_cacher")
+    assert (got.method, got.options["cache_interval"], got.options["update_ratio"]) == ("stc_cacher", 8, 0.5)
+    assert "cache_interval" not in caplog.text and "update_ratio=0.5" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "method"), [("0", "stc_pruner"), ("false", "stc_pruner"), ("True", "stc"), ("", "stc")]
+)
+def test_patch_vision_chooses_the_method(value, method):
+    assert settings({"STC_PATCH_VISION": value}).method == method
+    assert settings({"STC_PATCH_VISION": value}, method="none").method == "none"
+
+
+def test_variables_are_read_from_the_environment(monkeypatch):
+    monkeypatch.setenv("STC_TOKEN_PER_FRAME", "7")
+    assert resolve({}).options["token_budget"] == 7
+
+
+@pytest.mark.parametrize(
+    "environ", [{"STC_PATCH_VISION": "maybe"}, {"STC_CACHE_INTERVAL": "x"}, {"STC_TOKEN_PER_FRAME": "0"}]
+)
+def test_bad_variables_are_refused(environ):
+    with pytest.raises(SettingsError, match=next(iter(environ.values()))):
+        settings(environ)
+
+
+def test_empty_and_foreign_variables_are_no_values(caplog):
+    assert settings({"STC_CACHE_INTERVAL": "", "STC_OVOBENCH_ROOT": "/data"}) == settings()
+    assert not caplog.records
