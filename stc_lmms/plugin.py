@@ -8,6 +8,7 @@ import importlib.abc
 import importlib.metadata
 import importlib.util
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
@@ -132,7 +133,8 @@ def _warn_about_torchvision() -> None:
         requires = importlib.metadata.requires("torchvision") or []
     except importlib.metadata.PackageNotFoundError:
         return
-    pinned = [r.split("==")[1].split(";")[0].strip() for r in requires if r.startswith("torch==")]
+    # "torch==2.13.0", in older wheels "torch (==2.2.0)"
+    pinned = [found[1] for r in requires if (found := re.match(r"torch\s*\(?==\s*([^\s;,)]+)", r))]
     problem = torchvision_mismatch(*versions, pinned[0] if pinned else None)
     if problem:
         print(f"stc-lmms: {problem}", file=sys.stderr)

@@ -68,8 +68,8 @@ class Settings:
             raise SettingsError(f"prefill_frames={self.prefill_frames} must be at least 1")
         if self.max_frames is not None and self.max_frames < 1:
             raise SettingsError(f"max_frames={self.max_frames} must be at least 1")
-        if not self.decode_timeout_s > 0:
-            raise SettingsError(f"decode_timeout_s={self.decode_timeout_s} must be positive seconds")
+        if not 0 < self.decode_timeout_s <= 86400:  # a day; poll(2) overflows after some weeks
+            raise SettingsError(f"decode_timeout_s={self.decode_timeout_s} must be in (0, 86400] seconds")
         self.build_method()
 
     def build_method(self) -> Method:

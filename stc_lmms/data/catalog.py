@@ -168,7 +168,7 @@ def video_candidates(benchmark: str, video: str) -> list[str]:
         return [video, f"videos/{video}"]
     find_benchmark(benchmark)
     file_name = PurePosixPath(video).name
-    candidates = [str(PurePosixPath(video)), f"videos/{file_name}", file_name, f"src/data/videos/{file_name}"]
+    candidates = [f"videos/{file_name}", str(PurePosixPath(video)), file_name, f"src/data/videos/{file_name}"]
     if match := _SAMPLE_FILE.fullmatch(file_name):
         candidates += [f"{folder}/{match[1]}/video.mp4" for folder in _unzipped_folders(match[1], match[2])]
     return list(dict.fromkeys(candidates))

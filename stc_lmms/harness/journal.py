@@ -38,7 +38,8 @@ class Journal:
             self._file.write("\n")
 
     def _read(self, file: Path) -> None:
-        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        # not splitlines(): it also cuts at characters that JSON leaves in a string, such as U+2028
+        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
             try:
                 entry = json.loads(line)
                 key = entry["key"]

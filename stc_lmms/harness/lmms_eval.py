@@ -22,7 +22,7 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from stc_lmms.demo.checkpoint import NOTICE
-from stc_lmms.errors import StcError
+from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.harness.jobs import AnswerText, Job, Round, reason
 from stc_lmms.harness.journal import Journal, file_identity, request_key
 from stc_lmms.models.base import Generation, StreamingModel
@@ -65,13 +65,13 @@ class LlavaOvStc(lmms):
         self._output: Path | None = None
         state = PartialState()
         self._rank, self._world_size = state.process_index, state.num_processes
-        device = device or model_args.pop("device", None) or str(state.device)
+        device = str(state.device) if device in (None, "", "auto") else str(device)
         try:
+            self._device = _device(device)
             self.settings: Settings = resolve(model_args | {"device": device})
             check_settings(self.settings)
         except StcError as error:
             fail(error)
-        self._device = torch.device(device)
         if self._rank == 0:
             if self.settings.pretrained == "demo":
                 print(f"stc-lmms: {NOTICE}", file=sys.stderr)
@@ -275,6 +275,13 @@ def fail(error: Exception) -> NoReturn:
     """One line on standard error and exit status 2."""
     print(f"stc-lmms: error: {error}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise SettingsError(f"device={name!r} is none that torch knows; use cuda, cuda:0 or cpu") from None
 
 
 def _command_line(requests: list[Instance]) -> Any:

@@ -52,7 +52,7 @@ class Player:
             if not self._continues(clip):
                 self._open(clip)
             self._advance(clip)
-            answer = self._stream.ask(prompt, generation)
+            answer = self._stream.ask(prompt, generation) if self._stream.position_s > -math.inf else None
         except VideoError as error:
             self._broken[source] = error
             self.close()
@@ -60,6 +60,9 @@ class Player:
         except BaseException:
             self.close()  # whatever happened, the stream's state is not to be trusted
             raise
+        if answer is None:  # the video is not broken: a later question may have frames
+            end = "its end" if clip.end_s is None else f"{clip.end_s:g} s"
+            raise VideoError(f"{clip.path}: no frame between {clip.start_s:g} s and {end}")
         spent, self._decode_ms = self._video.decode_ms - self._decode_ms, self._video.decode_ms
         return replace(answer, efficiency=replace(answer.efficiency, decode_ms=spent)), self._note(clip)
 
@@ -100,9 +103,6 @@ class Player:
                 frames, times_s = [], []
         if frames:
             self._stream.observe(np.stack(frames), times_s)
-        if self._stream.position_s == -math.inf:
-            end = "its end" if clip.end_s is None else f"{clip.end_s:g} s"
-            raise VideoError(f"{clip.path}: no frame between {clip.start_s:g} s and {end}")
 
     def _note(self, clip: Clip) -> str:
         duration_s = self._video.duration_s

@@ -39,7 +39,14 @@ def run(args, command=LMMS_EVAL, cwd=None, **environ):
 
 
 def evaluate(checkpoint, output, tasks, model_args="method=stc,token_budget=9", extra=(), **options):
-    args = ["--model", "llava_ov_stc", "--model_args", f"pretrained={checkpoint},{model_args}", "--tasks", tasks]
+    args = [
+        "--model",
+        "llava_ov_stc",
+        "--model_args",
+        f"pretrained={checkpoint},{model_args}",
+        "--tasks",
+        tasks,
+    ]
     return run([*args, "--device", "cpu", "--output_path", output, "--log_samples", *extra], **options)
 
 
@@ -155,7 +162,12 @@ def test_tasks_are_found_without_a_flag():
     assert code == 0
     code, listed = run(["tasks", "list"], command=[sys.executable, "-m", "stc_lmms.cli"])
     assert code == 0
-    for name in ("ovobench_stream", "ovobench_stream_forward", "streamingbench_proactive", MINI.split(",")[0]):
+    for name in (
+        "ovobench_stream",
+        "ovobench_stream_forward",
+        "streamingbench_proactive",
+        MINI.split(",")[0],
+    ):
         assert f" {name}\n" in log and f" {name}\n" in listed
 
 

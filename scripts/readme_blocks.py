@@ -1,0 +1,62 @@
+"""Fill the generated parts of README.md: tables of methods from the registry, figures from recorded JSON.
+
+python scripts/readme_blocks.py          write README.md
+python scripts/readme_blocks.py --check  exit with status 1 if it is not up to date
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from stc_lmms.methods.registry import RECIPES
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def methods_block() -> str:
+    lines = ["| method | what it does | in the tower | on tokens |", "|---|---|---|---|"]
+    for recipe in RECIPES.values():
+        slots = [slot.__name__ if slot else "" for slot in (recipe.tower, recipe.token)]
+        lines.append(f"| `{recipe.name}` | {recipe.summary} | {slots[0]} | {slots[1]} |")
+    return "\n".join(lines)
+
+
+def cacher_cpu_block() -> str:
+    path = REPO / "benchmarks" / "results" / "cacher_cpu.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    arguments, env = result["arguments"], result["environment"]
+    return (
+        f"STC-Cacher at interval {arguments['interval']}, ratio {arguments['ratio']} takes "
+        f"**{result['measured']:.2f}** of the dense tower's time; its arithmetic bound is {result['bound']:.2f} "
+        f"(SigLIP-so400m blocks, {arguments['frames']} frames, float32, {env['device']}, {env['threads']} threads, "
+        f"torch {env['torch']}; alternated in one process: `python benchmarks/cacher_cpu.py`). "
+        "No GPU figures yet."
+    )
+
+
+BLOCKS = {"methods": methods_block, "cacher_cpu": cacher_cpu_block}
+
+
+def fill(text: str) -> str:
+    """The text with every generated block renewed."""
+    for name, make in BLOCKS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"README.md has no block {name!r}")
+        text = pattern.sub(lambda match, make=make: f"{match[1]}{make()}\n{match[2]}", text)
+    return text
+
+
+def main() -> int:
+    readme = REPO / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    new = fill(old)
+    if "--check" in sys.argv[1:]:
+        return int(new != old)
+    readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
