@@ -28,9 +28,10 @@ def cacher_cpu_block() -> str:
     arguments, env = result["arguments"], result["environment"]
     return (
         f"STC-Cacher at interval {arguments['interval']}, ratio {arguments['ratio']} takes "
-        f"**{result['measured']:.2f}** of the dense tower's time; its arithmetic bound is {result['bound']:.2f} "
-        f"(SigLIP-so400m blocks, {arguments['frames']} frames, float32, {env['device']}, {env['threads']} threads, "
-        f"torch {env['torch']}; alternated in one process: `python benchmarks/cacher_cpu.py`). "
+        f"**{result['measured']:.2f}** of the dense tower's time; its arithmetic bound is "
+        f"{result['bound']:.2f} (SigLIP-so400m blocks, {arguments['frames']} frames, float32, "
+        f"{env['device']}, {env['threads']} threads, torch {env['torch']}; alternated in one process: "
+        "`python benchmarks/cacher_cpu.py`). "
         "No GPU figures yet."
     )
 

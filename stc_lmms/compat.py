@@ -9,10 +9,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    AutoProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
     DynamicCache,
     PreTrainedModel,
+    ProcessorMixin,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
@@ -101,6 +103,20 @@ def load_config(pretrained: str, model_type: str, revision: str | None = None) -
             f"pretrained={pretrained!r} is a {config.model_type!r} checkpoint, not {model_type!r}"
         )
     return config
+
+
+def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMixin:
+    """Tokenizer and video processor of a checkpoint.
+
+    Raises:
+        CheckpointError: one of their files is missing or unreadable.
+    """
+    try:
+        return AutoProcessor.from_pretrained(pretrained, revision=revision)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"cannot load the tokenizer and processor of {pretrained!r}: {_first_line(error)}"
+        ) from error
 
 
 def load_weights(

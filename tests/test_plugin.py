@@ -135,11 +135,12 @@ def test_a_task_that_hides_ours_is_named(monkeypatch, caplog):
 
 def test_discovery_waits_for_the_import_of_the_tasks():
     code = (
-        "import sys; from stc_lmms import plugin as p; p.install_task_discovery(); p.install_task_discovery();"
+        "import sys; from stc_lmms import plugin as p; p.install_task_discovery();"
+        "p.install_task_discovery();"
         "mine = [f for f in sys.meta_path if isinstance(f, p._ExtendOnImport)];"
         "assert len(mine) == 1 and 'lmms_eval.tasks' not in sys.modules;"
         "import lmms_eval.tasks as t; assert mine[0] not in sys.meta_path;"
         "assert t.TaskManager._stc_lmms; p.install_task_discovery();"
-        "print(t.TaskManager.initialize_tasks.__module__, t.TaskManager.initialize_tasks.__closure__ is not None)"
+        "print(t.TaskManager.initialize_tasks.__module__)"
     )
-    assert python(code).splitlines()[-1] == "stc_lmms.plugin True"
+    assert python(code).splitlines()[-1] == "stc_lmms.plugin"

@@ -1,4 +1,4 @@
-"""Model arguments: what a command line gives becomes typed, checked settings, or one line that says why not."""
+"""Model arguments: what a command line gives becomes checked settings, or one line that says why not."""
 
 import json
 import logging

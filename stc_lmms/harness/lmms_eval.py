@@ -127,6 +127,8 @@ class LlavaOvStc(lmms):
                 f"stc-lmms: {resumed} of {len(requests)} requests from {journal.path.parent}", file=sys.stderr
             )
 
+        if todo:
+            _ = self.model  # weights that cannot be loaded are told on a line of their own, before the bar
         progress = tqdm(total=len(requests), initial=resumed, desc="requests", disable=self._rank != 0)
         for index, key, job in self._play(todo):
             results[index] = job.result
@@ -139,7 +141,9 @@ class LlavaOvStc(lmms):
             journal.close()
         if options is not None:  # lmms-eval echoes its command line's namespace in the results
             options.stc_settings = self.settings.flat()
-            options.stc_efficiency = total([r["efficiency"] for r in self._records if "efficiency" in r])
+            options.stc_efficiency = {"rank": self._rank, "world_size": self._world_size} | total(
+                [r["efficiency"] for r in self._records if "efficiency" in r]
+            )
         return results
 
     def _play(self, todo: list[tuple[int, str, Job]]) -> Iterable[tuple[int, str, Job]]:
@@ -263,6 +267,7 @@ class LlavaOvStc(lmms):
         content = {
             "settings": self.settings.flat(),
             "model": self._model.describe() if self._model is not None else None,
+            "world_size": self._world_size,
             "answered": self._answered,
             "failed": self._failed,
             "total": total([r["efficiency"] for r in self._records if "efficiency" in r]),

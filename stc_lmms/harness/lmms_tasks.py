@@ -16,6 +16,7 @@ from stc_lmms.data.rows import PARTS, SCORERS, load_rows
 from stc_lmms.errors import StcError
 
 _SLIM = ("part", "task", "official", "strict", "missing", "unparsed", "failed")
+_OTHER_AVERAGE = {"ovobench": "micro", "streamingbench": "macro"}  # `acc` is the benchmark's own
 _EFFICIENCY = ("vit_ms", "prefill_ms", "ttft_ms", "llm_tokens_mean")
 
 
@@ -82,8 +83,7 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
     return {
         "acc": about | {"records": records},
         "acc_strict": about | {"records": slim},
-        "macro": about | {"records": slim},
-        "micro": about | {"records": slim},
+        _OTHER_AVERAGE[doc["benchmark"]]: about | {"records": slim},
         "n": len(records),
         "n_missing": sum(record["missing"] for record in records),
         "n_unparsed": sum(record["unparsed"] for record in records),
@@ -95,7 +95,8 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
     }
 
 
-_seen: dict[tuple[int, str, bool], list[dict[str, Any]]] = {}
+# Records by part of every run. The run's namespace is kept, or its id could come back as another run's.
+_seen: dict[tuple[int, str, bool], tuple[Any, dict[str, list[dict[str, Any]]]]] = {}
 
 
 def acc(items: list[dict[str, Any]], args: Any = None) -> float:
@@ -105,12 +106,13 @@ def acc(items: list[dict[str, Any]], args: Any = None) -> float:
     of all parts so far to the output path.
     """
     key = (id(args), items[0]["benchmark"], items[0]["mini"])
-    records = _seen.setdefault(key, [])
-    records += [record for item in items for record in item["records"]]
+    _, parts = _seen.setdefault(key, (args, {}))
+    part = items[0]["records"][0]["part"]
+    parts[part] = [record for item in items for record in item["records"]]
     benchmark = items[0]["benchmark"]
-    summary = SCORERS[benchmark].summarise(records)
+    summary = SCORERS[benchmark].summarise([record for records in parts.values() for record in records])
     name = f"{benchmark}{'_mini' if items[0]['mini'] else ''}"
-    table = format_table(summary, only=items[0]["records"][0]["part"])
+    table = format_table(summary, only=part)
     print(f"\n{name}: accuracy in percent (missing and failed answers count as wrong)\n{table}\n")
     output = getattr(args, "output_path", None)
     if output:

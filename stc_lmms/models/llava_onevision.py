@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
+from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat
 from stc_lmms.demo.checkpoint import demo_folder
@@ -78,6 +78,7 @@ class LlavaOnevision(StreamingModel):
         check_settings(settings)
         self.settings = settings
         self.device = _device(settings.device)
+        self.processor = compat.load_processor(checkpoint(settings), settings.revision)
         dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         if dtype == "auto" and self.device.type == "cpu":
             dtype = torch.float32
@@ -88,7 +89,6 @@ class LlavaOnevision(StreamingModel):
             attn_implementation=settings.attn_implementation,
             revision=settings.revision,
         ).to(self.device)
-        self.processor = AutoProcessor.from_pretrained(checkpoint(settings), revision=settings.revision)
         self.dtype = self.model.dtype
         config = self.model.config
         self.tower = open_tower(self.model.model.vision_tower, config.vision_feature_layer)

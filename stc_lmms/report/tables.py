@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import DataError
+from stc_lmms.streaming.timers import total
 
 EFFICIENCY_COLUMNS = {
     "frames_encoded": "frames",
@@ -38,10 +39,18 @@ def render(folders: Sequence[Path]) -> str:
 
 def _load(folder: Path) -> dict[str, Any]:
     summaries = [_read(path) for path in sorted(folder.glob("stc_summary_*.json"))]
-    records = sorted(folder.glob("stc_efficiency_*_rank*.json"), key=lambda path: path.stat().st_mtime)
-    if not summaries or not records:
+    newest = _newest(folder, rank=0)
+    if not summaries or newest is None:
         raise DataError(f"{folder} holds no finished run; give the --output_path of an lmms-eval run")
-    return {"name": folder.name, "summaries": summaries, "record": _read(records[-1])}
+    ranks = [newest, *(_newest(folder, rank) for rank in range(1, newest.get("world_size", 1)))]
+    answers = [answer for record in ranks if record for answer in record["answers"]]
+    newest["total"] = total([a["efficiency"] for a in answers if a.get("efficiency")])
+    return {"name": folder.name, "summaries": summaries, "record": newest}
+
+
+def _newest(folder: Path, rank: int) -> dict[str, Any] | None:
+    paths = sorted(folder.glob(f"stc_efficiency_*_rank{rank}.json"), key=lambda path: path.stat().st_mtime)
+    return _read(paths[-1]) if paths else None
 
 
 def _read(path: Path) -> Any:
@@ -80,12 +89,12 @@ def _mean_of_parts(summary: dict[str, Any]) -> dict[str, float]:
 def _efficiency(runs: Sequence[dict[str, Any]]) -> str:
     rows = [("run", "method", *EFFICIENCY_COLUMNS.values())]
     for run in runs:
-        total = dict(run["record"]["total"])
-        seen = total.get("tower_tokens")
-        total["recomputed"] = 100 * total["tower_tokens_recomputed"] / seen if seen else None
+        sums = dict(run["record"]["total"])
+        seen = sums.get("tower_tokens")
+        sums["recomputed"] = 100 * sums["tower_tokens_recomputed"] / seen if seen else None
         for key in ("kv_bytes", "state_bytes"):
-            total[key] = total.get(key, 0) / 2**20
-        cells = [_cell(total.get(key)) for key in EFFICIENCY_COLUMNS]
+            sums[key] = sums.get(key, 0) / 2**20
+        cells = [_cell(sums.get(key)) for key in EFFICIENCY_COLUMNS]
         rows.append((run["name"], run["record"]["settings"]["method"], *cells))
     described = [run["record"]["model"] for run in runs if run["record"]["model"]]
     where = f"\n{_where(described[-1])}" if described else ""

@@ -108,7 +108,7 @@ class Player:
         duration_s = self._video.duration_s
         if clip.end_s is not None and self._video.ended and duration_s and clip.end_s > duration_s + 1:
             return f"question at {clip.end_s:g} s, but the video ends at {duration_s:.1f} s: asked at its end"
-        return "; ".join(self._video.warnings)
+        return "; ".join(line.removeprefix(f"{self._video.path}: ") for line in self._video.warnings)
 
 
 def _end(clip: Clip) -> float:
