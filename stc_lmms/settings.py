@@ -107,9 +107,15 @@ def resolve(args: Mapping[str, Any], environ: Mapping[str, str] = os.environ, **
         if name not in known:
             raise SettingsError(unknown("model argument", name, known))
 
-    implied = defaults | _from_environment(environ, explicit=args)
+    environment = _from_environment(environ, explicit=args)
+    implied = defaults | environment
     method = _convert("method", args.get("method", implied.get("method", Settings.method)), str)
     fields = recipe(method).fields
+    used = [
+        f"{name}={value}" for name, value in sorted(environment.items()) if name in fields or name in _COMMON
+    ]
+    if used:
+        logger.warning("from STC_* environment variables: %s (arguments override them)", ", ".join(used))
     unused = sorted(name for name in args if name not in fields and name not in _COMMON)
     if unused:
         logger.warning("method=%s does not use %s; ignored", method, ", ".join(unused))
@@ -134,11 +140,7 @@ def _from_environment(environ: Mapping[str, str], explicit: Mapping[str, Any]) -
     if environ.get("STC_PATCH_VISION"):
         on = _convert("STC_PATCH_VISION", environ["STC_PATCH_VISION"], bool)
         found["method"] = "stc" if on else "stc_pruner"
-    found = {name: value for name, value in found.items() if name not in explicit}
-    if found:
-        shown = ", ".join(f"{name}={value}" for name, value in sorted(found.items()))
-        logger.warning("taken from STC_* environment variables: %s (model arguments override them)", shown)
-    return found
+    return {name: value for name, value in found.items() if name not in explicit}
 
 
 def _hint(method: str, name: str) -> Any:

@@ -5,6 +5,7 @@ A case is any json with `"golden": {"area", "kind"}`; what it is, and with what 
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -96,7 +97,7 @@ def _run(area: str, case: Case, path: Path, siblings: list[Case], dtype: str) ->
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Counts and every case, as JSON values."""
+    """Counts and every case, as JSON values; an error that is no number (the case broke off) is None."""
     results = [o.result for o in outcomes]
     return {
         "passed": sum(r is not None and r.passed for r in results),
@@ -104,7 +105,11 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "skipped": sum(r is None for r in results),
         "cases": [
             {"area": o.area, "kind": o.kind, "case": o.case}
-            | (asdict(o.result) if o.result else {"skipped": True})
+            | (_plain(o.result) if o.result else {"skipped": True})
             for o in outcomes
         ],
     }
+
+
+def _plain(result: CaseResult) -> dict[str, Any]:
+    return asdict(result) | ({} if math.isfinite(result.max_error) else {"max_error": None})

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+torch.set_num_threads(1)  # tiny tensors: a second thread only waits
+
 for _name in [name for name in os.environ if name.startswith("STC_") and name != "STC_TEST_ANNOTATIONS"]:
     del os.environ[_name]  # a developer's own settings must not change what tests see
 

@@ -1,11 +1,15 @@
 """What every check of a golden case gives back, and what they share."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stc_lmms.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Case = Mapping[str, Any]
 
@@ -37,3 +41,15 @@ def tensor_file(case_path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path.name} is missing beside {case_path.name}")
     return path
+
+
+def distance(got: "Tensor", wanted: "Tensor") -> float:
+    """Largest absolute difference; infinite when the shapes differ."""
+    if got.shape != wanted.shape:
+        return math.inf
+    return (got.double() - wanted.double()).abs().max().item() if got.numel() else 0.0
+
+
+def worst(errors: Iterable[float]) -> float:
+    """The largest error; a NaN counts as infinite."""
+    return max(math.inf if math.isnan(error) else error for error in errors)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stc_lmms.golden.base import Case, CaseResult, tensor_file
+from stc_lmms.golden.base import Case, CaseResult, distance, tensor_file, worst
 from stc_lmms.methods.base import Context
 from stc_lmms.methods.stc_pruner import STCPruner
 
@@ -38,11 +38,11 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
     chunks, stream = len(raw_BFND), raw_BFND.shape[1] * raw_BFND.shape[2]
     kept = compressed.kept_M.view(chunks, -1) - torch.arange(chunks)[:, None] * stream
     errors = {
-        "scores": _distance(scores.value, tensors["scores"]),
-        "memory_mean": _distance(scores.memory, tensors["memory_mean"]),
+        "scores": distance(scores.value, tensors["scores"]),
+        "memory_mean": distance(scores.memory, tensors["memory_mean"]),
     }
     if "output" in tensors:
-        errors["output"] = _distance(compressed.tokens_MD.view(chunks, kept.shape[1], -1), tensors["output"])
+        errors["output"] = distance(compressed.tokens_MD.view(chunks, kept.shape[1], -1), tensors["output"])
     problems = [f"{name} differs" for name, error in errors.items() if not error <= TOLERANCE]
     problems += [
         f"{name} differs"
@@ -50,7 +50,7 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
         if not torch.equal(got, tensors[name])
     ]
     detail = "; ".join(problems) or f"{chunks} chunks, {kept.shape[1]} tokens kept of each, indices equal"
-    return CaseResult(max(errors.values()), TOLERANCE, not problems, detail)
+    return CaseResult(worst(errors.values()), TOLERANCE, not problems, detail)
 
 
 def _raw_stream(case: Case, tensors: dict[str, Tensor], patches_BFND: Tensor) -> tuple[Tensor, Context]:
@@ -63,7 +63,3 @@ def _raw_stream(case: Case, tensors: dict[str, Tensor], patches_BFND: Tensor) ->
     shape = (*rows_BFRCD.shape[:2], rows, 1, rows_BFRCD.shape[-1])
     markers = tensors["raw_marker_values"].to(patches_BFND.dtype)[:, None, None].expand(shape)
     return torch.cat((rows_BFRCD, markers), dim=3).flatten(2, 3), Context(row_length=columns + 1)
-
-
-def _distance(got: Tensor, wanted: Tensor) -> float:
-    return (got.double() - wanted.double()).abs().max().item() if got.shape == wanted.shape else float("inf")

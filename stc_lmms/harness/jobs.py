@@ -49,12 +49,15 @@ class Job:
         self.request = request
         self.doc = doc
         self.responses: list[AnswerText] = []
+        self.videos: list[str] = []  # what has been asked about, in order, without repeats
         self.multi_round = request.request_type == "generate_until_multi_round"
         self._rounds = self._multi() if self.multi_round else self._single()
         self.next: Round | None = next(self._rounds, None)
 
     def respond(self, response: AnswerText) -> None:
         """Take in the answer to `next` and move on; `next` is None when all is asked."""
+        if self.next.clip is not None and self.next.clip.path not in self.videos:
+            self.videos.append(self.next.clip.path)
         self.responses.append(response)
         self.next = next(self._rounds, None)
 

@@ -33,9 +33,9 @@ class Journal:
         for file in sorted(folder.glob("rank*.jsonl")):
             self._read(file)
         torn = self.path.exists() and self.path.stat().st_size and not _ends_with_newline(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("ab", buffering=0)
         if torn:
-            self._file.write("\n")
+            self._file.write(b"\n")
 
     def _read(self, file: Path) -> None:
         # not splitlines(): it also cuts at characters that JSON leaves in a string, such as U+2028
@@ -61,8 +61,8 @@ class Journal:
     def put(self, key: str, entry: dict[str, Any]) -> None:
         """Record a request; on disk when this returns."""
         entry = {"key": key} | entry
-        self._file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        self._file.flush()
+        # One unbuffered write: lines of jobs that share the file do not mix.
+        self._file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
         os.fsync(self._file.fileno())
         if not entry.get("failed"):
             self._entries[key] = entry
@@ -78,13 +78,24 @@ def request_key(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def file_identity(path: str | None) -> list[Any]:
+def file_identity(path: str) -> list[Any]:
     """Path, size and modification time: changes when a video is replaced."""
     try:
-        stat = os.stat(path or "")
+        stat = os.stat(path)
     except OSError:
         return [path]
     return [path, stat.st_size, stat.st_mtime_ns]
+
+
+def folder_identity(path: str) -> list[Any]:
+    """Identities of the files of a local checkpoint; for a hub id just the id."""
+    if not os.path.isdir(path):
+        return [path]
+    return [
+        file_identity(entry.path)
+        for entry in sorted(os.scandir(path), key=lambda e: e.name)
+        if entry.is_file()
+    ]
 
 
 @cache

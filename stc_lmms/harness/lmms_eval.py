@@ -24,12 +24,12 @@ from tqdm import tqdm
 from stc_lmms.demo.checkpoint import NOTICE
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.harness.jobs import AnswerText, Job, Round, reason
-from stc_lmms.harness.journal import Journal, file_identity, request_key
+from stc_lmms.harness.journal import Journal, file_identity, folder_identity, request_key
 from stc_lmms.models.base import Generation, StreamingModel
-from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings
+from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings, checkpoint
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.streaming.player import Player
-from stc_lmms.streaming.timers import total
+from stc_lmms.streaming.timers import environment, total
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,8 @@ class LlavaOvStc(lmms):
                 self._model = LlavaOnevision(self.settings)
             except StcError as error:
                 fail(error)
+            except (RuntimeError, MemoryError) as error:  # out of memory, a broken driver
+                fail(StcError(f"cannot load {self.settings.pretrained!r}: {reason(error)}"))
         return self._model
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
@@ -117,7 +119,8 @@ class LlavaOvStc(lmms):
                 continue
             job = Job(request, self._doc(request))
             key = self._key(job)
-            if journal is not None and (entry := journal.get(key)):
+            entry = journal.get(key) if journal is not None else None
+            if entry is not None and entry["videos"] == [file_identity(v[0]) for v in entry["videos"]]:
                 results[index] = self._replay(job, entry)
             else:
                 todo.append((index, key, job))
@@ -196,15 +199,16 @@ class LlavaOvStc(lmms):
         return self.task_dict[task][split][doc_id]
 
     def _key(self, job: Job) -> str:
-        request, first = job.request, job.next
+        request = job.request
         return request_key(
             settings=self.settings.flat() | {"device": self._device.type},
+            checkpoint=folder_identity(checkpoint(self.settings)),
+            versions=environment(self._device),
             task=request.task_name,
             doc_id=request.doc_id,
             doc=job.doc,
             context=request.args[0],
             generation=request.args[1],
-            video=file_identity(first.clip.path if first and first.clip else None),
         )
 
     def _open_journal(self) -> Journal | None:
@@ -228,6 +232,7 @@ class LlavaOvStc(lmms):
             "task": job.request.task_name,
             "doc_id": job.request.doc_id,
             "failed": job.failed,
+            "videos": [file_identity(path) for path in job.videos],
             "responses": [str(r) for r in job.responses],
             "records": [r.record for r in job.responses],
         }
@@ -254,7 +259,7 @@ class LlavaOvStc(lmms):
             why = next(r["failed"] for r in self._records if r.get("failed"))
             fail(
                 StcError(
-                    f"nothing could be evaluated: all {self._failed} questions failed, the first with: {why}"
+                    f"nothing could be evaluated: all {self._failed} answers failed, the first with: {why}"
                 )
             )
 

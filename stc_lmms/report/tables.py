@@ -45,7 +45,7 @@ def _load(folder: Path) -> dict[str, Any]:
     ranks = [newest, *(_newest(folder, rank) for rank in range(1, newest.get("world_size", 1)))]
     answers = [answer for record in ranks if record for answer in record["answers"]]
     newest["total"] = total([a["efficiency"] for a in answers if a.get("efficiency")])
-    return {"name": folder.name, "summaries": summaries, "record": newest}
+    return {"name": folder.resolve().name, "summaries": summaries, "record": newest}
 
 
 def _newest(folder: Path, rank: int) -> dict[str, Any] | None:

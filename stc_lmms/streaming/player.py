@@ -33,7 +33,7 @@ class Player:
         self._video: VideoStream | None = None
         self._stream: Stream | None = None
         self._clip: Clip | None = None
-        self._broken: dict[tuple[str, float], VideoError] = {}
+        self._broken: dict[tuple[str, float], tuple[float, Exception]] = {}
         self._decode_ms = 0.0
 
     def ask(self, prompt: str, clip: Clip, generation: Generation) -> tuple[Answer, str]:
@@ -44,25 +44,29 @@ class Player:
 
         Raises:
             VideoError: the video cannot be read, or has no frame in the clip.
+            Exception: whatever the model raised. If it was while frames went in, later questions about
+                this video get the same at once, without decoding it again.
         """
         source = (clip.path, clip.start_s)
-        if source in self._broken:
-            raise self._broken[source]
+        since, error = self._broken.get(source, (math.inf, None))
+        if error is not None and _end(clip) >= since:
+            raise error
         try:
             if not self._continues(clip):
                 self._open(clip)
             self._advance(clip)
-            answer = self._stream.ask(prompt, generation) if self._stream.position_s > -math.inf else None
-        except VideoError as error:
-            self._broken[source] = error
+        except Exception as error:
+            self._broken[source] = (_end(clip), error)
             self.close()
             raise
-        except BaseException:
-            self.close()  # whatever happened, the stream's state is not to be trusted
-            raise
-        if answer is None:  # the video is not broken: a later question may have frames
+        if self._stream.position_s == -math.inf:  # the video is not broken: a later question may have frames
             end = "its end" if clip.end_s is None else f"{clip.end_s:g} s"
             raise VideoError(f"{clip.path}: no frame between {clip.start_s:g} s and {end}")
+        try:
+            answer = self._stream.ask(prompt, generation)
+        except Exception:
+            self.close()  # the stream's state is not to be trusted
+            raise
         spent, self._decode_ms = self._video.decode_ms - self._decode_ms, self._video.decode_ms
         return replace(answer, efficiency=replace(answer.efficiency, decode_ms=spent)), self._note(clip)
 

@@ -210,7 +210,7 @@ def test_nothing_evaluated_is_an_error_not_a_score(model, mini, tmp_path, capsys
         evaluate(model(), [REAL, BACKWARD], tmp_path)
     assert caught.value.code == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("stc-lmms: error:")]
-    assert "nothing could be evaluated: all 7 questions failed" in line
+    assert "nothing could be evaluated: all 7 answers failed" in line
     assert f"{FIRST} does not exist" in line
 
 

@@ -117,7 +117,7 @@ def test_killed_run_resumes(checkpoint, uninterrupted, tmp_path):
     code, log = run(args)
     assert code == 0, log
     assert f"{len(done)} of 30 requests from" in log
-    keys = [json.loads(line)["key"] for line in journal.read_text().splitlines() if line.endswith("}")]
+    keys = [json.loads(line)["key"] for line in journal.read_text().split("\n") if line.endswith("}")]
     assert len(keys) == len(set(keys)) == 30 and keys[: len(done)] == done
     assert scores(tmp_path) == scores(uninterrupted[0])
     assert samples(tmp_path) == samples(uninterrupted[0])

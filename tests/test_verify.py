@@ -1,0 +1,175 @@
+"""`stc-lmms verify`: the recorded cases pass, and whatever is wrong with a case is told, never passed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stc_lmms.cli import main
+from stc_lmms.verify import summary, verify
+
+GOLDEN = Path(__file__).parent / "golden"
+PRUNER, CACHER = "pruner/llava_ov_dual_anchor_f1_k49", "cacher/siglip_i3_r025_chunk2"
+
+
+@pytest.fixture
+def case(tmp_path):
+    """`case(name, as_name)` copies a golden case into the test's folder and gives the path of its json."""
+
+    def copy(name, as_name=None):
+        for suffix in (".json", ".safetensors"):
+            target = tmp_path / f"{as_name or name}{suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(GOLDEN / f"{name}{suffix}", target)
+        return target.with_suffix(".json")
+
+    return copy
+
+
+def change(path, name, how):
+    """Replace one tensor of a case."""
+    file = path.with_suffix(".safetensors")
+    tensors = load_file(file)
+    tensors[name] = how(tensors[name].clone())
+    save_file(tensors, file)
+
+
+def run(capsys, *argv):
+    """(exit status, output as JSON) of `stc-lmms verify --json`."""
+    status = main(["verify", *map(str, argv), "--json"])
+
+    def refuse(word):
+        raise ValueError(f"{word} is not JSON")
+
+    return status, json.loads(capsys.readouterr().out, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_recorded_cases_of_the_originals_pass(dtype):
+    outcomes = list(verify(GOLDEN, ["cacher", "pruner"], dtype))
+    assert {(o.area, o.case) for o in outcomes} >= {tuple(CACHER.split("/")), tuple(PRUNER.split("/"))}
+    assert len(outcomes) >= 8 and summary(outcomes)["passed"] == len(outcomes), [o.line() for o in outcomes]
+
+
+def test_output_for_people(capsys, case, tmp_path):
+    case(PRUNER)
+    assert main(["verify", str(tmp_path)]) == 0
+    line, total = capsys.readouterr().out.splitlines()
+    assert (
+        line.startswith("pass  pruner")
+        and "llava_ov_dual_anchor_f1_k49" in line
+        and "tolerance 1e-05" in line
+    )
+    assert total == "1 passed, 0 failed, 0 skipped (area not implemented)"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "how", "told"),
+    [
+        (PRUNER, "scores", lambda x: x + 1e-3, "scores differs"),
+        (PRUNER, "scores", lambda x: x * float("nan"), "scores differs"),
+        (PRUNER, "scores", lambda x: x[:-1], "scores differs"),
+        (PRUNER, "memory_mean", lambda x: x + 1, "memory_mean differs"),
+        (PRUNER, "kept_indices", lambda x: x.flip(-1), "kept_indices differs"),
+        (PRUNER, "kept_channels", lambda x: x.roll(1, -1), "kept_channels differs"),
+        (CACHER, "last_hidden_state", lambda x: x + 0.1, "hidden states differ"),
+        (CACHER, "last_hidden_state", lambda x: x * float("nan"), "hidden states differ"),
+        pytest.param(
+            *(CACHER, "hidden_states", lambda x: x * float("nan"), "hidden states differ"),
+        ),
+        (CACHER, "is_reference", torch.ones_like, "wrong role"),
+        (CACHER, "selected_indices", lambda x: (x + 1) % 16, "selected index sets differ"),
+        (CACHER, "frames", lambda x: x.flip(0), "differ"),
+    ],
+)
+def test_a_corrupted_tensor_fails(capsys, case, tmp_path, name, tensor, how, told):
+    change(case(name), tensor, how)
+    case(PRUNER, "pruner/good")
+    status, found = run(capsys, tmp_path)
+    assert status == 1 and (found["passed"], found["failed"]) == (1, 1)
+    (failed,) = (c for c in found["cases"] if not c["passed"])
+    assert failed["case"] == name.split("/")[1] and told in failed["detail"]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "told"),
+    [
+        (lambda path: path.with_suffix(".safetensors").unlink(), "safetensors is missing beside"),
+        (lambda path: path.with_suffix(".safetensors").write_bytes(b"no tensors"), "SafetensorError"),
+        (lambda path: edit(path, token_per_frame=0), "SettingsError"),
+        (lambda path: edit(path, golden={"area": "pruner", "kind": "dance"}), "unknown kind 'dance'"),
+        (lambda path: edit(path, golden={"area": "pruner"}), "stopped by KeyError"),
+    ],
+)
+def test_a_broken_case_is_a_failed_case_and_not_the_end(capsys, case, tmp_path, break_it, told):
+    break_it(case(PRUNER))
+    case(CACHER)
+    status, found = run(capsys, tmp_path)
+    assert status == 1 and (found["passed"], found["failed"]) == (1, 1)
+    (failed,) = (c for c in found["cases"] if not c["passed"])
+    assert told in failed["detail"] and "\n" not in failed["detail"]
+
+
+def edit(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_cases_are_known_by_content_not_by_name_or_place(capsys, case, tmp_path):
+    case(CACHER, "deep/er/x1")
+    case(PRUNER, "cacher/x2")
+    (tmp_path / "notes.json").write_text('{"area": "cacher"}')
+    (tmp_path / "list.json").write_text('["golden"]')
+    status, found = run(capsys, tmp_path)
+    assert status == 0
+    assert [(c["area"], c["kind"], c["case"]) for c in found["cases"]] == [
+        ("cacher", "tower", "x1"),
+        ("pruner", "stream", "x2"),
+    ]
+
+
+def test_an_area_without_an_implementation_is_skipped_and_counted(capsys, case, tmp_path):
+    case(PRUNER)
+    (tmp_path / "other.json").write_text('{"golden": {"area": "decoder", "kind": "x"}}')
+    status, found = run(capsys, tmp_path)
+    assert status == 0 and (found["passed"], found["failed"], found["skipped"]) == (1, 0, 1)
+    assert {"area": "decoder", "kind": "x", "case": "other", "skipped": True} in found["cases"]
+    assert main(["verify", str(tmp_path), "--areas", "decoder"]) == 0
+    assert capsys.readouterr().out.startswith("SKIP  decoder")
+
+
+def test_areas_can_be_chosen(capsys, case, tmp_path):
+    case(CACHER)
+    case(PRUNER)
+    for areas, names in (("pruner", {"pruner"}), ("pruner,cacher,", {"pruner", "cacher"})):
+        _, found = run(capsys, tmp_path, "--areas", areas)
+        assert {c["area"] for c in found["cases"]} == names
+
+
+@pytest.mark.parametrize(
+    ("content", "argv", "told"),
+    [
+        (None, (), "is not a folder; give one that holds"),
+        ({}, (), "no golden case below"),
+        ({"a.json": '{"golden"'}, (), "a.json cannot be read as JSON"),
+        ({"a.json": b"\xff\xfe"}, (), "a.json cannot be read as JSON"),
+        (
+            {"a.json": '{"golden": {"area": "pruner"}}'},
+            ("--areas", "cacher"),
+            "no golden case of cacher below",
+        ),
+        ({"a.json": '{"golden": {"area": "pruner"}}'}, ("--areas", "prunner"), "did you mean 'pruner'?"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_status_2(capsys, tmp_path, content, argv, told):
+    folder = tmp_path / "cases"
+    if content is not None:
+        folder.mkdir()
+        for name, text in content.items():
+            (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(["verify", str(folder), *argv]) == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert out == "" and line.startswith("stc-lmms: error: ") and told in line
