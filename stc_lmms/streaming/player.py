@@ -48,15 +48,17 @@ class Player:
                 this video get the same at once, without decoding it again.
         """
         source = (clip.path, clip.start_s)
-        since, error = self._broken.get(source, (math.inf, None))
-        if error is not None and _end(clip) >= since:
+        since_s, error = self._broken.get(source, (math.inf, None))
+        if error is not None and _end(clip) >= since_s:
             raise error
+        since_s = -math.inf  # a video that does not open has nothing for any question
         try:
             if not self._continues(clip):
                 self._open(clip)
+            since_s = _end(clip)
             self._advance(clip)
         except Exception as error:
-            self._broken[source] = (_end(clip), error)
+            self._broken[source] = (since_s, error)
             self.close()
             raise
         if self._stream.position_s == -math.inf:  # the video is not broken: a later question may have frames
