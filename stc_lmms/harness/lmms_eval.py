@@ -111,6 +111,7 @@ class LlavaOvStc(lmms):
         options = _command_line(requests)
         self._output = Path(options.output_path) if getattr(options, "output_path", None) else self._output
         journal = self._open_journal()
+        run = self._identity()
         results: list[Any] = [None] * len(requests)
         todo: list[tuple[int, str, Job]] = []
         for index, request in enumerate(requests):
@@ -118,7 +119,7 @@ class LlavaOvStc(lmms):
                 results[index] = [""] if request.request_type.endswith("multi_round") else ""
                 continue
             job = Job(request, self._doc(request))
-            key = self._key(job)
+            key = self._key(job, run)
             entry = journal.get(key) if journal is not None else None
             if entry is not None and entry["videos"] == [file_identity(v[0]) for v in entry["videos"]]:
                 results[index] = self._replay(job, entry)
@@ -179,9 +180,8 @@ class LlavaOvStc(lmms):
             return AnswerText("", {"failed": asked.failed})
         try:
             answer, note = player.ask(asked.prompt, asked.clip, _generation(job.request.args[1]))
-        except (
-            Exception
-        ) as error:  # a bad sample is recorded, counted as wrong and as failed; the batch goes on
+        # A bad sample is recorded, counted as wrong and as failed; the batch goes on.
+        except Exception as error:
             why = str(error) if isinstance(error, StcError) else reason(error)
             logger.warning("failed: %s", why)
             logger.debug("traceback", exc_info=True)
@@ -198,12 +198,20 @@ class LlavaOvStc(lmms):
         doc_id, task, split = request.args[-3:]
         return self.task_dict[task][split][doc_id]
 
-    def _key(self, job: Job) -> str:
+    def _identity(self) -> dict[str, Any]:
+        """All that decides the answers of this run, whatever is asked."""
+        found = environment(self._device)
+        return {
+            "settings": self.settings.flat() | {"device": self._device.type},
+            "checkpoint": folder_identity(checkpoint(self.settings)),
+            "versions": [found[name] for name in ("torch", "transformers")],
+        }
+
+    @staticmethod
+    def _key(job: Job, run: dict[str, Any]) -> str:
         request = job.request
         return request_key(
-            settings=self.settings.flat() | {"device": self._device.type},
-            checkpoint=folder_identity(checkpoint(self.settings)),
-            versions=environment(self._device),
+            run=run,
             task=request.task_name,
             doc_id=request.doc_id,
             doc=job.doc,
@@ -257,11 +265,8 @@ class LlavaOvStc(lmms):
         super().clean()
         if self._failed and not self._answered and self._world_size == 1:
             why = next(r["failed"] for r in self._records if r.get("failed"))
-            fail(
-                StcError(
-                    f"nothing could be evaluated: all {self._failed} answers failed, the first with: {why}"
-                )
-            )
+            count = f"all {self._failed} answers failed"
+            fail(StcError(f"nothing could be evaluated: {count}, the first with: {why}"))
 
     def _write_record(self) -> None:
         if self._output is None or not self._records:
