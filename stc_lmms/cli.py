@@ -4,7 +4,8 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from stc_lmms import __version__
@@ -137,8 +138,33 @@ def _harness(argv: list[str]) -> int:
     from lmms_eval.cli.dispatch import main as lmms_eval_main
 
     sys.argv = ["lmms-eval", *argv]
-    lmms_eval_main()
-    return 0
+    if argv[0] != "eval" and not argv[0].startswith("--"):
+        lmms_eval_main()
+        return 0
+    with _broken_evaluations() as broken:
+        lmms_eval_main()
+    return 1 if broken else 0
+
+
+@contextmanager
+def _broken_evaluations() -> Iterator[list[BaseException]]:
+    """What evaluations raised: lmms-eval prints the traceback, and exits with status 0."""
+    import lmms_eval.__main__ as module
+
+    evaluate, raised = module.cli_evaluate_single, []
+
+    def cli_evaluate_single(*args: object) -> object:
+        try:
+            return evaluate(*args)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    module.cli_evaluate_single = cli_evaluate_single
+    try:
+        yield raised
+    finally:
+        module.cli_evaluate_single = evaluate
 
 
 if __name__ == "__main__":

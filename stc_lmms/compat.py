@@ -5,6 +5,7 @@ import inspect
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -21,6 +22,8 @@ from transformers import (
 from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms.errors import CheckpointError
+
+_HUB_TIMEOUT_S = 10
 
 
 def vision_core(model: nn.Module) -> nn.Module:
@@ -90,6 +93,7 @@ def load_config(pretrained: str, model_type: str, revision: str | None = None) -
         CheckpointError: there is no such folder, the hub cannot be reached, or it is another model.
     """
     try:
+        _reach_hub(pretrained, revision)
         config = AutoConfig.from_pretrained(pretrained, revision=revision)
     except (OSError, ValueError) as error:
         what = "has no usable config.json" if Path(pretrained).is_dir() else "is not a local folder"
@@ -103,6 +107,17 @@ def load_config(pretrained: str, model_type: str, revision: str | None = None) -
             f"pretrained={pretrained!r} is a {config.model_type!r} checkpoint, not {model_type!r}"
         )
     return config
+
+
+def _reach_hub(pretrained: str, revision: str | None) -> None:
+    """Ask the hub for a model that is not on this disk; without a network, loading would retry for 30 s."""
+    if Path(pretrained).is_dir() or constants.HF_HUB_OFFLINE:
+        return
+    if not isinstance(try_to_load_from_cache(pretrained, "config.json", revision=revision), str):
+        try:
+            HfApi().model_info(pretrained, revision=revision, timeout=_HUB_TIMEOUT_S)
+        except Exception as error:  # each version of the hub's client has another HTTP library
+            raise OSError(_first_line(error)) from error
 
 
 def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMixin:

@@ -10,7 +10,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -54,7 +54,9 @@ class Settings:
     prefill_frames: int = 16
     dtype: Literal["auto", "float32", "float16", "bfloat16", "float64"] = "auto"
     device: str = "auto"
-    attn_implementation: str = "sdpa"
+    attn_implementation: Literal[
+        "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
+    ] = "sdpa"
     decoder: Literal["auto", "decord", "pyav", "torchcodec"] = "auto"
     decode_timeout_s: float = 60.0
     revision: str | None = None
@@ -62,6 +64,8 @@ class Settings:
 
     def __post_init__(self):
         """Check ranges of the common fields; the method checks its own."""
+        if not self.pretrained.strip():
+            raise SettingsError("pretrained is empty; give a folder, a hub id or demo")
         if not (math.isfinite(self.fps) and self.fps > 0):
             raise SettingsError(f"fps={self.fps} must be a positive number of frames per second")
         if self.prefill_frames < 1:
@@ -84,18 +88,24 @@ class Settings:
 
 _COMMON = {f.name: f for f in dataclasses.fields(Settings) if f.name != "options"}
 _ENVIRONMENT = {
-    "STC_CACHE_INTERVAL": "cache_interval",
-    "STC_UPDATE_TOKEN_RATIO": "update_ratio",
-    "STC_TOKEN_PER_FRAME": "token_budget",
+    "STC_CACHE_INTERVAL": ("cache_interval", int),
+    "STC_UPDATE_TOKEN_RATIO": ("update_ratio", float),
+    "STC_TOKEN_PER_FRAME": ("token_budget", int),
 }
 
 
-def resolve(args: Mapping[str, Any], environ: Mapping[str, str] = os.environ, **defaults: Any) -> Settings:
+def resolve(
+    args: Mapping[str, Any],
+    environ: Mapping[str, str] = os.environ,
+    also: Iterable[str] = (),
+    **defaults: Any,
+) -> Settings:
     """Model arguments as a user gave them to validated settings.
 
     Args:
         args: explicit arguments; strings are converted to the field's type.
         environ: where the STC_* variables are looked up.
+        also: arguments that the caller has dealt with; they are named when another one is unknown.
         defaults: defaults of the model at hand that differ from those of `Settings`.
 
     Raises:
@@ -105,7 +115,7 @@ def resolve(args: Mapping[str, Any], environ: Mapping[str, str] = os.environ, **
     known = set(_COMMON) | {name for r in RECIPES.values() for name in r.fields}
     for name in args:
         if name not in known:
-            raise SettingsError(unknown("model argument", name, known))
+            raise SettingsError(unknown("model argument", name, known | set(also)))
 
     environment = _from_environment(environ, explicit=args)
     implied = defaults | environment
@@ -136,7 +146,11 @@ def resolve(args: Mapping[str, Any], environ: Mapping[str, str] = os.environ, **
 
 
 def _from_environment(environ: Mapping[str, str], explicit: Mapping[str, Any]) -> dict[str, Any]:
-    found = {field_name: environ[var] for var, field_name in _ENVIRONMENT.items() if environ.get(var)}
+    found = {
+        name: _convert(variable, environ[variable], hint)
+        for variable, (name, hint) in _ENVIRONMENT.items()
+        if environ.get(variable)
+    }
     if environ.get("STC_PATCH_VISION"):
         on = _convert("STC_PATCH_VISION", environ["STC_PATCH_VISION"], bool)
         found["method"] = "stc" if on else "stc_pruner"

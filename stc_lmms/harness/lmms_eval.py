@@ -6,11 +6,9 @@ time, so that every video is read and encoded once, whatever number of tasks ask
 
 import heapq
 import itertools
-import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,11 +23,12 @@ from stc_lmms.demo.checkpoint import NOTICE
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.harness.jobs import AnswerText, Job, Round, reason
 from stc_lmms.harness.journal import Journal, file_identity, folder_identity, request_key
+from stc_lmms.harness.record import RunRecord, new_run
 from stc_lmms.models.base import Generation, StreamingModel
 from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings, checkpoint
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.streaming.player import Player
-from stc_lmms.streaming.timers import environment, total
+from stc_lmms.streaming.timers import environment
 
 logger = logging.getLogger(__name__)
 
@@ -60,18 +59,24 @@ class LlavaOvStc(lmms):
         super().__init__()
         self._journal_arg = str(journal)
         self._model: StreamingModel | None = None
-        self._records: list[dict[str, Any]] = []
-        self._answered = self._failed = 0
         self._output: Path | None = None
         state = PartialState()
         self._rank, self._world_size = state.process_index, state.num_processes
+        launched = os.environ.get("WORLD_SIZE", "1")
+        if self._world_size == 1 and launched not in ("", "1"):
+            # accelerate connects processes without a GPU only when told to; each would run everything
+            fail(
+                StcError(f"{launched} processes were launched but not connected: set ACCELERATE_USE_CPU=true")
+            )
         device = str(state.device) if device in (None, "", "auto") else str(device)
         try:
             self._device = _device(device)
-            self.settings: Settings = resolve(model_args | {"device": device})
+            self.settings: Settings = resolve(model_args | {"device": device}, also=("journal",))
             check_settings(self.settings)
         except StcError as error:
             fail(error)
+        run = new_run(self.settings.method, self._world_size)
+        self._record = RunRecord(run, self.settings, self._rank, self._world_size)
         if self._rank == 0:
             if self.settings.pretrained == "demo":
                 print(f"stc-lmms: {NOTICE}", file=sys.stderr)
@@ -109,6 +114,13 @@ class LlavaOvStc(lmms):
 
     def _run(self, requests: list[Instance]) -> list[Any]:
         options = _command_line(requests)
+        if getattr(options, "use_cache", None):
+            fail(
+                StcError(
+                    "--use_cache would keep failed answers for ever, and lose what the others cost; "
+                    "leave it out: a run resumes from its own journal"
+                )
+            )
         self._output = Path(options.output_path) if getattr(options, "output_path", None) else self._output
         journal = self._open_journal()
         run = self._identity()
@@ -131,12 +143,12 @@ class LlavaOvStc(lmms):
                 f"stc-lmms: {resumed} of {len(requests)} requests from {journal.path.parent}", file=sys.stderr
             )
 
-        if todo:
-            _ = self.model  # weights that cannot be loaded are told on a line of their own, before the bar
+        if todo:  # before the bar: weights that cannot be loaded are told on a line of their own
+            self._record.model = self.model.describe()
         progress = tqdm(total=len(requests), initial=resumed, desc="requests", disable=self._rank != 0)
         for index, key, job in self._play(todo):
             results[index] = job.result
-            self._note(job)
+            self._note(job, replayed=False)
             if journal is not None:
                 journal.put(key, self._entry(job))
             progress.update()
@@ -144,10 +156,9 @@ class LlavaOvStc(lmms):
         if journal is not None:
             journal.close()
         if options is not None:  # lmms-eval echoes its command line's namespace in the results
+            options.stc_run = self._record.run
             options.stc_settings = self.settings.flat()
-            options.stc_efficiency = {"rank": self._rank, "world_size": self._world_size} | total(
-                [r["efficiency"] for r in self._records if "efficiency" in r]
-            )
+            options.stc_efficiency = self._record.echo()
         return results
 
     def _play(self, todo: list[tuple[int, str, Job]]) -> Iterable[tuple[int, str, Job]]:
@@ -234,8 +245,7 @@ class LlavaOvStc(lmms):
             why = f"cannot write the journal in {folder} ({error.strerror})"
             fail(StcError(f"{why}; give journal=FOLDER or journal=off"))
 
-    @staticmethod
-    def _entry(job: Job) -> dict[str, Any]:
+    def _entry(self, job: Job) -> dict[str, Any]:
         return {
             "task": job.request.task_name,
             "doc_id": job.request.doc_id,
@@ -243,47 +253,26 @@ class LlavaOvStc(lmms):
             "videos": [file_identity(path) for path in job.videos],
             "responses": [str(r) for r in job.responses],
             "records": [r.record for r in job.responses],
+            "model": self._record.model,
         }
 
     def _replay(self, job: Job, entry: dict[str, Any]) -> Any:
         job.responses = list(map(AnswerText, entry["responses"], entry["records"]))
-        self._note(job)
+        self._record.model = self._record.model or entry.get("model")
+        self._note(job, replayed=True)
         return job.result
 
-    def _note(self, job: Job) -> None:
+    def _note(self, job: Job, replayed: bool) -> None:
         for response in job.responses:
-            self._failed += bool(response.record.get("failed"))
-            self._answered += not response.record.get("failed")
-            self._records.append(
-                {"task": job.request.task_name, "doc_id": job.request.doc_id} | response.record
-            )
+            self._record.add(job.request.task_name, job.request.doc_id, response.record, replayed)
 
     def clean(self) -> None:
         """End of generation: write the run's efficiency record, free the model."""
-        self._write_record()
+        if self._output is not None and self._record.answers:
+            self._record.write(self._output)
         self._model = None
         super().clean()
-        if self._failed and not self._answered and self._world_size == 1:
-            why = next(r["failed"] for r in self._records if r.get("failed"))
-            count = f"all {self._failed} answers failed"
-            fail(StcError(f"nothing could be evaluated: {count}, the first with: {why}"))
-
-    def _write_record(self) -> None:
-        if self._output is None or not self._records:
-            return
-        stamp = time.strftime("%Y%m%d_%H%M%S")
-        path = self._output / f"stc_efficiency_{stamp}_{self.settings.method}_rank{self._rank}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        content = {
-            "settings": self.settings.flat(),
-            "model": self._model.describe() if self._model is not None else None,
-            "world_size": self._world_size,
-            "answered": self._answered,
-            "failed": self._failed,
-            "total": total([r["efficiency"] for r in self._records if "efficiency" in r]),
-            "answers": self._records,
-        }
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        self._record.check()
 
 
 def fail(error: Exception) -> NoReturn:

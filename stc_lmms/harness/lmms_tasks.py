@@ -116,9 +116,11 @@ def acc(items: list[dict[str, Any]], args: Any = None) -> float:
     print(f"\n{name}: accuracy in percent (missing and failed answers count as wrong)\n{table}\n")
     output = getattr(args, "output_path", None)
     if output:
-        path = Path(output) / f"stc_summary_{name}.json"
+        run = getattr(args, "stc_run", None)  # None: a model of lmms-eval's own
+        path = Path(output) / f"stc_summary_{name}{f'_{run}' if run else ''}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"benchmark": name, "summary": summary, "settings": getattr(args, "stc_settings", None)}
+        about = {"benchmark": name, "run": run, "settings": getattr(args, "stc_settings", None)}
+        content = about | {"summary": summary}
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return _headline(items, "official")
 

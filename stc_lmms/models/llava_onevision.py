@@ -107,6 +107,7 @@ class LlavaOnevision(StreamingModel):
             "execution": "batched" if self.method.tower is None else "grouped",
             "attention": f"tower sdpa, llm {self.settings.attn_implementation}",
             "dtype": str(self.dtype).removeprefix("torch."),
+            "context_limit": self.model.config.text_config.max_position_embeddings,
             "environment": environment(self.device),
         }
 
@@ -219,10 +220,13 @@ class LlavaOnevisionStream(Stream):
         with self.clock.stage("prefill_ms"):
             self._prefill_prefix()
         kv_bytes, state_bytes, before = self.memory.nbytes, self.nbytes, self.memory.snapshot()
+        prompt = self.question_embeds(question)
+        context_tokens = self.memory.length + len(prompt)
+        self.clock.wait()  # the time to the first token begins with the question
         try:
             decoded = greedy(
                 self.memory,
-                self.question_embeds(question),
+                prompt,
                 model.llm.embed,
                 lambda ids: model.processor.tokenizer.decode(ids, skip_special_tokens=True),
                 model.eos_ids,
@@ -236,6 +240,7 @@ class LlavaOnevisionStream(Stream):
             ttft_ms=decoded.ttft_ms,
             per_token_ms=decoded.per_token_ms,
             new_tokens=len(decoded.token_ids),
+            context_tokens=context_tokens,
             kv_bytes=kv_bytes,
             state_bytes=state_bytes,
             peak_memory_bytes=peak_memory_bytes(model.device),

@@ -1,6 +1,7 @@
 """Accuracy and efficiency tables of finished lmms-eval runs, one row per run.
 
-Reads what a run leaves in its output path: `stc_summary_<benchmark>.json` and `stc_efficiency_*.json`.
+Reads what a run leaves in its output path: `stc_summary_<benchmark>_<run>.json` and
+`stc_efficiency_<run>_rank<r>.json`. Only files of the same run are put together.
 """
 
 import json
@@ -28,29 +29,52 @@ def render(folders: Sequence[Path]) -> str:
     """Both tables as plain text.
 
     Args:
-        folders: output paths, each of one run; the newest record of a folder counts.
+        folders: output paths; of each, the newest run of every distinct set of model arguments is shown.
 
     Raises:
-        DataError: a folder holds no run.
+        DataError: a folder holds no finished run.
     """
-    runs = [_load(folder) for folder in folders]
+    runs = [run for folder in folders for run in _load(folder)]
     return "\n\n".join((_accuracy(runs), _efficiency(runs)))
 
 
-def _load(folder: Path) -> dict[str, Any]:
-    summaries = [_read(path) for path in sorted(folder.glob("stc_summary_*.json"))]
-    newest = _newest(folder, rank=0)
-    if not summaries or newest is None:
+def _load(folder: Path) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("stc_efficiency_*_rank*.json")):
+        record = _read(path)
+        found.setdefault(record.get("run"), {"ranks": [], "summaries": []})["ranks"].append(record)
+    for path in sorted(folder.glob("stc_summary_*.json")):
+        summary = _read(path)
+        found.setdefault(summary.get("run"), {"ranks": [], "summaries": []})["summaries"].append(summary)
+    finished = [found[run] for run in sorted(found, key=str) if found[run]["summaries"]]
+    if not finished:
         raise DataError(f"{folder} holds no finished run; give the --output_path of an lmms-eval run")
-    ranks = [newest, *(_newest(folder, rank) for rank in range(1, newest.get("world_size", 1)))]
-    answers = [answer for record in ranks if record for answer in record["answers"]]
-    newest["total"] = total([a["efficiency"] for a in answers if a.get("efficiency")])
-    return {"name": folder.resolve().name, "summaries": summaries, "record": newest}
+    newest = {json.dumps(run["summaries"][0]["settings"], sort_keys=True): run for run in finished}
+    return [_joined(folder.resolve().name, **run) for run in newest.values()]
 
 
-def _newest(folder: Path, rank: int) -> dict[str, Any] | None:
-    paths = sorted(folder.glob(f"stc_efficiency_*_rank{rank}.json"), key=lambda path: path.stat().st_mtime)
-    return _read(paths[-1]) if paths else None
+def _joined(name: str, summaries: list[dict[str, Any]], ranks: list[dict[str, Any]]) -> dict[str, Any]:
+    answers = [answer for rank in ranks for answer in rank["answers"]]
+    return {
+        "name": name,
+        "method": (summaries[0]["settings"] or {}).get("method", "-"),
+        "summaries": summaries,
+        "total": total([a["efficiency"] for a in answers if a.get("efficiency")]),
+        "model": next((rank["model"] for rank in ranks if rank["model"]), None),
+        "notes": _notes(ranks, len(answers)),
+    }
+
+
+def _notes(ranks: list[dict[str, Any]], answers: int) -> list[str]:
+    sums = {key: sum(rank[key] for rank in ranks) for key in ("replayed", "beyond_context")}
+    notes = []
+    if ranks and len(ranks) < ranks[0]["world_size"]:
+        notes.append(f"efficiency of {len(ranks)} of {ranks[0]['world_size']} ranks only")
+    if sums["replayed"]:
+        notes.append(f"{sums['replayed']} of {answers} answers were timed by the run that it resumed")
+    if sums["beyond_context"]:
+        notes.append(f"{sums['beyond_context']} answers had more context than the model is made for")
+    return notes
 
 
 def _read(path: Path) -> Any:
@@ -73,7 +97,7 @@ def _accuracy(runs: Sequence[dict[str, Any]]) -> str:
             scores = (macro["official"], summary["micro"]["official"], own["strict"])
             name = entry["benchmark"] + ("" if summary["total"] else " (some parts)")
             percent = [f"{100 * score:.2f}" for score in scores]
-            rows.append((run["name"], run["record"]["settings"]["method"], name, *counts, *percent))
+            rows.append((run["name"], run["method"], name, *counts, *percent))
     note = (
         "macro: mean over parts of the mean over their tasks; micro: pooled over questions;\n"
         "strict: strict scorer, in the average that the benchmark itself reports"
@@ -89,16 +113,16 @@ def _mean_of_parts(summary: dict[str, Any]) -> dict[str, float]:
 def _efficiency(runs: Sequence[dict[str, Any]]) -> str:
     rows = [("run", "method", *EFFICIENCY_COLUMNS.values())]
     for run in runs:
-        sums = dict(run["record"]["total"])
+        sums = dict(run["total"])
         seen = sums.get("tower_tokens")
         sums["recomputed"] = 100 * sums["tower_tokens_recomputed"] / seen if seen else None
         for key in ("kv_bytes", "state_bytes"):
             sums[key] = sums.get(key, 0) / 2**20
         cells = [_cell(sums.get(key)) for key in EFFICIENCY_COLUMNS]
-        rows.append((run["name"], run["record"]["settings"]["method"], *cells))
-    described = [run["record"]["model"] for run in runs if run["record"]["model"]]
-    where = f"\n{_where(described[-1])}" if described else ""
-    return f"Efficiency\n{align(rows)}{where}"
+        rows.append((run["name"], run["method"], *cells))
+    lines = dict.fromkeys(_where(run["model"]) for run in runs if run["model"])  # mostly one
+    notes = [f"{run['name']} ({run['method']}): {note}" for run in runs for note in run["notes"]]
+    return "\n".join(("Efficiency", align(rows), *lines, *notes))
 
 
 def _where(model: dict[str, Any]) -> str:

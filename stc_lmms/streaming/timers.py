@@ -40,6 +40,7 @@ class Efficiency:
         ttft_ms: from the question to its first answer token: question prefill and one decoding step.
         per_token_ms: mean time of each further token; None for one-token answers.
         new_tokens: answer tokens.
+        context_tokens: tokens in the KV cache when the answer began, the question included.
         kv_bytes: KV cache of the stream, without the question.
         state_bytes: everything the stream holds: KV, tower references, method state.
         peak_memory_bytes: peak of the device so far; of the process where there is no GPU.
@@ -60,6 +61,7 @@ class Efficiency:
     ttft_ms: float = 0.0
     per_token_ms: float | None = None
     new_tokens: int = 0
+    context_tokens: int = 0
     kv_bytes: int = 0
     state_bytes: int = 0
     peak_memory_bytes: int = 0
@@ -95,13 +97,17 @@ class StageClock:
             yield
             self._spent[name] += (time.perf_counter() - start) * 1e3
 
-    def take(self) -> dict[str, float]:
-        """Milliseconds of every stage since the last call."""
+    def wait(self) -> None:
+        """Let the device finish what is queued, so that it is not billed to what comes next."""
         if self._events:
             torch.cuda.synchronize(self._device)
             for name, start, end in self._events:
                 self._spent[name] += start.elapsed_time(end)
             self._events.clear()
+
+    def take(self) -> dict[str, float]:
+        """Milliseconds of every stage since the last call."""
+        self.wait()
         spent, self._spent = self._spent, dict.fromkeys(STAGES, 0.0)
         return spent
 
@@ -139,7 +145,14 @@ def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in ("ttft_ms", "per_token_ms", "llm_tokens_mean"):
         found = values(name)
         out[name] = round(sum(found) / len(found), 3) if found else None
-    for name in ("llm_tokens_max", "frames_seen", "kv_bytes", "state_bytes", "peak_memory_bytes"):
+    for name in (
+        "llm_tokens_max",
+        "frames_seen",
+        "context_tokens",
+        "kv_bytes",
+        "state_bytes",
+        "peak_memory_bytes",
+    ):
         out[name] = max(values(name), default=0)
     frames = out["frames_encoded"]
     out["vit_ms_per_frame"] = round(out["vit_ms"] / frames, 3) if frames else None

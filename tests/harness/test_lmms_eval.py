@@ -13,6 +13,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms.harness import lmms_eval as module
 from stc_lmms.harness.lmms_eval import LlavaOvStc
+from stc_lmms.report.tables import render
 from stc_lmms.resources import tasks_root
 from tests import media
 
@@ -52,6 +53,11 @@ def metrics(results):
 
 def records(results, task):
     return [record for sample in results["samples"][task] for record in sample["acc"]["records"]]
+
+
+def summary_of(folder, benchmark="ovobench_mini"):
+    """The newest summary in an output path."""
+    return json.loads(sorted(folder.glob(f"stc_summary_{benchmark}_*.json"))[-1].read_text())["summary"]
 
 
 def journal(folder):
@@ -128,11 +134,11 @@ def test_every_sample_carries_its_cost(run):
 
 def test_the_summary_of_a_benchmark_is_of_its_own_run_only(run, model, tmp_path):
     results, output = run
-    summary = json.loads((output / "stc_summary_ovobench_mini.json").read_text())["summary"]
+    summary = summary_of(output)
     assert list(summary["parts"]) == ["backward", "forward"] and summary["n"] == 7
     assert summary["total"] is None and "realtime" in summary["absent"]
     again = [evaluate(model(journal=output / "stc_journal"), [BACKWARD], tmp_path) for _ in range(2)]
-    summary = json.loads((tmp_path / "stc_summary_ovobench_mini.json").read_text())["summary"]
+    summary = summary_of(tmp_path)
     assert list(summary["parts"]) == ["backward"] and summary["n"] == 2
     assert metrics(again[0])[BACKWARD] == metrics(results)[BACKWARD]
 
@@ -150,7 +156,7 @@ def test_two_runs_with_one_namespace_do_not_add_up(model, run, tmp_path):
             bootstrap_iters=0,
             gen_kwargs="max_new_tokens=4",
         )
-    assert json.loads((tmp_path / "stc_summary_ovobench_mini.json").read_text())["summary"]["n"] == 2
+    assert summary_of(tmp_path)["n"] == 2
 
 
 def test_a_finished_run_is_resumed_without_a_model(run, model, no_model, capsys):
@@ -159,6 +165,10 @@ def test_a_finished_run_is_resumed_without_a_model(run, model, no_model, capsys)
     assert metrics(again) == metrics(results)
     assert f"3 of 3 requests from {output / 'stc_journal'}" in capsys.readouterr().err
     assert records(again, REAL) == records(results, REAL)  # costs included
+    newest = json.loads(sorted(output.glob("stc_efficiency_*_stc_rank0.json"))[-1].read_text())
+    assert newest["replayed"] == newest["answered"] == 12 and newest["model"]["execution"] == "grouped"
+    assert all(answer["replayed"] for answer in newest["answers"])
+    assert "12 of 12 answers were timed by the run that it resumed" in render([output])
 
 
 def test_other_settings_are_not_resumed(run, model, no_model):
@@ -172,6 +182,30 @@ def test_journal_off(model, mini, tmp_path, off):
     with pytest.raises(SystemExit):
         evaluate(model(journal=off), [BACKWARD], tmp_path / "out")
     assert not (tmp_path / "out" / "stc_journal").exists()
+
+
+def test_the_harness_own_cache_is_refused(model, no_model, tmp_path, capsys):
+    """It would keep the empty answers of a failed run for ever."""
+    manager = TaskManager(include_path=str(tasks_root()), include_defaults=False)
+    options = Namespace(output_path=str(tmp_path), use_cache=str(tmp_path), process_with_media=False)
+    with pytest.raises(SystemExit) as caught:
+        simple_evaluate(model(), tasks=[BACKWARD], task_manager=manager, cli_args=options, limit=1)
+    assert caught.value.code == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "error:" in x]
+    assert line.startswith("stc-lmms: error: --use_cache would keep failed answers for ever")
+
+
+def test_a_context_that_is_too_long_is_counted_and_said(model, checkpoint, tmp_path, caplog):
+    short = tmp_path / "short"
+    shutil.copytree(checkpoint, short)
+    config = json.loads((short / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 150
+    (short / "config.json").write_text(json.dumps(config))
+    results = evaluate(model(pretrained=str(short)), [BACKWARD], tmp_path / "out")
+    cost = results["config"]["resolved_cli_args"]["stc_efficiency"]
+    assert cost["beyond_context"] == 2 and cost["context_tokens"] > 150 and cost["failed"] == 0
+    assert "2 answers had more context than the 150 tokens the model is made for" in caplog.text
+    assert "2 answers had more context than the model is made for" in render([tmp_path / "out"])
 
 
 def test_journal_without_an_output_path_is_in_the_cache(model, mini, private_caches):

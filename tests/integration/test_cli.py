@@ -171,6 +171,54 @@ def test_tasks_are_found_without_a_flag():
         assert f" {name}\n" in log and f" {name}\n" in listed
 
 
+def two_ranks(args, **environ):
+    """The command under torchrun on this machine's CPU."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environ = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"} | environ
+    return run(args, [*torchrun, "-m", "lmms_eval"], **environ)
+
+
+def test_two_ranks_give_the_metrics_of_one(checkpoint, uninterrupted, tmp_path):
+    args = ["--model", "llava_ov_stc", "--model_args", f"pretrained={checkpoint},method=stc,token_budget=9"]
+    args += ["--tasks", MINI, "--output_path", tmp_path, "--log_samples"]
+    code, log = two_ranks(args)
+    assert code == 0, log
+    assert scores(tmp_path) == scores(uninterrupted[0])
+    assert samples(tmp_path) == samples(uninterrupted[0])
+    ranks = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("stc_efficiency_*.json"))]
+    assert [record["rank"] for record in ranks] == [0, 1] and len({record["run"] for record in ranks}) == 1
+    (whole,) = (json.loads(path.read_text()) for path in uninterrupted[0].glob("stc_efficiency_*.json"))
+    assert sum(record["answered"] for record in ranks) == whole["answered"]
+    assert all(record["answered"] for record in ranks)
+    summaries = [json.loads(path.read_text()) for path in tmp_path.glob("stc_summary_*.json")]
+    assert len(summaries) == 2 and {summary["run"] for summary in summaries} == {ranks[0]["run"]}
+
+
+def test_two_ranks_without_any_answer_fail_with_one_line(checkpoint, tmp_path):
+    shutil.copytree(tasks_root() / "mini_data", tmp_path / "mini")
+    for video in (tmp_path / "mini" / "videos").iterdir():
+        video.write_bytes(b"")
+    args = ["--model", "llava_ov_stc", "--model_args", f"pretrained={checkpoint},token_budget=9"]
+    args += ["--tasks", "ovobench_stream_mini_backward", "--output_path", tmp_path / "out"]
+    code, log = two_ranks(args, STC_MINI=str(tmp_path / "mini"))
+    errors = [line for line in log.splitlines() if "stc-lmms: error:" in line]
+    assert code != 0 and len(errors) == 1 and "nothing could be evaluated: all " in errors[0]
+    assert not list((tmp_path / "out").glob("*/*_results.json"))
+
+
+def test_ranks_that_are_not_connected_are_refused(checkpoint, tmp_path):
+    args = ["--model", "llava_ov_stc", "--model_args", f"pretrained={checkpoint}", "--tasks", MINI]
+    code, log = run([*args, "--output_path", tmp_path / "out"], WORLD_SIZE="2")
+    assert code == 2
+    assert "2 processes were launched but are not connected; on CPUs set ACCELERATE_USE_CPU=true" in log
+
+
+def test_our_command_reports_what_lmms_eval_swallows(checkpoint):
+    args = ["--model", "llava_ov_stc", "--model_args", f"pretrained={checkpoint}", "--tasks", "nosuchtask"]
+    code, log = run(args, command=[sys.executable, "-m", "stc_lmms.cli"])
+    assert code == 1 and "Tasks not found: nosuchtask" in log
+
+
 @pytest.mark.parametrize(
     ("model_args", "tasks", "message"),
     [

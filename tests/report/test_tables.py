@@ -1,14 +1,13 @@
 """The tables of `stc-lmms report`: what stands in them, and one line where there is no run."""
 
 import json
-import os
 
 import pytest
 
 from stc_lmms.benchmarks import ovobench
 from stc_lmms.cli import main
 from stc_lmms.report.tables import align, render
-from stc_lmms.streaming.timers import Efficiency, total
+from stc_lmms.streaming.timers import Efficiency
 
 MODEL = {
     "execution": "grouped",
@@ -40,22 +39,25 @@ def answer(frames, recomputed=0.25, **cost):
     }
 
 
-def write_run(
-    folder, questions, answers, method="stc", model=MODEL, rank=0, world_size=1, stamp="20260101_000000"
-):
+def write_run(folder, questions, answers, method="stc", model=MODEL, rank=0, world_size=1, **options):
     """What a run leaves in its output path."""
     folder.mkdir(exist_ok=True)
+    stamp, settings = options.pop("stamp", "20260101_000000_000"), {"method": method} | options
+    run = f"{stamp}_{method}"
     if questions:
-        content = {"benchmark": "ovobench", "summary": ovobench.summarise(questions), "settings": None}
-        (folder / "stc_summary_ovobench.json").write_text(json.dumps(content))
+        content = {"benchmark": "ovobench", "run": run, "settings": settings}
+        content["summary"] = ovobench.summarise(questions)
+        (folder / f"stc_summary_ovobench_{run}.json").write_text(json.dumps(content))
     record = {
-        "settings": {"method": method},
+        "run": run,
+        "settings": settings,
         "model": model,
         "world_size": world_size,
-        "total": total([a["efficiency"] for a in answers if "efficiency" in a]),
+        "replayed": sum(bool(a.get("replayed")) for a in answers),
+        "beyond_context": 0,
         "answers": answers,
     }
-    path = folder / f"stc_efficiency_{stamp}_{method}_rank{rank}.json"
+    path = folder / f"stc_efficiency_{run}_rank{rank}.json"
     path.write_text(json.dumps(record))
     return path
 
@@ -63,7 +65,7 @@ def write_run(
 def cells(text, table):
     """{first cell: [cells]} of one of the two tables; no cell here has two spaces in it."""
     lines = text[text.index(table) :].split("\n\n")[0].splitlines()[1:]
-    rows = [line.split() for line in lines if not line.startswith("---")]
+    rows = [line.split() for line in lines if "---" not in line and "): " not in line]
     return {row[0]: row for row in rows}
 
 
@@ -119,23 +121,55 @@ def test_efficiency_is_per_frame_and_per_answer(runs):
     )
 
 
-def test_the_newest_record_counts_with_all_its_ranks(tmp_path):
+def test_the_newest_run_counts_with_its_own_ranks(tmp_path):
     folder = tmp_path / "run"
-    old = write_run(folder, [question("EPM", 1)], [answer(1)], stamp="20270101_000000")
-    os.utime(old, (1, 1))
+    for rank, frames in enumerate((1, 2, 4)):  # an older run, on more ranks
+        asked = [] if rank else [question("EPM", 0)]
+        write_run(folder, asked, [answer(frames)], rank=rank, world_size=3)
+    newer = {"world_size": 2, "stamp": "20260101_000001_000"}
     for rank, frames in enumerate((10, 20)):
-        write_run(folder, [], [answer(frames, kv_bytes=frames * 2**20)], rank=rank, world_size=2)
-    row = cells(render([folder]), "Efficiency")["run"]
+        asked = [] if rank else [question("EPM", 1)]
+        write_run(folder, asked, [answer(frames, kv_bytes=frames * 2**20)], rank=rank, **newer)
+    text = render([folder])
+    row = cells(text, "Efficiency")["run"]
     assert row[2] == "30" and row[-2] == "20.00"
+    assert cells(text, "Accuracy")["run"][-1] == "100.00" and "ranks only" not in text
+    (folder / "stc_efficiency_20260101_000001_000_stc_rank1.json").unlink()
+    assert "run (stc): efficiency of 1 of 2 ranks only" in render([folder])
 
 
-def test_a_resumed_run_loaded_no_model_and_a_failed_one_has_no_costs(tmp_path):
-    write_run(tmp_path / "resumed", [question("EPM", 1)], [answer(4)], model=None)
+def test_two_methods_in_one_output_path_are_two_runs(tmp_path):
+    folder = tmp_path / "run"
+    write_run(folder, [question("EPM", 1)], [answer(4)], method="none")
+    write_run(folder, [question("EPM", 0)], [answer(8)], method="stc", stamp="20260101_000001_000")
+    interrupted = [answer(16)]
+    write_run(folder, [], interrupted, method="stc_pruner", stamp="20260101_000002_000")
+    accuracy, efficiency = (
+        [line.split() for line in part.splitlines() if line.startswith("run  ")]
+        for part in render([folder]).split("\n\n")
+    )
+    assert [(row[1], row[-1]) for row in accuracy[1:]] == [("none", "100.00"), ("stc", "0.00")]
+    assert [(row[1], row[2]) for row in efficiency[1:]] == [("none", "4"), ("stc", "8")]
+
+
+def test_another_models_run_on_our_tasks_has_scores_only(tmp_path):
+    content = {"benchmark": "ovobench", "run": None, "settings": None}
+    content["summary"] = ovobench.summarise([question("EPM", 1)])
+    (tmp_path / "stc_summary_ovobench.json").write_text(json.dumps(content))
+    text = render([tmp_path])
+    assert cells(text, "Accuracy")[tmp_path.name][1] == "-"
+    assert cells(text, "Efficiency")[tmp_path.name][2] == "-"
+
+
+def test_a_resumed_run_says_so_and_a_failed_one_has_no_costs(tmp_path):
+    resumed = [answer(4) | {"replayed": True}]
+    write_run(tmp_path / "resumed", [question("EPM", 1)], resumed, model=None)
     write_run(tmp_path / "failed", [question("EPM", 0, failed="x")], [{"failed": "x"}], model=None)
     text = render([tmp_path / "resumed", tmp_path / "failed"])
     table = cells(text, "Efficiency")
     assert table["resumed"][2] == "4" and table["failed"][2:4] == ["-", "-"]
     assert "threads" not in text
+    assert "resumed (stc): 1 of 1 answers were timed by the run that it resumed" in text
 
 
 def test_the_command_prints_them(runs, capsys, monkeypatch):
@@ -154,7 +188,7 @@ def test_the_command_prints_them(runs, capsys, monkeypatch):
         ("half", {"stc_efficiency_1_stc_rank0.json": "{}"}, "half holds no finished run"),
         (
             "torn",
-            {"stc_summary_x.json": '{"a"', "stc_efficiency_1_stc_rank0.json": "{}"},
+            {"stc_summary_x.json": '{"a"'},
             "stc_summary_x.json cannot be read",
         ),
     ],

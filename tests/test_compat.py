@@ -1,0 +1,33 @@
+"""Loading a checkpoint by name when there is no network."""
+
+import time
+
+import pytest
+
+from stc_lmms import compat
+from stc_lmms.errors import CheckpointError
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """A hub that is not told to be offline, and cannot be reached."""
+
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr(compat.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(compat.HfApi, "model_info", unreachable)
+
+
+def test_a_hub_that_cannot_be_reached_is_told_at_once(no_network):
+    start = time.monotonic()
+    with pytest.raises(CheckpointError) as caught:
+        compat.load_config("llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava_onevision")
+    message = str(caught.value)
+    assert "not reachable at) the model hub" in message and "Name or service not known" in message
+    assert "\n" not in message and "pretrained=demo" in message
+    assert time.monotonic() - start < 10  # loading itself would retry for half a minute
+
+
+def test_a_local_folder_needs_no_hub(no_network, checkpoint):
+    assert compat.load_config(str(checkpoint), "llava_onevision").model_type == "llava_onevision"
