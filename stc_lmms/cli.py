@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stc_lmms import __version__
 from stc_lmms.errors import StcError
+from stc_lmms.stream_command import DESCRIPTION, add_arguments, run
 
 HARNESS_COMMANDS = ("eval", "tasks", "models", "ui", "serve", "power", "version", "mcp", "tui")
 
@@ -58,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="accuracy and efficiency tables of finished runs")
     report.add_argument("folders", nargs="+", type=Path, help="output paths of lmms-eval runs")
     report.set_defaults(run=_report)
+
+    stream = commands.add_parser(
+        "stream", help="answer while a video, camera or network stream goes on", description=DESCRIPTION
+    )
+    add_arguments(stream)
+    stream.set_defaults(run=run)
 
     data = commands.add_parser("data", help="fetch and check benchmark data").add_subparsers(
         metavar="what", required=True

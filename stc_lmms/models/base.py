@@ -41,6 +41,21 @@ class Answer:
     efficiency: Efficiency
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a stream has come.
+
+    Attributes:
+        frames: frames observed.
+        llm_tokens_mean: LLM tokens kept per frame.
+        recomputed: share of the tower tokens that were computed, not reused.
+    """
+
+    frames: int
+    llm_tokens_mean: float
+    recomputed: float
+
+
 class Stream(ABC):
     """Everything one video has left in a model."""
 
@@ -53,6 +68,11 @@ class Stream(ABC):
     @abstractmethod
     def nbytes(self) -> int:
         """Bytes of all state: KV cache, tower references, method state."""
+
+    @property
+    @abstractmethod
+    def progress(self) -> Progress:
+        """What it has taken in so far."""
 
     @abstractmethod
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:

@@ -26,7 +26,7 @@ from stc_lmms.demo.checkpoint import demo_folder
 from stc_lmms.errors import CheckpointError, StcError
 from stc_lmms.memory.full import FullMemory
 from stc_lmms.methods.base import Context
-from stc_lmms.models.base import Answer, Generation, Stream, StreamingModel, check_frames
+from stc_lmms.models.base import Answer, Generation, Progress, Stream, StreamingModel, check_frames
 from stc_lmms.models.decoding import greedy
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
@@ -172,6 +172,13 @@ class LlavaOnevisionStream(Stream):
         """KV cache and method state."""
         states = (self.tower_state, self.token_state)
         return self.memory.nbytes + sum(state.nbytes for state in states if state is not None)
+
+    @property
+    def progress(self) -> Progress:
+        """See `Stream.progress`."""
+        frames, state = len(self.times_s), self.tower_state
+        recomputed = state.tokens_recomputed / state.tokens_seen if state and state.tokens_seen else 1.0
+        return Progress(frames, sum(self.kept) / frames if frames else 0.0, recomputed)
 
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:

@@ -1,8 +1,8 @@
 """The decoder process: `python -m stc_lmms.video.worker JOB`, started by `process.DecoderProcess`.
 
 Decoders hang and abort on broken files, and neither can be caught; a process can be killed. JOB is a JSON
-object (backend, path, fps, start_s, avg_fps or null, first_k). Messages go to standard output: the length of
-a JSON header as 4 bytes, the header, then `n_bytes` of pixels:
+object (backend, path, fps, start_s, avg_fps or null, first_k; for `live` also what `describe_source` says).
+Messages go to standard output: the length of a JSON header as 4 bytes, the header, then `n_bytes` of pixels:
 
 - info: duration_s, n_frames, avg_fps
 - frame: k, height, width, n_damaged, and height x width x 3 bytes of RGB
@@ -25,6 +25,7 @@ from dataclasses import asdict
 
 from stc_lmms.errors import VideoError
 from stc_lmms.video.backends import SOURCES
+from stc_lmms.video.live_input import LiveInput
 from stc_lmms.video.sampling import Grid
 
 _BUSY_EVERY_S = 1.0
@@ -63,7 +64,10 @@ class Messages:
 def decode(job: dict, messages: Messages) -> None:
     """Do one job, from the first message to the last."""
     try:
-        source = SOURCES[job["backend"]](job["path"], messages.tick)
+        if job["backend"] == "live":
+            source = LiveInput(job, messages.tick)
+        else:
+            source = SOURCES[job["backend"]](job["path"], messages.tick)
         messages.send("info", **asdict(source.info))
         # After a fallback the grid stays that of the first decoder, or frames would repeat or go missing.
         grid = Grid.of(job["avg_fps"] or source.info.avg_fps, job["fps"], job["start_s"])
