@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--parts", type=lambda text: text.split(","), help="only these, with commas")
     fetch.add_argument("--delete-parts", action="store_true", help="delete each archive once it is unpacked")
     fetch.set_defaults(run=_fetch)
-    check = data.add_parser("verify", help="report missing, undecodable and too short videos")
+    check = data.add_parser("verify", help="report missing, undecodable, cut off and too short videos")
     check.add_argument(
         "benchmark", choices=["ovobench", "streamingbench", "ovobench_mini", "streamingbench_mini"]
     )

@@ -74,9 +74,9 @@ class LiveInput(PyAVSource):
     def _decode_all(self, time_s: float) -> Iterator[tuple[float, float, Any]]:
         return self._decode()
 
-    def _packets(self) -> Iterator[Any]:
+    def _packets(self, stream: Any) -> Iterator[Any]:
         try:
-            yield from self._container.demux(self._stream)
+            yield from self._container.demux(stream)
         except self._av.error.EOFError:
             yield None
         except (self._av.error.FFmpegError, OSError) as error:
