@@ -8,6 +8,7 @@ from lmms_eval.api.instance import Instance
 from stc_lmms.benchmarks.summary import format_table
 from stc_lmms.harness.lmms_eval import LlavaOvStc
 from stc_lmms.harness.lmms_tasks import SCORERS, process_results
+from stc_lmms.resources import tasks_root
 from tests import media
 
 QUESTION = {
@@ -60,6 +61,15 @@ def test_past_the_end_of_a_whole_video(checkpoint, video, caplog):
     assert (found["n"], found["n_past_end"], found["n_failed"]) == (4, 2, 0)
     assert [record["past_end"] for record in found["micro"]["records"]] == [False, False, True, True]
     assert "past end" in format_table(SCORERS["ovobench"].summarise(found["micro"]["records"]))
+
+
+@pytest.mark.parametrize("task", ["ovobench_stream", "streamingbench"])
+@pytest.mark.parametrize("mini", ["", "_mini"])
+def test_every_count_is_declared_as_a_metric(task, mini):
+    """What is not declared, lmms-eval drops without a word."""
+    text = (tasks_root() / (task + mini) / "_common_yaml").read_text()
+    counts = {"n", "n_missing", "n_unparsed", "n_failed", "n_past_end"}
+    assert counts <= {line.split()[2] for line in text.splitlines() if line.startswith("  - metric: ")}
 
 
 def test_past_the_end_of_a_cut_video(checkpoint, video, tmp_path):
