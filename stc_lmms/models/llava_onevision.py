@@ -49,6 +49,8 @@ def check_settings(settings: Settings) -> None:
             f"{settings.pretrained!r} joins the vision layers {config.vision_feature_layer}; one is supported"
         )
     method = settings.build_method()
+    if method.tower is not None:
+        method.tower.check(1)  # its towers have no merge groups
     if method.token is not None:
         method.token.check(tokens_per_frame(config))
 
@@ -149,13 +151,15 @@ class LlavaOnevisionStream(Stream):
     def __init__(self, model: LlavaOnevision):
         self.model = model
         self.clock = StageClock(model.device)
+        self.tower_state = model.method.tower.open_state() if model.method.tower else None
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
         method = self.model.method
         self.memory = FullMemory(self.model.llm)
-        self.tower_state = method.tower.open_state() if method.tower else None
+        if self.tower_state is not None:
+            self.tower_state.reset()
         self.token_state = method.token.open_state() if method.token else None
         self.times_s: list[float] = []
         self.kept: list[int] = []
