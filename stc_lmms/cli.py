@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stc_lmms import __version__
+from stc_lmms.bench import options as bench_options
 from stc_lmms.errors import StcError
 
 HARNESS_COMMANDS = ("eval", "tasks", "models", "ui", "serve", "power", "version", "mcp", "tui")
@@ -58,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folders", nargs="+", type=Path, help="output paths of lmms-eval runs")
     report.set_defaults(run=_report)
 
+    bench = commands.add_parser("bench", help="latency card: every stage, dense against a method")
+    bench_options.add_arguments(bench)
+    bench.set_defaults(run=_bench)
+
     data = commands.add_parser("data", help="fetch and check benchmark data").add_subparsers(
         metavar="what", required=True
     )
@@ -107,6 +112,14 @@ def _report(args: argparse.Namespace) -> int:
     from stc_lmms.report.tables import render
 
     print(render(args.folders))
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    options = bench_options.from_arguments(args)
+    from stc_lmms.bench.card import run
+
+    run(options)
     return 0
 
 
