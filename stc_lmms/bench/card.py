@@ -91,7 +91,7 @@ def _static(
             name: {"mode": found["launch"], "reason": found["launch_reason"]}
             for name, found in described.items()
         },
-        "execution": {name: found["execution"] for name, found in described.items()},
+        "execution": PROTOCOLS[options.protocol].execution,
         "attention": how["attention"],
         "dtype": how["dtype"],
         "repeats": options.repeats,
@@ -134,7 +134,7 @@ def _work(shape: ModelShape, dense: Method, method: Method, job: Job) -> dict[st
 def _memory_errors(what: str) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise StcError(
             f"the device has too little memory for {what}; give smaller --frames, or --size 0.5b"
         ) from error

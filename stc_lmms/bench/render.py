@@ -88,7 +88,7 @@ def _launch(card: dict[str, Any]) -> list[str]:
     lines = []
     for who, found in card["launch"].items():
         name = card["method"] if who == "method" else who
-        lines.append(f"{name}: {card['execution'][who]}, launch {found['mode']} ({found['reason']})")
+        lines.append(f"{name}: {card['execution']}, launch {found['mode']} ({found['reason']})")
     if card["launch"]["dense"]["mode"] != card["launch"]["method"]["mode"]:
         lines.append("WARNING: dense and method are launched in different ways: the ratio is not a fair one")
     return lines
