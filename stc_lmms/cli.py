@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stc_lmms import __version__
+from stc_lmms import __version__, stream_command
+from stc_lmms.bench import options as bench_options
 from stc_lmms.errors import DataError, StcError
-from stc_lmms.stream_command import DESCRIPTION, add_arguments, run
 
 HARNESS_COMMANDS = ("eval", "tasks", "models", "ui", "serve", "power", "version", "mcp", "tui")
 
@@ -61,10 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
 
     stream = commands.add_parser(
-        "stream", help="answer while a video, camera or network stream goes on", description=DESCRIPTION
+        "stream",
+        help="answer while a video, camera or network stream goes on",
+        description=stream_command.DESCRIPTION,
     )
-    add_arguments(stream)
-    stream.set_defaults(run=run)
+    stream_command.add_arguments(stream)
+    stream.set_defaults(run=stream_command.run)
+
+    bench = commands.add_parser("bench", help="latency card: every stage, dense against a method")
+    bench_options.add_arguments(bench)
+    bench.set_defaults(run=_bench)
 
     data = commands.add_parser("data", help="fetch and check benchmark data").add_subparsers(
         metavar="what", required=True
@@ -117,6 +123,14 @@ def _report(args: argparse.Namespace) -> int:
     from stc_lmms.report.tables import render
 
     print(render(args.folders))
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    options = bench_options.from_arguments(args)
+    from stc_lmms.bench.card import run
+
+    run(options)
     return 0
 
 

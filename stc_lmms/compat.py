@@ -164,6 +164,21 @@ def load_weights(
     return model.eval()
 
 
+def random_weights(
+    model_class: type[PreTrainedModel],
+    config: PretrainedConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    attn_implementation: str,
+) -> PreTrainedModel:
+    """A stock model with random weights, made in its dtype on its device: no copy passes through the CPU."""
+    attention = {"vision_config": "sdpa", "text_config": attn_implementation}
+    with torch.device(device):
+        model = model_class._from_config(config, dtype=dtype, attn_implementation=attention)
+    return model.eval()
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import Efficiency
 
@@ -106,7 +108,11 @@ class StreamingModel(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """How it runs: execution, attention, dtype, device, versions. Part of every result."""
+        """How it runs; part of every result.
+
+        Execution, attention, dtype, device and versions, and `launch` (`eager` or `graph`: what happens,
+        not what was asked for) with its `launch_reason`.
+        """
 
 
 def check_frames(frames: np.ndarray, times_s: Sequence[float], position_s: float) -> None:
@@ -121,3 +127,26 @@ def check_frames(frames: np.ndarray, times_s: Sequence[float], position_s: float
                 f"time {time_s} s does not come after {position_s} s: a stream only goes forward"
             )
         position_s = time_s
+
+
+def open_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the first CUDA device if there is one, else the CPU.
+
+    Raises:
+        SettingsError: torch knows no such device.
+        CheckpointError: a CUDA device was asked for and is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingsError(f"device={name!r} is not a device; use auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise CheckpointError(
+                f"device={name} was asked for, but torch sees no CUDA device; use device=cpu"
+            )
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise CheckpointError(f"device={name} was asked for, but there are {torch.cuda.device_count()}")
+    return device

@@ -26,7 +26,16 @@ from stc_lmms.demo.checkpoint import demo_folder
 from stc_lmms.errors import CheckpointError, StcError
 from stc_lmms.memory.full import FullMemory
 from stc_lmms.methods.base import Context
-from stc_lmms.models.base import Answer, Generation, Progress, Stream, StreamingModel, check_frames
+from stc_lmms.methods.registry import Method
+from stc_lmms.models.base import (
+    Answer,
+    Generation,
+    Progress,
+    Stream,
+    StreamingModel,
+    check_frames,
+    open_device,
+)
 from stc_lmms.models.decoding import greedy
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
@@ -48,7 +57,10 @@ def check_settings(settings: Settings) -> None:
         raise CheckpointError(
             f"{settings.pretrained!r} joins the vision layers {config.vision_feature_layer}; one is supported"
         )
-    method = settings.build_method()
+    _check_method(settings.build_method(), config)
+
+
+def _check_method(method: Method, config: Any) -> None:
     if method.tower is not None:
         method.tower.check(1)  # its towers have no merge groups
     if method.token is not None:
@@ -78,26 +90,52 @@ class LlavaOnevision(StreamingModel):
 
     def __init__(self, settings: Settings):
         check_settings(settings)
-        self.settings = settings
-        self.device = _device(settings.device)
-        self.processor = compat.load_processor(checkpoint(settings), settings.revision)
+        device = open_device(settings.device)
+        processor = compat.load_processor(checkpoint(settings), settings.revision)
         dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        if dtype == "auto" and self.device.type == "cpu":
+        if dtype == "auto" and device.type == "cpu":
             dtype = torch.float32
-        self.model = compat.load_weights(
+        model = compat.load_weights(
             LlavaOnevisionForConditionalGeneration,
             checkpoint(settings),
             dtype=dtype,
             attn_implementation=settings.attn_implementation,
             revision=settings.revision,
-        ).to(self.device)
-        self.dtype = self.model.dtype
-        config = self.model.config
-        self.tower = open_tower(self.model.model.vision_tower, config.vision_feature_layer)
-        self.llm = compat.LanguageModel(self.model)
+        ).to(device)
+        self._assemble(settings, model, processor)
+
+    @classmethod
+    def from_parts(
+        cls, settings: Settings, model: LlavaOnevisionForConditionalGeneration, processor: Any
+    ) -> "LlavaOnevision":
+        """The same model around weights that are loaded already, for instance under another method.
+
+        Args:
+            settings: as for the constructor; what concerns loading (`pretrained`, `revision`, `dtype`,
+                `device`, `attn_implementation`) is not looked at but echoed, so it must be true.
+            model: the stock model in eval mode, on its device, in its dtype; shared, never changed.
+            processor: has `tokenizer`, `chat_template`, `video_token` and `video_processor` as the stock
+                processor does.
+
+        Raises:
+            SettingsError: the method does not fit the model.
+        """
+        _check_method(settings.build_method(), model.config)
+        self = cls.__new__(cls)
+        self._assemble(settings, model, processor)
+        return self
+
+    def _assemble(
+        self, settings: Settings, model: LlavaOnevisionForConditionalGeneration, processor: Any
+    ) -> None:
+        config = model.config
+        self.settings, self.model, self.processor = settings, model, processor
+        self.device, self.dtype = model.device, model.dtype
+        self.tower = open_tower(model.model.vision_tower, config.vision_feature_layer)
+        self.llm = compat.LanguageModel(model)
         self.method = settings.build_method()
         self.tokens_per_frame = tokens_per_frame(config)
-        self.eos_ids = compat.eos_ids(self.model, self.processor.tokenizer)
+        self.eos_ids = compat.eos_ids(model, processor.tokenizer)
 
     def open_stream(self) -> "LlavaOnevisionStream":
         """A new, empty stream."""
@@ -107,6 +145,8 @@ class LlavaOnevision(StreamingModel):
         """See `StreamingModel.describe`."""
         return {
             "execution": "batched" if self.method.tower is None else "grouped",
+            "launch": "eager",
+            "launch_reason": "this model has no CUDA graph runner",
             "attention": f"tower sdpa, llm {self.settings.attn_implementation}",
             "dtype": str(self.dtype).removeprefix("torch."),
             "context_limit": self.model.config.text_config.max_position_embeddings,
@@ -285,12 +325,3 @@ class LlavaOnevisionStream(Stream):
             llm_tokens_max=max(self.kept, default=0),
             **self.clock.take(),
         )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"device={name} was asked for, but torch sees no CUDA device; use device=cpu")
-    return device

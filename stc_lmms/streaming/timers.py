@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from stc_lmms import __version__
+
 STAGES = ("decode_ms", "preprocess_ms", "vit_ms", "project_ms", "method_ms", "prefill_ms")
 
 
@@ -123,11 +125,12 @@ def peak_memory_bytes(device: torch.device) -> int:
 def environment(device: torch.device) -> dict[str, str]:
     """Device and versions, for every record that holds measurements."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
-    versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "stc-lmms")}
+    versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers")}
     return {
         "device": name,
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
+        "stc-lmms": __version__,  # not the distribution's: a GPU machine may have only the source tree
     } | versions
 
 
