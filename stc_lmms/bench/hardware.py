@@ -1,11 +1,11 @@
 """What the machine can do, measured in the same process: arithmetic and memory rates, and its state.
 
 Rates come from one large matrix product and one large copy through torch, not from a data sheet, so that
-the least time of a stage (`Machine.floor_ms`) is one that this machine can reach.
+the least time of a stage (`Machine.floor_ms`) is one that this machine can reach. The fastest of several
+runs counts: a rate measured while other programs run would be no limit.
 """
 
 import shutil
-import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -46,12 +46,12 @@ def measure_machine(device: torch.device, dtype: torch.dtype, side: int | None =
     # The copy has 16 times the elements: 2 GiB in bfloat16 on a GPU, far more than any cache.
     source = left.repeat(16, 1)
     target = torch.empty_like(source)
-    product_s = _median_s(lambda: left @ right, device)
-    copy_s = _median_s(lambda: target.copy_(source), device)
+    product_s = _least_s(lambda: left @ right, device)
+    copy_s = _least_s(lambda: target.copy_(source), device)
     return Machine(2 * side**3 / product_s, 2 * source.nbytes / copy_s)
 
 
-def _median_s(run: Callable[[], object], device: torch.device) -> float:
+def _least_s(run: Callable[[], object], device: torch.device) -> float:
     times = []
     for repeat in range(_REPEATS + 3):
         synchronize(device)
@@ -60,7 +60,7 @@ def _median_s(run: Callable[[], object], device: torch.device) -> float:
         synchronize(device)
         if repeat >= 3:  # the first calls load kernels and raise the clocks
             times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return min(times)
 
 
 def gpu_state() -> dict[str, str] | None:
