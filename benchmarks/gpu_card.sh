@@ -4,7 +4,7 @@
 #
 #   PYTHONPATH=. bash benchmarks/gpu_card.sh [folder for the JSON files, default benchmarks/results]
 #
-# STC_CARD_DEVICE=cpu STC_CARD_SMALL=1 runs parity and two cards with one layer each, to test the script.
+# STC_CARD_DEVICE=cpu STC_CARD_SMALL=1 runs parity and three cards with one layer each, to test the script.
 set -euo pipefail
 out=${1:-benchmarks/results}
 device=${STC_CARD_DEVICE:-cuda}
@@ -30,6 +30,7 @@ card() { # name, then options of stc-lmms bench; shows all but the last line, wh
 echo "== parity =="
 "$python" benchmarks/gpu_parity.py --device "$device" ${small:+--small} --output "$out/${kind}_parity.json" | sed '$d'
 card 7b_grouped --size 7b --frames 1,2,4,8,16,32,64
+card 7b_live --size 7b --protocol live --frames 1,4,16
 card 7b_official --size 7b --protocol official
 if [[ -z $small ]]; then
   card 7b_interval2 --size 7b --interval 2 --frames 16,64

@@ -27,7 +27,7 @@ from stc_lmms.errors import StcError
 from stc_lmms.golden import cacher as golden_cacher
 from stc_lmms.golden import pruner as golden_pruner
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
-from stc_lmms.models.base import open_device
+from stc_lmms.models.base import Generation, open_device
 from stc_lmms.models.llava_onevision import LlavaOnevision
 from stc_lmms.streaming.timers import environment
 from stc_lmms.towers import open_tower
@@ -70,10 +70,10 @@ def golden_bfloat16(device: str) -> Iterator[Check]:
         model = compat.tiny_vision_model(case["kind"], config, weights, torch.bfloat16)
         tower = open_tower(model.to(device))
         method = STCCacher(
-            case["cache_interval"],
-            case["update_token_ratio"],
-            "shared" if case.get("share_selection") else "per_layer",
-            case.get("metric", "cosine").removeprefix("negative_"),
+            cache_interval=case["cache_interval"],
+            update_ratio=case["update_token_ratio"],
+            selection="shared" if case.get("share_selection") else "per_layer",
+            metric=case.get("metric", "cosine").removeprefix("negative_"),
             chunk_frames=case.get("frames_per_chunk", 1),
         )
         trace = Trace()
@@ -103,14 +103,41 @@ def grouped_equals_frame_by_frame(device: str, small: bool) -> Iterator[Check]:
         grouped = _model(["--method", "stc_cacher", "--dtype", name, "--device", device, *sizes])
         settings = dataclasses.replace(grouped.settings, prefill_frames=1)
         single = LlavaOnevision.from_parts(settings, grouped.model, grouped.processor)
-        results = []
-        for model in (grouped, single):
-            stream = model.open_stream()
-            stream.observe(frames, times_s)
-            results.append(torch.cat([layer.values.flatten() for layer in stream.memory.cache.layers]))
+        results = [_cached_values(model, frames, times_s)[0] for model in (grouped, single)]
         error, tolerance = norm_error(*results), GROUPED_TOLERANCE[dtype]
         detail = f"of the norm of the cached values; {len(frames)} frames, tower of {layers} layers"
         yield Check(f"grouped = frame by frame {name}", error, tolerance, error <= tolerance, detail)
+
+
+def graph_equals_eager(device: str, small: bool) -> Iterator[Check]:
+    """Frames one by one, as captured graphs and launched eagerly: equal bit for bit, dense and STC.
+
+    Twelve frames are three intervals; the stream is emptied in between and runs them again.
+    """
+    sizes = ["--size", "0.5b", "--layers", "2" if small else "26", "--llm-layers", "1"]
+    frames, times_s = synthetic_frames(12)
+    for dtype in ("float32", "bfloat16"):
+        for method in ("none", "stc_cacher"):
+            torch.manual_seed(0)
+            arguments = ["--protocol", "live", "--method", method, "--dtype", dtype, "--device", device]
+            graph = _model([*arguments, *sizes])
+            settings = dataclasses.replace(graph.settings, cuda_graphs=False)
+            eager = LlavaOnevision.from_parts(settings, graph.model, graph.processor)
+            (got, graphed), (wanted, _) = (_cached_values(m, frames, times_s) for m in (graph, eager))
+            passed = graphed == 2 * len(frames) and torch.equal(got, wanted)
+            detail = f"{graphed} of {2 * len(frames)} frames were graphs {graph.capture.reason}"
+            yield Check(f"graph = eager {method} {dtype}", norm_error(got, wanted), 0.0, passed, detail)
+
+
+def _cached_values(model: LlavaOnevision, frames: Any, times_s: list[float]) -> tuple[Tensor, int]:
+    """All values in the KV cache after two runs over the frames, and how many frames were graphs."""
+    stream, found, graphed = model.open_stream(), [], 0
+    for _ in range(2):
+        stream.reset()
+        stream.observe(frames, times_s)
+        graphed += stream.ask("", Generation(max_new_tokens=1)).efficiency.frames_graphed
+        found += [layer.values.flatten() for layer in stream.memory.cache.layers]
+    return torch.cat(found), graphed
 
 
 def norm_error(got: Tensor, wanted: Tensor) -> float:
@@ -156,6 +183,7 @@ def main() -> int:
         golden_float32(args.device),
         golden_bfloat16(args.device),
         grouped_equals_frame_by_frame(args.device, args.small),
+        graph_equals_eager(args.device, args.small) if device.type == "cuda" else (),
     ):
         for check in part:
             checks.append(check)

@@ -66,7 +66,7 @@ def gpu_card_block(folder: Path = REPO / "benchmarks" / "results") -> str:
 def _what(card: dict) -> str:
     shown = ("cache_interval", "selection", "token_budget")
     options = "".join(f", {card['settings'][name]}" for name in shown if name in card["settings"])
-    launch = card["launch"]["method"]["mode"]
+    launch = card["rows"][-1]["launch"]["method"]
     return f"{card['method']}{options} ({card['weights']}, {card['dtype']}, {card['execution']}, {launch})"
 
 

@@ -36,6 +36,7 @@ class Settings:
             running out of memory; None is no limit.
         prefill_frames: frames encoded and prefilled together when that many are available.
         dtype: weights and activations; `auto` is the checkpoint's own, in float32 on a CPU.
+        cuda_graphs: launch a single frame (a live stream) as one captured graph where that is possible.
         device: `auto` is the first CUDA device of this rank, else the CPU.
         attn_implementation: attention of the language model. The tower always runs SDPA, so that dense
             and selective frames use the same kernels.
@@ -54,6 +55,7 @@ class Settings:
     prefill_frames: int = 16
     dtype: Literal["auto", "float32", "float16", "bfloat16", "float64"] = "auto"
     device: str = "auto"
+    cuda_graphs: bool = True
     attn_implementation: Literal[
         "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
     ] = "sdpa"

@@ -75,8 +75,7 @@ def _static(
     options: Options, pair: models.Pair, shape: ModelShape, prompt: tuple[int, int]
 ) -> dict[str, Any]:
     """All that is known before anything runs; `static` has one entry for every frame count."""
-    described = {name: model.describe() for name, model in pair._asdict().items()}
-    how = described["method"]
+    how = pair.method.describe()
     return {
         "benchmark": "card",
         "schema": SCHEMA,
@@ -87,10 +86,8 @@ def _static(
         "protocol": options.protocol,
         "protocol_summary": PROTOCOLS[options.protocol].summary,
         "prefill_frames": pair.method.settings.prefill_frames,
-        "launch": {
-            name: {"mode": found["launch"], "reason": found["launch_reason"]}
-            for name, found in described.items()
-        },
+        "launch": how["launch"],
+        "launch_reason": how["launch_reason"],
         "execution": PROTOCOLS[options.protocol].execution,
         "attention": how["attention"],
         "dtype": how["dtype"],
@@ -107,7 +104,7 @@ def _static(
         | {"tokens_per_frame": shape.tokens_per_frame, "itemsize": shape.itemsize},
         "prompt_tokens": {"before": prompt[0], "behind": prompt[1]},
         "kv_bytes_per_token": kv_bytes_per_token(shape),
-        "reference_bytes": reference_bytes(shape),
+        "reference_bytes": reference_bytes(shape, pair.method.method.tower),
         "environment": how["environment"],
         "static": [
             _work(shape, pair.dense.method, pair.method.method, _job(pair, count, prompt))
@@ -130,6 +127,10 @@ def _work(shape: ModelShape, dense: Method, method: Method, job: Job) -> dict[st
     }
 
 
+def _launch(graphed: int, frames: int) -> str:
+    return "graph" if graphed == frames else f"graph for {graphed} of {frames} frames" if graphed else "eager"
+
+
 @contextmanager
 def _memory_errors(what: str) -> Iterator[None]:
     try:
@@ -150,7 +151,9 @@ def _row(
     ratios = {stage: None if r is None else round(r, 4) for stage, r in measured.ratios().items()}
     sides = {"dense": measured.dense, "method": measured.method}
     prompt_bytes = card["prompt_tokens"]["before"] * card["kv_bytes_per_token"]
+    graphed = {who: samples.sizes["frames_graphed"] for who, samples in sides.items()}
     return static | {
+        "launch": {who: _launch(count, static["frames"]) for who, count in graphed.items()},
         "floor_ms": {
             who: {stage: round(machine.floor_ms(Work(**w)), 4) for stage, w in found.items()}
             for who, found in static["work"].items()

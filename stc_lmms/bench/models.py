@@ -77,6 +77,7 @@ class LlavaOnevisionEntry:
         device = open_device(options.device)
         args = options.method_args | {"method": options.method, "device": str(device)}
         args["prefill_frames"] = str(options.execution.prefill_frames)
+        args["cuda_graphs"] = str(options.execution.cuda_graphs)
         if options.pretrained is not None:
             args |= {"pretrained": options.pretrained, "dtype": options.dtype}
             settings = resolve(args)

@@ -20,16 +20,18 @@ class Execution:
     Attributes:
         summary: one line for the card.
         prefill_frames: frames encoded and prefilled together.
+        cuda_graphs: whether a single frame may be one captured graph.
     """
 
     summary: str
     prefill_frames: int
+    cuda_graphs: bool = True
 
 
-# A further way to run (a captured graph, for instance) is one more entry here.
 EXECUTIONS = {
     "grouped": Execution("up to 16 frames in one batch", 16),
-    "frame_by_frame": Execution("every frame in a call of its own", 1),
+    "frame_by_frame": Execution("every frame in a call of its own, launched eagerly", 1, cuda_graphs=False),
+    "live": Execution("every frame in a call of its own, as a captured graph on a GPU", 1),
 }
 
 
@@ -53,6 +55,7 @@ PROTOCOLS = {
         5,
         20,
     ),
+    "live": Protocol("frames come one by one", "live", (1, 2, 4, 8, 16, 32, 64), 3, 10),
 }
 
 

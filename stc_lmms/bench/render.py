@@ -21,7 +21,8 @@ def head(card: dict[str, Any]) -> str:
         f"{card['method']} {given}, against dense",
         f"protocol {card['protocol']}: {card['protocol_summary']}; {_frames(group)} per call, "
         f"{card['warmup']} warm-ups, {card['repeats']} rounds, dense and {card['method']} in turn",
-        *_launch(card),
+        f"{card['execution']}, launch {card['launch']}"
+        + (f" ({card['launch_reason']})" if card["launch_reason"] else ""),
         f"attention: {card['attention']}",
         f"frames: {card['frames_from']}; preprocess: {card['preprocess']}",
         f"tower {tower['layers']} layers x {tower['tokens']} tokens x {tower['width']}; language model "
@@ -69,6 +70,11 @@ def row(found: dict[str, Any], method: str) -> str:
             f"{_size(sizes['tower_reference_bytes'])}, all state {_size(sizes['state_bytes'])}, "
             f"peak memory {_size(sizes['peak_memory_bytes'])}"
         )
+    lines.append(f"launch: {found['launch']['method']}")
+    if found["launch"]["dense"] != found["launch"]["method"]:
+        lines.append(
+            f"WARNING: dense was launched as {found['launch']['dense']}: the ratio is not a fair one"
+        )
     return "\n".join(lines)
 
 
@@ -82,16 +88,6 @@ def warnings(card: dict[str, Any]) -> str:
     return "\n".join(
         ["", *found] if found else ["", f"No stage is slower than dense (ratio above {SLOWER})."]
     )
-
-
-def _launch(card: dict[str, Any]) -> list[str]:
-    lines = []
-    for who, found in card["launch"].items():
-        name = card["method"] if who == "method" else who
-        lines.append(f"{name}: {card['execution']}, launch {found['mode']} ({found['reason']})")
-    if card["launch"]["dense"]["mode"] != card["launch"]["method"]["mode"]:
-        lines.append("WARNING: dense and method are launched in different ways: the ratio is not a fair one")
-    return lines
 
 
 def _interval_bounds(card: dict[str, Any]) -> list[str]:

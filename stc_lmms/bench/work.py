@@ -7,6 +7,7 @@ once. From them a `Machine` gives the least time; no version runs much faster th
 from dataclasses import dataclass
 
 from stc_lmms.bench.cost import DecoderShape, TowerShape, prefill_macs, projector_macs, tower_macs
+from stc_lmms.methods.base import TowerMethod
 from stc_lmms.methods.registry import Method
 from stc_lmms.methods.stc_cacher import STCCacher
 
@@ -94,9 +95,12 @@ def bounds(dense: dict[str, Work], method: dict[str, Work]) -> dict[str, float]:
     return {name: getattr(method[name], what) / getattr(dense[name], what) for name, what in LIMITS.items()}
 
 
-def reference_bytes(shape: ModelShape) -> int:
-    """K, V, attention and MLP output of one reference frame in every block."""
-    return 4 * shape.tower.layers * shape.tower.tokens * shape.tower.width * shape.itemsize
+def reference_bytes(shape: ModelShape, cacher: TowerMethod | None) -> int:
+    """What STC-Cacher keeps of one reference frame: V and U of every block, K of those that score."""
+    if not isinstance(cacher, STCCacher):
+        return 0
+    kept = sum(3 if cacher.scores(depth) else 2 for depth in range(shape.tower.layers))
+    return kept * shape.tower.tokens * shape.tower.width * shape.itemsize
 
 
 def kv_bytes_per_token(shape: ModelShape) -> int:
@@ -117,7 +121,7 @@ def _tower(shape: ModelShape, cacher: STCCacher | None, group: range) -> Work:
     references = selective + (1 if cacher is not None and dense else 0)
     return Work(
         2 * tower_macs(tower, dense, selective, selected),
-        moved * shape.itemsize + references * reference_bytes(shape),
+        moved * shape.itemsize + references * reference_bytes(shape, cacher),
     )
 
 

@@ -260,7 +260,7 @@ class STCCacher(TowerMethod):
                 x_STD = block.norm1(selective_STD)
                 k_STD = block.k(x_STD)
                 score_ST = None
-                if self._scores(depth):
+                if self.scores(depth):
                     score_ST = reuse.similarity(k_STD, self.metric)
                     choice = self._choose(score_ST, layout)
                 selective_STD = _selective_block(block, layout, selective_STD, x_STD, k_STD, reuse, choice)
@@ -292,7 +292,7 @@ class STCCacher(TowerMethod):
         state.tokens_recomputed += plan.dense * layout.tokens
         state.tokens_recomputed += plan.selective * self.selected(layout.tokens, layout.group)
 
-    def _scores(self, depth: int) -> bool:
+    def scores(self, depth: int) -> bool:
         """Whether block `depth` selects anew."""
         if self.selection == "per_layer":
             return True
@@ -304,7 +304,7 @@ class STCCacher(TowerMethod):
         shape = (1, *h_FTD.shape[1:])
         with torch.inference_mode(False):  # to be written in and outside inference mode
             empty = [[h_FTD.new_empty(shape) for _ in Reference._fields] for _ in range(depth)]
-        return [Reference(k if self._scores(i) else None, v, u) for i, (k, v, u) in enumerate(empty)]
+        return [Reference(k if self.scores(i) else None, v, u) for i, (k, v, u) in enumerate(empty)]
 
     def _choose(self, score_ST: Tensor, layout: Layout) -> _Choice:
         tokens = score_ST.shape[1]

@@ -38,6 +38,7 @@ from stc_lmms.models.base import (
 )
 from stc_lmms.models.decoding import greedy
 from stc_lmms.settings import Settings
+from stc_lmms.streaming.graphs import CudaCapture, FrameRunner
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
 from stc_lmms.towers import open_tower
 
@@ -136,6 +137,7 @@ class LlavaOnevision(StreamingModel):
         self.method = settings.build_method()
         self.tokens_per_frame = tokens_per_frame(config)
         self.eos_ids = compat.eos_ids(model, processor.tokenizer)
+        self.capture = CudaCapture(self.device, settings.cuda_graphs)
 
     def open_stream(self) -> "LlavaOnevisionStream":
         """A new, empty stream."""
@@ -145,8 +147,8 @@ class LlavaOnevision(StreamingModel):
         """See `StreamingModel.describe`."""
         return {
             "execution": "batched" if self.method.tower is None else "grouped",
-            "launch": "eager",
-            "launch_reason": "this model has no CUDA graph runner",
+            "launch": "eager" if self.capture.reason else "graph for single frames",
+            "launch_reason": self.capture.reason,
             "attention": f"tower sdpa, llm {self.settings.attn_implementation}",
             "dtype": str(self.dtype).removeprefix("torch."),
             "context_limit": self.model.config.text_config.max_position_embeddings,
@@ -191,7 +193,9 @@ class LlavaOnevisionStream(Stream):
     def __init__(self, model: LlavaOnevision):
         self.model = model
         self.clock = StageClock(model.device)
-        self.tower_state = model.method.tower.open_state() if model.method.tower else None
+        method = model.method.tower
+        self.tower_state = method.open_state() if method else None
+        self.runner = FrameRunner(model.capture, model.tower, method, self.tower_state, model.project)
         self.reset()
 
     def reset(self) -> None:
@@ -204,6 +208,7 @@ class LlavaOnevisionStream(Stream):
         self.times_s: list[float] = []
         self.kept: list[int] = []
         self.clock.take()
+        self._graphed = 0  # frames since the last bill that were captured graphs
         self._billed_frames = self._billed_recomputed = 0
 
     @property
@@ -215,7 +220,8 @@ class LlavaOnevisionStream(Stream):
     def nbytes(self) -> int:
         """KV cache and method state."""
         states = (self.tower_state, self.token_state)
-        return self.memory.nbytes + sum(state.nbytes for state in states if state is not None)
+        held = sum(state.nbytes for state in states if state is not None)
+        return self.memory.nbytes + held + self.runner.nbytes
 
     @property
     def progress(self) -> Progress:
@@ -239,13 +245,7 @@ class LlavaOnevisionStream(Stream):
         model, method = self.model, self.model.method
         with self.clock.stage("preprocess_ms"):
             pixels = model.pixels(frames)
-        with self.clock.stage("vit_ms"):
-            if method.tower is None:
-                features = model.tower.encode(pixels)
-            else:
-                features = method.tower.encode(model.tower, pixels, self.tower_state)
-        with self.clock.stage("project_ms"):
-            tokens = model.project(features)
+        tokens = self._encode(pixels)
         kept = [tokens.shape[1]] * len(frames)
         if method.token is not None:
             with self.clock.stage("method_ms"):
@@ -257,6 +257,23 @@ class LlavaOnevisionStream(Stream):
             self.memory.append(tokens.reshape(-1, tokens.shape[-1]))
         self.times_s.extend(times_s)
         self.kept.extend(kept)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """LLM tokens [F,N,D] of the next F frames, before the token method."""
+        model, method = self.model, self.model.method.tower
+        if len(pixels) == 1:
+            with self.clock.stage("vit_ms"):
+                tokens = self.runner.encode(pixels)
+            if tokens is not None:
+                self._graphed += 1
+                return tokens
+        with self.clock.stage("vit_ms"):
+            if method is None:
+                features = model.tower.encode(pixels)
+            else:
+                features = method.encode(model.tower, pixels, self.tower_state)
+        with self.clock.stage("project_ms"):
+            return model.project(features)
 
     def _prefill_prefix(self) -> None:
         if self.memory.length == 0:
@@ -316,9 +333,11 @@ class LlavaOnevisionStream(Stream):
             recomputed = self.tower_state.tokens_recomputed - self._billed_recomputed
             self._billed_recomputed = self.tower_state.tokens_recomputed
         self._billed_frames = frames
+        graphed, self._graphed = self._graphed, 0
         return Efficiency(
             frames_seen=frames,
             frames_encoded=encoded,
+            frames_graphed=graphed,
             tower_tokens=tokens,
             tower_tokens_recomputed=recomputed,
             llm_tokens_mean=sum(self.kept) / frames if frames else 0.0,

@@ -29,13 +29,14 @@ class Efficiency:
     Attributes:
         frames_seen: frames in the stream when the question was asked.
         frames_encoded: frames encoded since the previous answer.
+        frames_graphed: how many of them were one captured graph each; the others were launched eagerly.
         tower_tokens: tower tokens of those frames.
         tower_tokens_recomputed: how many of them were computed, not reused.
         llm_tokens_mean: LLM tokens kept per frame, mean over the stream.
         llm_tokens_max: the most kept for any one frame.
         decode_ms: reading and decoding video.
         preprocess_ms: resize and normalisation, and the copy to the device.
-        vit_ms: vision tower, with the in-tower method.
+        vit_ms: vision tower, with the in-tower method; of captured frames with projector and pooling.
         project_ms: projector and pooling.
         method_ms: token method.
         prefill_ms: prefill of visual tokens (and of the prompt's first part, once per stream).
@@ -50,6 +51,7 @@ class Efficiency:
 
     frames_seen: int = 0
     frames_encoded: int = 0
+    frames_graphed: int = 0
     tower_tokens: int = 0
     tower_tokens_recomputed: int = 0
     llm_tokens_mean: float = 0.0
@@ -142,7 +144,14 @@ def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def values(name: str) -> list[float]:
         return [r[name] for r in records if r.get(name) is not None]
 
-    summed = ("frames_encoded", "tower_tokens", "tower_tokens_recomputed", "new_tokens", *STAGES)
+    summed = (
+        "frames_encoded",
+        "frames_graphed",
+        "tower_tokens",
+        "tower_tokens_recomputed",
+        "new_tokens",
+        *STAGES,
+    )
     out: dict[str, Any] = {"answers": len(records)}
     out |= {name: round(sum(values(name)), 3) for name in summed}
     for name in ("ttft_ms", "per_token_ms", "llm_tokens_mean"):

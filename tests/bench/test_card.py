@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stc_lmms.bench import models, render
+from stc_lmms.bench import models
 from stc_lmms.bench.measure import OBSERVE_STAGES, STAGES
 from stc_lmms.cli import main
 
@@ -56,11 +56,12 @@ def test_demo_on_a_cpu(tmp_path):
     assert text.index("bound") < text.index("This machine, measured") < text.index("\n1 frame, ms")
     assert "not measured (no --video)" in text and "launch eager" in text
 
-    assert card["launch"]["dense"] == card["launch"]["method"] and card["launch"]["dense"]["mode"] == "eager"
+    assert card["launch"] == "eager" and "no graphs on cpu" in card["launch_reason"]
     assert card["settings"]["cache_interval"] == 4 and card["environment"]["torch"]
     assert [row["frames"] for row in card["rows"]] == [1, 5]
     for row in card["rows"]:
         for who in ("dense", "method"):
+            assert row["launch"][who] == "eager" and row["sizes"][who]["frames_graphed"] == 0
             samples = row["samples_ms"][who]
             assert set(samples) == set(STAGES) and all(len(times) == 2 for times in samples.values())
             for i in range(2):
@@ -96,7 +97,7 @@ def test_gpu_script_runs_whole_on_a_cpu(tmp_path):
     parity = json.loads((tmp_path / "cpu_parity.json").read_text())
     assert parity["failed"] == 0 and parity["passed"] >= 10
     cards = sorted(path.stem for path in tmp_path.glob("cpu_card_*.json"))
-    assert cards == ["cpu_card_7b_grouped", "cpu_card_7b_official"]
+    assert cards == ["cpu_card_7b_grouped", "cpu_card_7b_live", "cpu_card_7b_official"]
 
 
 def test_gpu_script_without_a_gpu_is_one_line(tmp_path):
@@ -156,9 +157,3 @@ def test_no_method_measures_the_noise(monkeypatch, capsys):
     assert set(row["bound"].values()) == {1} and row["work"]["dense"] == row["work"]["method"]
     kv_bytes = [row["sizes"][who]["kv_bytes"] for who in ("dense", "method")]
     assert kv_bytes[0] == kv_bytes[1] > 0
-
-
-def test_different_launches_are_told():
-    launch = {"dense": {"mode": "eager", "reason": "x"}, "method": {"mode": "graph", "reason": "y"}}
-    lines = render._launch({"launch": launch, "execution": "grouped", "method": "stc"})
-    assert any(line.startswith("WARNING") and "not a fair one" in line for line in lines)

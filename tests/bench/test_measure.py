@@ -1,5 +1,7 @@
 """Dense and method alternate on the product's own code; ratios, percentiles and warnings."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -25,11 +27,12 @@ def fixed(values):
 def test_dense_and_method_alternate_and_warm_ups_are_dropped():
     calls = []
 
-    def run(model, frames, times_s, new_tokens):
-        calls.append(model)
-        return dict.fromkeys(STAGES, float(len(calls))), {"of": model}
+    def run(model, stream, frames, times_s, new_tokens):
+        calls.append(stream)
+        return dict.fromkeys(STAGES, float(len(calls))), {"of": stream}
 
-    result = compare(Pair("dense", "stc"), None, [], repeats=3, warmup=2, new_tokens=2, run=run)
+    models = Pair(*(SimpleNamespace(open_stream=lambda name=name: name) for name in ("dense", "stc")))
+    result = compare(models, None, [], repeats=3, warmup=2, new_tokens=2, run=run)
     assert calls == ["dense", "stc"] * 5
     assert result.dense.ms["vit_ms"] == [5.0, 7.0, 9.0] and result.method.ms["vit_ms"] == [6.0, 8.0, 10.0]
     assert (result.dense.sizes, result.method.sizes) == ({"of": "dense"}, {"of": "stc"})
@@ -64,13 +67,13 @@ def pair(load):
 def test_stages_add_up_and_sizes_are_those_of_the_stream(pair):
     frames, times_s = synthetic_frames(6)
     for model, kept in ((pair.dense, 36), (pair.method, 9)):
-        ms, sizes = one_round(model, frames, times_s, 4)
+        ms, sizes = one_round(model, model.open_stream(), frames, times_s, 4)
         stages = sum(ms[stage] for stage in OBSERVE_STAGES)
         assert 0.7 * ms["observe_ms"] < stages <= ms["observe_ms"]
         assert ms["ttft_ms"] > 0 and (ms["method_ms"] > 0) == (model is pair.method)
         assert sizes["llm_tokens_mean"] == kept and sizes["tower_tokens"] == 6 * 144
         assert sizes["kv_bytes"] < sizes["state_bytes"] or model is pair.dense
-    assert sizes["tower_reference_bytes"] == 4 * 3 * 144 * 64 * 4  # four tensors, three blocks, float32
+    assert sizes["tower_reference_bytes"] == 3 * 3 * 144 * 64 * 4  # three tensors, three blocks, float32
 
 
 def test_from_parts_shares_weights_and_equals_the_loaded_model(load, pair, clip):
