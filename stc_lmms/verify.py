@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 AREAS = {
     "cacher": "stc_lmms.golden.cacher",
     "pruner": "stc_lmms.golden.pruner",
+    "rekv": "stc_lmms.golden.rekv",
+    "dycoke": "stc_lmms.golden.dycoke",
+    "streamdycoke": "stc_lmms.golden.streamdycoke",
     "benchmarks": "stc_lmms.golden.benchmarks",
 }
 

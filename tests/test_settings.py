@@ -73,7 +73,7 @@ def test_flat_is_all_of_it_and_json():
         ({"strategy": "gausian"}, "did you mean 'gaussian'?"),
         ({"prompt": "rekvv"}, "did you mean 'rekv'?"),
         ({"dtype": "fp16"}, "valid: auto, bfloat16, float16"),
-        ({"memory": "infinite"}, "valid: full"),
+        ({"memory": "infinite"}, "valid: bounded, full, recent, rekv"),
         ({"decoder": "decrod"}, "did you mean 'decord'?"),
         ({"attn_implementation": "flash_attn_2"}, "did you mean 'flash_attention_2'?"),
     ],
