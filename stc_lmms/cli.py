@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     verify.set_defaults(run=_verify)
 
-    methods = commands.add_parser("methods", help="list the compression methods, the memories, their arguments")
+    methods = commands.add_parser("methods", help="list methods, memories and their arguments")
     methods.set_defaults(run=_methods)
 
     report = commands.add_parser("report", help="accuracy and efficiency tables of finished runs")

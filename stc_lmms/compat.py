@@ -2,8 +2,9 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
@@ -48,12 +49,8 @@ def _takes_causal_mask(layer_class: type[nn.Module]) -> bool:
     return "causal_attention_mask" in inspect.signature(layer_class.forward).parameters
 
 
-class Attend(Protocol):
-    """Attention of one layer: gets its index, q [H,L,d], k and v [G,S,d], the scale; gives [H,L,d]."""
-
-    def __call__(
-        self, layer: int, q_HLd: Tensor, k_GSd: Tensor, v_GSd: Tensor, scale: float
-    ) -> Tensor: ...
+# Attention of one layer: gets its index, q [H,L,d], k and v [G,S,d] and the scale; gives [H,L,d].
+Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
 
 
 _HOOK = "stc_lmms_attend"
@@ -123,9 +120,7 @@ class LanguageModel:
             if isinstance(x, Tensor)  # None before the first token
         )
 
-    def hidden(
-        self, embeds_LD: Tensor, cache: DynamicCache | None, attend: Attend | None = None
-    ) -> Tensor:
+    def hidden(self, embeds_LD: Tensor, cache: DynamicCache | None, attend: Attend | None = None) -> Tensor:
         """Last hidden states [L,D] of L new embeddings.
 
         Args:
@@ -307,7 +302,8 @@ def tiny_llava_onevision(
         vision_config=SiglipVisionConfig(**vision), text_config=Qwen2Config(**text), **options
     )
     model = LlavaOnevisionForConditionalGeneration._from_config(config, attn_implementation="sdpa")
-    inner = "vision_tower." + ("" if vision_core(model.model.vision_tower) is model.model.vision_tower else "vision_model.")
+    tower = model.model.vision_tower
+    inner = "vision_tower." + ("" if vision_core(tower) is tower else "vision_model.")
     renamed = {
         _replace_prefix(
             name,

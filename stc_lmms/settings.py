@@ -101,9 +101,7 @@ class Settings:
         )
 
 
-_COMMON = {
-    f.name: f for f in dataclasses.fields(Settings) if f.name not in ("options", "memory_options")
-}
+_COMMON = {f.name: f for f in dataclasses.fields(Settings) if f.name not in ("options", "memory_options")}
 _HINTS = typing.get_type_hints(Settings)
 _ENVIRONMENT = {
     "STC_CACHE_INTERVAL": ("cache_interval", int),
@@ -149,9 +147,7 @@ def resolve(
         logger.warning("from STC_* environment variables: %s (arguments override them)", ", ".join(used))
     unused = sorted(set(args) - set(fields) - set(memory_fields) - set(_COMMON))
     if unused:
-        logger.warning(
-            "method=%s with memory=%s does not use %s; ignored", method, memory, ", ".join(unused)
-        )
+        logger.warning("method=%s with memory=%s does not use %s; ignored", method, memory, ", ".join(unused))
 
     given = implied | args
     common = {name: _convert(name, value, _HINTS[name]) for name, value in given.items() if name in _COMMON}

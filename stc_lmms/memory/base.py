@@ -40,7 +40,7 @@ class Reader(ABC):
     def next_logits(self, embeds_LD: Tensor) -> Tensor:
         """Append L >= 1 embeddings and return the float32 logits [V] after the last."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have nothing to undo
         """Leave the memory as it was before `ask`."""
 
     def __enter__(self) -> "Reader":
@@ -102,7 +102,7 @@ class StreamMemory(ABC):
     def restore(self, snapshot: Any) -> None:
         """Forget everything since `snapshot`. Snapshots taken after that one are void."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most hold nothing else
         """Give back what outlives the object, such as files."""
 
 
@@ -119,7 +119,7 @@ class Memory(ABC):
             SettingsError: the options do not fit the model.
         """
 
-    def check(self, layers: int, tokens_per_frame: int | None) -> None:
+    def check(self, layers: int, tokens_per_frame: int | None) -> None:  # noqa: B027 - most fit all
         """Refuse a decoder that the options do not fit, before any weight is loaded.
 
         Args:

@@ -56,7 +56,7 @@ class Full(Memory):
 class FullMemory(StreamMemory):
     """KV cache of one stream over a stock language model."""
 
-    def __init__(self, llm: "LanguageModel", options: Full = Full()):  # noqa: B008 - frozen
+    def __init__(self, llm: "LanguageModel", options: Full):
         self.llm = llm
         self.options = options
         self.cache = llm.new_cache()

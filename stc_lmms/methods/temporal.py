@@ -14,9 +14,12 @@ from stc_lmms.methods.base import Compressed, Context
 
 
 def similarity(x: Tensor, y: Tensor) -> Tensor:
-    """Cosine along the last axis, in float32 or wider."""
-    wide = (t if t.dtype == torch.float64 else t.float() for t in (x, y))
-    return functional.cosine_similarity(*wide, dim=-1)
+    """Cosine along the last axis, in float32.
+
+    Also of float64 tokens: where a frame repeats an earlier one, all cosines are 1 up to rounding, and
+    which is the lowest is that of float32, here and in the original.
+    """
+    return functional.cosine_similarity(x.float(), y.float(), dim=-1)
 
 
 def split_markers(length: int, context: Context, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -65,7 +68,7 @@ def between_anchors(token_budget: int, patches: int, every: int) -> tuple[int, .
         return ()
     if left < 0:
         raise SettingsError(
-            f"token_budget={token_budget} is too low: one frame in {every} keeps all of its {patches} tokens, "
+            f"token_budget={token_budget} is too low: one frame in {every} keeps all its {patches} tokens, "
             f"which alone is {patches / every:g} per frame"
         )
     base, extra = divmod(left, every - 1)
