@@ -128,8 +128,8 @@ def resolve(
         SettingsError: unknown argument (names the nearest valid one), wrong type, or out of range.
     """
     args = dict(args)
-    known = set(_COMMON) | {name for r in RECIPES.values() for name in r.fields}
-    known |= {name for memory in memories.MEMORIES for name in memories.fields(memory)}
+    of_memories = {name for memory in memories.MEMORIES for name in memories.fields(memory)}
+    known = set(_COMMON) | {name for r in RECIPES.values() for name in r.fields} | of_memories
     for name in args:
         if name not in known:
             raise SettingsError(unknown("model argument", name, known | set(also)))
@@ -145,9 +145,13 @@ def resolve(
     ]
     if used:
         logger.warning("from STC_* environment variables: %s (arguments override them)", ", ".join(used))
-    unused = sorted(set(args) - set(fields) - set(memory_fields) - set(_COMMON))
-    if unused:
-        logger.warning("method=%s with memory=%s does not use %s; ignored", method, memory, ", ".join(unused))
+    unused = set(args) - set(fields) - set(memory_fields) - set(_COMMON)
+    for chooser, names in (
+        (f"method={method}", unused - of_memories),
+        (f"memory={memory}", unused & of_memories),
+    ):
+        if names:
+            logger.warning("%s does not use %s; ignored", chooser, ", ".join(sorted(names)))
 
     given = implied | args
     common = {name: _convert(name, value, _HINTS[name]) for name, value in given.items() if name in _COMMON}

@@ -12,6 +12,8 @@ from stc_lmms.cli import main
 from stc_lmms.verify import summary, verify
 
 GOLDEN = Path(__file__).parent / "golden"
+REKV, STREAMDYCOKE = "rekv/within_window_then_offload", "streamdycoke/ttm_w2_t08_a100"
+DYCOKE_TTM, DYCOKE_DP = "dycoke/ttm_T9_odd_n25", "dycoke/dp_p08"
 PRUNER, CACHER = "pruner/llava_ov_dual_anchor_f1_k49", "cacher/siglip_i3_r025_chunk2"
 
 
@@ -49,9 +51,9 @@ def run(capsys, *argv):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_recorded_cases_of_the_originals_pass(dtype):
-    outcomes = list(verify(GOLDEN, ["cacher", "pruner"], dtype))
+    outcomes = list(verify(GOLDEN, ["cacher", "pruner", "rekv", "dycoke", "streamdycoke"], dtype))
     assert {(o.area, o.case) for o in outcomes} >= {tuple(CACHER.split("/")), tuple(PRUNER.split("/"))}
-    assert len(outcomes) >= 8 and summary(outcomes)["passed"] == len(outcomes), [o.line() for o in outcomes]
+    assert len(outcomes) >= 13 and summary(outcomes)["passed"] == len(outcomes), [o.line() for o in outcomes]
 
 
 def test_output_for_people(capsys, case, tmp_path):
@@ -83,6 +85,18 @@ def test_output_for_people(capsys, case, tmp_path):
         (CACHER, "is_reference", torch.ones_like, "wrong role"),
         (CACHER, "selected_indices", lambda x: (x + 1) % 16, "selected index sets differ"),
         (CACHER, "frames", lambda x: x.flip(0), "differ"),
+        (REKV, "frames", lambda x: x.flip(0), "frame embeddings differ"),
+        (REKV, "stream_logits", lambda x: x + 1e-3, "stream logits differ"),
+        (REKV, "qa1.logits", lambda x: x * float("nan"), "question 1 logits differ"),
+        (REKV, "qa1.block_scores", lambda x: x * 1.01, "question 1 block scores differ"),
+        (REKV, "qa2.retrieved_blocks", lambda x: x + 1, "question 2: blocks"),
+        (REKV, "qa0.generated", lambda x: x.flip(0), "question 0: answer"),
+        (DYCOKE_TTM, "kept_indices", lambda x: x + 1, "kept tokens of frames"),
+        (DYCOKE_TTM, "out", lambda x: x + 1e-6, "gathered values differ"),
+        (DYCOKE_DP, "kept.0", lambda x: x + 1, "visible tokens of step 0 differ"),
+        (DYCOKE_DP, "key_out.1", lambda x: x * float("nan"), "gathered values differ"),
+        (STREAMDYCOKE, "kept_mask", lambda x: 1 - x, "kept tokens of frame 0 differ"),
+        (STREAMDYCOKE, "max_sim", lambda x: x + 1e-3, "values differ"),
     ],
 )
 def test_a_corrupted_tensor_fails(capsys, case, tmp_path, name, tensor, how, told):

@@ -69,8 +69,8 @@ class ReKV(Memory):
             raise SettingsError(
                 f"retrieve_size={self.retrieve_size} is no multiple of retrieve_chunk={self.retrieve_chunk}"
             )
-        if self.archive_cap_gib is not None and not self.archive_cap_gib > 0:
-            raise SettingsError(f"archive_cap_gib={self.archive_cap_gib} must be above 0")
+        if self.archive_cap_gib is not None and not 0 < self.archive_cap_gib < 2**30:
+            raise SettingsError(f"archive_cap_gib={self.archive_cap_gib} must be a number of GiB above 0")
 
     def check(self, layers: int, tokens_per_frame: int | None) -> None:
         """Refuse a window that does not hold one frame."""
