@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     verify.set_defaults(run=_verify)
 
-    methods = commands.add_parser("methods", help="list the compression methods and their arguments")
+    methods = commands.add_parser("methods", help="list methods, memories and their arguments")
     methods.set_defaults(run=_methods)
 
     report = commands.add_parser("report", help="accuracy and efficiency tables of finished runs")
@@ -110,12 +110,17 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _methods(args: argparse.Namespace) -> int:
+    from stc_lmms.memory.registry import MEMORIES, fields
     from stc_lmms.methods.registry import RECIPES
 
     for recipe in RECIPES.values():
         print(f"{recipe.name:<12} {recipe.summary}")
         for name, field in recipe.fields.items():
             print(f"{'':<12}   {name}={field.default}")
+    for name, memory in MEMORIES.items():
+        print(f"memory={name:<8} {memory.__doc__.splitlines()[0]}")
+        for field in fields(name).values():
+            print(f"{'':<15}   {field.name}={field.default}")
     return 0
 
 

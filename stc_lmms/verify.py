@@ -24,6 +24,9 @@ NOT_IMPLEMENTED = "area not implemented"
 AREAS = {
     "cacher": "stc_lmms.golden.cacher",
     "pruner": "stc_lmms.golden.pruner",
+    "rekv": "stc_lmms.golden.rekv",
+    "dycoke": "stc_lmms.golden.dycoke",
+    "streamdycoke": "stc_lmms.golden.streamdycoke",
     "benchmarks": "stc_lmms.golden.benchmarks",
     "livecc": "stc_lmms.golden.livecc",
 }

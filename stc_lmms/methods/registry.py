@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import TokenMethod, TowerMethod
+from stc_lmms.methods.dycoke import DyCoke
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.methods.stc_pruner import STCPruner
+from stc_lmms.methods.streamdycoke import StreamDyCoke
 from stc_lmms.suggest import unknown
 
 
@@ -50,6 +52,8 @@ _RECIPES = (
     Recipe("stc", "STC-Cacher in the tower and STC-Pruner before the prefill", STCCacher, STCPruner),
     Recipe("stc_cacher", "recompute only the vision tokens that changed", tower=STCCacher),
     Recipe("stc_pruner", "keep a budget of novel tokens per frame", token=STCPruner),
+    Recipe("dycoke", "one frame in four whole, of the others the tokens that changed most", token=DyCoke),
+    Recipe("streamdycoke", "whole frames now and then, in between what is new", token=StreamDyCoke),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _RECIPES}
 

@@ -89,8 +89,17 @@ class Stream(ABC):
         """
 
     @abstractmethod
-    def ask(self, question: str, generation: Generation = Generation()) -> Answer:
-        """Answer from the frames observed so far; leaves the stream as it was."""
+    def ask(
+        self, question: str, generation: Generation = Generation(), *, search: str | None = None
+    ) -> Answer:
+        """Answer from the frames observed so far; leaves the stream as it was.
+
+        Args:
+            question: the whole prompt, options and instructions included.
+            generation: how to answer.
+            search: what a memory that searches is searched by, such as the bare question; None is
+                `question`.
+        """
 
     @abstractmethod
     def reset(self) -> None:

@@ -23,10 +23,8 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat
 from stc_lmms.demo.checkpoint import demo_folder
-from stc_lmms.errors import CheckpointError, StcError
-from stc_lmms.memory.full import FullMemory
+from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.methods.base import Context
-from stc_lmms.methods.registry import Method
 from stc_lmms.models.base import (
     Answer,
     Generation,
@@ -58,14 +56,20 @@ def check_settings(settings: Settings) -> None:
         raise CheckpointError(
             f"{settings.pretrained!r} joins the vision layers {config.vision_feature_layer}; one is supported"
         )
-    _check_method(settings.build_method(), config)
+    _check_fit(settings, config)
 
 
-def _check_method(method: Method, config: Any) -> None:
+def _check_fit(settings: Settings, config: Any) -> None:
+    """Refuse a method or a memory that does not fit the model."""
+    method, memory, text = settings.build_method(), settings.build_memory(), config.text_config
     if method.tower is not None:
         method.tower.check(1)  # its towers have no merge groups
     if method.token is not None:
         method.token.check(tokens_per_frame(config))
+    reason = compat.why_not_hooked(text) if memory.runs_attention else None
+    if reason:
+        raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
+    memory.check(text.num_hidden_layers, None if method.token else tokens_per_frame(config))
 
 
 def checkpoint(settings: Settings) -> str:
@@ -121,7 +125,7 @@ class LlavaOnevision(StreamingModel):
         Raises:
             SettingsError: the method does not fit the model.
         """
-        _check_method(settings.build_method(), model.config)
+        _check_fit(settings, model.config)
         self = cls.__new__(cls)
         self._assemble(settings, model, processor)
         return self
@@ -134,7 +138,7 @@ class LlavaOnevision(StreamingModel):
         self.device, self.dtype = model.device, model.dtype
         self.tower = open_tower(model.model.vision_tower, config.vision_feature_layer)
         self.llm = compat.LanguageModel(model)
-        self.method = settings.build_method()
+        self.method, self.memory = settings.build_method(), settings.build_memory()
         self.tokens_per_frame = tokens_per_frame(config)
         self.eos_ids = compat.eos_ids(model, processor.tokenizer)
         self.capture = CudaCapture(self.device, settings.cuda_graphs)
@@ -193,6 +197,7 @@ class LlavaOnevisionStream(Stream):
     def __init__(self, model: LlavaOnevision):
         self.model = model
         self.clock = StageClock(model.device)
+        self.memory = model.memory.open(model.llm)
         method = model.method.tower
         self.tower_state = method.open_state() if method else None
         self.runner = FrameRunner(model.capture, model.tower, method, self.tower_state, model.project)
@@ -201,7 +206,8 @@ class LlavaOnevisionStream(Stream):
     def reset(self) -> None:
         """Forget everything."""
         method = self.model.method
-        self.memory = FullMemory(self.model.llm)
+        self.memory.close()
+        self.memory = self.model.memory.open(self.model.llm)
         if self.tower_state is not None:
             self.tower_state.reset()
         self.token_state = method.token.open_state() if method.token else None
@@ -254,7 +260,7 @@ class LlavaOnevisionStream(Stream):
                 tokens, kept = compressed.tokens_MD, compressed.tokens_per_frame
         with self.clock.stage("prefill_ms"):
             self._prefill_prefix()
-            self.memory.append(tokens.reshape(-1, tokens.shape[-1]))
+            self.memory.append(tokens.reshape(-1, tokens.shape[-1]), kept)
         self.times_s.extend(times_s)
         self.kept.extend(kept)
 
@@ -279,29 +285,34 @@ class LlavaOnevisionStream(Stream):
         if self.memory.length == 0:
             prefix, _ = self.model.prompt_parts("")
             if prefix:
-                self.memory.append(self.model.embed_text(prefix))
+                self.memory.begin(self.model.embed_text(prefix))
 
     @torch.no_grad()
-    def ask(self, question: str, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
+    def ask(
+        self,
+        question: str,
+        generation: Generation = Generation(),  # noqa: B008 - frozen
+        *,
+        search: str | None = None,
+    ) -> Answer:
         """See `Stream.ask`."""
         model = self.model
         with self.clock.stage("prefill_ms"):
             self._prefill_prefix()
-        kv_bytes, state_bytes, before = self.memory.nbytes, self.nbytes, self.memory.snapshot()
+        kv_bytes, state_bytes = self.memory.nbytes, self.nbytes
         prompt = self.question_embeds(question)
-        context_tokens = self.memory.length + len(prompt)
+        searched_by = model.embed_text(question if search is None else search)
         self.clock.wait()  # the time to the first token begins with the question
-        try:
+        with self.memory.ask(searched_by) as reader:
             decoded = greedy(
-                self.memory,
+                reader,
                 prompt,
                 model.llm.embed,
                 lambda ids: model.processor.tokenizer.decode(ids, skip_special_tokens=True),
                 model.eos_ids,
                 generation,
             )
-        finally:
-            self.memory.restore(before)
+            context_tokens = reader.context_tokens + len(prompt)
         efficiency = self._bill()
         efficiency = dataclasses.replace(
             efficiency,
@@ -310,6 +321,7 @@ class LlavaOnevisionStream(Stream):
             new_tokens=len(decoded.token_ids),
             context_tokens=context_tokens,
             kv_bytes=kv_bytes,
+            archive_bytes=self.memory.archive_nbytes,
             state_bytes=state_bytes,
             peak_memory_bytes=peak_memory_bytes(model.device),
         )

@@ -44,8 +44,9 @@ class Efficiency:
         per_token_ms: mean time of each further token; None for one-token answers.
         new_tokens: answer tokens.
         context_tokens: tokens in the KV cache when the answer began, the question included.
-        kv_bytes: KV cache of the stream, without the question.
-        state_bytes: everything the stream holds: KV, tower references, method state.
+        kv_bytes: what the memory holds of the stream on the compute device, without the question.
+        archive_bytes: what it holds in host memory or on disk.
+        state_bytes: everything the stream holds on the device: KV, tower references, method state.
         peak_memory_bytes: peak of the device so far; of the process where there is no GPU.
     """
 
@@ -67,6 +68,7 @@ class Efficiency:
     new_tokens: int = 0
     context_tokens: int = 0
     kv_bytes: int = 0
+    archive_bytes: int = 0
     state_bytes: int = 0
     peak_memory_bytes: int = 0
 
@@ -162,6 +164,7 @@ def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "frames_seen",
         "context_tokens",
         "kv_bytes",
+        "archive_bytes",
         "state_bytes",
         "peak_memory_bytes",
     ):

@@ -22,6 +22,8 @@ METHODS = {
     "stc": {"token_budget": 9},
     "stc_cacher": {"cache_interval": 2},
     "stc_pruner": {"token_budget": 12, "strategy": "dual_anchor", "history": "aligned"},
+    "dycoke": {"token_budget": 12},
+    "streamdycoke": {"token_budget": 12},
 }
 every_method = pytest.mark.parametrize("method", METHODS)
 
