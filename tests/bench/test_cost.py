@@ -50,7 +50,7 @@ def test_whole_towers():
     embed = tower_macs(TOWER, 1) - 27 * dense_block_macs(*SIGLIP)
     assert embed == 729 * 1152 * 3 * 14 * 14
     assert tower_macs(TOWER, 3, 5, 182) == 3 * tower_macs(TOWER, 1) + 5 * tower_macs(TOWER, 0, 1, 182)
-    # The authors store 4 T d per layer, 181 MB for SigLIP in half precision; here it is three quarters of that.
+    # The authors store 4 T d per layer, 181 MB for SigLIP in half precision; here three quarters of that.
     assert reference_bytes(MODEL, STCCacher()) == pytest.approx(0.75 * 181e6, rel=0.01)
     shared = 2 + 1 / 27  # keys in the one block that scores
     wanted = pytest.approx(shared / 4 * 181e6, rel=0.01)
