@@ -185,6 +185,7 @@ class LlavaOvStc(lmms):
                 else:
                     heapq.heappush(queue, (_when(job.next), next(count), item))
         player.close()
+        self._record.restarts += player.restarts
 
     def _answer(self, player: Player, job: Job) -> AnswerText:
         asked = job.next

@@ -38,6 +38,9 @@ class Player:
     """One open video and its stream; a question further on in the same video reads only the rest.
 
     A question that goes back, or another video, opens a new stream. A video that failed is not tried again.
+
+    Attributes:
+        restarts: how often a clip's video was read from its start again.
     """
 
     def __init__(self, model: StreamingModel):
@@ -47,6 +50,8 @@ class Player:
         self._clip: Clip | None = None
         self._broken: dict[tuple[str, float], tuple[float, Exception]] = {}
         self._decode_ms = 0.0
+        self._opened: set[tuple[str, float]] = set()
+        self.restarts = 0
 
     def ask(self, prompt: str, clip: Clip, generation: Generation) -> tuple[Answer, Note]:
         """Observe up to the end of the clip, then answer; past the end of a whole video, answer at its end.
@@ -95,6 +100,8 @@ class Player:
 
     def _open(self, clip: Clip) -> None:
         self.close()
+        self.restarts += (clip.path, clip.start_s) in self._opened
+        self._opened.add((clip.path, clip.start_s))
         settings = self.model.settings
         self._video = open_video(
             clip.path,

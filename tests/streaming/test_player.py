@@ -94,11 +94,13 @@ def test_going_back_another_start_and_another_video_open_a_new_stream(player, vi
     assert opened == [("a.mp4", 0), ("a.mp4", 0), ("a.mp4", 4), ("b.mp4", 0), ("a.mp4", 0)]
     assert [answer.efficiency.frames_seen for answer in seen] == [6, 3, 4, 5, 3, 3, 10]
     assert seen[1].token_ids == seen[5].token_ids
+    assert player.restarts == 2  # back to 5 s, and a.mp4 again after b.mp4
 
 
 def test_after_the_whole_file_a_question_inside_it_goes_back(player, videos, opened):
     answers = [ask(player, videos / "a.mp4", end_s)[0] for end_s in (None, 11)]
     assert len(opened) == 2 and answers[1].efficiency.frames_seen == 6
+    assert player.restarts == 1
 
 
 def test_a_broken_video_is_told_and_not_tried_again(player, videos, tmp_path, opened):
