@@ -27,6 +27,7 @@ from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.methods.base import Context
 from stc_lmms.models.base import Answer, Generation, Stream, StreamingModel, check_frames
 from stc_lmms.models.decoding import greedy
+from stc_lmms.ops.attention import kernel
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
 from stc_lmms.towers import open_tower
@@ -109,6 +110,9 @@ class LlavaOnevision(StreamingModel):
         return {
             "execution": "batched" if self.method.tower is None else "grouped",
             "attention": f"tower sdpa, llm {self.settings.attn_implementation}",
+            "memory_attention": kernel(self.device.type, self.dtype)[1]
+            if self.memory.runs_attention
+            else None,
             "dtype": str(self.dtype).removeprefix("torch."),
             "context_limit": self.model.config.text_config.max_position_embeddings,
             "environment": environment(self.device),
