@@ -35,6 +35,7 @@ from stc_lmms.models.base import (
     open_device,
 )
 from stc_lmms.models.decoding import greedy
+from stc_lmms.ops.attention import kernel
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.graphs import CudaCapture, FrameRunner
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
@@ -154,6 +155,9 @@ class LlavaOnevision(StreamingModel):
             "launch": "eager" if self.capture.reason else "graph for single frames",
             "launch_reason": self.capture.reason,
             "attention": f"tower sdpa, llm {self.settings.attn_implementation}",
+            "memory_attention": kernel(self.device.type, self.dtype)[1]
+            if self.memory.runs_attention
+            else None,
             "dtype": str(self.dtype).removeprefix("torch."),
             "context_limit": self.model.config.text_config.max_position_embeddings,
             "environment": environment(self.device),

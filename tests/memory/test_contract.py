@@ -6,6 +6,10 @@ import pytest
 import torch
 
 from stc_lmms.memory.registry import MEMORIES
+from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.ops.attention import kernel
+from stc_lmms.settings import resolve
+from stc_lmms.streaming.timers import total
 from tests.models.test_llava_onevision import QUESTION, SHORT, play
 
 # n_local holds two to six frames, so that most of the stream is beyond the window.
@@ -143,3 +147,53 @@ def test_a_reset_stream_is_a_new_one(model, clip):
     assert stream.nbytes == (stream.tower_state.nbytes if stream.tower_state else 0)
     stream.observe(frames, times)
     assert torch.equal(logits(stream), logits(play(model, frames, times)))
+
+
+def test_the_memory_is_searched_by_the_text_that_is_given(load, clip, monkeypatch):
+    stream = play(load(method="none", memory="rekv", n_local=80, retrieve_size=3), *clip(FRAMES))
+    memory, texts = stream.memory, []
+    ask = memory.ask
+    monkeypatch.setattr(memory, "ask", lambda question_LD: texts.append(question_LD) or ask(question_LD))
+    stream.ask("Who?\nA. he B. she", SHORT, search="Who?")
+    stream.ask("Who?\nA. he B. she", SHORT)
+    stream.ask("Who?", SHORT, search="")  # nothing to search by: the prompt it is
+    wanted = [stream.model.embed_text(text) for text in ("Who?", "Who?\nA. he B. she", "")]
+    assert all(torch.equal(*pair) for pair in zip(texts, wanted))
+
+
+def test_the_record_counts_the_archive(load, clip):
+    model = load(method="none", memory="rekv", n_local=80, retrieve_size=3)
+    stream = play(model, *clip(FRAMES))
+    cost = stream.ask(QUESTION, SHORT).efficiency
+    per_token = 2 * 2 * 2 * 16 * 4  # layers, keys and values, heads, width, float32
+    means = 2 * 2 * 16 * 4
+    assert cost.archive_bytes == FRAMES * (36 * per_token + means)
+    prefix = stream.memory.length - FRAMES * 36
+    assert cost.kv_bytes == (prefix + 80) * per_token
+    prompt = len(stream.question_embeds(QUESTION))
+    assert cost.context_tokens == prefix + 3 * 36 + prompt
+    assert total([cost.to_dict()])["archive_bytes"] == cost.archive_bytes
+    assert model.describe()["memory_attention"] == "cpu"
+    assert load(method="none").describe()["memory_attention"] is None
+
+
+@pytest.mark.gpu
+@matrix
+def test_gpu_equals_cpu(load, checkpoint, clip, memory, method):
+    args = {
+        "memory": memory.split(",")[0].split(" ")[0],
+        "method": method,
+        **MEMORY[memory],
+        **METHOD[method],
+    }
+    own = {"pretrained": str(checkpoint), "device": "cuda", "dtype": "float32"}
+    cuda = LlavaOnevision(resolve(own | args, environ={}))
+    frames, times = clip(FRAMES)
+    cpu = play(load(**args), frames, times, 4)
+    assert (logits(play(cuda, frames, times, 4)).cpu() - logits(cpu)).abs().max() < 1e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_gpu_has_a_fast_kernel(dtype):
+    assert not kernel("cuda", getattr(torch, dtype))[1].startswith("reference")
