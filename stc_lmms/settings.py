@@ -121,6 +121,11 @@ def resolve(
     implied = defaults | environment
     method = _convert("method", args.get("method", implied.get("method", Settings.method)), str)
     fields = recipe(method).fields
+    for name in fields:
+        if name in _COMMON:  # only possible in a plug-in; it would hide the value of ours
+            raise SettingsError(
+                f"method {method!r} has a field called {name!r}, as every model has: rename it"
+            )
     used = [
         f"{name}={value}" for name, value in sorted(environment.items()) if name in fields or name in _COMMON
     ]

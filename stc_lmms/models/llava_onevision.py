@@ -25,12 +25,15 @@ from stc_lmms import compat
 from stc_lmms.demo.checkpoint import demo_folder
 from stc_lmms.errors import CheckpointError, StcError
 from stc_lmms.memory.full import FullMemory
-from stc_lmms.methods.base import Context
+from stc_lmms.methods.base import ATTENTION, Compressed, Context
+from stc_lmms.methods.budget import usage
 from stc_lmms.models.base import Answer, Generation, Stream, StreamingModel, check_frames
 from stc_lmms.models.decoding import greedy
+from stc_lmms.ops.grid import halve, halved
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
 from stc_lmms.towers import open_tower
+from stc_lmms.towers.received import encode_with_last_input, received_in
 
 REKV_PREFIX = "<|im_start|>system \nYou are a helpful assistant.<|im_end|><|im_start|>user "
 REKV_SUFFIX = "\n{question}<|im_end|><|im_start|>assistant\n"
@@ -49,6 +52,8 @@ def check_settings(settings: Settings) -> None:
             f"{settings.pretrained!r} joins the vision layers {config.vision_feature_layer}; one is supported"
         )
     method = settings.build_method()
+    if method.tower is not None:
+        method.tower.check_budget(patch_grid(config), layers_used(config))
     if method.token is not None:
         method.token.check(tokens_per_frame(config))
 
@@ -60,8 +65,19 @@ def checkpoint(settings: Settings) -> str:
 
 def tokens_per_frame(config: Any) -> int:
     """LLM tokens of one frame after the 2x2 pooling: 196 for 27 x 27 patches."""
+    return math.prod(halved(patch_grid(config)))
+
+
+def patch_grid(config: Any) -> tuple[int, int]:
+    """Rows and columns of a frame's patches in the tower."""
     side = config.vision_config.image_size // config.vision_config.patch_size
-    return math.ceil(side / 2) ** 2
+    return side, side
+
+
+def layers_used(config: Any) -> int:
+    """Tower layers that lead to the features."""
+    depth, layer = config.vision_config.num_hidden_layers, config.vision_feature_layer
+    return layer if layer >= 0 else depth + 1 + layer
 
 
 class LlavaOnevision(StreamingModel):
@@ -95,6 +111,8 @@ class LlavaOnevision(StreamingModel):
         self.llm = compat.LanguageModel(self.model)
         self.method = settings.build_method()
         self.tokens_per_frame = tokens_per_frame(config)
+        grid = patch_grid(config)
+        self.grid = grid if self.method.tower is None else self.method.tower.output_grid(grid)
         self.eos_ids = compat.eos_ids(self.model, self.processor.tokenizer)
 
     def open_stream(self) -> "LlavaOnevisionStream":
@@ -118,11 +136,30 @@ class LlavaOnevision(StreamingModel):
         return out["pixel_values_videos"][0].to(self.device, self.dtype)
 
     def project(self, features_FTD: Tensor) -> Tensor:
-        """Tower features to LLM tokens [F,N,D]."""
-        if self.model.config.vision_feature_select_strategy == "default":
-            features_FTD = features_FTD[:, 1:]
-        core = self.model.model
-        return core.apply_pooling(core.multi_modal_projector(features_FTD))
+        """Tower features to LLM tokens [F,N,D]; merged tokens, which lie on no grid, are not pooled."""
+        tokens = self.model.model.multi_modal_projector(self._patches(features_FTD))
+        return tokens if self.grid is None else halve(tokens, self.grid)
+
+    def context(self, times_s: Sequence[float], pixels: Tensor, last_input: Tensor | None) -> Context:
+        """What the token method asks for; `last_input` is that of the last tower layer."""
+        grid = None if self.grid is None else halved(self.grid)
+        attention = keys = None
+        if last_input is not None:
+            seen = received_in(self.tower.blocks[-1], last_input)
+            attention, keys = (
+                halve(self._patches(x), self.grid) for x in (seen.attention_FT[..., None], seen.keys_FTE)
+            )
+        return Context(
+            times_s=tuple(times_s),
+            grid=grid,
+            attention_FN=None if attention is None else attention[..., 0],
+            keys_FNE=keys,
+            pixels_FCHW=pixels if "pixels" in self.method.token.needs else None,
+        )
+
+    def _patches(self, x_FTD: Tensor) -> Tensor:
+        drop = self.model.config.vision_feature_select_strategy == "default"  # the class token
+        return x_FTD[:, 1:] if drop else x_FTD
 
     def prompt_parts(self, question: str) -> tuple[str, str]:
         """What stands before and behind the video when `question` is asked."""
@@ -188,22 +225,26 @@ class LlavaOnevisionStream(Stream):
         model, method = self.model, self.model.method
         with self.clock.stage("preprocess_ms"):
             pixels = model.pixels(frames)
+        last_input = None
         with self.clock.stage("vit_ms"):
-            if method.tower is None:
-                features = model.tower.encode(pixels)
-            else:
+            if method.tower is not None:
                 features = method.tower.encode(model.tower, pixels, self.tower_state)
+            elif method.token is not None and not method.token.needs.isdisjoint(ATTENTION):
+                features, last_input = encode_with_last_input(model.tower, pixels)
+            else:
+                features = model.tower.encode(pixels)
         with self.clock.stage("project_ms"):
             tokens = model.project(features)
         kept = [tokens.shape[1]] * len(frames)
         if method.token is not None:
             with self.clock.stage("method_ms"):
-                context = Context(times_s=tuple(times_s))
+                context = model.context(times_s, pixels, last_input)
                 compressed, self.token_state = method.token.compress(tokens, context, self.token_state)
                 tokens, kept = compressed.tokens_MD, compressed.tokens_per_frame
         with self.clock.stage("prefill_ms"):
             self._prefill_prefix()
-            self.memory.append(tokens.reshape(-1, tokens.shape[-1]))
+            if sum(kept):  # a method may drop or hold back every frame of a group
+                self.memory.append(tokens.reshape(-1, tokens.shape[-1]))
         self.times_s.extend(times_s)
         self.kept.extend(kept)
 
@@ -248,12 +289,19 @@ class LlavaOnevisionStream(Stream):
         return Answer(decoded.text, decoded.token_ids, efficiency)
 
     def question_embeds(self, question: str) -> Tensor:
-        """Embeddings [L,D] of all that comes behind the frames: newline (if any) and question."""
+        """Embeddings [L,D] of all that comes behind the memory: frames that the method still holds back,
+        newline (if any) and question.
+        """
         _, suffix = self.model.prompt_parts(question)
         embeds = self.model.embed_text(suffix)
         if self.model.settings.prompt == "chat" and self.times_s:
             embeds = torch.cat((self.model.model.model.image_newline[None].to(embeds), embeds))
-        return embeds
+        pending = self._pending()
+        return embeds if pending is None else torch.cat((pending.tokens_MD.to(embeds), embeds))
+
+    def _pending(self) -> Compressed | None:
+        token = self.model.method.token
+        return None if token is None else token.pending(self.token_state)
 
     def _bill(self) -> Efficiency:
         """What the stream has done since the last bill."""
@@ -265,13 +313,15 @@ class LlavaOnevisionStream(Stream):
             recomputed = self.tower_state.tokens_recomputed - self._billed_recomputed
             self._billed_recomputed = self.tower_state.tokens_recomputed
         self._billed_frames = frames
+        pending = self._pending()
+        kept = usage(self.kept if pending is None else [*self.kept, *pending.tokens_per_frame])
         return Efficiency(
             frames_seen=frames,
             frames_encoded=encoded,
             tower_tokens=tokens,
             tower_tokens_recomputed=recomputed,
-            llm_tokens_mean=sum(self.kept) / frames if frames else 0.0,
-            llm_tokens_max=max(self.kept, default=0),
+            llm_tokens_mean=kept.mean,
+            llm_tokens_max=kept.maximum,
             **self.clock.take(),
         )
 
