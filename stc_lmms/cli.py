@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stc_lmms import __version__
-from stc_lmms.errors import StcError
+from stc_lmms.errors import DataError, StcError
 
 HARNESS_COMMANDS = ("eval", "tasks", "models", "ui", "serve", "power", "version", "mcp", "tui")
 
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from stc_lmms.verify import summary, verify
+    from stc_lmms.verify import last_line, summary, verify
 
     outcomes = []
     for outcome in verify(args.folder, args.areas, args.dtype):
@@ -90,7 +90,9 @@ def _verify(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found, indent=1))
     else:
-        print("{passed} passed, {failed} failed, {skipped} skipped (area not implemented)".format(**found))
+        print(last_line(outcomes))
+    if found["skipped"] == len(outcomes):
+        raise DataError(f"nothing was checked: all {len(outcomes)} cases were skipped")
     return 1 if found["failed"] else 0
 
 

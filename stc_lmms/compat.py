@@ -2,22 +2,20 @@
 
 import functools
 import inspect
+from importlib import import_module
 from pathlib import Path
 
 import torch
+import transformers
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoProcessor,
-    CLIPVisionConfig,
-    CLIPVisionModel,
     DynamicCache,
     PreTrainedModel,
     ProcessorMixin,
-    SiglipVisionConfig,
-    SiglipVisionModel,
 )
 from transformers.configuration_utils import PretrainedConfig
 
@@ -170,20 +168,43 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def vision_classes(kind: str) -> tuple[type[PretrainedConfig], type[PreTrainedModel]]:
+    """Config and model class of a vision tower: siglip, clip, qwen2_vl, qwen2_5_vl or qwen3_vl.
+
+    Raises:
+        CheckpointError: unknown kind, or this version of transformers does not have it.
+    """
+    if kind not in _VISION_CLASSES:
+        raise CheckpointError(f"unknown vision model {kind!r}; known: {', '.join(_VISION_CLASSES)}")
+    names = _VISION_CLASSES[kind]
+    try:
+        config = import_module(f"transformers.models.{kind}.configuration_{kind}")
+        modeling = import_module(f"transformers.models.{kind}.modeling_{kind}")
+    except ModuleNotFoundError:
+        raise CheckpointError(
+            f"{kind} is not in transformers {transformers.__version__}; it needs 4.57 or newer"
+        ) from None
+    return getattr(config, names[0]), getattr(modeling, names[1])
+
+
+_VISION_CLASSES = {
+    "siglip": ("SiglipVisionConfig", "SiglipVisionModel"),
+    "clip": ("CLIPVisionConfig", "CLIPVisionModel"),
+    "qwen2_vl": ("Qwen2VLVisionConfig", "Qwen2VisionTransformerPretrainedModel"),
+    "qwen2_5_vl": ("Qwen2_5_VLVisionConfig", "Qwen2_5_VisionTransformerPretrainedModel"),
+    "qwen3_vl": ("Qwen3VLVisionConfig", "Qwen3VLVisionModel"),
+}
+
+
 def tiny_vision_model(
     kind: str, config: dict[str, object], weights: dict[str, Tensor], dtype: torch.dtype
 ) -> PreTrainedModel:
     """A vision model from a config and a complete state dict in 4.x naming, on SDPA.
 
     Raises:
-        CheckpointError: unknown kind, or the weights are not the model's.
+        CheckpointError: unknown kind, not in this version of transformers, or not the model's weights.
     """
-    if kind not in ("siglip", "clip"):
-        raise CheckpointError(f"unknown vision model {kind!r}; known: siglip, clip")
-    config_class, model_class = {
-        "siglip": (SiglipVisionConfig, SiglipVisionModel),
-        "clip": (CLIPVisionConfig, CLIPVisionModel),
-    }[kind]
+    config_class, model_class = vision_classes(kind)
     model = model_class._from_config(config_class(**config), attn_implementation="sdpa").eval().to(dtype)
     if vision_core(model) is model:
         weights = {name.removeprefix("vision_model."): tensor for name, tensor in weights.items()}

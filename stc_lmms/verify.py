@@ -13,32 +13,36 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import DataError
-from stc_lmms.golden.base import Case, CaseResult
+from stc_lmms.golden.base import Case, CaseResult, SkipCase
 from stc_lmms.suggest import unknown
 
 logger = logging.getLogger(__name__)
+
+NOT_IMPLEMENTED = "area not implemented"
 
 # area -> module with `run_case`; an area not listed here is reported as skipped
 AREAS = {
     "cacher": "stc_lmms.golden.cacher",
     "pruner": "stc_lmms.golden.pruner",
     "benchmarks": "stc_lmms.golden.benchmarks",
+    "livecc": "stc_lmms.golden.livecc",
 }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One case: `result` is None when its area is not implemented."""
+    """One case: `result` is None when it was skipped, for the reason `skipped`."""
 
     area: str
     kind: str
     case: str
     result: CaseResult | None
+    skipped: str = ""
 
     def line(self) -> str:
         """One line for people."""
         if self.result is None:
-            return f"SKIP  {self.area:<11} {self.case:<40} area not implemented"
+            return f"SKIP  {self.area:<11} {self.case:<40} {self.skipped}"
         state = "pass" if self.result.passed else "FAIL"
         numbers = f"max error {self.result.max_error:.2e}  tolerance {self.result.tolerance:.0e}"
         return f"{state}  {self.area:<11} {self.case:<40} {numbers}  {self.result.detail}"
@@ -68,8 +72,13 @@ def verify(folder: Path, areas: Sequence[str] | None = None, dtype: str = "float
     for path, case in sorted(chosen.items(), key=lambda item: (item[1]["golden"]["area"], str(item[0]))):
         area = case["golden"]["area"]
         siblings = [c for p, c in cases.items() if p != path and c["golden"]["area"] == area]
-        result = _run(area, case, path, siblings, dtype) if area in AREAS else None
-        yield Outcome(area, str(case["golden"].get("kind")), path.stem, result)
+        result, reason = None, NOT_IMPLEMENTED
+        if area in AREAS:
+            try:
+                result, reason = _run(area, case, path, siblings, dtype), ""
+            except SkipCase as skip:
+                reason = str(skip)
+        yield Outcome(area, str(case["golden"].get("kind")), path.stem, result, reason)
 
 
 def _find(folder: Path) -> Iterator[tuple[Path, Case]]:
@@ -89,6 +98,8 @@ def _run(area: str, case: Case, path: Path, siblings: list[Case], dtype: str) ->
     try:
         with torch.no_grad():
             return run_case(case, path, siblings, getattr(torch, dtype))
+    except SkipCase:
+        raise
     except Exception as error:  # a broken case is a failed case, not the end of the run
         logger.debug("traceback", exc_info=True)
         return CaseResult(
@@ -105,10 +116,18 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "skipped": sum(r is None for r in results),
         "cases": [
             {"area": o.area, "kind": o.kind, "case": o.case}
-            | (_plain(o.result) if o.result else {"skipped": True})
+            | (_plain(o.result) if o.result else {"skipped": True, "reason": o.skipped})
             for o in outcomes
         ],
     }
+
+
+def last_line(outcomes: Sequence[Outcome]) -> str:
+    """Counts for people, with the reasons why cases were skipped."""
+    reasons = sorted({o.skipped for o in outcomes if o.result is None}) or [NOT_IMPLEMENTED]
+    return "{passed} passed, {failed} failed, {skipped} skipped".format(**summary(outcomes)) + (
+        f" ({'; '.join(reasons)})"
+    )
 
 
 def _plain(result: CaseResult) -> dict[str, Any]:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 Case = Mapping[str, Any]
 
 
+class SkipCase(Exception):
+    """The case cannot be run here; the message is the reason, in one short line."""
+
+
 @dataclass(frozen=True)
 class CaseResult:
     """Outcome of one case.

@@ -41,6 +41,7 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
         errors += map(distance, trace.hidden, tensors["hidden_states"].unbind(1))
     if "dense_last_hidden_state" in tensors:
         errors.append(distance(tower.finish(tower.encode(frames)), tensors["dense_last_hidden_state"]))
+    errors += _similarity_errors(tensors, trace)
     wrong_roles, wrong_sets = _compare_selection(tensors, trace)
     tolerance = TOLERANCE[dtype]
     problems = []
@@ -49,7 +50,7 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
     if wrong_sets:
         problems.append(f"{wrong_sets} selected index sets differ")
     if not all(error <= tolerance for error in errors):  # not max(): it can lose a NaN
-        problems.append("hidden states differ")
+        problems.append("hidden states or similarities differ")
     detail = (
         "; ".join(problems) or f"{len(frames)} frames, {len(trace.selective)} selective, index sets equal"
     )
@@ -64,6 +65,12 @@ _METRICS = {
     "negative_l1": "l1",
     "negative_l2": "l2",
 }
+
+
+def _similarity_errors(tensors: dict[str, Tensor], trace: Trace) -> list[float]:
+    """Differences of the scores, in the blocks that score."""
+    wanted = tensors["similarity"][trace.selective]
+    return [distance(got, wanted[:, block]) for block, got in enumerate(trace.similarity) if got is not None]
 
 
 def _compare_selection(tensors: dict[str, Tensor], trace: Trace) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing import Generic, Literal, TypeVar
 from torch import Tensor
 
 from stc_lmms.methods.budget import BudgetKind
-from stc_lmms.towers import Tower
+from stc_lmms.towers import Patches, Tower
 
 # What a token method may ask the model for, see `Context`.
 Need = Literal["attention", "keys", "pixels"]
@@ -40,6 +40,10 @@ class TowerState(State):
     tokens_seen: int = 0
     tokens_recomputed: int = 0
 
+    def reset(self) -> None:
+        """Back to the start of a stream; memory may be kept for the next one."""
+        self.frames = self.tokens_seen = self.tokens_recomputed = 0
+
 
 class TowerMethod(ABC):
     """Runs a vision tower in its own way."""
@@ -49,10 +53,28 @@ class TowerMethod(ABC):
         """State of a new stream."""
 
     @abstractmethod
-    def encode(self, tower: Tower, pixels_FCHW: Tensor, state: TowerState) -> Tensor:
+    def encode(
+        self, tower: Tower, x: Tensor | Patches, state: TowerState, *, taps: list[Tensor] | None = None
+    ) -> Tensor:
         """Features [F,T,D] of the next F frames of the stream; updates `state` in place.
 
         Must be causal, and must not depend on how a stream is cut into calls.
+
+        Args:
+            tower: runs the frames.
+            x: what `tower.embed` takes: pixel values [F,3,S,S], or the patches of F temporal slices.
+            state: what the stream has left so far.
+            taps: if given, the hidden states [F,T,D] behind the blocks `tower.taps` are appended to it.
+
+        Raises:
+            StcError: the input does not fit the tower, or the method does not fit it.
+        """
+
+    def check(self, group: int) -> None:  # noqa: B027 - most methods fit every tower
+        """Raise `SettingsError` if the hyper-parameters do not fit a tower.
+
+        Args:
+            group: `Layout.group` of the tower, 1 where it does not merge tokens.
         """
 
     @property

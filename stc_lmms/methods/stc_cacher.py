@@ -1,14 +1,19 @@
 """STC-Cacher: recompute only the vision tokens that changed since a reference frame.
 
 Source: STC (arXiv 2512.00891), section on STC-Cacher, equations 1-6, and the authors' code. Every
-`cache_interval` frames one reference frame is encoded densely; each block keeps its keys K, values V,
-attention output A (after the output projection) and MLP output M. In a selective frame every block
-computes fresh keys for all tokens, finds the `update_ratio` tokens least similar to K, and computes
-queries, new values, attention rows and MLP rows for those only; all other rows take A and M.
+`cache_interval` frames one reference frame is encoded densely; each block keeps its keys K, values V and
+the sum U of its attention output A (after the output projection) and MLP output M. In a selective frame
+every block computes fresh keys for all tokens, finds the `update_ratio` tokens least similar to K, and
+computes queries, new values, attention rows and MLP rows for those only; all other rows take U.
+
+One cacher serves every tower of `stc_lmms.towers`. Keys are compared before any rotation: a rotation is
+the same in both frames and does not change their similarity. In Qwen-VL towers a temporal slice is a
+frame, and a new grid starts anew: references dropped, next frame dense.
 
 Execution is *grouped*: the reference frames of a call form one batch, its selective frames another that
-gathers from the reference of its group, block by block. This is the frame-by-frame definition in
-another order, because a selective frame depends on nothing but its reference frame.
+reuses the reference of its group, block by block. This is the frame-by-frame definition in another order,
+because a selective frame depends on nothing but its reference frame. A stream's references are allocated
+once per shape and written in place, so their addresses are stable; see `STCCacher.run`.
 
 Deviations from the authors' code: state belongs to the stream, not to the layers; a stream cut into
 several calls is not refreshed at every cut; ties are broken by position instead of by rounding noise.
@@ -16,48 +21,58 @@ several calls is not refreshed at every cut; ties are broken by position instead
 Shapes: F frames (R dense, S selective), T tower tokens, K selected tokens, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import TowerMethod, TowerState
-from stc_lmms.ops.rows import flat_index, lowest, put_rows_, take_rows
-from stc_lmms.towers import Block, Tower
+from stc_lmms.methods.stc_cacher_plan import Group, Plan, cut_roles, fixed_roles
+from stc_lmms.ops.rows import flat_index, lowest, put_rows_, similarity, take_rows
+from stc_lmms.towers import Block, Layout, Patches, Tower
 
 
 class Reference(NamedTuple):
-    """What one block remembers of its dense frames: four tensors [R,T,D]."""
+    """What one block remembers of its dense frames, [R,T,D] each.
 
-    k: Tensor
+    Attributes:
+        k: keys before any rotation; None in a block that never scores.
+        v: values.
+        update: what the block added to its input, attention and MLP together.
+    """
+
+    k: Tensor | None
     v: Tensor
-    attention: Tensor
-    mlp: Tensor
-
-    def rows(self, index: Tensor) -> "Reference":
-        """The given dense frames."""
-        return Reference(*(x.index_select(0, index) for x in self))
-
-    @staticmethod
-    def join(parts: Sequence["Reference"]) -> "Reference":
-        """Several references one after the other."""
-        return parts[0] if len(parts) == 1 else Reference(*map(torch.cat, zip(*parts, strict=True)))
+    update: Tensor
 
 
 @dataclass
 class CacherState(TowerState):
-    """Reference of each block (leading dimension 1), or None before the first frame."""
+    """What a stream has left in the cacher.
 
-    reference: list[Reference] | None = None
+    Attributes:
+        step: frames since the references are valid (with `refresh=adaptive`: since the last reference
+            frame); 0 when the next frame must be a reference frame.
+        key: shape, dtype and device that the references belong to.
+        references: one per block, leading dimension 1; None before the first frame.
+    """
+
+    step: int = 0
+    key: Hashable = None
+    references: list[Reference] | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of K, V, A and M of all blocks."""
-        return sum(x.nbytes for block in self.reference or () for x in block)
+        """Bytes of the references of all blocks; they stay allocated over `reset`."""
+        return sum(x.nbytes for block in self.references or () for x in block if x is not None)
+
+    def reset(self) -> None:
+        """Forget the stream; the references are reused if the next one has the same shape."""
+        super().reset()
+        self.step = 0
 
 
 @dataclass
@@ -67,21 +82,22 @@ class Trace:
     Attributes:
         selective: positions of the selective frames among the frames of the call.
         indices: one [S,K] tensor per block.
+        similarity: one [S,T] tensor per block, None for a block that did not score.
         hidden: block inputs and the last output, [F,T,D] each.
     """
 
     selective: list[int] = field(default_factory=list)
     indices: list[Tensor] = field(default_factory=list)
+    similarity: list[Tensor | None] = field(default_factory=list)
     hidden: list[Tensor] = field(default_factory=list)
 
 
-class _Plan(NamedTuple):
-    """Roles of the frames of one call (positions within the call)."""
+class _Choice(NamedTuple):
+    """Tokens to recompute: as [S,K], as rows of [S*T], and which of them count (None: all)."""
 
-    dense: list[int]
-    selective: list[int]
-    refreshing: list[int]  # positions within `dense` that become a reference
-    group: list[int]  # for each selective frame: 0 = the stream's reference, i = i-th of `refreshing`
+    index_SK: Tensor
+    rows: Tensor
+    changed_SK1: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -92,148 +108,306 @@ class STCCacher(TowerMethod):
         cache_interval: a reference frame every so many frames; 1 encodes every frame densely.
         update_ratio: fraction of tokens recomputed in a selective frame, in (0, 1].
         selection: `per_layer` selects anew in every block (the paper); `shared` selects in the first
-            block and uses these tokens in all of them (newer official code).
+            block and uses these tokens in all of them (newer official code); `every_k` selects anew in
+            the blocks 0, k, 2k, ... with k = `select_every`.
+        select_every: see `selection`.
         metric: similarity of fresh and reference keys; the lowest are recomputed.
         chunk_frames: frames that share one role. A refreshing chunk is dense throughout and its last
             frame becomes the reference. The authors' drivers use 1.
+        granularity: `token` selects single tokens; `group` selects whole merge groups (the 2x2 tokens
+            that become one LLM token in Qwen-VL) by their mean similarity.
+        refresh: `interval` has a reference frame every `cache_interval` frames; `adaptive` also makes
+            one of a frame that differs from its reference (a scene cut), and counts anew from there.
+        cut_similarity: a frame is a cut if the cosine similarity of its keys in the first block to
+            those of its reference, mean over tokens, is below this. Reads one result back from the
+            device per call.
+        similarity_threshold: of the selected tokens only those below this cosine similarity take new
+            values, attention and MLP rows; the others keep the reference's, as if not selected. Shapes
+            stay as they are, so this changes results and saves no work.
+        round_to_64: round the number of selected tokens up to a multiple of 64 (at most all).
 
     Limits: attention weights are not available, so methods that read them cannot be combined.
     """
 
     cache_interval: int = 4
     update_ratio: float = 0.25
-    selection: Literal["per_layer", "shared"] = "per_layer"
+    selection: Literal["per_layer", "shared", "every_k"] = "per_layer"
+    select_every: int | None = None
     metric: Literal["cosine", "dot", "l1", "l2"] = "cosine"
     chunk_frames: int = 1
+    granularity: Literal["token", "group"] = "token"
+    refresh: Literal["interval", "adaptive"] = "interval"
+    cut_similarity: float | None = None
+    similarity_threshold: float | None = None
+    round_to_64: bool = False
 
     def __post_init__(self):
-        """Check ranges."""
+        """Check ranges, and that the options make sense together."""
         if self.cache_interval < 1:
             raise SettingsError(f"cache_interval={self.cache_interval} must be at least 1")
         if not 0 < self.update_ratio <= 1:
             raise SettingsError(f"update_ratio={self.update_ratio} must be in (0, 1]")
         if self.chunk_frames < 1:
             raise SettingsError(f"chunk_frames={self.chunk_frames} must be at least 1")
+        if self.select_every is not None and self.select_every < 1:
+            raise SettingsError(f"select_every={self.select_every} must be at least 1")
+        for name in ("cut_similarity", "similarity_threshold"):
+            value = getattr(self, name)
+            if value is not None and not -1 < value <= 1:
+                raise SettingsError(f"{name}={value} must be in (-1, 1]")
+        _pair("selection", self.selection, "every_k", "select_every", self.select_every)
+        _pair("refresh", self.refresh, "adaptive", "cut_similarity", self.cut_similarity)
+        if self.refresh == "adaptive" and self.chunk_frames > 1:
+            raise SettingsError(
+                f"refresh=adaptive decides frame by frame; chunk_frames={self.chunk_frames} must be 1"
+            )
+        if self.refresh == "adaptive" and self.cache_interval == 1:
+            raise SettingsError(
+                "refresh=adaptive has nothing to decide with cache_interval=1; raise the interval"
+            )
+        if self.similarity_threshold is not None and self.metric != "cosine":
+            raise SettingsError(
+                f"similarity_threshold is a cosine similarity; it cannot go with metric={self.metric}"
+            )
+
+    def check(self, group: int) -> None:
+        """See `TowerMethod.check`."""
+        if self.granularity == "group" and group == 1:
+            raise SettingsError(
+                "granularity=group needs a tower that merges groups of tokens (Qwen-VL); this one does not"
+            )
 
     def open_state(self) -> CacherState:
         """Nothing seen yet."""
         return CacherState()
 
-    def selected(self, tokens: int) -> int:
-        """Tokens recomputed in a selective frame: k = max(1, floor(T * update_ratio))."""
-        return max(1, int(tokens * self.update_ratio))
+    def selected(self, tokens: int, group: int = 1) -> int:
+        """Tokens recomputed in a selective frame: K = max(1, floor(T * update_ratio)).
+
+        With `granularity=group` the same rule counts groups of `group` tokens.
+        """
+        unit = group if self.granularity == "group" else 1
+        count = max(1, int(tokens // unit * self.update_ratio)) * unit
+        if self.round_to_64:
+            count = min(tokens, -(-count // 64) * 64)
+        return -(-count // unit) * unit
+
+    def role(self, state: CacherState) -> Literal["reference", "selective"] | None:
+        """Role of the next single frame if its shape is that of the last; None if its content decides."""
+        if self.refresh == "adaptive":
+            return None
+        (dense,) = fixed_roles(state.step, 1, self.cache_interval, self.chunk_frames)
+        return "reference" if dense else "selective"
 
     @torch.no_grad()
     def encode(
-        self, tower: Tower, pixels_FCHW: Tensor, state: CacherState, trace: Trace | None = None
+        self,
+        tower: Tower,
+        x: Tensor | Patches,
+        state: CacherState,
+        trace: Trace | None = None,
+        *,
+        taps: list[Tensor] | None = None,
     ) -> Tensor:
         """Features [F,T,D] of the next F frames; see `TowerMethod.encode`."""
-        h_FTD = tower.embed(pixels_FCHW)
-        frames, tokens = h_FTD.shape[:2]
-        plan = self._plan(state.frames, frames)
-        device = h_FTD.device
-        dense, selective = (torch.tensor(x, device=device, dtype=torch.long) for x in plan[:2])
-        h_dense, h_selective = h_FTD.index_select(0, dense), h_FTD.index_select(0, selective)
-        use = _References(plan, state.reference, device)
-
-        chosen = None
-        for depth, block in enumerate(tower.blocks):
-            if trace is not None:
-                trace.hidden.append(_merge(plan, h_dense, h_selective))
-            fresh = None
-            if plan.dense:
-                h_dense, fresh = _dense_block(block, h_dense)
-            reference = use.advance(depth, fresh)
-            if plan.selective:
-                x = block.norm1(h_selective)
-                k = block.k(x)
-                if chosen is None or self.selection == "per_layer":
-                    chosen = lowest(self._similarity(k, reference.k), self.selected(tokens))
-                h_selective = _selective_block(block, h_selective, x, k, reference, chosen)
-                if trace is not None:
-                    trace.indices.append(chosen)
-
-        out_FTD = _merge(plan, h_dense, h_selective)
-        if trace is not None:
-            trace.selective = plan.selective
-            trace.hidden.append(out_FTD)
-        state.reference = use.last
-        state.frames += frames
-        state.tokens_seen += frames * tokens
-        state.tokens_recomputed += len(plan.dense) * tokens + len(plan.selective) * self.selected(tokens)
+        h_FTD, layout = tower.embed(x)
+        plan = self.begin(tower, h_FTD, layout, state)
+        out_FTD = self.run(tower, h_FTD, layout, plan, state.references, trace, taps)
+        self.commit(plan, layout, state)
         return out_FTD
 
-    def _plan(self, start: int, frames: int) -> _Plan:
-        plan = _Plan([], [], [], [])
-        for position in range(frames):
-            chunk, within = divmod(start + position, self.chunk_frames)
-            if chunk % self.cache_interval:
-                plan.selective.append(position)
-                plan.group.append(len(plan.refreshing))
-            else:
-                if within == self.chunk_frames - 1:
-                    plan.refreshing.append(len(plan.dense))
-                plan.dense.append(position)
-        return plan
+    def begin(self, tower: Tower, h_FTD: Tensor, layout: Layout, state: CacherState) -> Plan:
+        """Host side before a call: references for this shape, and the roles of its frames.
 
-    def _similarity(self, k_STD: Tensor, reference_STD: Tensor) -> Tensor:
-        """Float32 (or wider) score [S,T]; low means changed."""
-        if k_STD.dtype in (torch.float16, torch.bfloat16):
-            k_STD, reference_STD = k_STD.float(), reference_STD.float()
-        if self.metric == "cosine":
-            return functional.cosine_similarity(k_STD, reference_STD, dim=-1)
-        if self.metric == "dot":
-            return (k_STD * reference_STD).sum(-1)
-        return -torch.linalg.vector_norm(k_STD - reference_STD, ord=int(self.metric[1]), dim=-1)
+        Another shape, dtype or device than before makes new references and starts a new interval.
+        """
+        self.check(layout.group)
+        key = (layout.key, h_FTD.shape[1:], h_FTD.dtype, h_FTD.device)
+        if state.key != key:
+            state.key, state.step, state.references = key, 0, None
+        if state.references is None:
+            state.references = self._allocate(len(tower.blocks), h_FTD)
+        if self.refresh == "adaptive" and tower.blocks:
+            return Plan(self._roles_by_content(tower.blocks[0], h_FTD, state))
+        return Plan(fixed_roles(state.step, len(h_FTD), self.cache_interval, self.chunk_frames))
+
+    def run(
+        self,
+        tower: Tower,
+        h_FTD: Tensor,
+        layout: Layout,
+        plan: Plan,
+        references: list[Reference],
+        trace: Trace | None = None,
+        taps: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Device side of a call: all blocks; `h_FTD` is overwritten.
+
+        Reads and writes `references` in place, and never waits for the device. With a plan of one frame
+        (`Plan((True,))` is a reference frame, `Plan((False,))` a selective one) shapes and addresses are
+        the same in every call.
+        """
+        dense_RTD, selective_STD = plan.split(h_FTD)
+        choice = None
+        for depth, block in enumerate(tower.blocks):
+            if trace is not None:
+                trace.hidden.append(plan.join(dense_RTD, selective_STD).clone())
+            fresh = None
+            if plan.dense:
+                dense_RTD, fresh = _dense_block(block, dense_RTD, layout)
+            if plan.selective:
+                reuse = _Reuse(plan.groups, references[depth], fresh)
+                x_STD = block.norm1(selective_STD)
+                k_STD = block.k(x_STD)
+                score_ST = None
+                if self._scores(depth):
+                    score_ST = reuse.similarity(k_STD, self.metric)
+                    choice = self._choose(score_ST, layout)
+                selective_STD = _selective_block(block, layout, selective_STD, x_STD, k_STD, reuse, choice)
+                if trace is not None:
+                    trace.indices.append(choice.index_SK)
+                    trace.similarity.append(score_ST)
+            if plan.dense and references:
+                # After the selective frames, which may still need the old reference.
+                for kept, new in zip(references[depth], fresh, strict=True):
+                    if kept is not None:
+                        kept.copy_(new[-1:])
+            if taps is not None and depth in tower.taps:
+                out_FTD = plan.join(dense_RTD, selective_STD)
+                taps.append(out_FTD if plan.dense else out_FTD.clone())  # the next block overwrites it
+        out_FTD = plan.join(dense_RTD, selective_STD)
+        if trace is not None:
+            trace.selective = [i for i, dense in enumerate(plan.roles) if not dense]
+            trace.hidden.append(out_FTD)
+        return out_FTD
+
+    def commit(self, plan: Plan, layout: Layout, state: CacherState) -> None:
+        """Host side after a call: count its frames."""
+        frames = len(plan.roles)
+        state.step += frames
+        if self.refresh == "adaptive" and plan.dense:
+            state.step = frames - max(i for i, dense in enumerate(plan.roles) if dense)
+        state.frames += frames
+        state.tokens_seen += frames * layout.tokens
+        state.tokens_recomputed += plan.dense * layout.tokens
+        state.tokens_recomputed += plan.selective * self.selected(layout.tokens, layout.group)
+
+    def _scores(self, depth: int) -> bool:
+        """Whether block `depth` selects anew."""
+        if self.selection == "per_layer":
+            return True
+        return depth % self.select_every == 0 if self.selection == "every_k" else depth == 0
+
+    def _allocate(self, depth: int, h_FTD: Tensor) -> list[Reference]:
+        if self.cache_interval == 1:  # every frame is dense
+            return []
+        shape = (1, *h_FTD.shape[1:])
+        with torch.inference_mode(False):  # to be written in and outside inference mode
+            empty = [[h_FTD.new_empty(shape) for _ in Reference._fields] for _ in range(depth)]
+        return [Reference(k if self._scores(i) else None, v, u) for i, (k, v, u) in enumerate(empty)]
+
+    def _choose(self, score_ST: Tensor, layout: Layout) -> _Choice:
+        tokens = score_ST.shape[1]
+        count = self.selected(tokens, layout.group)
+        if self.granularity == "group":
+            score_ST = score_ST.unflatten(1, (-1, layout.group)).mean(-1)
+            groups_SK = lowest(score_ST, count // layout.group)
+            changed = self._changed(score_ST, groups_SK, layout.group)
+            within = torch.arange(layout.group, device=score_ST.device)
+            index_SK = (groups_SK.unsqueeze(-1) * layout.group + within).flatten(1)
+        else:
+            index_SK = lowest(score_ST, count)
+            changed = self._changed(score_ST, index_SK, 1)
+        return _Choice(index_SK, flat_index(index_SK, tokens), changed)
+
+    def _changed(self, score: Tensor, index: Tensor, repeat: int) -> Tensor | None:
+        if self.similarity_threshold is None:
+            return None
+        below = score.gather(1, index) < self.similarity_threshold
+        return below.repeat_interleave(repeat, dim=1).unsqueeze(-1)
+
+    def _roles_by_content(self, block: Block, h_FTD: Tensor, state: CacherState) -> tuple[bool, ...]:
+        """Roles with `refresh=adaptive`: one similarity per pair of frames that may be compared.
+
+        The input of the first block is the embedding, so its keys do not depend on any role.
+        """
+        frames, interval = len(h_FTD), self.cache_interval
+        ahead = min(frames, -state.step % interval)  # frames that may reuse the stream's own reference
+        k_FTD = block.k(block.norm1(h_FTD))
+        pairs = [(k_FTD[:ahead], state.references[0].k)]
+        pairs += [(k_FTD[d:], k_FTD[:-d]) for d in range(1, min(interval, frames))]
+        means = [similarity(new, old).mean(-1) for new, old in pairs]
+        flat = iter(torch.cat(means).tolist())
+        known, *back = ([next(flat) for _ in range(len(mean))] for mean in means)
+        return cut_roles(state.step, frames, interval, self.cut_similarity, known, back)
 
 
-class _References:
-    """Hands each block the reference of every selective frame, and keeps the newest for the stream."""
+class _Reuse:
+    """The references of all selective frames of a call in one block, as views."""
 
-    def __init__(self, plan: _Plan, known: list[Reference] | None, device: torch.device):
-        self.known = known
-        self.needs_known = 0 in plan.group
-        shift = 0 if self.needs_known else 1
-        self.group = torch.tensor([g - shift for g in plan.group], device=device, dtype=torch.long)
-        self.refreshing = torch.tensor(plan.refreshing, device=device, dtype=torch.long)
-        self.last: list[Reference] | None = [] if plan.refreshing else known
+    def __init__(self, groups: list[Group], known: Reference, fresh: Reference | None):
+        self.groups, self.known, self.fresh = groups, known, fresh
 
-    def advance(self, depth: int, fresh: Reference | None) -> Reference | None:
-        parts = [self.known[depth]] if self.needs_known else []
-        if len(self.refreshing):
-            if len(self.refreshing) < len(fresh.k):
-                fresh = fresh.rows(self.refreshing)
-            # A copy, so that the stream does not hold the whole batch.
-            self.last.append(Reference(*(x[-1:].clone() for x in fresh)))
-            parts.append(fresh)
-        return Reference.join(parts).rows(self.group) if len(self.group) else None
+    def _of(self, name: str) -> Iterator[tuple[Group, Tensor]]:
+        """Each group with one tensor [references,1,T,D] of its references."""
+        for group in self.groups:
+            source = getattr(self.known if group.known else self.fresh, name)
+            yield group, source[group.first : group.last].unsqueeze(1)
+
+    def similarity(self, k_STD: Tensor, metric: str) -> Tensor:
+        """Score [S,T] of fresh keys; low means changed."""
+        parts = [similarity(group.of(k_STD), k, metric).flatten(0, 1) for group, k in self._of("k")]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def values(self, shape: torch.Size) -> Tensor:
+        """A new tensor [S,T,D] of the references' values."""
+        values_STD = self.known.v.new_empty(shape)
+        for group, v in self._of("v"):
+            group.of(values_STD).copy_(v.expand(-1, group.each, -1, -1))
+        return values_STD
+
+    def add_updates_(self, h_STD: Tensor) -> None:
+        """Add to every token what the block added to it in its reference."""
+        for group, update in self._of("update"):
+            group.of(h_STD).add_(update)
 
 
-def _dense_block(block: Block, h_RTD: Tensor) -> tuple[Tensor, Reference]:
-    x = block.norm1(h_RTD)
-    k, v = block.k(x), block.v(x)
-    attention = block.out(block.attend(block.q(x), k, v))
-    h_RTD = h_RTD + attention
+def _dense_block(block: Block, h_RTD: Tensor, layout: Layout) -> tuple[Tensor, Reference]:
+    q, k, v = block.qkv(block.norm1(h_RTD))
+    update = block.out(block.attend(q, k, v, layout))
+    h_RTD = h_RTD + update
     mlp = block.mlp(block.norm2(h_RTD))
-    return h_RTD + mlp, Reference(k, v, attention, mlp)
+    return h_RTD.add_(mlp), Reference(k, v, update.add_(mlp))
 
 
 def _selective_block(
-    block: Block, h_STD: Tensor, x_STD: Tensor, k_STD: Tensor, reference: Reference, chosen_SK: Tensor
+    block: Block,
+    layout: Layout,
+    h_STD: Tensor,
+    x_STD: Tensor,
+    k_STD: Tensor,
+    reuse: _Reuse,
+    choice: _Choice,
 ) -> Tensor:
-    """One block of selective frames; `reference` is already gathered per frame, and is consumed."""
-    frames, tokens = h_STD.shape[:2]
-    flat = flat_index(chosen_SK, tokens)
-    x = take_rows(x_STD, flat, frames)
-    values = put_rows_(reference.v, flat, block.v(x))
-    attention = block.out(block.attend(block.q(x), k_STD, values))
-    h = take_rows(h_STD, flat, frames) + attention
-    h = h + block.mlp(block.norm2(h))
-    return put_rows_(reference.attention.add_(reference.mlp).add_(h_STD), flat, h)
+    """One block of selective frames on `h_STD`, in place; `x_STD` is its first norm, `k_STD` its keys."""
+    frames, index_SK, rows, changed = len(h_STD), *choice
+    q, v = block.qv(take_rows(x_STD, rows, frames))
+    values = reuse.values(h_STD.shape)
+    if changed is not None:
+        v = torch.where(changed, v, take_rows(values, rows, frames))
+    put_rows_(values, rows, v)
+    attention = block.out(block.attend(q, k_STD, values, layout, index_SK))
+    new = take_rows(h_STD, rows, frames).add_(attention)
+    new = new.add_(block.mlp(block.norm2(new)))
+    reuse.add_updates_(h_STD)
+    if changed is not None:
+        new = torch.where(changed, new, take_rows(h_STD, rows, frames))
+    return put_rows_(h_STD, rows, new)
 
 
-def _merge(plan: _Plan, h_dense: Tensor, h_selective: Tensor) -> Tensor:
-    if not plan.selective:
-        return h_dense
-    order = torch.tensor(plan.dense + plan.selective, device=h_dense.device).argsort()
-    return torch.cat((h_dense, h_selective)).index_select(0, order)
+def _pair(name: str, value: str, needing: str, companion: str, given: object) -> None:
+    """`companion` must be given if, and only if, `name` is `needing`."""
+    if value == needing and given is None:
+        raise SettingsError(f"{name}={needing} needs {companion}")
+    if value != needing and given is not None:
+        raise SettingsError(f"{companion}={given} is only for {name}={needing}, not {name}={value}")

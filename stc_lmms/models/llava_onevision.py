@@ -53,6 +53,7 @@ def check_settings(settings: Settings) -> None:
         )
     method = settings.build_method()
     if method.tower is not None:
+        method.tower.check(1)  # its towers have no merge groups
         method.tower.check_budget(patch_grid(config), layers_used(config))
     if method.token is not None:
         method.token.check(tokens_per_frame(config))
@@ -186,13 +187,15 @@ class LlavaOnevisionStream(Stream):
     def __init__(self, model: LlavaOnevision):
         self.model = model
         self.clock = StageClock(model.device)
+        self.tower_state = model.method.tower.open_state() if model.method.tower else None
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
         method = self.model.method
         self.memory = FullMemory(self.model.llm)
-        self.tower_state = method.tower.open_state() if method.tower else None
+        if self.tower_state is not None:
+            self.tower_state.reset()
         self.token_state = method.token.open_state() if method.token else None
         self.times_s: list[float] = []
         self.kept: list[int] = []

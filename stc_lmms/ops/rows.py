@@ -13,6 +13,8 @@ SCORE_GRID = 2**20
 
 def flat_index(index_FK: Tensor, tokens: int) -> Tensor:
     """Row numbers [F*K] of the picked tokens in the flattened [F*T, D] tensor."""
+    if len(index_FK) == 1:
+        return index_FK[0]
     offset_F1 = torch.arange(index_FK.shape[0], device=index_FK.device)[:, None] * tokens
     return (index_FK + offset_F1).flatten()
 
@@ -38,3 +40,25 @@ def lowest(score_FT: Tensor, count: int) -> Tensor:
     tokens = score_FT.shape[1]
     key_FT = grid_FT * tokens + torch.arange(tokens, device=score_FT.device)
     return key_FT.topk(count, dim=1, largest=False, sorted=False).indices
+
+
+def similarity(new: Tensor, old: Tensor, metric: str = "cosine") -> Tensor:
+    """Similarity of the rows of two broadcastable tensors [..., D], in float32 or wider: [...].
+
+    Args:
+        new: rows.
+        old: rows to compare with.
+        metric: `cosine`, `dot`, or the negative distance `l1` or `l2`. High means alike.
+    """
+    wide = torch.promote_types(new.dtype, torch.float32)
+    new, old = new.to(wide), old.to(wide)
+    if metric in ("l1", "l2"):
+        return -torch.linalg.vector_norm(new - old, ord=int(metric[1]), dim=-1)
+    dot = (new * old).sum(-1)
+    if metric == "dot":
+        return dot
+    # Norms before broadcasting: a reference has one, however many frames are compared with it.
+    lengths = (torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-8) for x in (new, old))
+    for length in lengths:
+        dot = dot / length
+    return dot

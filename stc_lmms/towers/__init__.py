@@ -3,13 +3,22 @@
 from torch import nn
 
 from stc_lmms.errors import CheckpointError
-from stc_lmms.towers.base import Block, Tower
+from stc_lmms.towers.base import Block, Layout, Tower
 from stc_lmms.towers.clip import ClipTower
+from stc_lmms.towers.packed import Patches
+from stc_lmms.towers.qwen_vl import Qwen2_5_VLTower, Qwen2VLTower, Qwen3VLTower
 from stc_lmms.towers.siglip import SiglipTower
 
+# By the `model_type` of the vision config; transformers 4.56 gives Qwen's the name of the whole model.
 TOWERS: dict[str, type[Tower]] = {
     "siglip_vision_model": SiglipTower,
     "clip_vision_model": ClipTower,
+    "qwen2_vl": Qwen2VLTower,
+    "qwen2_vl_vision": Qwen2VLTower,
+    "qwen2_5_vl": Qwen2_5_VLTower,
+    "qwen2_5_vl_vision": Qwen2_5_VLTower,
+    "qwen3_vl": Qwen3VLTower,
+    "qwen3_vl_vision": Qwen3VLTower,
 }
 
 
@@ -25,4 +34,16 @@ def open_tower(model: nn.Module, feature_layer: int = -1) -> Tower:
     return TOWERS[family](model, feature_layer)
 
 
-__all__ = ["TOWERS", "Block", "ClipTower", "SiglipTower", "Tower", "open_tower"]
+__all__ = [
+    "TOWERS",
+    "Block",
+    "ClipTower",
+    "Layout",
+    "Patches",
+    "Qwen2VLTower",
+    "Qwen2_5_VLTower",
+    "Qwen3VLTower",
+    "SiglipTower",
+    "Tower",
+    "open_tower",
+]

@@ -1,84 +1,190 @@
 """The tower adapter: one vision transformer, opened up into the parts that in-tower methods need.
 
+A tower never changes the wrapped modules; it only calls them. A *frame* is what attends to itself only:
+one image of SigLIP or CLIP, one temporal slice of Qwen-VL. Every frame of a call has the same T tokens.
+
 Shapes: F frames, T tower tokens, D width, Q queries.
-A tower never changes the wrapped modules; it only calls them.
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stc_lmms import compat
+from stc_lmms.errors import StcError
 
 
-class Block:
-    """One pre-LN encoder layer with separate q, k, v projections (SigLIP and CLIP layouts).
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How the tokens of one frame are arranged; the same for all frames of a call.
 
-    Every projection maps [..., D] to [..., D]; `attend` is full bidirectional attention.
+    Attributes:
+        key: two calls with equal keys have tokens in the same places, so they can share a reference.
+        tokens: T.
+        group: rows 0..group-1, group..2*group-1, ... each become one LLM token (1: no such groups).
     """
 
-    def __init__(self, layer: nn.Module):
-        self.layer = layer
-        attention = layer.self_attn
-        self.heads: int = attention.num_heads
-        self.scale: float = attention.scale
-        self.norm1, self.norm2, self.mlp = layer.layer_norm1, layer.layer_norm2, layer.mlp
-        self.q, self.k, self.v, self.out = (
-            attention.q_proj,
-            attention.k_proj,
-            attention.v_proj,
-            attention.out_proj,
-        )
+    key: Hashable
+    tokens: int
+    group: int = 1
 
-    def attend(self, q_FQD: Tensor, k_FTD: Tensor, v_FTD: Tensor) -> Tensor:
-        """Multi-head attention of Q queries over T keys and values, heads merged: [F,Q,D]."""
-        split = [x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q_FQD, k_FTD, v_FTD)]
+
+class Block(ABC):
+    """One pre-LN encoder layer: `h + out(attend(qkv(norm1(h))))`, then `h + mlp(norm2(h))`.
+
+    Every projection maps [..., D] to [..., D] and looks its module up when called, so that a layer that
+    was wrapped or replaced later (LoRA, quantisation) is used as it is now.
+    """
+
+    layer: nn.Module
+    heads: int
+    scale: float
+
+    @abstractmethod
+    def norm1(self, h: Tensor) -> Tensor:
+        """The norm before the attention."""
+
+    @abstractmethod
+    def norm2(self, h: Tensor) -> Tensor:
+        """The norm before the MLP."""
+
+    @abstractmethod
+    def k(self, x: Tensor) -> Tensor:
+        """Keys, before any rotation."""
+
+    @abstractmethod
+    def qv(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries, before any rotation, and values."""
+
+    @abstractmethod
+    def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values: what `qv` and `k` give, together."""
+
+    @abstractmethod
+    def out(self, x: Tensor) -> Tensor:
+        """The projection behind the attention."""
+
+    @abstractmethod
+    def mlp(self, x: Tensor) -> Tensor:
+        """The MLP, without norm and residual."""
+
+    def split_heads(self, x_FQD: Tensor) -> Tensor:
+        """[F,Q,D] to [F,heads,Q,D/heads], a view."""
+        return x_FQD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def attend(
+        self, q_FQD: Tensor, k_FTD: Tensor, v_FTD: Tensor, layout: Layout, index_FQ: Tensor | None = None
+    ) -> Tensor:
+        """Attention of Q queries over all T keys and values, heads merged: [F,Q,D].
+
+        Args:
+            q_FQD: queries of the tokens `index_FQ`.
+            k_FTD: keys of all tokens.
+            v_FTD: values of all tokens.
+            layout: of this call.
+            index_FQ: which tokens the queries belong to; None: to all of them, in order.
+        """
+        split = map(self.split_heads, (q_FQD, k_FTD, v_FTD))
         mixed = functional.scaled_dot_product_attention(*split, scale=self.scale)
         return mixed.transpose(1, 2).flatten(2)
 
-    def dense(self, h_FTD: Tensor) -> Tensor:
-        """The stock layer."""
-        return compat.run_encoder_layer(self.layer, h_FTD)
+    def dense(self, h_FTD: Tensor, layout: Layout) -> Tensor:
+        """The whole layer."""
+        h_FTD = h_FTD + self.out(self.attend(*self.qkv(self.norm1(h_FTD)), layout))
+        return h_FTD + self.mlp(self.norm2(h_FTD))
 
 
-class Tower:
+class Tower(ABC):
     """A stock vision transformer seen as `embed`, then `blocks`, then `finish`.
 
-    Args:
+    Attributes:
         model: the transformers vision model (in eval mode).
-        layers: its encoder layers, in order.
+        blocks: the layers that lead to the feature; those beyond are never run.
+        taps: numbers of the blocks whose output the language model wants, too (deepstack), in its order.
+
+    Args:
+        model: see above.
+        layers: its encoder layers as blocks, in order.
         feature_layer: which hidden state is the feature, in transformers' numbering (-1: the output
-            of the last layer, before any final norm). Layers beyond it are never run.
+            of the last layer, before any final norm).
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], feature_layer: int = -1):
+    taps: tuple[int, ...] = ()
+
+    def __init__(self, model: nn.Module, layers: Sequence[Block], feature_layer: int = -1):
         depth = len(layers)
         if not -depth - 1 <= feature_layer <= depth:
             raise ValueError(f"vision_feature_layer={feature_layer} is out of range for {depth} layers")
         used = feature_layer if feature_layer >= 0 else depth + 1 + feature_layer
         self.model = model
-        self.blocks = [Block(layer) for layer in layers[:used]]
+        self.blocks = list(layers[:used])
         self.config = model.config
 
     @property
-    def num_tokens(self) -> int:
-        """Tower tokens per frame (T), the class token included where there is one."""
-        raise NotImplementedError
+    def family(self) -> str:
+        """The name transformers gives this kind of tower."""
+        return self.config.model_type
 
-    def embed(self, pixels_FCHW: Tensor) -> Tensor:
-        """Pixel values [F,3,H,W] to the first hidden state [F,T,D]."""
-        raise NotImplementedError
+    @property
+    @abstractmethod
+    def patch_weight(self) -> Tensor:
+        """Weight of the patch embedding: its dtype and device are those of the input."""
 
-    def finish(self, h_FTD: Tensor) -> Tensor:
-        """What the stock model does after its last layer to give `last_hidden_state`."""
-        raise NotImplementedError
+    @abstractmethod
+    def embed(self, x: Any) -> tuple[Tensor, Layout]:
+        """Tower input to the first hidden state [F,T,D] and the layout of its tokens.
+
+        The tensor is new: the caller may overwrite it.
+
+        Raises:
+            StcError: the input does not fit the tower; one line says what would.
+        """
+
+    @abstractmethod
+    def finish(self, h_FTD: Tensor, layout: Layout) -> Tensor:
+        """What the stock model does after its last layer."""
+
+    def deepstack(self, taps: Sequence[Tensor], layout: Layout) -> tuple[Tensor, ...]:
+        """Deepstack features from the hidden states behind the blocks `taps`; none by default."""
+        return ()
 
     @torch.no_grad()
-    def encode(self, pixels_FCHW: Tensor) -> Tensor:
-        """Dense features [F,T,D]: the stock modules, all frames in one batch."""
-        h_FTD = self.embed(pixels_FCHW)
-        for block in self.blocks:
-            h_FTD = block.dense(h_FTD)
+    def encode(self, x: Any, taps: list[Tensor] | None = None) -> Tensor:
+        """Dense features [F,T,D], all frames in one batch.
+
+        Args:
+            x: what `embed` takes.
+            taps: if given, the hidden states behind the blocks `self.taps` are appended to it.
+        """
+        h_FTD, layout = self.embed(x)
+        for depth, block in enumerate(self.blocks):
+            h_FTD = block.dense(h_FTD, layout)
+            if taps is not None and depth in self.taps:
+                taps.append(h_FTD)
         return h_FTD
+
+    def check_input(self, name: str, x: Tensor) -> None:
+        """Refuse a tensor of another dtype or on another device than the tower's weights.
+
+        Raises:
+            StcError: says how to convert it.
+        """
+        weight = self.patch_weight
+        if x.dtype != weight.dtype:
+            hint = "; run the checkpoint's processor first" if not x.is_floating_point() else ""
+            raise StcError(
+                f"{name} are {_short(x.dtype)}, the {self.family} tower is {_short(weight.dtype)}: "
+                f"convert them with .to({weight.dtype}){hint}"
+            )
+        if x.device != weight.device:
+            raise StcError(
+                f"{name} are on {x.device}, the {self.family} tower is on {weight.device}: move one of them"
+            )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -37,15 +37,15 @@ def received(q_FHTE: Tensor, k_FHTE: Tensor, scale: float) -> Received:
 
 
 def received_in(block: Block, h_FTD: Tensor) -> Received:
-    """The same in a layer, from its input."""
-    x = block.norm1(h_FTD)
-    q, k = (y.unflatten(-1, (block.heads, -1)).transpose(1, 2) for y in (block.q(x), block.k(x)))
-    return received(q, k, block.scale)
+    """The same in a layer without rotary positions, from its input."""
+    q, k, _ = block.qkv(block.norm1(h_FTD))
+    return received(block.split_heads(q), block.split_heads(k), block.scale)
 
 
+@torch.no_grad()
 def encode_with_last_input(tower: Tower, pixels_FCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Dense features [F,T,D], as `tower.encode` gives them, and the input of the last layer."""
-    h_FTD = tower.embed(pixels_FCHW)
+    h_FTD, layout = tower.embed(pixels_FCHW)
     for block in tower.blocks[:-1]:
-        h_FTD = block.dense(h_FTD)
-    return tower.blocks[-1].dense(h_FTD), h_FTD
+        h_FTD = block.dense(h_FTD, layout)
+    return tower.blocks[-1].dense(h_FTD, layout), h_FTD

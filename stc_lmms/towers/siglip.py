@@ -1,27 +1,17 @@
 """SigLIP: no class token, position embedding inside the embeddings, LayerNorm after the last layer."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from stc_lmms import compat
-from stc_lmms.towers.base import Tower
+from stc_lmms.towers.base import Layout
+from stc_lmms.towers.image import ImageTower
 
 
-class SiglipTower(Tower):
+class SiglipTower(ImageTower):
     """Adapter of `SiglipVisionModel` (transformers 4.56 to 5.x)."""
 
-    def __init__(self, model: nn.Module, feature_layer: int = -1):
-        self.core = compat.vision_core(model)
-        super().__init__(model, self.core.encoder.layers, feature_layer)
-
-    @property
-    def num_tokens(self) -> int:
-        """Patches of one frame."""
-        return (self.config.image_size // self.config.patch_size) ** 2
-
-    def embed(self, pixels_FCHW: Tensor) -> Tensor:
-        """Patch embedding plus positions, [F,T,D]."""
+    def _first_hidden(self, pixels_FCHW: Tensor) -> Tensor:
         return self.core.embeddings(pixels_FCHW)
 
-    def finish(self, h_FTD: Tensor) -> Tensor:
-        """`post_layernorm`."""
+    def finish(self, h_FTD: Tensor, layout: Layout | None = None) -> Tensor:
+        """`post_layernorm`, to give `last_hidden_state`."""
         return self.core.post_layernorm(h_FTD)

@@ -1,10 +1,12 @@
-"""Tiny towers and the definition of STC-Cacher, frame by frame, written from the formulas."""
+"""Tiny towers, their input, and the definition of STC-Cacher, frame by frame, written from the formulas."""
 
+import pytest
 import torch
+import transformers
 from torch.nn import functional
-from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
-from stc_lmms.towers import open_tower
+from stc_lmms import compat
+from stc_lmms.towers import Patches, open_tower
 
 SIZES = {
     "hidden_size": 32,
@@ -14,22 +16,51 @@ SIZES = {
     "image_size": 48,
     "patch_size": 8,
 }
+QWEN = {
+    "depth": 4,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "in_channels": 3,
+}
+CONFIGS = {
+    "siglip": SIZES,
+    "clip": SIZES,
+    "qwen2_vl": QWEN | {"embed_dim": 32, "hidden_size": 24, "mlp_ratio": 2},
+    # windows of 4x4 merge groups
+    "qwen2_5_vl": QWEN
+    | {"intermediate_size": 48, "window_size": 32, "out_hidden_size": 24, "fullatt_block_indexes": [1, 3]},
+    "qwen3_vl": QWEN
+    | {
+        "intermediate_size": 48,
+        "out_hidden_size": 24,
+        "num_position_embeddings": 36,
+        "deepstack_visual_indexes": [0, 2],
+    },
+}
+IMAGE = ("siglip", "clip")
+GRID = (6, 10)  # of a Qwen slice, in patches: four windows of unequal size
+has_qwen3 = tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 57)
+_old = pytest.mark.skipif(not has_qwen3, reason="Qwen3-VL needs transformers >= 4.57")
+QWENS = ["qwen2_vl", "qwen2_5_vl", pytest.param("qwen3_vl", marks=_old)]
+FAMILIES = [*IMAGE, *QWENS]
 
 
 def tiny_tower(kind, seed=0, **sizes):
     """A random tower whose tokens differ clearly from each other."""
-    config_class, model_class = {
-        "siglip": (SiglipVisionConfig, SiglipVisionModel),
-        "clip": (CLIPVisionConfig, CLIPVisionModel),
-    }[kind]
+    config_class, model_class = compat.vision_classes(kind)
     torch.manual_seed(seed)
-    config = config_class(**SIZES | sizes)
+    config = config_class(**CONFIGS[kind] | sizes)
     config.vision_use_head = False
     model = model_class._from_config(config, attn_implementation="sdpa").eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1 and "embedding" not in name:
-                weight.copy_(torch.randn_like(weight) * weight.shape[-1] ** -0.5)
+                weight.copy_(torch.randn_like(weight) * weight[0].numel() ** -0.5)
+            elif name.endswith("bias"):
+                weight.copy_(torch.randn_like(weight) * 0.1)
     return open_tower(model)
 
 
@@ -40,44 +71,65 @@ def drifting_frames(count, size=48, seed=0):
     return torch.randn(1, 3, size, size, generator=generator) + 0.3 * noise.cumsum(0)
 
 
+def drifting_patches(count, grid=GRID, seed=0):
+    """`count` temporal slices of a scene that changes a little with every slice."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (grid[0] * grid[1], 3 * 2 * 4 * 4)
+    noise = torch.randn(count, *shape, generator=generator)
+    rows = torch.randn(1, *shape, generator=generator) + 0.3 * noise.cumsum(0)
+    return Patches(rows.flatten(0, 1), [(count, *grid)])
+
+
+def drifting(kind, count, seed=0):
+    """Input of `count` frames for a tiny tower of this kind."""
+    return drifting_frames(count, seed=seed) if kind in IMAGE else drifting_patches(count, seed=seed)
+
+
+def part(x, start, stop):
+    """Frames start..stop-1 of a tower input."""
+    return x.part(start, stop) if isinstance(x, Patches) else x[start:stop]
+
+
 @torch.no_grad()
-def frame_by_frame(tower, frames, interval, ratio, shared=False):
-    """Last hidden states of each frame, computed one frame at a time on the stock sub-modules."""
-    outputs, reference = [], None
-    for number, frame in enumerate(frames):
-        h = tower.embed(frame[None])
-        if number % interval == 0:
-            reference = []
+def frame_by_frame(tower, x, interval, ratio, *, every=1, group=1, threshold=2.0, cut=None):
+    """Last hidden states of each frame, one frame at a time, from the parts of the blocks.
+
+    `every`: blocks that share a selection; `group`: tokens selected together; `threshold`: selected tokens
+    that are as similar as that stay; `cut`: mean similarity in block 0 that makes a reference frame.
+    """
+    outputs, reference, since = [], None, 0
+    for number in range(len(x)):
+        h, layout = tower.embed(part(x, number, number + 1))
+        dense = since % interval == 0
+        if not dense and cut is not None:
+            k = tower.blocks[0].k(tower.blocks[0].norm1(h))
+            dense = functional.cosine_similarity(k, reference[0][0], dim=-1).mean() < cut
+        if dense:
+            reference, since = [], 0 if cut is not None else since
             for block in tower.blocks:
-                layer = block.layer
-                x = layer.layer_norm1(h)
-                k, v = layer.self_attn.k_proj(x), layer.self_attn.v_proj(x)
-                a = layer.self_attn.out_proj(_attention(layer.self_attn, layer.self_attn.q_proj(x), k, v))
-                m = layer.mlp(layer.layer_norm2(h + a))
+                normed = block.norm1(h)
+                (q, v), k = block.qv(normed), block.k(normed)
+                a = block.out(block.attend(q, k, v, layout))
+                m = block.mlp(block.norm2(h + a))
                 h = h + a + m
                 reference.append((k, v, a, m))
         else:
-            chosen = None
-            for block, (k_ref, v_ref, a_ref, m_ref) in zip(tower.blocks, reference, strict=True):
-                layer = block.layer
-                x = layer.layer_norm1(h)
-                k = layer.self_attn.k_proj(x)
-                if chosen is None or not shared:
+            for depth, (block, (k_ref, v_ref, a_ref, m_ref)) in enumerate(zip(tower.blocks, reference)):
+                normed = block.norm1(h)
+                k = block.k(normed)
+                if depth % every == 0:
                     similarity = functional.cosine_similarity(k[0], k_ref[0], dim=-1)
+                    similarity = similarity.unflatten(0, (-1, group)).mean(1)
                     chosen = similarity.argsort()[: max(1, int(len(similarity) * ratio))]
+                    chosen = torch.tensor([i for i in chosen.tolist() if similarity[i] < threshold]).long()
+                    chosen = (chosen[:, None] * group + torch.arange(group)).flatten()
                 v, a, m = v_ref.clone(), a_ref.clone(), m_ref.clone()
-                v[:, chosen] = layer.self_attn.v_proj(x[:, chosen])
-                q = layer.self_attn.q_proj(x[:, chosen])
-                a[:, chosen] = layer.self_attn.out_proj(_attention(layer.self_attn, q, k, v))
+                q, v[:, chosen] = block.qv(normed[:, chosen])
+                if len(chosen):
+                    a[:, chosen] = block.out(block.attend(q, k, v, layout, chosen[None]))
                 h = h + a
-                m[:, chosen] = layer.mlp(layer.layer_norm2(h)[:, chosen])
+                m[:, chosen] = block.mlp(block.norm2(h)[:, chosen])
                 h = h + m
+        since += 1
         outputs.append(h[0])
     return torch.stack(outputs)
-
-
-def _attention(attention, q, k, v):
-    """Softmax attention of one frame, written out."""
-    q, k, v = (x[0].unflatten(-1, (attention.num_heads, -1)).transpose(0, 1) for x in (q, k, v))
-    weights = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1)
-    return (weights @ v).transpose(0, 1).flatten(1)[None]

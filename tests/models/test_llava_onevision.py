@@ -198,6 +198,21 @@ def test_budget_above_the_tokens_of_a_frame_fails_before_weights(checkpoint):
         check_settings(settings)
 
 
+def test_merge_groups_are_refused_before_weights(checkpoint):
+    args = {"pretrained": str(checkpoint), "token_budget": 9, "granularity": "group"}
+    with pytest.raises(SettingsError, match="granularity=group needs a tower that merges"):
+        check_settings(resolve(args, environ={}))
+
+
+def test_tower_references_are_reused_after_reset(load, clip):
+    frames, times = clip(3)
+    stream = play(load(method="stc_cacher"), frames, times)
+    first = [block.v.data_ptr() for block in stream.tower_state.references]
+    stream.reset()
+    stream.observe(frames, times)
+    assert [block.v.data_ptr() for block in stream.tower_state.references] == first
+
+
 def test_missing_and_foreign_checkpoints_are_told_in_one_line(tmp_path):
     def message(pretrained):
         with pytest.raises(CheckpointError) as caught:

@@ -1,0 +1,147 @@
+"""Roles of the frames of one call: which are reference frames, and which reference a frame reuses.
+
+Host arithmetic only. Batches are cut out of a clip and put together again by slices and broadcasts, so
+no index has to travel to the device.
+
+Shapes: F frames of a call, R of them dense, S selective; T tower tokens, D width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Run(NamedTuple):
+    """Consecutive frames start..stop-1 of a call that have the same role."""
+
+    dense: bool
+    start: int
+    stop: int
+
+
+class Group(NamedTuple):
+    """Selective frames start..stop-1 (counted among the selective) that reuse consecutive references.
+
+    Each of the references first..last-1 (counted among the dense frames) serves `each` of them, in
+    order. `known`: they reuse the reference that the stream had before the call.
+    """
+
+    start: int
+    stop: int
+    known: bool
+    first: int
+    last: int
+    each: int
+
+    def of(self, x_SXX: Tensor) -> Tensor:
+        """The group's frames of a tensor of all selective frames, as a view [references, each, ...]."""
+        return x_SXX[self.start : self.stop].unflatten(0, (-1, self.each))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Roles of the frames of one call, in order: True is a reference frame."""
+
+    roles: tuple[bool, ...]
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The call cut where the role changes."""
+        found, start = [], 0
+        for dense, frames in groupby(self.roles):
+            stop = start + len(list(frames))
+            found.append(Run(dense, start, stop))
+            start = stop
+        return found
+
+    @cached_property
+    def dense(self) -> int:
+        """How many frames are dense (R)."""
+        return sum(self.roles)
+
+    @cached_property
+    def selective(self) -> int:
+        """How many frames are selective (S)."""
+        return len(self.roles) - self.dense
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The selective frames by reference; neighbours that serve equally many share a group."""
+        found: list[Group] = []
+        reference, start = 0, 0  # dense and selective frames so far
+        for run in self.runs:
+            length = run.stop - run.start
+            if run.dense:
+                reference += length
+                continue
+            last = found[-1] if found else None
+            if last and not last.known and last.each == length and last.last == reference - 1:
+                found[-1] = last._replace(stop=start + length, last=reference)
+            else:
+                known = reference == 0
+                first = 0 if known else reference - 1
+                found.append(Group(start, start + length, known, first, 1 if known else reference, length))
+            start += length
+        return found
+
+    def split(self, h_FTD: Tensor) -> tuple[Tensor, Tensor]:
+        """The dense frames [R,T,D] and the selective frames [S,T,D], contiguous."""
+        return self._part(h_FTD, True), self._part(h_FTD, False)
+
+    def _part(self, h_FTD: Tensor, dense: bool) -> Tensor:
+        pieces = [h_FTD[run.start : run.stop] for run in self.runs if run.dense is dense]
+        return torch.cat(pieces).contiguous() if len(pieces) > 1 else (*pieces, h_FTD[:0])[0].contiguous()
+
+    def join(self, h_RTD: Tensor, h_STD: Tensor) -> Tensor:
+        """The inverse of `split`."""
+        if len(self.runs) < 2:
+            return h_RTD if self.dense else h_STD
+        left = {True: h_RTD, False: h_STD}
+        pieces = []
+        for run in self.runs:
+            length = run.stop - run.start
+            pieces.append(left[run.dense][:length])
+            left[run.dense] = left[run.dense][length:]
+        return torch.cat(pieces)
+
+
+def fixed_roles(step: int, frames: int, interval: int, chunk_frames: int) -> tuple[bool, ...]:
+    """Roles of the frames step, step+1, ...: every `interval`-th chunk is dense, the first one too."""
+    return tuple((step + i) // chunk_frames % interval == 0 for i in range(frames))
+
+
+def cut_roles(
+    step: int,
+    frames: int,
+    interval: int,
+    threshold: float,
+    known: Sequence[float],
+    back: Sequence[Sequence[float]],
+) -> tuple[bool, ...]:
+    """Roles when a scene cut starts a new interval.
+
+    Args:
+        step: frames since the last reference, that one included; 0 before the first frame.
+        frames: F.
+        interval: a reference frame at the latest every so many frames.
+        threshold: a frame less similar than this to its reference becomes a reference.
+        known: similarity of the frames 0, 1, ... to the reference the stream has (empty: it has none).
+        back: back[d-1][i] is the similarity of frame i+d to frame i.
+    """
+    roles: list[bool] = []
+    reference = -1  # position in the call; -1 is the stream's own
+    for i in range(frames):
+        dense = step % interval == 0
+        if not dense:
+            alike = known[i] if reference < 0 else back[i - reference - 1][reference]
+            dense = alike < threshold
+        if dense:
+            step, reference = 0, i
+        step += 1
+        roles.append(dense)
+    return tuple(roles)
