@@ -90,7 +90,7 @@ class TowerMethod(ABC):
         """
         return grid
 
-    def check_budget(self, grid: tuple[int, int], layers: int) -> None:
+    def check_budget(self, grid: tuple[int, int], layers: int) -> None:  # noqa: B027 - most have no budget
         """Raise `SettingsError` if a tower of `grid` patches and so many layers cannot keep the budget."""
 
 

@@ -87,7 +87,9 @@ def one_of(budget: int, possible: Iterable[int], why: str) -> None:
     if budget not in possible:
         gap = min(abs(p - budget) for p in possible)
         nearest = " or ".join(str(p) for p in sorted(possible) if abs(p - budget) == gap)
-        raise SettingsError(f"token_budget={budget} cannot be met: {why}; the nearest that works is {nearest}")
+        raise SettingsError(
+            f"token_budget={budget} cannot be met: {why}; the nearest that works is {nearest}"
+        )
 
 
 def share_out(wanted: Sequence[float], total: int, least: int = 0, most: int | None = None) -> list[int]:

@@ -14,8 +14,10 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.methods import controls
 from stc_lmms.methods.base import ATTENTION, TokenMethod, TowerMethod
 from stc_lmms.methods.budget import BudgetKind
+from stc_lmms.methods.downsample import Downsample
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.methods.stc_pruner import STCPruner
+from stc_lmms.methods.tome import ToMe, ToMeOneShot
 from stc_lmms.methods.vidcom2 import VidCom2
 from stc_lmms.methods.vidcom2_two_score import VidCom2TwoScore
 from stc_lmms.methods.visionzip import VisionZip
@@ -82,8 +84,8 @@ class Recipe:
         method = Method(self.name, fill(self.tower), fill(self.token))
         if method.tower is not None and method.token is not None and method.token.needs & ATTENTION:
             raise SettingsError(
-                f"method {self.name!r} joins {self.tower.__name__}, which runs the tower in its own way, with "
-                f"{self.token.__name__}, which needs the attention of a dense tower"
+                f"method {self.name!r} joins {self.tower.__name__}, which runs the tower in its own way, "
+                f"with {self.token.__name__}, which needs the attention of a dense tower"
             )
         return method
 
@@ -104,17 +106,19 @@ class Recipe:
         }
 
 
-STC, VIDCOM2 = "2512.00891", "2505.14454"
+STC, TOME, VISIONZIP, VIDCOM2 = "2512.00891", "2210.09461", "2412.04467", "2505.14454"
 _RECIPES = (
     Recipe("none", "dense: every token of every frame"),
     Recipe("stc", "STC-Cacher in the tower and STC-Pruner before the prefill", STCCacher, STCPruner, STC),
     Recipe("stc_cacher", "recompute only the vision tokens that changed", tower=STCCacher, paper=STC),
     Recipe("stc_pruner", "keep a budget of novel tokens per frame", token=STCPruner, paper=STC),
+    Recipe("tome", "merge similar tokens in every tower layer; no pooling after", ToMe, paper=TOME),
+    Recipe("tome_oneshot", "merge similar tokens behind the tower, by thirds", ToMeOneShot, paper=TOME),
     Recipe(
         "visionzip",
         "tokens that receive the most attention; mode=full merges the rest",
         token=VisionZip,
-        paper="2412.04467",
+        paper=VISIONZIP,
     ),
     Recipe(
         "vidcom2",
@@ -131,6 +135,7 @@ _RECIPES = (
     Recipe("random", "control: random tokens of every frame", token=controls.Random),
     Recipe("uniform", "control: evenly spaced tokens of every frame", token=controls.Uniform),
     Recipe("uniform_frames", "control: evenly spaced whole frames", token=controls.UniformFrames),
+    Recipe("downsample", "control: every frame at a lower resolution", tower=Downsample),
     Recipe("pixel_diff", "control: tokens whose pixels changed most", token=controls.PixelDiff),
 )
 

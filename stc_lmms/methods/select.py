@@ -83,8 +83,9 @@ def places(tokens_FLD: Tensor, context: Context) -> Places:
 
 
 def uniform_positions(grid: tuple[int, int], count: int) -> list[int]:
-    """`count` positions spread evenly over a grid, ascending: as many rows as the aspect asks for, the
-    count shared evenly among them, and evenly spaced places within each.
+    """`count` positions spread evenly over a grid, ascending.
+
+    As many rows as the aspect asks for, the count shared evenly among them, evenly spaced within each.
     """
     rows, columns = grid
     used = round(math.sqrt(count * rows / columns))

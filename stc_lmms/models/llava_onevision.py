@@ -292,8 +292,9 @@ class LlavaOnevisionStream(Stream):
         return Answer(decoded.text, decoded.token_ids, efficiency)
 
     def question_embeds(self, question: str) -> Tensor:
-        """Embeddings [L,D] of all that comes behind the memory: frames that the method still holds back,
-        newline (if any) and question.
+        """Embeddings [L,D] of all that comes behind the memory.
+
+        Frames that the method still holds back, newline (if any) and question.
         """
         _, suffix = self.model.prompt_parts(question)
         embeds = self.model.embed_text(suffix)

@@ -27,7 +27,7 @@ class Received(NamedTuple):
 
 
 def received(q_FHTE: Tensor, k_FHTE: Tensor, scale: float) -> Received:
-    """Attention received and mean keys from queries and keys; a frame's weights [H,T,T] live one at a time."""
+    """Attention received and mean keys from queries and keys; weights [H,T,T] live one frame at a time."""
     wide = torch.promote_types(q_FHTE.dtype, torch.float32)
     rows = [
         (q @ k.transpose(-1, -2)).to(wide).mul_(scale).softmax(dim=-1).mean(dim=(0, 1))
