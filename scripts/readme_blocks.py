@@ -9,17 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-from stc_lmms.methods.registry import RECIPES
+from stc_lmms.methods.listing import as_markdown
 
 REPO = Path(__file__).resolve().parents[1]
-
-
-def methods_block() -> str:
-    lines = ["| method | what it does | in the tower | on tokens |", "|---|---|---|---|"]
-    for recipe in RECIPES.values():
-        slots = [slot.__name__ if slot else "" for slot in (recipe.tower, recipe.token)]
-        lines.append(f"| `{recipe.name}` | {recipe.summary} | {slots[0]} | {slots[1]} |")
-    return "\n".join(lines)
 
 
 def cacher_cpu_block() -> str:
@@ -36,7 +28,7 @@ def cacher_cpu_block() -> str:
     )
 
 
-BLOCKS = {"methods": methods_block, "cacher_cpu": cacher_cpu_block}
+BLOCKS = {"methods": as_markdown, "cacher_cpu": cacher_cpu_block}
 
 
 def fill(text: str) -> str:

@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify)
 
     methods = commands.add_parser("methods", help="list the compression methods and their arguments")
+    methods.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
     methods.set_defaults(run=_methods)
 
     report = commands.add_parser("report", help="accuracy and efficiency tables of finished runs")
@@ -97,12 +98,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _methods(args: argparse.Namespace) -> int:
-    from stc_lmms.methods.registry import RECIPES
+    from stc_lmms.methods.listing import as_text, facts
 
-    for recipe in RECIPES.values():
-        print(f"{recipe.name:<12} {recipe.summary}")
-        for name, field in recipe.fields.items():
-            print(f"{'':<12}   {name}={field.default}")
+    print(json.dumps(facts(), indent=1) if args.json else as_text())
     return 0
 
 

@@ -24,6 +24,9 @@ NOT_IMPLEMENTED = "area not implemented"
 AREAS = {
     "cacher": "stc_lmms.golden.cacher",
     "pruner": "stc_lmms.golden.pruner",
+    "tome": "stc_lmms.golden.tome",
+    "visionzip": "stc_lmms.golden.visionzip",
+    "vidcom2": "stc_lmms.golden.vidcom2",
     "benchmarks": "stc_lmms.golden.benchmarks",
     "livecc": "stc_lmms.golden.livecc",
 }

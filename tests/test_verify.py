@@ -53,11 +53,11 @@ def run(capsys, *argv):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_recorded_cases_of_the_originals_pass(dtype):
-    outcomes = list(verify(GOLDEN, ["cacher", "pruner", "livecc"], dtype))
+    outcomes = list(verify(GOLDEN, ["cacher", "pruner", "livecc", "tome", "visionzip", "vidcom2"], dtype))
     if not has_qwen3:
         outcomes = [o for o in outcomes if o.result is not None or o.case != "qwen3vl_tower_a"]
     assert {(o.area, o.case) for o in outcomes} >= {tuple(c.split("/")) for c in (CACHER, PRUNER, QWEN)}
-    assert len(outcomes) >= 9 and summary(outcomes)["passed"] == len(outcomes), [o.line() for o in outcomes]
+    assert len(outcomes) >= 19 and summary(outcomes)["passed"] == len(outcomes), [o.line() for o in outcomes]
 
 
 def test_output_for_people(capsys, case, tmp_path):

@@ -5,7 +5,9 @@ attention row is the score. SigLIP has none: there the score of a patch is the a
 mean over heads and queries, in the last tower layer used; scores are resized to the token grid exactly as
 the features are.
 
-- `stc` (default): dominant tokens only, as STC's repository runs it on LLaVA-OneVision.
+- `stc` (default): dominant tokens only, as STC's repository runs it on LLaVA-OneVision. (Its function keeps
+  the lowest of the scores that it is given; what they were is not published. Here, as in the paper, the
+  tokens with the most attention are kept.)
 - `full`: dominant and contextual tokens, in the authors' proportion of 54 to 10 (also 108 + 20, 162 + 30).
   The remaining tokens are merged: evenly spaced ones become targets, each other one joins the target with
   the most similar key. As in the authors' code, a contextual token is the target *plus* the mean of those
