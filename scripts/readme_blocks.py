@@ -9,17 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-from stc_lmms.methods.registry import RECIPES
+from stc_lmms.methods.listing import as_markdown
 
 REPO = Path(__file__).resolve().parents[1]
-
-
-def methods_block() -> str:
-    lines = ["| method | what it does | in the tower | on tokens |", "|---|---|---|---|"]
-    for recipe in RECIPES.values():
-        slots = [slot.__name__ if slot else "" for slot in (recipe.tower, recipe.token)]
-        lines.append(f"| `{recipe.name}` | {recipe.summary} | {slots[0]} | {slots[1]} |")
-    return "\n".join(lines)
 
 
 def cacher_cpu_block() -> str:
@@ -83,7 +75,28 @@ def _ratio(row: dict, stage: str) -> str:
     return f"{row['ratio'][stage]:.2f}" + (f" ({bound:.2f})" if bound is not None else "")
 
 
-BLOCKS = {"methods": methods_block, "cacher_cpu": cacher_cpu_block, "gpu_card": gpu_card_block}
+def selection_cost_block() -> str:
+    path = REPO / "benchmarks" / "results" / "selection_cost.json"
+    result = json.loads(path.read_text(encoding="utf-8"))
+    env, found = result["environment"], result["token_methods"]
+    worst = max(found, key=lambda name: found[name]["share_of_dense"])
+    tower = ", ".join(f"`{name}` {row['over_dense']:.2f}" for name, row in result["tower_methods"].items())
+    return (
+        f"Choosing tokens is cheap: on a CPU the dearest method (`{worst}`) takes "
+        f"{found[worst]['share_of_dense']:.1%} of the dense tower's time for a frame, of those that read no "
+        f"attention {max(r['share_of_dense'] for n, r in found.items() if 'visionzip' not in n):.2%}. "
+        f"Methods in the tower take this share of it: {tower}. (196 x 3584 tokens, SigLIP-so400m with "
+        f"{result['arguments']['layers']} layers, float32, one thread, processor time, {env['device']}, "
+        f"torch {env['torch']}: `python benchmarks/selection_cost.py`.)"
+    )
+
+
+BLOCKS = {
+    "methods": as_markdown,
+    "cacher_cpu": cacher_cpu_block,
+    "gpu_card": gpu_card_block,
+    "selection_cost": selection_cost_block,
+}
 
 
 def fill(text: str) -> str:

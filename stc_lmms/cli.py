@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify)
 
     methods = commands.add_parser("methods", help="list methods, memories and their arguments")
+    methods.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     methods.set_defaults(run=_methods)
 
     report = commands.add_parser("report", help="accuracy and efficiency tables of finished runs")
@@ -110,17 +111,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _methods(args: argparse.Namespace) -> int:
-    from stc_lmms.memory.registry import MEMORIES, fields
-    from stc_lmms.methods.registry import RECIPES
+    from stc_lmms.methods.listing import as_text, facts, memories
 
-    for recipe in RECIPES.values():
-        print(f"{recipe.name:<12} {recipe.summary}")
-        for name, field in recipe.fields.items():
-            print(f"{'':<12}   {name}={field.default}")
-    for name, memory in MEMORIES.items():
-        print(f"memory={name:<8} {memory.__doc__.splitlines()[0]}")
-        for field in fields(name).values():
-            print(f"{'':<15}   {field.name}={field.default}")
+    print(json.dumps({"methods": facts(), "memories": memories()}, indent=1) if args.json else as_text())
     return 0
 
 

@@ -142,6 +142,11 @@ def resolve(
     fields = recipe(method).fields
     memory = _convert("memory", args.get("memory", implied.get("memory", Settings.memory)), _HINTS["memory"])
     memory_fields = memories.fields(memory)
+    for name in fields:
+        if name in _COMMON:  # only possible in a plug-in; it would hide the value of ours
+            raise SettingsError(
+                f"method {method!r} has a field called {name!r}, as every model has: rename it"
+            )
     used = [
         f"{name}={value}" for name, value in sorted(environment.items()) if name in fields or name in _COMMON
     ]

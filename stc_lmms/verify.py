@@ -27,6 +27,9 @@ AREAS = {
     "rekv": "stc_lmms.golden.rekv",
     "dycoke": "stc_lmms.golden.dycoke",
     "streamdycoke": "stc_lmms.golden.streamdycoke",
+    "tome": "stc_lmms.golden.tome",
+    "visionzip": "stc_lmms.golden.visionzip",
+    "vidcom2": "stc_lmms.golden.vidcom2",
     "benchmarks": "stc_lmms.golden.benchmarks",
     "livecc": "stc_lmms.golden.livecc",
 }

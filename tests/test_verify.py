@@ -18,6 +18,9 @@ GOLDEN = Path(__file__).parent / "golden"
 REKV, STREAMDYCOKE = "rekv/within_window_then_offload", "streamdycoke/ttm_w2_t08_a100"
 DYCOKE_TTM, DYCOKE_DP = "dycoke/ttm_T9_odd_n25", "dycoke/dp_p08"
 PRUNER, CACHER = "pruner/llava_ov_dual_anchor_f1_k49", "cacher/siglip_i3_r025_chunk2"
+TOME = ("tome/match_n40_cls_dist_r9", "tome/encoder_s81_sched_noprop", "tome/stc_oneshot_n54")
+VISIONZIP = ("visionzip/cls_n64_d13_c5", "visionzip/siglip_frame_k64", "visionzip/siglip_score_g9")
+VIDCOM2 = ("vidcom2/qwen_T5_n36_b64of196", "vidcom2/llava_vid_T3", "vidcom2/rekv_stream_chunk1_two_score")
 QWEN = "livecc/qwen25vl_tower_a"
 
 
@@ -55,12 +58,12 @@ def run(capsys, *argv):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_recorded_cases_of_the_originals_pass(dtype):
-    areas = ["cacher", "pruner", "livecc", "rekv", "dycoke", "streamdycoke"]
+    areas = ["cacher", "pruner", "livecc", "rekv", "dycoke", "streamdycoke", "tome", "visionzip", "vidcom2"]
     outcomes = list(verify(GOLDEN, areas, dtype))
     if not has_qwen3:
         outcomes = [o for o in outcomes if o.result is not None or o.case != "qwen3vl_tower_a"]
     assert {(o.area, o.case) for o in outcomes} >= {tuple(c.split("/")) for c in (CACHER, PRUNER, QWEN)}
-    assert len(outcomes) >= 14 and summary(outcomes)["passed"] == len(outcomes), [o.line() for o in outcomes]
+    assert len(outcomes) >= 24 and summary(outcomes)["passed"] == len(outcomes), [o.line() for o in outcomes]
 
 
 def test_output_for_people(capsys, case, tmp_path):
@@ -90,6 +93,19 @@ def test_output_for_people(capsys, case, tmp_path):
             *(CACHER, "hidden_states", lambda x: x * float("nan"), "hidden states or similarities differ"),
         ),
         (CACHER, "is_reference", torch.ones_like, "wrong role"),
+        (TOME[0], "source", lambda x: x.flip(1), "source differs"),
+        (TOME[0], "size_out", lambda x: x + 1, "size_out differs"),
+        (TOME[1], "hidden.2", lambda x: x.flip(1), "hidden.2 differs"),
+        (TOME[1], "size.1", lambda x: x + 1, "size.1 differs"),
+        (TOME[2], "out", lambda x: x * float("nan"), "out differs"),
+        (VISIONZIP[0], "all_indices", lambda x: x + 1, "all_indices differs"),
+        (VISIONZIP[1], "kept_indices", lambda x: x + 1, "kept_indices differs"),
+        (VISIONZIP[2], "score_pooled", lambda x: x.flip(1), "score_pooled differs"),
+        (VIDCOM2[0], "kept_per_frame", lambda x: x + 1, "kept_per_frame differs"),
+        (VIDCOM2[0], "channels", lambda x: x.flip(0), "channels differs"),
+        (VIDCOM2[1], "img_feat", lambda x: x.flip(0), "out differs"),
+        (VIDCOM2[2], "memory", lambda x: x + 1, "memory differs"),
+        (VIDCOM2[2], "kept_indices", lambda x: x.flip(-1), "kept_indices differs"),
         (CACHER, "selected_indices", lambda x: (x + 1) % 16, "selected index sets differ"),
         (CACHER, "frames", lambda x: x.flip(0), "differ"),
         (CACHER, "similarity", lambda x: x + 0.01, "hidden states or similarities differ"),

@@ -9,11 +9,16 @@ D width.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from torch import Tensor
 
+from stc_lmms.methods.budget import BudgetKind
 from stc_lmms.towers import Patches, Tower
+
+# What a token method may ask the model for, see `Context`.
+Need = Literal["attention", "keys", "pixels"]
+ATTENTION: frozenset[Need] = frozenset({"attention", "keys"})  # these come from the tower's last layer
 
 S = TypeVar("S", bound="State")
 
@@ -80,6 +85,22 @@ class TowerMethod(ABC):
             group: `Layout.group` of the tower, 1 where it does not merge tokens.
         """
 
+    @property
+    def budget(self) -> BudgetKind:
+        """How a token budget is kept, see `budget.py`; most tower methods have none."""
+        return "none"
+
+    def output_grid(self, grid: tuple[int, int]) -> tuple[int, int] | None:
+        """Rows and columns of the patches that `encode` gives, for a tower with `grid` patches.
+
+        None: they lie on no grid (merged tokens). The model then projects them without pooling, and each
+        is one LLM token.
+        """
+        return grid
+
+    def check_budget(self, grid: tuple[int, int], layers: int) -> None:  # noqa: B027 - most have no budget
+        """Raise `SettingsError` if a tower of `grid` patches and so many layers cannot keep the budget."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -87,22 +108,32 @@ class Context:
 
     Attributes:
         times_s: time stamp of each frame, in seconds.
+        grid: rows and columns of the tokens of a frame; None: not known.
+        attention_FN: attention that each token's patches receive in the last tower layer used, mean over
+            heads and queries, resized like the tokens; float32. Only for methods that need `attention`.
+        keys_FNE: keys of that layer, mean over heads, resized like the tokens. Only for `keys`.
+        pixels_FCHW: the pixel values that the tower got. Only for `pixels`.
         row_length: set when the raw stream is a grid whose rows end in a marker token: tokens per row,
             marker included. Markers are always kept. None: patches only.
     """
 
     times_s: tuple[float, ...] = ()
     row_length: int | None = None
+    grid: tuple[int, int] | None = None
+    attention_FN: Tensor | None = None
+    keys_FNE: Tensor | None = None
+    pixels_FCHW: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """Result of a token method.
+    """Result of a token method for the G frames that it gives out, F or those it held back till now.
 
     Attributes:
-        tokens_MD: the kept tokens of all frames, in frame order.
-        kept_M: int64 indices of those tokens in the flattened [F*N] input.
-        tokens_per_frame: how many of them belong to each frame; sums to M.
+        tokens_MD: the kept or merged tokens of all frames, in frame order.
+        kept_M: int64 indices in the flattened [G*N] tokens of those frames; of a merged token, the place
+            where it stands.
+        tokens_per_frame: how many of them belong to each of the G frames; sums to M.
     """
 
     tokens_MD: Tensor
@@ -112,6 +143,21 @@ class Compressed:
 
 class TokenMethod(ABC, Generic[S]):
     """Chooses or makes the LLM tokens of each frame."""
+
+    @property
+    def budget(self) -> BudgetKind:
+        """How the token budget is kept, see `budget.py`."""
+        return "per frame"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What `Context` must hold; the model computes nothing else."""
+        return frozenset()
+
+    @property
+    def delay_frames(self) -> int:
+        """At most so many frames are held back until later ones have come."""
+        return 0
 
     @abstractmethod
     def open_state(self) -> S:
@@ -124,6 +170,13 @@ class TokenMethod(ABC, Generic[S]):
         Pure: `state` is not changed, the new one is returned. Must be causal, and must not depend on
         how a stream is cut into calls.
         """
+
+    def pending(self, state: S) -> Compressed | None:
+        """The frames held back, as they would be if the stream ended now; None if there are none.
+
+        A question sees them behind the stream; the stream stays as it was.
+        """
+        return None
 
     def check(self, tokens_per_frame: int) -> None:
         """Raise `SettingsError` if the hyper-parameters do not fit a model with so many tokens a frame."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
+from stc_lmms.methods.budget import BudgetKind, at_least_one
 from stc_lmms.methods.temporal import between_anchors, gather, similarity, split_markers
 from stc_lmms.ops.rows import lowest
 
@@ -57,10 +58,14 @@ class DyCoke(TokenMethod[DyCokeState]):
 
     def __post_init__(self):
         """Check ranges."""
-        if self.token_budget < 1:
-            raise SettingsError(f"token_budget={self.token_budget} must be at least 1")
+        at_least_one(self.token_budget)
         if self.merge_ratio is not None and not 0 <= self.merge_ratio <= 1:
             raise SettingsError(f"merge_ratio={self.merge_ratio} must be in [0, 1]")
+
+    @property
+    def budget(self) -> BudgetKind:
+        """On average over a window; as published there is none."""
+        return "on average" if self.merge_ratio is None else "none"
 
     def open_state(self) -> DyCokeState:
         """No frame yet."""

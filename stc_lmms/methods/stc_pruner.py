@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from stc_lmms.errors import SettingsError
+from stc_lmms.methods import budget
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
-
-BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
+from stc_lmms.methods.select import places
+from stc_lmms.ops.kernels import gaussian_similarity
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,7 @@ class STCPruner(TokenMethod[PrunerState]):
 
     def __post_init__(self):
         """Check ranges."""
-        if self.token_budget < 1:
-            raise SettingsError(f"token_budget={self.token_budget} must be at least 1")
+        budget.at_least_one(self.token_budget)
         if not 0 <= self.alpha <= 1:
             raise SettingsError(f"alpha={self.alpha} must be in [0, 1]")
         if not 0 < self.channel_keep <= 1:
@@ -87,10 +87,7 @@ class STCPruner(TokenMethod[PrunerState]):
 
     def check(self, tokens_per_frame: int) -> None:
         """Refuse a budget that a frame cannot fill."""
-        if self.token_budget > tokens_per_frame:
-            raise SettingsError(
-                f"token_budget={self.token_budget} is more than the {tokens_per_frame} tokens a frame has"
-            )
+        budget.within(self.token_budget, tokens_per_frame)
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: PrunerState
@@ -102,22 +99,14 @@ class STCPruner(TokenMethod[PrunerState]):
         self, tokens_BFND: Tensor, context: Context, state: PrunerState
     ) -> tuple[Compressed, PrunerState]:
         """The same for B chunks of F frames that share channel selection and one history entry."""
-        chunks, frames, length, width = tokens_BFND.shape
-        patches = torch.arange(length, device=tokens_BFND.device)
-        markers = patches[:0]
-        if context.row_length is not None:
-            is_marker = patches % context.row_length == context.row_length - 1
-            patches, markers = patches[~is_marker], patches[is_marker]
-        self.check(len(patches))
-        scores, state = self.score(tokens_BFND[:, :, patches], state)
+        frames_FND = tokens_BFND.flatten(0, 1)
+        where = places(frames_FND, context)
+        self.check(len(where.patches_N))
+        patches_BFND = where.patches(frames_FND).unflatten(0, tokens_BFND.shape[:2])
+        scores, state = self.score(patches_BFND, state)
         highest = self.strategy == "dual_anchor"
-        kept_BFK = scores.value.topk(self.token_budget, largest=highest, sorted=False).indices.sort().values
-        kept = patches[kept_BFK].flatten(0, 1)
-        # The authors put a frame's markers behind its kept patches, not between them.
-        kept = torch.cat((kept, markers.expand(len(kept), -1)), dim=1)
-        kept_M = (kept + torch.arange(len(kept), device=kept.device)[:, None] * length).flatten()
-        tokens_MD = tokens_BFND.reshape(-1, width).index_select(0, kept_M)
-        return Compressed(tokens_MD, kept_M, (kept.shape[1],) * (chunks * frames)), state
+        kept_BFK = scores.value.topk(self.token_budget, largest=highest, sorted=False).indices
+        return where.take(frames_FND, kept_BFK.flatten(0, 1)), state
 
     def score(self, patches_BFND: Tensor, state: PrunerState) -> tuple[Scores, PrunerState]:
         """Novelty of every patch of B consecutive chunks, each scored against the history up to itself."""
@@ -150,11 +139,8 @@ class STCPruner(TokenMethod[PrunerState]):
 
     def _gaussian(self, x_BFNC: Tensor, memory: Tensor) -> Tensor:
         z = functional.normalize(x_BFNC, dim=-1)
-        total = 0.0
-        for anchor in (z.mean(dim=2, keepdim=True), functional.normalize(memory, dim=-1)):
-            distance = (z - anchor).square().sum(-1)
-            total = total + sum(torch.exp(distance / (-2 * s)) for s in BANDWIDTHS)
-        return total
+        spatial, temporal = z.mean(dim=2, keepdim=True), functional.normalize(memory, dim=-1)
+        return gaussian_similarity(z, spatial) + gaussian_similarity(z, temporal)
 
     def _dual_anchor(self, x_BFNC: Tensor, memory: Tensor) -> Tensor:
         temporal = functional.cosine_similarity(x_BFNC, memory, dim=-1)

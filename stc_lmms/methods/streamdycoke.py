@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
+from stc_lmms.methods.budget import BudgetKind
 from stc_lmms.methods.temporal import between_anchors, gather, similarity, split_markers
 from stc_lmms.ops.rows import lowest
 
@@ -60,6 +61,11 @@ class StreamDyCoke(TokenMethod[StreamDyCokeState]):
                 raise SettingsError(f"{name}={getattr(self, name)} must be at least {least}")
         if self.similarity_threshold is not None and not -1 <= self.similarity_threshold <= 1:
             raise SettingsError(f"similarity_threshold={self.similarity_threshold} must be in [-1, 1]")
+
+    @property
+    def budget(self) -> BudgetKind:
+        """On average over `anchor_every` frames; as published there is none."""
+        return "on average" if self.similarity_threshold is None else "none"
 
     def open_state(self) -> StreamDyCokeState:
         """No frame yet."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import Compressed, Context
+from stc_lmms.methods.budget import one_of, within
 
 
 def similarity(x: Tensor, y: Tensor) -> Tensor:
@@ -59,17 +59,12 @@ def between_anchors(token_budget: int, patches: int, every: int) -> tuple[int, .
     Raises:
         SettingsError: the anchors alone are above the budget, or it is above what a frame has.
     """
-    if token_budget > patches:
-        raise SettingsError(f"token_budget={token_budget} is more than the {patches} tokens a frame has")
+    within(token_budget, patches)
+    lowest = patches if every == 1 else -(-patches // every)
+    why = f"one frame in {every} keeps all its {patches} tokens"
+    one_of(token_budget, range(lowest, patches + 1), why)
     left = every * token_budget - patches
     if every == 1:
-        if left:
-            raise SettingsError(f"token_budget={token_budget}: with every frame an anchor all {patches} stay")
         return ()
-    if left < 0:
-        raise SettingsError(
-            f"token_budget={token_budget} is too low: one frame in {every} keeps all its {patches} tokens, "
-            f"which alone is {patches / every:g} per frame"
-        )
     base, extra = divmod(left, every - 1)
     return tuple(base + (i >= every - 1 - extra) for i in range(every - 1))

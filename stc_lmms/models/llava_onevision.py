@@ -24,7 +24,8 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from stc_lmms import compat
 from stc_lmms.demo.checkpoint import demo_folder
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
-from stc_lmms.methods.base import Context
+from stc_lmms.methods.base import ATTENTION, Compressed, Context
+from stc_lmms.methods.budget import usage
 from stc_lmms.models.base import (
     Answer,
     Generation,
@@ -36,10 +37,12 @@ from stc_lmms.models.base import (
 )
 from stc_lmms.models.decoding import greedy
 from stc_lmms.ops.attention import kernel
+from stc_lmms.ops.grid import halve, halved
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.graphs import CudaCapture, FrameRunner
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
 from stc_lmms.towers import open_tower
+from stc_lmms.towers.received import encode_with_last_input, received_in
 
 REKV_PREFIX = "<|im_start|>system \nYou are a helpful assistant.<|im_end|><|im_start|>user "
 REKV_SUFFIX = "\n{question}<|im_end|><|im_start|>assistant\n"
@@ -65,6 +68,7 @@ def _check_fit(settings: Settings, config: Any) -> None:
     method, memory, text = settings.build_method(), settings.build_memory(), config.text_config
     if method.tower is not None:
         method.tower.check(1)  # its towers have no merge groups
+        method.tower.check_budget(patch_grid(config), layers_used(config))
     if method.token is not None:
         method.token.check(tokens_per_frame(config))
     reason = compat.why_not_hooked(text) if memory.runs_attention else None
@@ -80,8 +84,19 @@ def checkpoint(settings: Settings) -> str:
 
 def tokens_per_frame(config: Any) -> int:
     """LLM tokens of one frame after the 2x2 pooling: 196 for 27 x 27 patches."""
+    return math.prod(halved(patch_grid(config)))
+
+
+def patch_grid(config: Any) -> tuple[int, int]:
+    """Rows and columns of a frame's patches in the tower."""
     side = config.vision_config.image_size // config.vision_config.patch_size
-    return math.ceil(side / 2) ** 2
+    return side, side
+
+
+def layers_used(config: Any) -> int:
+    """Tower layers that lead to the features."""
+    depth, layer = config.vision_config.num_hidden_layers, config.vision_feature_layer
+    return layer if layer >= 0 else depth + 1 + layer
 
 
 class LlavaOnevision(StreamingModel):
@@ -141,8 +156,14 @@ class LlavaOnevision(StreamingModel):
         self.llm = compat.LanguageModel(model)
         self.method, self.memory = settings.build_method(), settings.build_memory()
         self.tokens_per_frame = tokens_per_frame(config)
+        grid = patch_grid(config)
+        self.grid = grid if self.method.tower is None else self.method.tower.output_grid(grid)
         self.eos_ids = compat.eos_ids(model, processor.tokenizer)
         self.capture = CudaCapture(self.device, settings.cuda_graphs)
+        token = self.method.token
+        self.reads_attention = token is not None and not token.needs.isdisjoint(ATTENTION)
+        if self.reads_attention and not self.capture.reason:
+            self.capture.reason = "the method reads the attention of the tower"
 
     def open_stream(self) -> "LlavaOnevisionStream":
         """A new, empty stream."""
@@ -170,11 +191,30 @@ class LlavaOnevision(StreamingModel):
         return out["pixel_values_videos"][0].to(self.device, self.dtype)
 
     def project(self, features_FTD: Tensor) -> Tensor:
-        """Tower features to LLM tokens [F,N,D]."""
-        if self.model.config.vision_feature_select_strategy == "default":
-            features_FTD = features_FTD[:, 1:]
-        core = self.model.model
-        return core.apply_pooling(core.multi_modal_projector(features_FTD))
+        """Tower features to LLM tokens [F,N,D]; merged tokens, which lie on no grid, are not pooled."""
+        tokens = self.model.model.multi_modal_projector(self._patches(features_FTD))
+        return tokens if self.grid is None else halve(tokens, self.grid)
+
+    def context(self, times_s: Sequence[float], pixels: Tensor, last_input: Tensor | None) -> Context:
+        """What the token method asks for; `last_input` is that of the last tower layer."""
+        grid = None if self.grid is None else halved(self.grid)
+        attention = keys = None
+        if last_input is not None:
+            seen = received_in(self.tower.blocks[-1], last_input)
+            attention, keys = (
+                halve(self._patches(x), self.grid) for x in (seen.attention_FT[..., None], seen.keys_FTE)
+            )
+        return Context(
+            times_s=tuple(times_s),
+            grid=grid,
+            attention_FN=None if attention is None else attention[..., 0],
+            keys_FNE=keys,
+            pixels_FCHW=pixels if "pixels" in self.method.token.needs else None,
+        )
+
+    def _patches(self, x_FTD: Tensor) -> Tensor:
+        drop = self.model.config.vision_feature_select_strategy == "default"  # the class token
+        return x_FTD[:, 1:] if drop else x_FTD
 
     def prompt_parts(self, question: str) -> tuple[str, str]:
         """What stands before and behind the video when `question` is asked."""
@@ -255,11 +295,11 @@ class LlavaOnevisionStream(Stream):
         model, method = self.model, self.model.method
         with self.clock.stage("preprocess_ms"):
             pixels = model.pixels(frames)
-        tokens = self._encode(pixels)
+        tokens, last_input = self._encode(pixels)
         kept = [tokens.shape[1]] * len(frames)
         if method.token is not None:
             with self.clock.stage("method_ms"):
-                context = Context(times_s=tuple(times_s))
+                context = model.context(times_s, pixels, last_input)
                 compressed, self.token_state = method.token.compress(tokens, context, self.token_state)
                 tokens, kept = compressed.tokens_MD, compressed.tokens_per_frame
         with self.clock.stage("prefill_ms"):
@@ -268,22 +308,27 @@ class LlavaOnevisionStream(Stream):
         self.times_s.extend(times_s)
         self.kept.extend(kept)
 
-    def _encode(self, pixels: Tensor) -> Tensor:
-        """LLM tokens [F,N,D] of the next F frames, before the token method."""
-        model, method = self.model, self.model.method.tower
+    def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """LLM tokens [F,N,D] of the next F frames, before the token method.
+
+        And the input [F,T,D] of the last tower block, if the token method reads its attention.
+        """
+        model, method, last_input = self.model, self.model.method.tower, None
         if len(pixels) == 1:
             with self.clock.stage("vit_ms"):
                 tokens = self.runner.encode(pixels)
             if tokens is not None:
                 self._graphed += 1
-                return tokens
+                return tokens, None
         with self.clock.stage("vit_ms"):
-            if method is None:
-                features = model.tower.encode(pixels)
-            else:
+            if method is not None:
                 features = method.encode(model.tower, pixels, self.tower_state)
+            elif model.reads_attention:
+                features, last_input = encode_with_last_input(model.tower, pixels)
+            else:
+                features = model.tower.encode(pixels)
         with self.clock.stage("project_ms"):
-            return model.project(features)
+            return model.project(features), last_input
 
     def _prefill_prefix(self) -> None:
         if self.memory.length == 0:
@@ -332,12 +377,20 @@ class LlavaOnevisionStream(Stream):
         return Answer(decoded.text, decoded.token_ids, efficiency)
 
     def question_embeds(self, question: str) -> Tensor:
-        """Embeddings [L,D] of all that comes behind the frames: newline (if any) and question."""
+        """Embeddings [L,D] of all that comes behind the memory.
+
+        Frames that the method still holds back, newline (if any) and question.
+        """
         _, suffix = self.model.prompt_parts(question)
         embeds = self.model.embed_text(suffix)
         if self.model.settings.prompt == "chat" and self.times_s:
             embeds = torch.cat((self.model.model.model.image_newline[None].to(embeds), embeds))
-        return embeds
+        pending = self._pending()
+        return embeds if pending is None else torch.cat((pending.tokens_MD.to(embeds), embeds))
+
+    def _pending(self) -> Compressed | None:
+        token = self.model.method.token
+        return None if token is None else token.pending(self.token_state)
 
     def _bill(self) -> Efficiency:
         """What the stream has done since the last bill."""
@@ -350,13 +403,15 @@ class LlavaOnevisionStream(Stream):
             self._billed_recomputed = self.tower_state.tokens_recomputed
         self._billed_frames = frames
         graphed, self._graphed = self._graphed, 0
+        pending = self._pending()
+        kept = usage(self.kept if pending is None else [*self.kept, *pending.tokens_per_frame])
         return Efficiency(
             frames_seen=frames,
             frames_encoded=encoded,
             frames_graphed=graphed,
             tower_tokens=tokens,
             tower_tokens_recomputed=recomputed,
-            llm_tokens_mean=sum(self.kept) / frames if frames else 0.0,
-            llm_tokens_max=max(self.kept, default=0),
+            llm_tokens_mean=kept.mean,
+            llm_tokens_max=kept.maximum,
             **self.clock.take(),
         )

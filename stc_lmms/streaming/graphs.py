@@ -133,7 +133,7 @@ class FrameRunner:
             return "dense"
         role = self.method.role(self.state)
         if role is None and not self.capture.reason:
-            self.capture.reason = "the method decides from the frame's content what to do with it"
+            self.capture.reason = "what the method does with a frame is not known before it runs"
         return role
 
     def _current(self, frame: _Frame) -> bool:

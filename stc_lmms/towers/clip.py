@@ -14,8 +14,8 @@ class ClipTower(ImageTower):
         """Patches of one frame and the class token."""
         return super().num_tokens + 1
 
-    def _first_hidden(self, pixels_FCHW: Tensor) -> Tensor:
-        return self.core.pre_layrnorm(self.core.embeddings(pixels_FCHW))
+    def _first_hidden(self, pixels_FCHW: Tensor, **how: bool) -> Tensor:
+        return self.core.pre_layrnorm(self.core.embeddings(pixels_FCHW, **how))
 
     def finish(self, h_FTD: Tensor, layout: Layout | None = None) -> Tensor:
         """Nothing: CLIP normalises only the pooled class token."""

@@ -80,5 +80,15 @@ class ImageTower(Tower):
         self.check_input("pixel values", pixels_FCHW)
         return self._first_hidden(pixels_FCHW), self._layout
 
-    def _first_hidden(self, pixels_FCHW: Tensor) -> Tensor:
+    def embed_small(self, pixels_FCHW: Tensor) -> tuple[Tensor, Layout]:
+        """The same for pixel values [F,3,H,W] of any multiple of the patch size.
+
+        Positions are interpolated from the table, as transformers does it.
+        """
+        self.check_input("pixel values", pixels_FCHW)
+        h_FTD = self._first_hidden(pixels_FCHW, interpolate_pos_encoding=True)
+        return h_FTD, Layout(key=tuple(pixels_FCHW.shape[2:]), tokens=h_FTD.shape[1])
+
+    def _first_hidden(self, pixels_FCHW: Tensor, **how: bool) -> Tensor:
+        """Patch and position embeddings, with the stock module's own options."""
         raise NotImplementedError

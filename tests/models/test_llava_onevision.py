@@ -1,130 +1,15 @@
-"""The streaming invariants (a) to (e) of `models/base.py`, for every method, on real-layout checkpoints."""
+"""LLaVA-OneVision beyond the shared matrix (`tests/methods/test_matrix.py`), on real-layout checkpoints."""
 
-import itertools
 import json
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
-from stc_lmms.methods.registry import RECIPES
-from stc_lmms.models.base import Generation
 from stc_lmms.models.decoding import cut
 from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings
 from stc_lmms.settings import resolve
-
-QUESTION, SHORT = "What is the man doing now?", Generation(max_new_tokens=6)
-# One row per method: the arguments that fit the tiny model (36 tokens per frame).
-METHODS = {
-    "none": {},
-    "stc": {"token_budget": 9},
-    "stc_cacher": {"cache_interval": 2},
-    "stc_pruner": {"token_budget": 12, "strategy": "dual_anchor", "history": "aligned"},
-    "dycoke": {"token_budget": 12},
-    "streamdycoke": {"token_budget": 12},
-}
-every_method = pytest.mark.parametrize("method", METHODS)
-
-
-def play(model, frames, times_s, pieces=None):
-    stream = model.open_stream()
-    step = pieces or len(frames)
-    for start in range(0, len(frames), step):
-        stream.observe(frames[start : start + step], times_s[start : start + step])
-    return stream
-
-
-def logits(stream, question=QUESTION):
-    """Logits of the first answer token; leaves the stream as it was."""
-    with torch.no_grad():
-        before = stream.memory.snapshot()
-        out = stream.memory.next_logits(stream.question_embeds(question))
-        stream.memory.restore(before)
-    return out
-
-
-def test_every_method_has_a_row_here():
-    assert set(METHODS) == set(RECIPES)
-
-
-@every_method
-def test_a_causality(load, clip, method):
-    frames, times = clip(7)
-    changed = frames.copy()
-    changed[5:] = 255 - changed[5:]
-    model = load(method=method, **METHODS[method])
-    first, second = (play(model, f[:5], times[:5]) for f in (frames, changed))
-    assert torch.equal(logits(first), logits(second))
-    for stream, f in ((first, frames), (second, changed)):
-        stream.observe(f[5:], times[5:])
-    assert not torch.allclose(logits(first), logits(second), atol=1e-4)  # the change is visible afterwards
-
-
-@every_method
-def test_b_asking_leaves_the_stream_as_it_was(load, clip, method):
-    frames, times = clip(8)
-    model = load(method=method, **METHODS[method])
-    asked = model.open_stream()
-    asked.observe(frames[:3], times[:3])
-    size, position = asked.nbytes, asked.position_s
-    answers = [asked.ask(QUESTION, SHORT) for _ in range(2)]
-    asked.ask("Another, longer question about something else?", SHORT)
-    assert answers[0].token_ids == answers[1].token_ids
-    assert (asked.nbytes, asked.position_s) == (size, position)
-    asked.observe(frames[3:], times[3:])
-    silent = model.open_stream()
-    silent.observe(frames[:3], times[:3])
-    silent.observe(frames[3:], times[3:])
-    assert torch.equal(logits(asked), logits(silent))
-    assert asked.ask(QUESTION, SHORT).text == silent.ask(QUESTION, SHORT).text
-
-
-@every_method
-def test_c_streams_do_not_mix(load, clip, method):
-    model = load(method=method, **METHODS[method])
-    clips = [clip(6, seed) for seed in (1, 2)]
-    alone = [logits(play(model, *c, pieces=1)) for c in clips]
-    woven = [model.open_stream() for _ in clips]
-    for i, (stream, (frames, times)) in itertools.product(range(6), zip(woven, clips)):
-        stream.observe(frames[i : i + 1], times[i : i + 1])
-    for stream, expected in zip(woven, alone):
-        assert torch.equal(logits(stream), expected)
-
-
-def test_d_no_method_equals_the_stock_model(load, clip, checkpoint):
-    frames, times = clip(5)
-    model = load(method="none")
-    stock = LlavaOnevisionForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor(
-        text=text,
-        videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)],
-        return_tensors="pt",
-        do_sample_frames=False,
-    )
-    with torch.no_grad():
-        expected = stock(**inputs).logits[0, -1]
-        generated = stock.generate(**inputs, max_new_tokens=6, do_sample=False)[
-            0, inputs["input_ids"].shape[1] :
-        ]
-    for pieces in (1, 2, 5):
-        stream = play(model, frames, times, pieces)
-        assert (logits(stream) - expected).abs().max() < 1e-5
-        assert list(stream.ask(QUESTION, SHORT).token_ids) == generated.tolist()
-
-
-@every_method
-@pytest.mark.parametrize("pieces", [1, 3, 16])
-def test_e_any_cut_gives_the_same_tokens(load, clip, method, pieces):
-    frames, times = clip(19)
-    model = load(method=method, **METHODS[method])
-    whole, parts = play(model, frames, times), play(model, frames, times, pieces)
-    assert (logits(whole) - logits(parts)).abs().max() < 1e-5
-    assert whole.kept == parts.kept and whole.nbytes == parts.nbytes
+from tests.methods.streams import QUESTION, SHORT, logits, play
 
 
 def test_no_cacher_interval_one_and_full_ratio_agree(load, clip):
@@ -132,21 +17,6 @@ def test_no_cacher_interval_one_and_full_ratio_agree(load, clip):
     dense = logits(play(load(method="none"), frames, times))
     for args in ({"cache_interval": 1}, {"update_ratio": 1.0}):
         assert (logits(play(load(method="stc_cacher", **args), frames, times)) - dense).abs().max() < 1e-5
-
-
-@every_method
-def test_reset_and_empty_stream(load, clip, method):
-    frames, times = clip(4)
-    model = load(method=method, **METHODS[method])
-    stream = model.open_stream()
-    assert stream.position_s == float("-inf") and stream.nbytes == 0
-    blind = stream.ask(QUESTION, SHORT)
-    assert blind.efficiency.frames_seen == 0
-    stream.observe(frames[:0], [])
-    stream.observe(frames, times)
-    stream.reset()
-    stream.observe(frames, times)
-    assert torch.equal(logits(stream), logits(play(model, frames, times)))
 
 
 def test_rekv_prompt_has_no_newline(load, clip):
@@ -256,17 +126,3 @@ def test_incomplete_weights_are_refused(checkpoint, tmp_path):
 )
 def test_stop_strings(text, stop, expected):
     assert cut(text, stop) == expected
-
-
-@pytest.mark.gpu
-@every_method
-def test_gpu_equals_cpu(load, checkpoint, clip, method):
-    frames, times = clip(9)
-    args = METHODS[method]
-    on_cpu = logits(play(load(method=method, **args), frames, times))
-    cuda = LlavaOnevision(
-        resolve(
-            {"pretrained": str(checkpoint), "method": method, "device": "cuda", "dtype": "float32"} | args, {}
-        )
-    )
-    assert (logits(play(cuda, frames, times)).cpu() - on_cpu).abs().max() < 1e-3

@@ -1,0 +1,159 @@
+"""Control methods: what any compression has to beat at the same number of tokens.
+
+`random` and `uniform` look at nothing, `uniform_frames` drops whole frames, `pixel_diff` is the simplest
+temporal rule. (`downsample`, which acts in the tower, has its own file; "only the last frames" is a memory.)
+"""
+
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stc_lmms.errors import StcError
+from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
+from stc_lmms.methods.budget import Budgeted, BudgetKind
+from stc_lmms.methods.select import lowest_preferring, places, uniform_positions
+
+
+@dataclass(frozen=True)
+class FrameCount(State):
+    """How many frames a stream has had."""
+
+    frames: int = 0
+
+
+@dataclass(frozen=True)
+class Random(Budgeted, TokenMethod[FrameCount]):
+    """Random positions, drawn anew for every frame of a stream.
+
+    The draw depends on the seed and on the number of the frame in its stream alone: two streams, and any
+    cut of one, get the same positions.
+
+    Args:
+        seed: another seed, other positions.
+    """
+
+    seed: int = 0
+
+    def open_state(self) -> FrameCount:
+        """No frame yet."""
+        return FrameCount()
+
+    def compress(
+        self, tokens_FND: Tensor, context: Context, state: FrameCount
+    ) -> tuple[Compressed, FrameCount]:
+        """See `TokenMethod.compress`."""
+        where = places(tokens_FND, context)
+        total = len(where.patches_N)
+        self.check(total)
+        kept = [
+            # A text seed is hashed, so that neighbouring frames do not share a sequence.
+            random.Random(f"{self.seed}/{state.frames + i}").sample(range(total), self.token_budget)  # noqa: S311
+            for i in range(len(tokens_FND))
+        ]
+        kept_FK = torch.tensor(kept, dtype=torch.long, device=tokens_FND.device)
+        kept_FK = kept_FK.view(len(kept), self.token_budget)
+        return where.take(tokens_FND, kept_FK), FrameCount(state.frames + len(kept))
+
+
+@dataclass(frozen=True)
+class Uniform(Budgeted, TokenMethod[State]):
+    """The same evenly spaced grid positions in every frame."""
+
+    def open_state(self) -> State:
+        """Nothing to remember."""
+        return State()
+
+    def compress(self, tokens_FND: Tensor, context: Context, state: State) -> tuple[Compressed, State]:
+        """See `TokenMethod.compress`."""
+        where = places(tokens_FND, context)
+        self.check(len(where.patches_N))
+        kept = torch.tensor(uniform_positions(where.grid, self.token_budget), device=tokens_FND.device)
+        return where.take(tokens_FND, kept.expand(len(tokens_FND), -1)), state
+
+
+@dataclass(frozen=True)
+class UniformFrames(Budgeted, TokenMethod[FrameCount]):
+    """Whole frames, evenly spaced in time; the others give no token at all.
+
+    Frame t (from 0) is kept if ceil((t+1) k/N) > ceil(t k/N): the first one always is, and after T frames
+    ceil(T k/N) are.
+    """
+
+    @property
+    def budget(self) -> BudgetKind:
+        """A frame has all of its tokens or none."""
+        return "on average"
+
+    def open_state(self) -> FrameCount:
+        """No frame yet."""
+        return FrameCount()
+
+    def compress(
+        self, tokens_FND: Tensor, context: Context, state: FrameCount
+    ) -> tuple[Compressed, FrameCount]:
+        """See `TokenMethod.compress`."""
+        where = places(tokens_FND, context)
+        total = len(where.patches_N)
+        self.check(total)
+        everything = torch.arange(total, device=tokens_FND.device)
+        after = state.frames + len(tokens_FND)
+        kept = []
+        for number in range(state.frames, after):
+            due, had = (-(-n * self.token_budget // total) for n in (number + 1, number))
+            kept.append(everything if due > had else everything[:0])
+        return where.take_each(tokens_FND, kept), FrameCount(after)
+
+
+@dataclass(frozen=True)
+class LastPixels(State):
+    """Pixel values [1,C,H,W] of the newest frame; None before the first."""
+
+    pixels: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of that frame."""
+        return 0 if self.pixels is None else self.pixels.nbytes
+
+
+@dataclass(frozen=True)
+class PixelDiff(Budgeted, TokenMethod[LastPixels]):
+    """The tokens under which the pixels changed most since the frame before.
+
+    The change of a token is the mean absolute difference of the normalised pixel values in its cell of the
+    grid. Equal changes (a still scene, and the first frame of a stream) go to evenly spaced positions.
+    """
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Pixel values."""
+        return frozenset({"pixels"})
+
+    def open_state(self) -> LastPixels:
+        """No frame yet."""
+        return LastPixels()
+
+    def compress(
+        self, tokens_FND: Tensor, context: Context, state: LastPixels
+    ) -> tuple[Compressed, LastPixels]:
+        """See `TokenMethod.compress`; the context must hold the pixels.
+
+        Raises:
+            StcError: it does not.
+        """
+        if context.pixels_FCHW is None:
+            raise StcError("pixel_diff needs the pixel values of the frames; this model does not give them")
+        where = places(tokens_FND, context)
+        self.check(len(where.patches_N))
+        pixels = context.pixels_FCHW
+        if len(pixels) == 0:
+            return where.take(tokens_FND, where.patches_N[: self.token_budget].expand(0, -1)), state
+        before = pixels[:1] if state.pixels is None else state.pixels
+        change = (pixels - torch.cat((before, pixels[:-1]))).float().abs().mean(dim=1, keepdim=True)
+        change_FN = functional.adaptive_avg_pool2d(change, where.grid).flatten(1)
+        even = uniform_positions(where.grid, self.token_budget)
+        kept_FK = lowest_preferring(-change_FN, self.token_budget, even)
+        return where.take(tokens_FND, kept_FK), LastPixels(pixels[-1:].clone())

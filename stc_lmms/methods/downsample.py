@@ -1,0 +1,92 @@
+"""Control: every frame at a lower resolution, so that it has fewer tokens to begin with.
+
+Frames are resized before the tower (antialiased), the position table is interpolated to the smaller grid as
+transformers does it, and the pooling is the usual one: 224 x 224 instead of 384 x 384 pixels are 16 x 16
+patches and 8 x 8 = 64 LLM tokens. The tower gets cheaper in the same measure.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.methods import budget
+from stc_lmms.methods.base import TowerMethod, TowerState
+from stc_lmms.methods.budget import BudgetKind
+from stc_lmms.ops.grid import halved
+from stc_lmms.towers import Tower
+
+
+@dataclass(frozen=True)
+class Downsample(TowerMethod):
+    """Lower resolution.
+
+    Args:
+        token_budget: LLM tokens per frame: rows times columns of a grid of about the tower's aspect.
+    """
+
+    token_budget: int = 64
+
+    def __post_init__(self):
+        """Check the range."""
+        budget.at_least_one(self.token_budget)
+
+    @property
+    def budget(self) -> BudgetKind:
+        """Met exactly."""
+        return "per frame"
+
+    def open_state(self) -> TowerState:
+        """Only counts."""
+        return TowerState()
+
+    def check(self, group: int) -> None:
+        """Refuse towers of any resolution (Qwen-VL): their processor sets it."""
+        if group > 1:
+            raise SettingsError("downsample is for towers of one fixed resolution")
+
+    def check_budget(self, grid: tuple[int, int], layers: int) -> None:
+        """Refuse a number of tokens that is no grid."""
+        rows, columns = halved(grid)
+        why = f"a frame becomes a smaller grid of about {rows} x {columns}"
+        budget.one_of(self.token_budget, _grids(grid), why)
+
+    def output_grid(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the patches of a small frame."""
+        rows, columns = _grids(grid)[self.token_budget]
+        return min(2 * rows, grid[0]), min(2 * columns, grid[1])
+
+    @torch.no_grad()
+    def encode(
+        self, tower: Tower, x: Tensor, state: TowerState, *, taps: list[Tensor] | None = None
+    ) -> Tensor:
+        """Features [F,T,D] of the small frames."""
+        patch = tower.config.patch_size
+        side = tower.config.image_size // patch
+        rows, columns = self.output_grid((side, side))
+        small = functional.interpolate(
+            x.float(), size=(rows * patch, columns * patch), mode="bilinear", antialias=True
+        )
+        h, layout = tower.embed_small(small.to(x.dtype))
+        for block in tower.blocks:
+            h = block.dense(h, layout)
+        state.frames += len(h)
+        state.tokens_seen += len(h) * tower.num_tokens
+        state.tokens_recomputed += len(h) * layout.tokens
+        return h
+
+
+def _grids(grid: tuple[int, int]) -> dict[int, tuple[int, int]]:
+    """Token grids of about the aspect of `halved(grid)`, by their number of tokens."""
+    rows, columns = halved(grid)
+    found: dict[int, tuple[int, int]] = {}
+    for r in range(1, rows + 1):
+        for c in range(1, columns + 1):
+            skew = abs(r * columns - c * rows)
+            if skew <= max(rows, columns):  # within one row or column of the aspect
+                other = found.get(r * c)
+                if other is None or skew < abs(other[0] * columns - other[1] * rows):
+                    found[r * c] = (r, c)
+    return found

@@ -1,0 +1,225 @@
+"""ToMe: merge similar tokens inside the vision tower, a few in every layer.
+
+Source: Token Merging (arXiv 2210.09461) and the authors' code. Between the attention and the MLP of a layer
+tokens are matched by their keys, averaged over heads, and merged into size-weighted means. With
+`proportional`, a token counts in the attention as often as the patches that went into it (the paper's
+equation 1), which weights that were not trained for merging need.
+
+The merged tokens lie on no grid. They bypass the 2x2 pooling: they are projected as they are, in the order
+of the positions at which they stand, and each is one LLM token. So the tower and the prefill get cheaper.
+
+`tome_oneshot` is what STC's repository holds instead: the tower stays dense, and behind it a third of the
+tokens merges by the features themselves into unweighted means. Their file does this once, 729 to 486;
+here it is repeated until the budget is met (729, 486, 324, 216, 144, 96, 64).
+
+Shapes: F frames, T tower tokens, D width.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.methods import budget
+from stc_lmms.methods.base import TowerMethod, TowerState
+from stc_lmms.methods.budget import BudgetKind
+from stc_lmms.ops.merge import Matching, match, merge_weighted
+from stc_lmms.towers import Block, Tower
+
+
+@dataclass(frozen=True)
+class _Merging(TowerMethod):
+    """What both have in common: a budget, and merged tokens that lie on no grid.
+
+    Args:
+        token_budget: merged tokens per frame; all of them go to the LLM.
+    """
+
+    token_budget: int = 64
+
+    def __post_init__(self):
+        """Check the range."""
+        budget.at_least_one(self.token_budget)
+
+    @property
+    def budget(self) -> BudgetKind:
+        """Met exactly."""
+        return "per frame"
+
+    def open_state(self) -> TowerState:
+        """Only counts."""
+        return TowerState()
+
+    def output_grid(self, grid: tuple[int, int]) -> None:
+        """None: merged tokens lie on no grid."""
+        return None
+
+    def check(self, group: int) -> None:
+        """Refuse towers that need all tokens of a merge group (Qwen-VL)."""
+        if group > 1:
+            raise SettingsError("ToMe cannot be used in a tower that joins groups of patches itself")
+
+
+@dataclass(frozen=True)
+class ToMe(_Merging):
+    """Merging in every layer.
+
+    Args:
+        inflect: how the work is spread: 0 merges equally many tokens in every layer, -1 most in the first
+            layers and none in the last (the authors' faster schedule), 1 the other way round.
+        proportional: proportional attention.
+    """
+
+    inflect: float = 0.0
+    proportional: bool = True
+
+    def __post_init__(self):
+        """Check ranges."""
+        super().__post_init__()
+        if not -1 <= self.inflect <= 1:
+            raise SettingsError(f"inflect={self.inflect} must be in [-1, 1]")
+
+    def check_budget(self, grid: tuple[int, int], layers: int) -> None:
+        """Refuse a budget that halving in every layer does not reach."""
+        tokens = grid[0] * grid[1]
+        least = -(-tokens // 2**layers)
+        why = f"the tower has {tokens} patches, and each of its {layers} layers can merge at most half"
+        budget.one_of(self.token_budget, range(least, tokens + 1), why)
+
+    def schedule(self, tokens: int, layers: int) -> list[int]:
+        """How many of `tokens` patches each layer merges away; see `merge_schedule`."""
+        return merge_schedule(tokens, layers, self.token_budget, self.inflect)
+
+    @torch.no_grad()
+    def encode(
+        self, tower: Tower, x: Tensor, state: TowerState, *, taps: list[Tensor] | None = None
+    ) -> Tensor:
+        """Merged features [F,budget,D] in position order, behind the class token where there is one."""
+        h, layout = tower.embed(x)
+        class_token = layout.tokens > _patches(tower)
+        removed = self.schedule(layout.tokens - class_token, len(tower.blocks))
+        size, work = None, 0
+        place = torch.arange(layout.tokens, device=h.device).expand(len(h), -1)
+        for block, r in zip(tower.blocks, removed, strict=True):
+            work += h.shape[1]
+            h, size, matching = merging_block(block, h, size, r, class_token, self.proportional)
+            if matching is not None:
+                place = place.gather(1, matching.places())
+        state.frames += len(h)
+        state.tokens_seen += len(h) * layout.tokens
+        state.tokens_recomputed += len(h) * round(work / len(removed))  # mean over the layers
+        return h.gather(1, place.argsort(dim=1)[..., None].expand_as(h))
+
+
+@dataclass(frozen=True)
+class ToMeOneShot(_Merging):
+    """Merging behind a dense tower, as in STC's repository."""
+
+    def check_budget(self, grid: tuple[int, int], layers: int) -> None:
+        """Refuse a budget above the patches."""
+        budget.within(self.token_budget, grid[0] * grid[1])
+
+    @torch.no_grad()
+    def encode(
+        self, tower: Tower, x: Tensor, state: TowerState, *, taps: list[Tensor] | None = None
+    ) -> Tensor:
+        """Merged features [F,budget,D] in position order, behind the class token where there is one."""
+        h = tower.encode(x, taps)
+        first = h.shape[1] - _patches(tower)
+        state.frames += len(h)
+        state.tokens_seen += len(h) * h.shape[1]
+        state.tokens_recomputed += len(h) * h.shape[1]
+        merged = h[:, first:]
+        while merged.shape[1] > self.token_budget:
+            tokens = merged.shape[1]
+            merged = merge_once(merged, min(max(tokens // 3, 1), tokens - self.token_budget))
+        return torch.cat((h[:, :first], merged), dim=1)
+
+
+def merging_block(
+    block: Block, h_FTD: Tensor, size_FT1: Tensor | None, r: int, class_token: bool, proportional: bool
+) -> tuple[Tensor, Tensor | None, Matching | None]:
+    """One layer that merges r tokens between attention and MLP.
+
+    Args:
+        block: without rotary positions.
+        h_FTD: its input.
+        size_FT1: how many patches each token stands for; None: one each.
+        r: tokens to merge away.
+        class_token: row 0 is one.
+        proportional: weigh the attention by the sizes.
+
+    Returns:
+        Its output, the sizes, and what was merged (None: nothing was).
+    """
+    q, k, v = block.qkv(block.norm1(h_FTD))
+    bias = None
+    if proportional and size_FT1 is not None:
+        bias = size_FT1.log().transpose(1, 2)[:, None].to(q.dtype)
+    q, k, v = map(block.split_heads, (q, k, v))
+    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=block.scale)
+    h_FTD = h_FTD + block.out(mixed.transpose(1, 2).flatten(2))
+    matching = match(k.mean(dim=1), r, class_token) if r > 0 else None
+    if matching is not None:
+        if size_FT1 is None:
+            wide = torch.promote_types(h_FTD.dtype, torch.float32)
+            size_FT1 = torch.ones(*h_FTD.shape[:2], 1, dtype=wide, device=h_FTD.device)
+        h_FTD, size_FT1 = merge_weighted(matching, h_FTD, size_FT1)
+    return h_FTD + block.mlp(block.norm2(h_FTD)), size_FT1, matching
+
+
+def merge_once(x_FTD: Tensor, r: int) -> Tensor:
+    """Merge r tokens by the cosine of their rows into unweighted means; position order."""
+    matching = match(x_FTD, r)
+    if matching is None:
+        return x_FTD
+    ones = torch.ones(*x_FTD.shape[:2], 1, dtype=torch.promote_types(x_FTD.dtype, torch.float32))
+    mean, _ = merge_weighted(matching, x_FTD, ones.to(x_FTD.device))
+    order = matching.places().argsort(dim=1)
+    return mean.gather(1, order[..., None].expand_as(mean))
+
+
+def published_schedule(layers: int, r: int | list[int], inflect: float = 0.0) -> list[int]:
+    """The authors' `r` argument as tokens merged per layer.
+
+    A list is padded with zeros. A number is the mean: with `inflect` the layers go in a line from
+    r (1 - inflect) to r (1 + inflect), each cut to a whole number.
+    """
+    if isinstance(r, list):
+        return (r + [0] * layers)[:layers]
+    first = int(r * (1 - inflect))
+    step = 2 * (r - first) / max(layers - 1, 1)
+    return [int(first + step * i) for i in range(layers)]
+
+
+def merge_schedule(tokens: int, layers: int, wanted: int, inflect: float = 0.0) -> list[int]:
+    """Tokens merged per layer so that exactly `wanted` of `tokens` are left.
+
+    Along the line of `published_schedule`, in whole numbers (with `inflect` 0: total // layers, one more in
+    the first total % layers). A layer can merge half of its tokens at most; what is too much for
+    the last layers is done earlier, what is too much for the first ones later.
+
+    Raises:
+        ValueError: even halving in every layer does not get there.
+    """
+    if not -(-tokens // 2**layers) <= wanted <= tokens:
+        raise ValueError(f"{layers} layers cannot merge {tokens} tokens into {wanted}")
+    total = tokens - wanted
+    mean = total / layers
+    slope = 2 * mean * inflect / max(layers - 1, 1)
+    line = [mean * (1 - inflect) + slope * i for i in range(layers)]
+    shares = budget.share_out(line, total)
+    left = [tokens - sum(shares[:i]) for i in range(layers + 1)]
+    # Tokens that enter a layer are at most twice those that leave it.
+    for i in range(layers - 1, 0, -1):
+        left[i] = min(left[i], 2 * left[i + 1])
+    for i in range(1, layers):
+        left[i] = max(left[i], -(-left[i - 1] // 2))
+    return [before - after for before, after in pairwise(left)]
+
+
+def _patches(tower: Tower) -> int:
+    return (tower.config.image_size // tower.config.patch_size) ** 2

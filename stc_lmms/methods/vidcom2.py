@@ -1,0 +1,219 @@
+"""VidCom2: keep the tokens of a frame that stand out from the video and from their frame.
+
+Source: VidCom2 (arXiv 2505.14454), section 3, and the authors' code. Channels: the half with the lowest
+variance over all tokens. A token's score is its similarity to the mean of all normalised tokens plus that
+to the mean of its frame's; the lowest are kept. Frames that stand out get a larger share of the budget.
+
+The original needs the whole video. Two forms work on a stream:
+
+- `causal` (default): every frame keeps exactly `token_budget` tokens. The variances and the video's mean
+  are those of the frames so far, the present one included; where the selected channels change, each
+  channel's mean is over the frames in which it was selected. On the first frame this is the original.
+- `original`: the original on windows of `window` frames, aligned to the start of the stream. Frames wait
+  until their window is full; a question sees those that wait compressed as a shorter window. The counts are
+  the original's rates rounded by largest remainder, so that a window of W frames keeps exactly
+  W * token_budget tokens (the authors round each frame on its own). `window=1` is the frame-by-frame port
+  in STC's repository.
+
+Shapes: T frames, N tokens per frame, D width, C = D/2 channels.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
+from stc_lmms.methods.budget import Budgeted, BudgetKind, share_out
+from stc_lmms.methods.select import Places, places
+from stc_lmms.ops.kernels import gaussian_similarity
+from stc_lmms.ops.rows import lowest
+
+CHANNEL_SHARE, TEMPERATURE = 0.5, 0.01
+
+
+class VideoScores(NamedTuple):
+    """Similarities of every token, high for the ordinary ones.
+
+    Attributes:
+        channels_C: selected channels, ascending in variance.
+        video_TN: to the mean of the video.
+        frame_TN: to the mean of the frame.
+    """
+
+    channels_C: Tensor
+    video_TN: Tensor
+    frame_TN: Tensor
+
+
+def score_video(tokens_TND: Tensor) -> VideoScores:
+    """Scores of a whole video, as the original computes them; float32 or wider."""
+    x = _wide(tokens_TND)
+    variance_D = x.flatten(0, 1).var(dim=0, correction=0)
+    channels_C = _quiet(variance_D)
+    z = functional.normalize(x[..., channels_C], dim=-1)
+    frame = gaussian_similarity(z, z.mean(dim=1, keepdim=True))
+    return VideoScores(channels_C, gaussian_similarity(z, z.mean(dim=(0, 1))), frame)
+
+
+def frame_rates(video_TN: Tensor, base_rate: float) -> Tensor:
+    """Share of its tokens that each frame keeps, [T]: R (1 + softmax(u / 0.01) - 1/T), at most 1.
+
+    u is minus the mean similarity to the video, so that frames unlike the rest get more.
+    """
+    share_T = (-video_TN.mean(dim=1) / TEMPERATURE).softmax(dim=0)
+    return (base_rate * (1 + share_T - 1 / len(video_TN))).clamp_max(1.0)
+
+
+def published_counts(rates_T: Tensor, tokens: int) -> list[int]:
+    """Tokens kept per frame as the authors round them; the total may miss the budget by some tokens."""
+    return (rates_T * tokens).round().clamp_min(1).long().tolist()
+
+
+def pick(scores: VideoScores, counts: list[int]) -> list[Tensor]:
+    """Numbers of the tokens with the lowest scores, `counts[t]` of frame t."""
+    total_TN = scores.video_TN + scores.frame_TN
+    return [lowest(row[None], count)[0] for row, count in zip(total_TN, counts, strict=True)]
+
+
+@dataclass(frozen=True)
+class VidCom2State(State):
+    """What a stream has left.
+
+    Attributes:
+        frames: frames scored.
+        square: sum over frames of (variance + squared mean) of each channel, float64 [D].
+        mean: sum over frames of each channel's mean, float64 [D].
+        centre: sum over frames of the mean normalised token, where selected, float64 [D].
+        selected: in how many frames each channel was selected, float64 [D].
+        waiting: raw tokens [w,L,D] of the frames that wait for their window to fill.
+        context: that of the waiting frames.
+    """
+
+    frames: int = 0
+    square: Tensor | None = None
+    mean: Tensor | None = None
+    centre: Tensor | None = None
+    selected: Tensor | None = None
+    waiting: Tensor | None = None
+    context: Context | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the sums and of the waiting tokens."""
+        held = (self.square, self.mean, self.centre, self.selected, self.waiting)
+        return sum(x.nbytes for x in held if x is not None)
+
+
+@dataclass(frozen=True)
+class VidCom2(Budgeted, TokenMethod[VidCom2State]):
+    """VidCom2 on a stream.
+
+    Args:
+        mode: `causal` or `original`, see the top of this file.
+        window: frames per window in mode `original`.
+    """
+
+    mode: Literal["causal", "original"] = "causal"
+    window: int = 16
+
+    def __post_init__(self):
+        """Check ranges."""
+        super().__post_init__()
+        if self.window < 1:
+            raise SettingsError(f"window={self.window} must be at least 1")
+
+    @property
+    def budget(self) -> BudgetKind:
+        """Frames of a window share its budget."""
+        return "on average" if self.mode == "original" and self.window > 1 else "per frame"
+
+    @property
+    def delay_frames(self) -> int:
+        """The first frame of a window waits for all others."""
+        return self.window - 1 if self.mode == "original" else 0
+
+    def open_state(self) -> VidCom2State:
+        """Nothing seen yet."""
+        return VidCom2State()
+
+    def compress(
+        self, tokens_FND: Tensor, context: Context, state: VidCom2State
+    ) -> tuple[Compressed, VidCom2State]:
+        """See `TokenMethod.compress`."""
+        if self.mode == "original":
+            return self._compress_windows(tokens_FND, context, state)
+        where = places(tokens_FND, context)
+        self.check(len(where.patches_N))
+        score_FN, state = self.score_causally(where.patches(tokens_FND), state)
+        return where.take(tokens_FND, lowest(score_FN, self.token_budget)), state
+
+    def score_causally(self, tokens_FND: Tensor, state: VidCom2State) -> tuple[Tensor, VidCom2State]:
+        """Sum of both similarities [F,N] of the next F frames, each against the frames up to itself."""
+        if len(tokens_FND) == 0:
+            return tokens_FND.new_zeros(tokens_FND.shape[:2]), state
+        x = _wide(tokens_FND)
+        # All sums are float64 and grow frame by frame: the same however the stream is cut.
+        mean_FD = x.mean(dim=1).double()
+        square_FD = x.var(dim=1, correction=0).double() + mean_FD.square()
+        mean_FD, square_FD = _running(state.mean, mean_FD), _running(state.square, square_FD)
+        count_F1 = state.frames + torch.arange(1, len(x) + 1, device=x.device, dtype=torch.float64)[:, None]
+        channels_FC = _quiet(square_FD / count_F1 - (mean_FD / count_F1).square())
+
+        z = functional.normalize(x.gather(2, channels_FC[:, None].expand(-1, x.shape[1], -1)), dim=-1)
+        own_FC = z.mean(dim=1)
+        nothing = torch.zeros_like(mean_FD)
+        centre_FD = _running(state.centre, nothing.scatter(1, channels_FC, own_FC.double()))
+        selected_FD = _running(state.selected, nothing.scatter(1, channels_FC, 1.0))
+        video_FC = (centre_FD.gather(1, channels_FC) / selected_FD.gather(1, channels_FC)).to(x.dtype)
+        score_FN = gaussian_similarity(z, video_FC[:, None]) + gaussian_similarity(z, own_FC[:, None])
+        last = (y[-1].clone() for y in (square_FD, mean_FD, centre_FD, selected_FD))
+        return score_FN, VidCom2State(state.frames + len(x), *last)
+
+    def _compress_windows(
+        self, tokens_FLD: Tensor, context: Context, state: VidCom2State
+    ) -> tuple[Compressed, VidCom2State]:
+        if state.waiting is not None:
+            tokens_FLD = torch.cat((state.waiting, tokens_FLD))
+        full = len(tokens_FLD) // self.window * self.window
+        where = places(tokens_FLD, context)
+        self.check(len(where.patches_N))
+        kept = [k for part in tokens_FLD[:full].split(self.window) for k in self._pick(part, where)]
+        rest = tokens_FLD[full:].clone() if full < len(tokens_FLD) else None
+        state = VidCom2State(state.frames + full, waiting=rest, context=None if rest is None else context)
+        return where.take_each(tokens_FLD[:full], kept), state
+
+    def _pick(self, tokens_TLD: Tensor, where: Places) -> list[Tensor]:
+        tokens_TND = where.patches(tokens_TLD)
+        frames, tokens = tokens_TND.shape[:2]
+        if frames == 0:
+            return []
+        scores = score_video(tokens_TND)
+        rates_T = frame_rates(scores.video_TN, self.token_budget / tokens)
+        wanted = (rates_T * tokens).tolist()
+        return pick(scores, share_out(wanted, frames * self.token_budget, least=1, most=tokens))
+
+    def pending(self, state: VidCom2State) -> Compressed | None:
+        """The frames that wait, as one shorter window."""
+        if state.waiting is None:
+            return None
+        where = places(state.waiting, state.context)
+        return where.take_each(state.waiting, self._pick(state.waiting, where))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _quiet(variance: Tensor) -> Tensor:
+    """The half of the channels with the lowest variance [..., D], ascending; of equal ones the first."""
+    channels = max(1, int(variance.shape[-1] * CHANNEL_SHARE))
+    return variance.sort(dim=-1, stable=True).indices[..., :channels]
+
+
+def _running(before: Tensor | None, x_FD: Tensor) -> Tensor:
+    """Sums over the frames so far, after each frame."""
+    return x_FD.cumsum(0) if before is None else torch.cat((before[None], x_FD)).cumsum(0)[1:]

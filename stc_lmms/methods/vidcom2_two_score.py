@@ -1,0 +1,35 @@
+"""The memory-and-frame score that STC's repository runs under the name of VidCom2.
+
+Source: the compiled `vidcom2_for_rekv` module of STC's repository, strategy `vidcom2_two_score`. Kept = the
+tokens least similar to the mean of their frame and to the mean of all frames so far. This is STC-Pruner's
+own score, not VidCom2's (`vidcom2`); the row "VidCom2" of the published table is very likely it. It stands
+here under its own name so that the row can be reproduced.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from stc_lmms.methods.base import Compressed, Context, TokenMethod
+from stc_lmms.methods.budget import Budgeted
+from stc_lmms.methods.stc_pruner import PrunerState, STCPruner
+
+
+@dataclass(frozen=True)
+class VidCom2TwoScore(Budgeted, TokenMethod[PrunerState]):
+    """STC-Pruner with the arguments that make it this score."""
+
+    @property
+    def pruner(self) -> STCPruner:
+        """The pruner that does the work."""
+        return STCPruner(self.token_budget, strategy="gaussian", history="official", channel_keep=0.5)
+
+    def open_state(self) -> PrunerState:
+        """Empty history."""
+        return self.pruner.open_state()
+
+    def compress(
+        self, tokens_FND: Tensor, context: Context, state: PrunerState
+    ) -> tuple[Compressed, PrunerState]:
+        """See `TokenMethod.compress`."""
+        return self.pruner.compress(tokens_FND, context, state)

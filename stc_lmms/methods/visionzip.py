@@ -1,0 +1,125 @@
+"""VisionZip: keep the tokens that receive the most attention; optionally merge the rest into a few.
+
+Source: VisionZip (arXiv 2412.04467), section 3, and the authors' code. CLIP has a class token whose
+attention row is the score. SigLIP has none: there the score of a patch is the attention that it receives,
+mean over heads and queries, in the last tower layer used; scores are resized to the token grid exactly as
+the features are.
+
+- `stc` (default): dominant tokens only, as STC's repository runs it on LLaVA-OneVision. (Its function keeps
+  the lowest of the scores that it is given; what they were is not published. Here, as in the paper, the
+  tokens with the most attention are kept.)
+- `full`: dominant and contextual tokens, in the authors' proportion of 54 to 10 (also 108 + 20, 162 + 30).
+  The remaining tokens are merged: evenly spaced ones become targets, each other one joins the target with
+  the most similar key. As in the authors' code, a contextual token is the target *plus* the mean of those
+  that joined it, so it is about twice as long as a group mean would be.
+
+Both work on one frame alone, after the pooling, and give tokens in position order (the authors append the
+contextual ones). Keys are mean over heads, without the scale.
+
+Shapes: F frames, N tokens per frame, R remaining ones, C contextual ones, D width, E width of a key.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stc_lmms.errors import StcError
+from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
+from stc_lmms.methods.budget import Budgeted
+from stc_lmms.methods.select import places
+from stc_lmms.ops.rows import lowest
+
+
+@dataclass(frozen=True)
+class VisionZip(Budgeted, TokenMethod[State]):
+    """VisionZip.
+
+    Args:
+        mode: `stc` keeps dominant tokens only; `full` gives 10 of 64 tokens to contextual ones.
+    """
+
+    mode: Literal["stc", "full"] = "stc"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Attention received; keys for merging."""
+        return frozenset({"attention", "keys"} if self.mode == "full" else {"attention"})
+
+    @property
+    def contextual(self) -> int:
+        """How many of the tokens are merged ones: 10 of 64, 20 of 128, 30 of 192."""
+        return self.token_budget * 10 // 64 if self.mode == "full" else 0
+
+    def open_state(self) -> State:
+        """Nothing to remember."""
+        return State()
+
+    def compress(self, tokens_FND: Tensor, context: Context, state: State) -> tuple[Compressed, State]:
+        """See `TokenMethod.compress`; the context must hold what `needs` names.
+
+        Raises:
+            StcError: it does not.
+        """
+        given = {"attention": context.attention_FN, "keys": context.keys_FNE}
+        for name in sorted(self.needs):
+            if given[name] is None:
+                raise StcError(f"visionzip needs the {name} of the vision tower; this model does not give it")
+        where = places(tokens_FND, context)
+        self.check(len(where.patches_N))
+        dominant_FK = lowest(-context.attention_FN, self.token_budget - self.contextual)
+        if self.contextual == 0:
+            return where.take(tokens_FND, dominant_FK), state
+        patches_FND = where.patches(tokens_FND)
+        rest_FR = remaining(dominant_FK, patches_FND.shape[1])
+        target_C, merged_FCD = merge_contextual(
+            _rows(patches_FND, rest_FR), _rows(context.keys_FNE, rest_FR), self.contextual
+        )
+        places_FC = rest_FR[:, target_C]
+        made = patches_FND.scatter(1, places_FC[..., None].expand_as(merged_FCD), merged_FCD)
+        kept = where.take(tokens_FND, torch.cat((dominant_FK, places_FC), dim=1))
+        if len(where.markers):
+            made = tokens_FND.index_copy(1, where.patches_N, made)
+        return Compressed(made.flatten(0, 1)[kept.kept_M], kept.kept_M, kept.tokens_per_frame), state
+
+
+def remaining(chosen_FK: Tensor, tokens: int) -> Tensor:
+    """The numbers 0..tokens-1 that were not chosen, ascending: [F,tokens-K]."""
+    free_FN = torch.ones(len(chosen_FK), tokens, dtype=torch.bool, device=chosen_FK.device)
+    free_FN.scatter_(1, chosen_FK, False)
+    # A stable sort brings the free ones to the front without asking the device how many there are.
+    order_FN = free_FN.sort(dim=1, descending=True, stable=True).indices
+    return order_FN[:, : tokens - chosen_FK.shape[1]]
+
+
+def merge_contextual(rest_FRD: Tensor, keys_FRE: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Contextual tokens from those that are not dominant, which come in position order.
+
+    Args:
+        rest_FRD: the tokens.
+        keys_FRE: what their similarity is measured on.
+        count: C, at most R.
+
+    Returns:
+        Numbers [C] of the targets among the R, and the tokens [F,C,D]: each target plus the mean of the
+        tokens whose most similar target it is.
+    """
+    rest = rest_FRD.shape[1]
+    step = max(1, rest // count)
+    targets = range(0, count * step, step)
+    others = [i for i in range(rest) if i not in targets]
+    target_C, other_O = (torch.tensor(x, dtype=torch.long, device=rest_FRD.device) for x in (targets, others))
+    unit = functional.normalize(keys_FRE.to(torch.promote_types(keys_FRE.dtype, torch.float32)), dim=-1)
+    nearest_FO = (unit[:, other_O] @ unit[:, target_C].transpose(1, 2)).argmax(dim=-1)
+
+    wide = torch.promote_types(rest_FRD.dtype, torch.float32)
+    members_FCO = functional.one_hot(nearest_FO, count).transpose(1, 2).to(wide)
+    mean_FCD = members_FCO @ rest_FRD[:, other_O].to(wide)
+    mean_FCD = mean_FCD / members_FCO.sum(-1, keepdim=True).clamp_min(1)
+    return target_C, (rest_FRD[:, target_C] + mean_FCD).to(rest_FRD.dtype)
+
+
+def _rows(x_FND: Tensor, index_FR: Tensor) -> Tensor:
+    return x_FND.gather(1, index_FR[..., None].expand(-1, -1, x_FND.shape[-1]))

@@ -1,0 +1,24 @@
+"""Tokens as a map: resizing.
+
+Shapes: F frames, T = rows * columns tokens in raster order, D width.
+"""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def halved(grid: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns after `halve`: half of each, rounded up."""
+    return math.ceil(grid[0] / 2), math.ceil(grid[1] / 2)
+
+
+def halve(x_FTD: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The map at half the resolution, [F,ceil(rows/2)*ceil(columns/2),D].
+
+    Bilinear interpolation without aligned corners: what LLaVA-OneVision does to the frames of a video.
+    """
+    map_FDHW = x_FTD.unflatten(1, grid).permute(0, 3, 1, 2).contiguous()
+    small = functional.interpolate(map_FDHW, size=halved(grid), mode="bilinear")
+    return small.flatten(2).transpose(1, 2)

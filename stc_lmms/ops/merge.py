@@ -1,0 +1,114 @@
+"""Bipartite soft matching: which tokens merge into which, and the merging.
+
+Source: Token Merging (arXiv 2210.09461), section 3 and appendix D, and the authors' code. Tokens at even
+positions form set A, those at odd positions set B. Each of A proposes its most similar one of B; the r most
+similar proposals are carried out.
+
+Shapes: F frames, N tokens, M = N - r after merging, r sources, C width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Matching:
+    """One step of merging.
+
+    Merged tokens come in the authors' order: the unmerged of A (most similar first; ascending where there
+    is a class token), then all of B. With a distillation token, which stands behind the class token, it
+    comes second.
+
+    Attributes:
+        tokens: N.
+        unmerged_FU: numbers within A of the tokens that stay.
+        source_Fr: numbers within A of the tokens that merge.
+        target_Fr: numbers within B of what they merge into.
+        distill_token: see above.
+    """
+
+    tokens: int
+    unmerged_FU: Tensor
+    source_Fr: Tensor
+    target_Fr: Tensor
+    distill_token: bool = False
+
+    def sum(self, x_FNC: Tensor) -> Tensor:
+        """Sum of the rows of each group: [F,M,C]."""
+        a, b = x_FNC[:, ::2], x_FNC[:, 1::2]
+        # A product with the membership matrix: unlike a scatter it adds in one order on every device.
+        members_FBr = functional.one_hot(self.target_Fr, b.shape[1]).transpose(1, 2).to(x_FNC.dtype)
+        merged = b + members_FBr @ _rows(a, self.source_Fr)
+        return self._order(_rows(a, self.unmerged_FU), merged)
+
+    def places(self) -> Tensor:
+        """Position among the N at which each merged token stands, [F,M]: its own, or its target's."""
+        b = torch.arange(1, self.tokens, 2, device=self.unmerged_FU.device)
+        places = 2 * self.unmerged_FU[..., None], b.expand(len(self.unmerged_FU), -1)[..., None]
+        return self._order(*places)[..., 0]
+
+    def groups(self) -> Tensor:
+        """For each of the N tokens, the number among the M of the token it has become: [F,N]."""
+        order_FM = self.places()
+        rank_FN = order_FM.new_zeros(len(order_FM), self.tokens)
+        rank_FN.scatter_(
+            1, order_FM, torch.arange(order_FM.shape[1], device=order_FM.device).expand_as(order_FM)
+        )
+        target_rank = rank_FN.gather(1, 2 * self.target_Fr + 1)
+        return rank_FN.scatter(1, 2 * self.source_Fr, target_rank)
+
+    def unmerge(self, x_FMC: Tensor) -> Tensor:
+        """Copy each merged token back to all positions that went into it: [F,N,C]."""
+        return _rows(x_FMC, self.groups())
+
+    def _order(self, unmerged: Tensor, merged: Tensor) -> Tensor:
+        if self.distill_token:
+            return torch.cat((unmerged[:, :1], merged[:, :1], unmerged[:, 1:], merged[:, 1:]), dim=1)
+        return torch.cat((unmerged, merged), dim=1)
+
+
+def match(
+    metric_FNC: Tensor, r: int, class_token: bool = False, distill_token: bool = False
+) -> Matching | None:
+    """Match tokens by the cosine of their rows.
+
+    Args:
+        metric_FNC: what to compare, for instance keys averaged over heads.
+        r: how many tokens to lose; at most half of the unprotected ones are.
+        class_token: position 0 is one; it neither merges nor is merged into.
+        distill_token: position 1 is one (behind a class token); the same.
+
+    Returns:
+        The matching; None where nothing merges, so that the tokens keep their order.
+    """
+    tokens = metric_FNC.shape[1]
+    r = min(r, (tokens - class_token - distill_token) // 2)
+    if r <= 0:
+        return None
+    wide = metric_FNC.to(torch.promote_types(metric_FNC.dtype, torch.float32))
+    unit = wide / wide.norm(dim=-1, keepdim=True)
+    score = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
+    if class_token:
+        score[:, 0] = -torch.inf
+    if distill_token:
+        score[:, :, 0] = -torch.inf
+    best, partner = score.max(dim=-1)
+    order = best.argsort(dim=-1, descending=True, stable=True)
+    unmerged = order[:, r:]
+    if class_token:
+        unmerged = unmerged.sort(dim=1).values
+    return Matching(tokens, unmerged, order[:, :r], partner.gather(1, order[:, :r]), distill_token)
+
+
+def merge_weighted(matching: Matching, x_FNC: Tensor, size_FN1: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each group weighted by the sizes of its tokens, and the sums of those sizes."""
+    size_FM1 = matching.sum(size_FN1)
+    mean = matching.sum(x_FNC * size_FN1) / size_FM1  # sizes are float32 or wider, so this is, too
+    return mean.to(x_FNC.dtype), size_FM1
+
+
+def _rows(x_FNC: Tensor, index_FK: Tensor) -> Tensor:
+    return x_FNC.gather(1, index_FK[..., None].expand(-1, -1, x_FNC.shape[-1]))

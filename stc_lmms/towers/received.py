@@ -1,0 +1,51 @@
+"""Attention received: what token methods want to know of the last layer, at the price of one product.
+
+The tower runs with fused attention, which gives no weights. For the last layer used, the weights are made
+once more from its input, one frame at a time, and reduced at once.
+
+Shapes: F frames, T tower tokens, D width, H heads, E head width.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stc_lmms.towers.base import Block, Tower
+
+
+class Received(NamedTuple):
+    """What the tokens are to each other in one layer.
+
+    Attributes:
+        attention_FT: attention received, mean over heads and queries: sums to 1 over T; float32 or wider.
+        keys_FTE: keys, mean over heads, before the scale.
+    """
+
+    attention_FT: Tensor
+    keys_FTE: Tensor
+
+
+def received(q_FHTE: Tensor, k_FHTE: Tensor, scale: float) -> Received:
+    """Attention received and mean keys from queries and keys; weights [H,T,T] live one frame at a time."""
+    wide = torch.promote_types(q_FHTE.dtype, torch.float32)
+    rows = [
+        (q @ k.transpose(-1, -2)).to(wide).mul_(scale).softmax(dim=-1).mean(dim=(0, 1))
+        for q, k in zip(q_FHTE, k_FHTE, strict=True)
+    ]
+    return Received(torch.stack(rows), k_FHTE.mean(dim=1))
+
+
+def received_in(block: Block, h_FTD: Tensor) -> Received:
+    """The same in a layer without rotary positions, from its input."""
+    q, k, _ = block.qkv(block.norm1(h_FTD))
+    return received(block.split_heads(q), block.split_heads(k), block.scale)
+
+
+@torch.no_grad()
+def encode_with_last_input(tower: Tower, pixels_FCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Dense features [F,T,D], as `tower.encode` gives them, and the input of the last layer."""
+    h_FTD, layout = tower.embed(pixels_FCHW)
+    for block in tower.blocks[:-1]:
+        h_FTD = block.dense(h_FTD, layout)
+    return tower.blocks[-1].dense(h_FTD, layout), h_FTD

@@ -1,0 +1,144 @@
+"""Methods of other packages, the example of one, and the table of all."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stc_lmms.cli import main
+from stc_lmms.errors import SettingsError
+from stc_lmms.methods import registry
+from stc_lmms.methods.listing import as_markdown
+from stc_lmms.methods.registry import RECIPES, Recipe, Recipes
+from stc_lmms.settings import resolve
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "add_a_method.py"
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """`install(name=target)` makes a package with these entry points; gives the registry that sees them."""
+
+    def install(modules, **points):
+        for name, text in modules.items():
+            (tmp_path / f"{name}.py").write_text(text)
+        info = tmp_path / "other-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+        lines = "".join(f"{name} = {target}\n" for name, target in points.items())
+        (info / "entry_points.txt").write_text(f"[stc_lmms.methods]\n{lines}")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        found = Recipes(registry._RECIPES)
+        monkeypatch.setattr(registry, "RECIPES", found)
+        return found
+
+    yield install
+    for name in [n for n in sys.modules if n.startswith("other_")]:
+        del sys.modules[name]
+
+
+def test_the_example_is_found_by_its_entry_point(install):
+    found = install({"other_example": EXAMPLE.read_text()}, loudest="other_example:RECIPE")
+    assert found["loudest"].fields.keys() == {"token_budget", "past"}
+    assert list(found) == [*RECIPES, "loudest"]
+
+
+def test_plug_ins_are_imported_only_when_somebody_looks(install):
+    found = install({"other_lazy": "raise RuntimeError('imported')"}, lazy="other_lazy:RECIPE")
+    assert found["stc"].name == "stc" and "other_lazy" not in sys.modules
+    assert "_all" not in vars(found)
+
+
+def test_a_broken_plug_in_is_one_warning_line(install, caplog):
+    recipe = "from stc_lmms.methods.registry import Recipe\n"
+    found = install(
+        {
+            "other_broken": "import nothing_of_that_name",
+            "other_kind": "RECIPE = 'text'",
+            "other_clash": recipe + "RECIPE = Recipe('stc', 'mine')",
+            "other_twice": recipe + "RECIPE = Recipe('good', 'again')",
+            "other_unbuildable": recipe + "RECIPE = Recipe('bad', 'x', token=int)",
+            "other_good": recipe + "RECIPE = Recipe('good', 'works')",
+        },
+        a="other_broken:RECIPE",
+        b="other_kind:RECIPE",
+        c="other_clash:RECIPE",
+        d="other_good:RECIPE",
+        e="other_twice:RECIPE",
+        f="other_unbuildable:RECIPE",
+        g="other_good:NOTHING",
+    )
+    assert list(found) == [*RECIPES, "good"] and found["stc"].summary == RECIPES["stc"].summary
+    lines = [record.getMessage() for record in caplog.records if "plug-in" in record.getMessage()]
+    assert len(lines) == 6 and not any("\n" in line for line in lines)
+    told = (
+        "nothing_of_that_name",
+        "is a str",
+        "called 'stc' already",
+        "called 'good' already",
+        "",
+        "NOTHING",
+    )
+    for line, expected in zip(lines, told, strict=True):
+        assert "is left out" in line and expected in line
+
+
+def test_a_name_can_be_registered_once():
+    found = Recipes(registry._RECIPES)
+    found.register(Recipe("mine", "x"))
+    assert found["mine"].summary == "x" and "mine" not in RECIPES
+    with pytest.raises(SettingsError, match="called 'stc' is there already"):
+        found.register(Recipe("stc", "x"))
+
+
+def test_a_field_that_every_model_has_is_refused(install, monkeypatch):
+    text = (
+        "from dataclasses import dataclass\n"
+        "from stc_lmms.methods.controls import Uniform\n"
+        "from stc_lmms.methods.registry import Recipe\n"
+        "@dataclass(frozen=True)\nclass Fast(Uniform):\n    fps: float = 9.0\n"
+        "RECIPE = Recipe('fast', 'x', token=Fast)\n"
+    )
+    monkeypatch.setattr("stc_lmms.settings.RECIPES", install({"other_fast": text}, fast="other_fast:RECIPE"))
+    with pytest.raises(SettingsError, match=r"method 'fast' has a field called 'fps'.*rename it"):
+        resolve({"method": "fast"}, environ={})
+
+
+def test_the_example_runs(private_caches):
+    environ = os.environ | {"PYTHONPATH": str(EXAMPLE.parents[1])}
+    done = subprocess.run([sys.executable, EXAMPLE], env=environ, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("8 frames, 32 tokens each")
+
+
+def test_the_method_of_the_example_fits_in_40_lines():
+    body = EXAMPLE.read_text().split("@dataclass", 1)[1].split("def main", 1)[0]
+    assert len(body.splitlines()) <= 40
+
+
+def test_the_table_says_what_the_methods_say(capsys):
+    assert main(["methods", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in printed["memories"]] == ["full", "recent", "rekv", "bounded"]
+    found = {row["name"]: row for row in printed["methods"]}
+    assert set(found) >= set(RECIPES)
+    assert found["stc"]["slots"] == ["tower", "tokens"] and found["stc"]["paper"] == "2512.00891"
+    assert found["stc"]["defaults"]["token_budget"] == 64
+    assert found["uniform_frames"]["memories"] == ["full", "recent", "rekv", "bounded"]
+    assert [n for n, row in found.items() if row["attention_weights"]] == ["visionzip"]
+    assert {n for n, row in found.items() if row["budget"] == "none"} == {"none", "stc_cacher"}
+    assert all(row["causal"] for row in found.values())
+    whole = RECIPES["vidcom2"].build({"mode": "original"})
+    assert whole.budget == "on average" and whole.token.delay_frames == 15
+
+
+def test_the_table_for_people(capsys):
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["method", "slots", "causal"]
+    assert any(line.startswith("tome ") and "per frame" in line for line in lines)
+    assert "vidcom2            token_budget=64, mode=causal, window=16" in lines
+    assert as_markdown().count("\n| `") == len(RECIPES)
