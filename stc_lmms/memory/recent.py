@@ -104,26 +104,27 @@ class RecentMemory(StreamMemory):
             return
         starts = (*old.starts, *accumulate(tokens_per_frame[:-1], initial=old.end))
         kept_starts = starts[-self.recent_frames :]
-        if not len(embeds_MD):
-            self._state = _State(old.prefix, old.frames, kept_starts, old.end)
-            return
         end = old.end + len(embeds_MD)
-        runs = self._runs(starts, len(old.starts), end)
         keep = end - kept_starts[0]
+        if not len(embeds_MD):  # frames without tokens, but others may have left for them
+            frames = tuple(KV(*(x.clone() for x in kv.tail(keep).pair)) for kv in old.frames)
+            self._state = _State(old.prefix, frames, kept_starts, end)
+            return
+        runs = self._runs(starts, len(old.starts), end)
         turn = rotation(self._places(old.end, end), self.llm.inv_freq, self.llm.dtype)
         to_prefix = rotation(self._places_to_prefix(runs), self.llm.inv_freq, self.llm.dtype)
-        frames: list[KV] = []
+        new_frames: list[KV] = []
 
         def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
             past, new = old.frames[layer], KV(rotate(k, turn), v)
             parts = [self._attend_runs(runs, rotate(q, turn), past, new, scale)]
             if len(old.prefix[layer]):
                 parts.append(attend(rotate(q, to_prefix), *old.prefix[layer].pair, scale))
-            frames.append(past.extended(*new.pair, keep=keep))
+            new_frames.append(past.extended(*new.pair, keep=keep))
             return combine(parts).out_HLd
 
         self.llm.hidden(embeds_MD, None, step)
-        self._state = _State(old.prefix, tuple(frames), kept_starts, end)
+        self._state = _State(old.prefix, tuple(new_frames), kept_starts, end)
 
     def _runs(self, starts: Sequence[int], known: int, end: int) -> list[tuple[int, int, int]]:
         """New tokens as (first, past the last, first place they see); neighbours that see alike together."""

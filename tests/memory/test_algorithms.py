@@ -118,6 +118,13 @@ def test_a_memory_with_room_for_all_is_full(llm, options):
     assert (other - full).abs().max() < 1e-5
 
 
+def test_a_frame_without_tokens_counts_as_one_of_the_recent(llm):
+    alone = fill(Recent(2).open(llm), llm, [4, 5, 3, 0], group=1)
+    together = fill(Recent(2).open(llm), llm, [4, 5, 3, 0])
+    assert alone.nbytes == together.nbytes == (PREFIX + 3) * llm.layers * 2 * llm.kv_heads * llm.head_dim * 8
+    assert (answer(alone, llm)[0] - answer(together, llm)[0]).abs().max() < 1e-5
+
+
 def test_decode_pruning_hides_tokens_after_the_prompt(llm):
     full, _ = answer(fill(Full().open(llm), llm, EQUAL), llm)
     pruned, _ = answer(fill(Full(decode_prune=0.8, decode_prune_layer=1).open(llm), llm, EQUAL), llm)
