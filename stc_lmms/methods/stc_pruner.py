@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.methods import budget
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
+from stc_lmms.methods.budget import Budgeted
 from stc_lmms.methods.select import places
 from stc_lmms.ops.kernels import gaussian_similarity
 
@@ -54,11 +54,10 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class STCPruner(TokenMethod[PrunerState]):
+class STCPruner(Budgeted, TokenMethod[PrunerState]):
     """STC-Pruner.
 
     Args:
-        token_budget: LLM tokens kept per frame.
         strategy: `gaussian` (authors' default) or `dual_anchor` (weighted cosine distances, eq. 8).
         history: `official` averages the per-frame means position by position although every frame has
             its own channel order (what the authors' code does); `aligned` averages full-width means and
@@ -67,7 +66,6 @@ class STCPruner(TokenMethod[PrunerState]):
         channel_keep: fraction of channels scored, those of lowest variance.
     """
 
-    token_budget: int = 64
     strategy: Literal["gaussian", "dual_anchor"] = "gaussian"
     history: Literal["official", "aligned"] = "official"
     alpha: float = 0.5
@@ -75,7 +73,7 @@ class STCPruner(TokenMethod[PrunerState]):
 
     def __post_init__(self):
         """Check ranges."""
-        budget.at_least_one(self.token_budget)
+        super().__post_init__()
         if not 0 <= self.alpha <= 1:
             raise SettingsError(f"alpha={self.alpha} must be in [0, 1]")
         if not 0 < self.channel_keep <= 1:
@@ -84,10 +82,6 @@ class STCPruner(TokenMethod[PrunerState]):
     def open_state(self) -> PrunerState:
         """Empty history."""
         return PrunerState()
-
-    def check(self, tokens_per_frame: int) -> None:
-        """Refuse a budget that a frame cannot fill."""
-        budget.within(self.token_budget, tokens_per_frame)
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: PrunerState
