@@ -83,7 +83,16 @@ def _parser() -> argparse.ArgumentParser:
     fetch.set_defaults(run=_fetch)
     check = data.add_parser("verify", help="report missing, undecodable, cut off and too short videos")
     check.add_argument(
-        "benchmark", choices=["ovobench", "streamingbench", "ovobench_mini", "streamingbench_mini"]
+        "benchmark",
+        choices=[
+            "ovobench",
+            "streamingbench",
+            "mlvu",
+            "egoschema",
+            "videomme",
+            "ovobench_mini",
+            "streamingbench_mini",
+        ],
     )
     check.add_argument("--parts", type=lambda text: text.split(","), help="only these, with commas")
     check.add_argument("--json", action="store_true", help="print one JSON object instead of text")
