@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stc_lmms import __version__, stream_command
+from stc_lmms import __version__, plan_command, stream_command
 from stc_lmms.bench import options as bench_options
 from stc_lmms.errors import DataError, StcError
 
@@ -71,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="latency card: every stage, dense against a method")
     bench_options.add_arguments(bench)
     bench.set_defaults(run=_bench)
+
+    plan = commands.add_parser(
+        "plan", help="what a benchmark reads and costs", description=plan_command.DESCRIPTION
+    )
+    plan_command.add_arguments(plan)
+    plan.set_defaults(run=plan_command.run)
 
     data = commands.add_parser("data", help="fetch and check benchmark data").add_subparsers(
         metavar="what", required=True
