@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stc_lmms import __version__, stream_command
+from stc_lmms import __version__, plan_command, stream_command
 from stc_lmms.bench import options as bench_options
 from stc_lmms.errors import DataError, StcError
 
@@ -73,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     bench_options.add_arguments(bench)
     bench.set_defaults(run=_bench)
 
+    plan = commands.add_parser(
+        "plan", help="what a benchmark reads and costs", description=plan_command.DESCRIPTION
+    )
+    plan_command.add_arguments(plan)
+    plan.set_defaults(run=plan_command.run)
+
     data = commands.add_parser("data", help="fetch and check benchmark data").add_subparsers(
         metavar="what", required=True
     )
@@ -84,7 +90,16 @@ def _parser() -> argparse.ArgumentParser:
     fetch.set_defaults(run=_fetch)
     check = data.add_parser("verify", help="report missing, undecodable, cut off and too short videos")
     check.add_argument(
-        "benchmark", choices=["ovobench", "streamingbench", "ovobench_mini", "streamingbench_mini"]
+        "benchmark",
+        choices=[
+            "ovobench",
+            "streamingbench",
+            "mlvu",
+            "egoschema",
+            "videomme",
+            "ovobench_mini",
+            "streamingbench_mini",
+        ],
     )
     check.add_argument("--parts", type=lambda text: text.split(","), help="only these, with commas")
     check.add_argument("--json", action="store_true", help="print one JSON object instead of text")

@@ -5,7 +5,7 @@ A harness asks the rounds of a row in order; `rounds` tells what comes next, `sc
 """
 
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from stc_lmms.benchmarks.parsing import parse_choice, parse_count, parse_yes_no
 
@@ -27,11 +27,14 @@ class Question(TypedDict):
         task: sub-task in the benchmark's own naming.
         kind: `choice`, `count`, `yesno` or `proactive`.
         start_s: start of the clip the question sees; 0 is the whole past.
-        end_s: the question sees frames with start_s <= t < end_s; for `proactive` the last poll.
+        end_s: the question sees frames with start_s <= t < end_s; for `proactive` the last poll; -1 is the
+            end of the video.
         prompt: text for the model; for `proactive` the text of each poll.
         answer: gold letter, number, `Yes`/`No`, or the text to output.
         follow_up: `proactive`: what is asked after a yes; else empty.
         gold_s: `proactive`: when to answer; else -1.
+        search: what a memory that searches is searched by; without it, the prompt.
+        opening: the first words of the answer, put into the model's mouth.
     """
 
     qid: str
@@ -43,6 +46,8 @@ class Question(TypedDict):
     answer: str
     follow_up: str
     gold_s: float
+    search: NotRequired[str]
+    opening: NotRequired[str]
 
 
 class Row(TypedDict):
@@ -54,12 +59,17 @@ class Row(TypedDict):
 
 
 class Ask(NamedTuple):
-    """One round: show the frames with start_s <= t < end_s, then give the prompt."""
+    """One round: show the frames with start_s <= t < end_s (-1: to the end), then give the prompt.
+
+    `search` and `opening` are those of the question; empty if it has none.
+    """
 
     start_s: float
     end_s: float
     prompt: str
     qid: str
+    search: str = ""
+    opening: str = ""
 
 
 class Verdict(NamedTuple):
@@ -129,7 +139,8 @@ def rounds(row: Row) -> Generator[Ask, str, None]:
         if question["kind"] == "proactive":
             yield from _poll(question)
         else:
-            yield Ask(question["start_s"], question["end_s"], question["prompt"], question["qid"])
+            told = question.get("search", ""), question.get("opening", "")
+            yield Ask(question["start_s"], question["end_s"], question["prompt"], question["qid"], *told)
 
 
 def ask_at(row: Row, previous_responses: Sequence[str | None]) -> Ask | None:

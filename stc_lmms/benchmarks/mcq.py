@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-REKV_ANSWER_PREFIX = "<|im_end|><|im_start|>assistant\nBest option: ("
+REKV_OPENING = "Best option: ("
+REKV_ANSWER_PREFIX = f"<|im_end|><|im_start|>assistant\n{REKV_OPENING}"
 
 
 def rekv_question(question: str, choices: Sequence[str]) -> str:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.data.catalog import OVOBENCH
+from stc_lmms.data.hub import load_table
 from stc_lmms.data.roots import annotation_file
 from stc_lmms.errors import DataError
 
 logger = logging.getLogger(__name__)
-
-_TIMEOUT_S = 10
 
 Row = dict[str, Any]
 
@@ -64,23 +63,13 @@ def load_hub_annotations(root: Path | None = None, name: str = HUB_ROWS) -> list
     Raises:
         DataError: The dataset is unreachable, or its rows lack fields of the original (e.g. `video`).
     """
-    from datasets import load_dataset
-    from huggingface_hub import HfApi, constants
-
     place = root if root is not None else f"the folder of {OVOBENCH.variable}"
     fix = f"download {OVOBENCH.questions_url}{QUESTION_FILE} and put it at {place}"
     if root is not None:
         fix += f", or run {OVOBENCH.fetch_command('src', root)} for the videos, too"
     rows: list[Row] = []
     for config in _CONFIGS:
-        try:
-            if not (Path(name).is_dir() or constants.HF_HUB_OFFLINE):
-                # Without a network load_dataset would go on retrying for 24 s; this fails at once.
-                HfApi().dataset_info(name, timeout=_TIMEOUT_S)
-            table = load_dataset(name, config, split="test")
-        except Exception as error:  # datasets, pyarrow and the hub each raise kinds of their own
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"cannot load {config!r} of the hub dataset {name} ({reason}); {fix}") from error
+        table = load_table(name, config, fix)
         rows += [_without_none(row) for row in table]
     return _checked_rows(rows, f"the hub dataset {name}", fix)
 

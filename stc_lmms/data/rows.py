@@ -4,16 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stc_lmms.benchmarks import ovobench, streamingbench, streamingbench_data
+from stc_lmms.benchmarks import offline, ovobench, streamingbench, streamingbench_data
 from stc_lmms.benchmarks.base import Row
 from stc_lmms.data.catalog import BENCHMARKS, MINI, video_candidates
+from stc_lmms.data.offline import SOURCES, offline_candidates, offline_root, offline_rows
 from stc_lmms.data.questions import load_ovobench_rows
 from stc_lmms.data.roots import annotation_file, benchmark_root, video_path
 from stc_lmms.errors import DataError
 from stc_lmms.suggest import unknown
 
-PARTS = {"ovobench": tuple(ovobench.MODES), "streamingbench": tuple(streamingbench.TASKS)}
-SCORERS = {"ovobench": ovobench, "streamingbench": streamingbench}
+PARTS = {
+    "ovobench": tuple(ovobench.MODES),
+    "streamingbench": tuple(streamingbench.TASKS),
+    **{name: (chosen.part,) for name, chosen in offline.SETS.items()},
+}
+SCORERS: dict[str, Any] = {"ovobench": ovobench, "streamingbench": streamingbench, **offline.SETS}
 # Part that is evaluated to the part that is downloaded, where they differ.
 _DOWNLOAD = {"contextual": "omni"} | dict.fromkeys(ovobench.MODES, "src")
 
@@ -22,9 +27,9 @@ def load_rows(benchmark: str, part: str, *, mini: bool = False) -> list[dict[str
     """One row per source video.
 
     Args:
-        benchmark: `ovobench` or `streamingbench`.
+        benchmark: a key of `PARTS`.
         part: a key of `PARTS[benchmark]`.
-        mini: use the small data that ships with the package.
+        mini: use the small data that ships with the package (not for offline sets).
 
     Returns:
         `Row`s with three more keys: `benchmark`, `mini`, and `path`, the absolute path of the video. A
@@ -40,21 +45,31 @@ def load_rows(benchmark: str, part: str, *, mini: bool = False) -> list[dict[str
         raise DataError(f"{benchmark} in {root} has no questions of part {part!r}")
     paths = [_locate(root, benchmark, row) for row in rows]
     if not (mini or any(path.is_file() for path in paths)):
-        source, download = BENCHMARKS[benchmark], _DOWNLOAD.get(part, part)
-        raise DataError(
-            f"none of the {len(paths)} videos of part {part!r} of {benchmark} is in {root}: run "
-            f"{source.fetch_command(download, root)}; archives that you put there yourself "
-            f"({source.parts[download].archive_names}) are not downloaded again"
-        )
+        raise DataError(_no_videos(root, benchmark, part, len(paths)))
     about = {"benchmark": benchmark, "mini": mini}
     return [dict(row) | about | {"path": str(path)} for row, path in zip(rows, paths, strict=True)]
 
 
+def _no_videos(root: Path, benchmark: str, part: str, count: int) -> str:
+    problem = f"none of the {count} videos of part {part!r} of {benchmark} is in {root}"
+    if benchmark in SOURCES:
+        return f"{problem}: {SOURCES[benchmark].by_hand(root)}"
+    source, download = BENCHMARKS[benchmark], _DOWNLOAD.get(part, part)
+    return (
+        f"{problem}: run {source.fetch_command(download, root)}; archives that you put there yourself "
+        f"({source.parts[download].archive_names}) are not downloaded again"
+    )
+
+
 def _root(benchmark: str, part: str, mini: bool) -> Path:
+    if benchmark in SOURCES:
+        return offline_root(benchmark)
     return benchmark_root(MINI) if mini else benchmark_root(benchmark, _DOWNLOAD.get(part, part))
 
 
 def _questions(root: Path, benchmark: str, part: str, mini: bool) -> list[Row]:
+    if benchmark in SOURCES:
+        return offline_rows(root, benchmark)
     if benchmark == "ovobench":
         name = "ovo_bench_mini.json" if mini else "ovo_bench_new.json"
         return ovobench.build_rows(load_ovobench_rows(root, name), part)
@@ -78,6 +93,8 @@ def _locate(root: Path, benchmark: str, row: Row) -> Path:
 
 def candidates_of(benchmark: str, row: Row) -> list[str]:
     """Relative paths where the row's video may lie, best first; the mini data has all in `videos/`."""
+    if benchmark in SOURCES:
+        return offline_candidates(benchmark, row["video"])
     return [*video_candidates(benchmark, row["video"]), f"videos/{row['video']}"]
 
 
@@ -85,6 +102,8 @@ def needed_videos(
     benchmark: str, parts: Sequence[str] | None = None, *, mini: bool = False
 ) -> tuple[Path, list[tuple[list[str], float]]]:
     """The data root, and for every row where its video may lie and up to when (seconds) it is needed.
+
+    That is negative where a question is asked at the end of the video, wherever that is.
 
     Raises:
         DataError: as `load_rows`; or an unknown part. Parts whose annotations are absent are left out unless

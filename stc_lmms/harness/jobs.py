@@ -30,11 +30,16 @@ class AnswerText(str):
 
 @dataclass(frozen=True)
 class Round:
-    """A question, or the reason why the task cannot ask it."""
+    """A question, or the reason why the task cannot ask it.
+
+    `search` and `opening`: see `Stream.ask` and `Generation`.
+    """
 
     prompt: str = ""
     clip: Clip | None = None
     failed: str = ""
+    search: str | None = None
+    opening: str = ""
 
 
 class Job:
@@ -102,7 +107,9 @@ class Job:
     def _try(ask: Callable[[], tuple[Any, str]]) -> Round:
         try:
             visuals, prompt = ask()
-            return Round(prompt, to_clip(visuals))
+            clip, told = to_clip(visuals), _only(visuals)
+            told = told if isinstance(told, dict) else {}
+            return Round(prompt, clip, search=told.get("search") or None, opening=told.get("opening") or "")
         except Exception as error:  # the batch goes on; the sample is recorded as failed
             return Round(failed=reason(error))
 
@@ -111,17 +118,13 @@ def to_clip(visuals: Any) -> Clip:
     """The one video among a task's visuals.
 
     Accepts a path (the whole file, from its start) or
-    `{"type": "video", "path" or "url": ..., "video_start": s, "video_end": s}`.
+    `{"type": "video", "path" or "url": ..., "video_start": s, "video_end": s}`; our own tasks add `search`
+    and `opening` of the question, which are no part of the clip.
 
     Raises:
         DataError: there is not exactly one video.
     """
-    visuals = visuals if isinstance(visuals, (list, tuple)) else [visuals]
-    if len(visuals) != 1:
-        raise DataError(
-            f"a streaming model takes one video per question, the task gave {len(visuals)} visuals"
-        )
-    (visual,) = visuals
+    visual = _only(visuals)
     if isinstance(visual, str):
         return Clip(visual)
     if isinstance(visual, dict) and visual.get("type", "video") == "video":
@@ -130,6 +133,15 @@ def to_clip(visuals: Any) -> Clip:
             end_s = visual.get("video_end")
             return Clip(path, float(visual.get("video_start") or 0), None if end_s is None else float(end_s))
     raise DataError(f"a streaming model takes a video file, the task gave a {type(visual).__name__}")
+
+
+def _only(visuals: Any) -> Any:
+    visuals = visuals if isinstance(visuals, (list, tuple)) else [visuals]
+    if len(visuals) != 1:
+        raise DataError(
+            f"a streaming model takes one video per question, the task gave {len(visuals)} visuals"
+        )
+    return visuals[0]
 
 
 def reason(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -192,7 +193,8 @@ class LlavaOvStc(lmms):
         if asked.failed:
             return AnswerText("", {"failed": asked.failed})
         try:
-            answer, note = player.ask(asked.prompt, asked.clip, _generation(job.request.args[1]))
+            generation = replace(_generation(job.request.args[1]), opening=asked.opening)
+            answer, note = player.ask(asked.prompt, asked.clip, generation, asked.search)
         # A bad sample is recorded, counted as wrong and as failed; the batch goes on.
         except Exception as error:
             why = str(error) if isinstance(error, StcError) else reason(error)

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stc_lmms.benchmarks.base import ask_at
+from stc_lmms.benchmarks.base import NO_TIME_S, ask_at
 from stc_lmms.benchmarks.summary import Summary, format_table
 from stc_lmms.data.rows import PARTS, SCORERS, load_rows
 from stc_lmms.errors import StcError
 
 _SLIM = ("part", "task", "official", "strict", "missing", "unparsed", "failed", "past_end")
-_OTHER_AVERAGE = {"ovobench": "micro", "streamingbench": "macro"}  # `acc` is the benchmark's own
+# `acc` is the benchmark's own average; this is the other one.
+_OTHER_AVERAGE = dict.fromkeys(SCORERS, "macro") | {"ovobench": "micro"}
 _EFFICIENCY = ("vit_ms", "prefill_ms", "ttft_ms", "llm_tokens_mean")
 
 
@@ -63,7 +64,14 @@ def doc_to_target(doc: dict[str, Any]) -> str:
 
 
 def _visual(doc: dict[str, Any], asked: Any) -> dict[str, Any]:
-    return {"type": "video", "path": doc["path"], "video_start": asked.start_s, "video_end": asked.end_s}
+    visual = {
+        "type": "video",
+        "path": doc["path"],
+        "video_start": asked.start_s,
+        "video_end": None if asked.end_s == NO_TIME_S else asked.end_s,
+    }
+    told = {"search": asked.search, "opening": asked.opening}
+    return visual | {name: text for name, text in told.items() if text}
 
 
 def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, Any]:

@@ -28,10 +28,13 @@ class Generation:
     Attributes:
         max_new_tokens: at most so many tokens.
         stop: the answer ends before any of these, once it holds more than white space.
+        opening: words that the model's answer begins with; it goes on from there, and the text of the
+            answer is what follows them.
     """
 
     max_new_tokens: int = 128
     stop: tuple[str, ...] = ()
+    opening: str = ""
 
 
 @dataclass(frozen=True)

@@ -349,7 +349,7 @@ class LlavaOnevisionStream(Stream):
         with self.clock.stage("prefill_ms"):
             self._prefill_prefix()
         kv_bytes, state_bytes = self.memory.nbytes, self.nbytes
-        prompt = self.question_embeds(question)
+        prompt = self.question_embeds(question, generation.opening)
         searched_by = model.embed_text(question if search is None else search)
         self.clock.wait()  # the time to the first token begins with the question
         with self.memory.ask(searched_by) as reader:
@@ -376,13 +376,13 @@ class LlavaOnevisionStream(Stream):
         )
         return Answer(decoded.text, decoded.token_ids, efficiency)
 
-    def question_embeds(self, question: str) -> Tensor:
+    def question_embeds(self, question: str, opening: str = "") -> Tensor:
         """Embeddings [L,D] of all that comes behind the memory.
 
-        Frames that the method still holds back, newline (if any) and question.
+        Frames that the method still holds back, newline (if any), question, and the answer's opening.
         """
         _, suffix = self.model.prompt_parts(question)
-        embeds = self.model.embed_text(suffix)
+        embeds = self.model.embed_text(suffix + opening)
         if self.model.settings.prompt == "chat" and self.times_s:
             embeds = torch.cat((self.model.model.model.image_newline[None].to(embeds), embeds))
         pending = self._pending()

@@ -53,8 +53,16 @@ class Player:
         self._opened: set[tuple[str, float]] = set()
         self.restarts = 0
 
-    def ask(self, prompt: str, clip: Clip, generation: Generation) -> tuple[Answer, Note]:
+    def ask(
+        self, prompt: str, clip: Clip, generation: Generation, search: str | None = None
+    ) -> tuple[Answer, Note]:
         """Observe up to the end of the clip, then answer; past the end of a whole video, answer at its end.
+
+        Args:
+            prompt: the question.
+            clip: what it sees.
+            generation: how to answer.
+            search: see `Stream.ask`.
 
         Raises:
             VideoError: the video cannot be read, has no frame in the clip, or was cut short before the
@@ -80,7 +88,7 @@ class Player:
             end = "its end" if clip.end_s is None else f"{clip.end_s:g} s"
             raise VideoError(f"{clip.path}: no frame between {clip.start_s:g} s and {end}")
         try:
-            answer = self._stream.ask(prompt, generation)
+            answer = self._stream.ask(prompt, generation, search=search)
         except Exception:
             self.close()  # the stream's state is not to be trusted
             raise

@@ -3,5 +3,6 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("STC_OVOBENCH_ROOT", "STC_STREAMINGBENCH_ROOT", "STC_MINI"):
+    names = ("OVOBENCH_ROOT", "STREAMINGBENCH_ROOT", "MLVU_ROOT", "EGOSCHEMA_ROOT", "VIDEOMME_ROOT", "MINI")
+    for name in (f"STC_{name}" for name in names):
         monkeypatch.delenv(name, raising=False)

@@ -86,7 +86,7 @@ def test_budgets_that_cannot_be_are_refused():
     for method in (DyCoke(token_budget=197), StreamDyCoke(token_budget=197)):
         with pytest.raises(SettingsError, match="more than the 196 tokens a frame has"):
             method.check(196)
-    with pytest.raises(SettingsError, match="one frame in 1 keeps all its 196 tokens; .* works is 196$"):
+    with pytest.raises(SettingsError, match=r"one frame in 1 keeps all its 196 tokens; .* works is 196$"):
         StreamDyCoke(anchor_every=1).check(196)
     StreamDyCoke(anchor_every=1, token_budget=196).check(196)
     StreamDyCoke(similarity_threshold=0.9, token_budget=1).check(196)

@@ -1,0 +1,227 @@
+"""What a benchmark costs before anything runs: seconds and frames read, KV bytes, FLOPs.
+
+Two protocols on the same questions. By chunks, as published: one clip is cut for every question and encoded
+from its start. By streams, as the tasks here: a video is played once and asked on the way.
+
+All times are those of the annotations. Nothing is clamped to the videos' lengths, which the annotations do
+not hold: a time past the end of its video counts in full (StreamingBench has typos such as 12450 s).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from stc_lmms.bench.cost import DecoderShape, TowerShape
+from stc_lmms.bench.models import MODELS
+from stc_lmms.bench.work import Job, ModelShape, kv_bytes_per_token, stages
+from stc_lmms.benchmarks import ovobench, streamingbench
+from stc_lmms.benchmarks.base import Row, rounds
+from stc_lmms.errors import DataError, SettingsError
+from stc_lmms.methods.registry import Method
+from stc_lmms.suggest import unknown
+from stc_lmms.video.sampling import Grid
+
+BENCHMARKS = ("ovobench", "streamingbench")
+ALL = "all"  # every part in one run: videos that several parts ask about are played once
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One video played from `start_s` to `end_s`."""
+
+    video: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a part reads.
+
+    Attributes:
+        chunks: seconds of clip of every round, in any order; one clip per round.
+        streams: what is played, one per video and start.
+        questions: questions, of which a `proactive` one has many rounds.
+    """
+
+    chunks: tuple[float, ...]
+    streams: tuple[Stream, ...]
+    questions: int
+
+    @property
+    def videos(self) -> int:
+        """Different videos."""
+        return len({stream.video for stream in self.streams})
+
+    @property
+    def stream_lengths(self) -> tuple[float, ...]:
+        """Seconds of every stream."""
+        return tuple(stream.end_s - stream.start_s for stream in self.streams)
+
+    @property
+    def ratio(self) -> float:
+        """Seconds by chunks over seconds by streams."""
+        return sum(self.chunks) / sum(self.stream_lengths)
+
+
+def public_shape(size: str, itemsize: int = 2) -> ModelShape:
+    """Shape of a public LLaVA-OneVision checkpoint, without its weights.
+
+    Args:
+        size: `0.5b` or `7b`.
+        itemsize: bytes of one element; 2 is float16 and bfloat16.
+
+    Raises:
+        SettingsError: there is no such size.
+    """
+    sizes, vision = MODELS["llava_ov"].sizes, MODELS["llava_ov"].vision
+    if size not in sizes:
+        raise SettingsError(unknown("model size", size, sizes))
+    text, side = sizes[size], vision["image_size"] // vision["patch_size"]
+    tower = TowerShape(
+        layers=vision["num_hidden_layers"],
+        tokens=side**2,
+        width=vision["hidden_size"],
+        mlp=vision["intermediate_size"],
+        patch=vision["patch_size"],
+    )
+    decoder = DecoderShape(
+        layers=text["num_hidden_layers"],
+        width=text["hidden_size"],
+        heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        head_dim=text["hidden_size"] // text["num_attention_heads"],
+        mlp=text["intermediate_size"],
+        vocab=text["vocab_size"],
+    )
+    return ModelShape(tower, decoder, math.ceil(side / 2) ** 2, itemsize)
+
+
+def load_parts(benchmark: str, files: Sequence[Path]) -> dict[str, list[Row]]:
+    """Rows of every part that the annotation files hold.
+
+    Args:
+        benchmark: one of `BENCHMARKS`.
+        files: question files as published; StreamingBench has one for each part.
+
+    Raises:
+        DataError: a file is malformed, or the benchmark is unknown.
+    """
+    if benchmark not in BENCHMARKS:
+        raise DataError(unknown("benchmark", benchmark, BENCHMARKS))
+    module: Any = ovobench if benchmark == "ovobench" else streamingbench
+    names = ovobench.MODES if benchmark == "ovobench" else streamingbench.TASKS
+    annotations = [entry for file in files for entry in module.load_annotations(file)]
+    parts = {name: module.build_rows(annotations, name) for name in names}
+    return {name: rows for name, rows in parts.items() if rows}
+
+
+def reading(rows: Iterable[Row]) -> Reading:
+    """What the rows read, by both protocols.
+
+    A proactive question counts all its polls, as if it was never answered; by chunks each of them is a clip.
+
+    Raises:
+        DataError: there is not one round.
+    """
+    chunks: list[float] = []
+    ends: dict[tuple[str, float], float] = {}
+    questions = 0
+    for row in rows:
+        questions += len(row["questions"])
+        for ask in rounds(row):  # plain iteration never says yes to a poll
+            chunks.append(ask.end_s - ask.start_s)
+            key = row["video"], ask.start_s
+            ends[key] = max(ends.get(key, ask.end_s), ask.end_s)
+    if not chunks:
+        raise DataError(f"nothing is asked: {questions} questions without a time to ask them at")
+    streams = tuple(Stream(video, start_s, end_s) for (video, start_s), end_s in ends.items())
+    return Reading(tuple(chunks), streams, questions)
+
+
+def frames(seconds: float, fps: float) -> int:
+    """Frames of a clip of that length: those of the grid 0, 1/fps, 2/fps, ... before its end."""
+    return Grid(0.0, 1 / fps).count_before(seconds)
+
+
+def plan(
+    parts: Mapping[str, Sequence[Row]], shape: ModelShape, methods: Sequence[Method], fps: float
+) -> dict[str, Any]:
+    """All numbers of the table, as plain JSON values.
+
+    Args:
+        parts: rows of every part; with more than one, `ALL` is added.
+        shape: the model.
+        methods: compression methods with their hyper-parameters.
+        fps: frames sampled per second.
+
+    Returns:
+        `parts`: name -> questions, videos, seconds and frames by protocol, and `methods` with KV bytes and
+        FLOPs; FLOPs are None for a method without a cost model.
+    """
+    found = {name: reading(rows) for name, rows in parts.items()}
+    if len(found) > 1:
+        found[ALL] = reading(row for rows in parts.values() for row in rows)
+    costs = {method.name: _Costs(shape, method) for method in methods}
+    return {
+        "fps": fps,
+        "tokens_per_frame": shape.tokens_per_frame,
+        "kv_bytes_per_token": kv_bytes_per_token(shape),
+        "parts": {name: _part(part, costs, fps) for name, part in found.items()},
+    }
+
+
+class _Costs:
+    """FLOPs and KV bytes of clips under one method; clips of equal length are reckoned once."""
+
+    def __init__(self, shape: ModelShape, method: Method):
+        self.kept = getattr(method.token, "token_budget", shape.tokens_per_frame)
+        self.frame_bytes = self.kept * kv_bytes_per_token(shape)
+
+        @cache
+        def flops(count: int) -> tuple[int, int] | None:
+            # one group: FLOPs do not depend on how frames are grouped
+            found = stages(shape, method, Job(count, max(count, 1), 0, 0))
+            return None if found is None else (found["vit_ms"].flops, found["prefill_ms"].flops)
+
+        self._flops = flops
+
+    def flops(self, counts: Iterable[int]) -> dict[str, int] | None:
+        """Sums over clips of so many frames."""
+        found = [self._flops(count) for count in counts]
+        if None in found:
+            return None
+        vit, prefill = (sum(values) for values in zip(*found, strict=True))
+        return {"vit": vit, "prefill": prefill}
+
+
+def _part(part: Reading, costs: Mapping[str, _Costs], fps: float) -> dict[str, Any]:
+    lengths = sorted(part.stream_lengths, reverse=True)
+    chunk_frames = [frames(seconds, fps) for seconds in part.chunks]
+    stream_frames = [frames(seconds, fps) for seconds in lengths]
+    longest = max(part.streams, key=lambda stream: stream.end_s - stream.start_s)
+    return {
+        "questions": part.questions,
+        "videos": part.videos,
+        "chunks": {"clips": len(part.chunks), "seconds": sum(part.chunks), "frames": sum(chunk_frames)},
+        "streams": {"clips": len(lengths), "seconds": sum(lengths), "frames": sum(stream_frames)},
+        "ratio": part.ratio,
+        "longest": {
+            "video": longest.video,
+            "seconds": lengths[0],
+            "next_seconds": (lengths[1:] or [None])[0],
+        },
+        "methods": {
+            name: {
+                "tokens_per_frame": cost.kept,
+                "kv_bytes_largest": max(stream_frames) * cost.frame_bytes,
+                "kv_bytes_sum": sum(stream_frames) * cost.frame_bytes,
+                "flops_chunks": cost.flops(chunk_frames),
+                "flops_streams": cost.flops(stream_frames),
+            }
+            for name, cost in costs.items()
+        },
+    }

@@ -1,0 +1,107 @@
+"""`stc-lmms plan`: frames and seconds a benchmark reads, KV bytes and FLOPs, from its annotation files."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DESCRIPTION = (
+    "What a benchmark costs, from its annotation files alone: by the published protocol, which encodes one "
+    "clip per question, and by ours, which plays every video once."
+)
+NOTES = (
+    "By chunk: one clip per question, encoded from its start at the same rate. By stream: every video once.",
+    "Times are those of the annotations, not clamped to the videos' lengths.",
+    "KV: all frames of a stream (memory=full), 16 bit. ViT, prefill: the frames alone, two FLOPs per "
+    "multiply-accumulate;",
+    "projector, prompts and answers are left out.",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("benchmark", help="ovobench or streamingbench")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="question files as published; StreamingBench has one for each part",
+    )
+    parser.add_argument("--model-size", default="7b", help="0.5b or 7b (default: 7b)")
+    parser.add_argument("--methods", default="none,stc", help="with commas (default: none,stc)")
+    parser.add_argument("--fps", default="0.5", help="frames sampled per second (default: 0.5)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan."""
+    from stc_lmms.bench.plan import load_parts, plan, public_shape
+    from stc_lmms.settings import resolve
+
+    names = dict.fromkeys(name for name in args.methods.split(",") if name)
+    settings = [resolve({"method": name, "fps": args.fps}) for name in names or ("none",)]
+    shape = public_shape(args.model_size)
+    methods = [each.build_method() for each in settings]
+    found = plan(load_parts(args.benchmark, args.annotations), shape, methods, settings[0].fps)
+    about = {"benchmark": args.benchmark, "model_size": args.model_size}
+    print(json.dumps(about | found, indent=1) if args.json else text(about | found))
+    return 0
+
+
+def text(found: dict[str, Any]) -> str:
+    """The plan as plain text: a table of what is read, one of what it costs, and notes."""
+    head = (
+        f"{found['benchmark']} at {found['fps']:g} fps, LLaVA-OneVision {found['model_size']}: "
+        f"{found['tokens_per_frame']} tokens per frame, {found['kv_bytes_per_token']} KV bytes per token"
+    )
+    notes = [*NOTES, *(note for name, part in found["parts"].items() for note in _remarks(name, part))]
+    return "\n".join([head, "", _reads(found["parts"]), "", _costs(found["parts"]), "", *notes])
+
+
+def _reads(parts: dict[str, Any]) -> str:
+    head = ("part", "videos", "questions", "s by chunk", "s by stream", "ratio")
+    rows = [(*head, "frames by chunk", "frames by stream")]
+    for name, part in parts.items():
+        chunks, streams = part["chunks"], part["streams"]
+        seconds = (f"{chunks['seconds']:,.0f}", f"{streams['seconds']:,.0f}", f"{part['ratio']:.1f}x")
+        counts = (f"{part['videos']:,}", f"{part['questions']:,}")
+        rows.append((name, *counts, *seconds, f"{chunks['frames']:,}", f"{streams['frames']:,}"))
+    return _align(rows)
+
+
+def _costs(parts: dict[str, Any]) -> str:
+    head = ("part, method", "tokens/frame", "KV GiB largest", "KV GiB in sum")
+    rows = [(*head, "ViT PFLOP by chunk", "by stream", "prefill PFLOP by chunk", "by stream")]
+    for name, part in parts.items():
+        for method, cost in part["methods"].items():
+            kv = (f"{cost[key] / 2**30:,.2f}" for key in ("kv_bytes_largest", "kv_bytes_sum"))
+            flops = [
+                "-" if cost[key] is None else f"{cost[key][stage] / 1e15:,.1f}"
+                for stage in ("vit", "prefill")
+                for key in ("flops_chunks", "flops_streams")
+            ]
+            rows.append((f"{name}, {method}", str(cost["tokens_per_frame"]), *kv, *flops))
+    return _align(rows)
+
+
+def _remarks(name: str, part: dict[str, Any]) -> list[str]:
+    longest, remarks = part["longest"], []
+    if name == "proactive":
+        remarks.append("proactive: every poll counts, as if the model never said yes.")
+    if longest["next_seconds"] and longest["seconds"] > 2 * longest["next_seconds"]:
+        remarks.append(
+            f"{name}: the longest stream, {longest['video']} at {longest['seconds']:g} s, is more than twice "
+            f"the next ({longest['next_seconds']:g} s): a typo? Played, it ends with its video; here it "
+            "counts in full."
+        )
+    return remarks
+
+
+def _align(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, the first to the left; a rule under the head."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

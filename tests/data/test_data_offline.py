@@ -1,0 +1,127 @@
+"""The offline sets on disk: roots, question files, the hub's rows, and where videos are found."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stc_lmms.cli import main
+from stc_lmms.data.offline import SOURCES, offline_candidates
+from stc_lmms.data.rows import PARTS, load_rows
+from stc_lmms.errors import DataError
+from tests.media import encode_video, moving_square_frames
+
+ENTRY = {
+    "video_id": "a",
+    "video_path": "data/mlvu/videos/2_needle/a.mp4",
+    "conversations": [{"question": "What?", "choices": ["x", "y"], "answer": "y"}],
+}
+HUB_ROWS: dict[str, dict[str, Any]] = {
+    "mlvu": {
+        "video_name": "a.mp4",
+        "question": "What?\n(A) x\n(B) y",
+        "candidates": ["x", "y"],
+        "answer": "B",
+        "task_type": "ego",
+    },
+    "egoschema": {
+        "video_idx": "a",
+        "question": "Why?",
+        "option": [f"{x}. z" for x in "ABCDE"],
+        "answer": "1",
+    },
+    "videomme": {
+        "videoID": "a",
+        "question": "Who?",
+        "options": ["A. x", "B. y"],
+        "answer": "B",
+        "duration": "short",
+    },
+}
+PLACES = {"mlvu": "a.mp4", "egoschema": "videos/a.MP4", "videomme": "data/a.mkv"}
+every_set = pytest.mark.parametrize("benchmark", SOURCES)
+
+
+def told(benchmark: str) -> str:
+    with pytest.raises(DataError) as caught:
+        load_rows(benchmark, *PARTS[benchmark])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of all three sets, empty; the hub cannot be reached, the folder is the current one."""
+    for source in SOURCES.values():
+        monkeypatch.setenv(source.variable, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path
+
+
+def stand_in(root: Path, benchmark: str) -> None:
+    """A folder of the dataset's relative path: `load_dataset` takes it before the hub."""
+    source = SOURCES[benchmark]
+    folder = root / source.hub_id
+    folder.mkdir(parents=True)
+    name = source.config or "default"
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: {name}\n  data_files:\n  - split: test\n    path: t.jsonl\n---\n"
+    )
+    (folder / "t.jsonl").write_text(json.dumps(HUB_ROWS[benchmark]) + "\n")
+
+
+@every_set
+def test_no_root_says_what_to_download(benchmark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = SOURCES[benchmark]
+    message = told(benchmark)
+    for piece in (f"{source.variable} is not set", source.hub_id, "<video>", f"$HF_HOME/{source.cache}"):
+        assert piece in message
+    monkeypatch.setenv(source.variable, "/no/such/folder")
+    assert f"{source.variable}=/no/such/folder is not a folder" in told(benchmark)
+
+
+@every_set
+def test_no_rows_says_which_file_is_wanted(root: Path, benchmark: str) -> None:
+    message = told(benchmark)
+    assert SOURCES[benchmark].hub_id in message and f"put {SOURCES[benchmark].file}" in message
+
+
+@every_set
+def test_rows_of_the_hub_and_videos_where_lmms_eval_puts_them(root: Path, benchmark: str) -> None:
+    stand_in(root, benchmark)
+    message = told(benchmark)
+    assert "none of the 1 videos" in message and SOURCES[benchmark].hub_id in message
+    video = root / PLACES[benchmark]
+    video.parent.mkdir(exist_ok=True)
+    video.write_bytes(b"")
+    (row,) = load_rows(benchmark, *PARTS[benchmark])
+    assert row["path"] == str(video) and row["benchmark"] == benchmark
+    assert row["questions"][0]["answer"] == "B"
+
+
+def test_the_file_goes_before_the_hub(root: Path) -> None:
+    (root / "dev_debug_mc.json").write_text(json.dumps([ENTRY]))
+    (root / "videos" / "2_needle").mkdir(parents=True)
+    (root / "videos" / "2_needle" / "a.mp4").write_bytes(b"")
+    (row,) = load_rows("mlvu", "dev")
+    assert row["path"] == str(root / "videos" / "2_needle" / "a.mp4")
+    assert row["questions"][0]["task"] == "needle"
+
+
+def test_candidates_prefer_the_fuller_path() -> None:
+    found = offline_candidates("mlvu", "data/mlvu/videos/2_needle/a.mp4")
+    assert found[0] == "data/mlvu/videos/2_needle/a.mp4" and found[-1] == "video/a.mp4"
+    assert found.index("videos/2_needle/a.mp4") < found.index("a.mp4")
+    assert offline_candidates("egoschema", "a")[0] == "videos/a.mp4"
+
+
+def test_verify_needs_no_time(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "dev_debug_mc.json").write_text(json.dumps([ENTRY]))
+    assert main(["data", "verify", "mlvu", "--json"]) == 1
+    capsys.readouterr()
+    (root / "videos").mkdir()
+    encode_video(root / "videos" / "a.mp4", moving_square_frames(20), fps=10)
+    assert main(["data", "verify", "mlvu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["good"] == 1
