@@ -67,9 +67,8 @@ class LlavaOvStc(lmms):
         launched = os.environ.get("WORLD_SIZE", "1")
         if self._world_size == 1 and launched not in ("", "1"):
             # accelerate connects processes without a GPU only when told to; each would run everything
-            fail(
-                StcError(f"{launched} processes were launched but not connected: set ACCELERATE_USE_CPU=true")
-            )
+            why = f"{launched} processes were launched but are not connected"
+            fail(StcError(f"{why}; on CPUs set ACCELERATE_USE_CPU=true"))
         device = str(state.device) if device in (None, "", "auto") else str(device)
         try:
             self._device = _device(device)
