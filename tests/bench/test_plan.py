@@ -175,3 +175,9 @@ def test_streamingbench_as_published(file, part, chunks, streams):
     rows = load_parts("streamingbench", [Path(PUBLISHED) / f"streamingbench_questions_{file}.json"])[part]
     found = reading(rows)
     assert (sum(found.chunks), sum(found.stream_lengths)) == (chunks, streams)
+
+
+@published
+def test_the_readme_shows_what_the_command_prints(capsys):
+    assert main(["plan", "ovobench", "--annotations", str(Path(PUBLISHED) / "ovo_bench_new.json")]) == 0
+    assert f"\n{capsys.readouterr().out}```" in (Path(__file__).parents[2] / "README.md").read_text("utf-8")

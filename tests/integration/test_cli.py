@@ -166,6 +166,7 @@ def test_tasks_are_found_without_a_flag():
         "ovobench_stream",
         "ovobench_stream_forward",
         "streamingbench_proactive",
+        "mlvu_stream",
         MINI.split(",")[0],
     ):
         assert f" {name}\n" in log and f" {name}\n" in listed
