@@ -14,7 +14,8 @@ demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/01_demo.sh
 
 test: lint $(OLD)/.ready
-	$(OLD)/bin/python -m pytest -q tests/towers tests/methods tests/models tests/test_verify.py
+	$(OLD)/bin/python -m pytest -q tests/towers tests/methods tests/models tests/memory tests/ops tests/bench \
+	  tests/test_verify.py -m 'not slow'
 	$(BIN)/python -m pytest
 
 lint: $(READY)

@@ -23,8 +23,7 @@ def cacher_cpu_block() -> str:
         f"**{result['measured']:.2f}** of the dense tower's time; its arithmetic bound is "
         f"{result['bound']:.2f} (SigLIP-so400m blocks, {arguments['frames']} frames, float32, "
         f"{env['device']}, {env['threads']} threads, torch {env['torch']}; alternated in one process: "
-        "`python benchmarks/cacher_cpu.py`). "
-        "No GPU figures yet."
+        "`python benchmarks/cacher_cpu.py`)."
     )
 
 
@@ -44,7 +43,60 @@ def selection_cost_block() -> str:
     )
 
 
-BLOCKS = {"methods": as_markdown, "cacher_cpu": cacher_cpu_block, "selection_cost": selection_cost_block}
+def gpu_card_block(folder: Path = REPO / "benchmarks" / "results") -> str:
+    """One row for every recorded GPU card and frame count: medians of method over dense."""
+    cards = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("gpu_card_*.json"))]
+    if not cards:
+        return (
+            "No GPU figures yet: `PYTHONPATH=. bash benchmarks/gpu_card.sh` makes them where there is a GPU."
+        )
+    rows = [row for card in cards for row in _card_rows(card)]
+    machines = sorted({f"{c['environment']['device']}, torch {c['environment']['torch']}" for c in cards})
+    slower = [
+        f"{w['stage'].removesuffix('_ms')} at {w['frames']} frames of {_what(card)}: {w['ratio']:.2f}"
+        for card in cards
+        for w in card["slower_than_dense"]
+    ]
+    return "\n".join(
+        [
+            "Method over dense, the arithmetic bound in brackets. Recorded on " + "; ".join(machines) + ".",
+            "",
+            "| method, interval, selection, budget | frames | vision tower | prefill | all up to the cache | "
+            "first token |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "Stages slower than dense (ratio above 1.03): " + ("; ".join(slower) or "none") + ".",
+        ]
+    )
+
+
+def _what(card: dict) -> str:
+    shown = ("cache_interval", "selection", "token_budget")
+    options = "".join(f", {card['settings'][name]}" for name in shown if name in card["settings"])
+    launch = card["rows"][-1]["launch"]["method"]
+    return f"{card['method']}{options} ({card['weights']}, {card['dtype']}, {card['execution']}, {launch})"
+
+
+def _card_rows(card: dict) -> list[str]:
+    stages = ("vit_ms", "prefill_ms", "observe_ms", "ttft_ms")
+    return [
+        f"| {_what(card)} | {row['frames']} | " + " | ".join(_ratio(row, stage) for stage in stages) + " |"
+        for row in card["rows"]
+    ]
+
+
+def _ratio(row: dict, stage: str) -> str:
+    bound = row["bound"].get(stage)
+    return f"{row['ratio'][stage]:.2f}" + (f" ({bound:.2f})" if bound is not None else "")
+
+
+BLOCKS = {
+    "methods": as_markdown,
+    "cacher_cpu": cacher_cpu_block,
+    "gpu_card": gpu_card_block,
+    "selection_cost": selection_cost_block,
+}
 
 
 def fill(text: str) -> str:

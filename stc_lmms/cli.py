@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stc_lmms import __version__
+from stc_lmms import __version__, stream_command
+from stc_lmms.bench import options as bench_options
 from stc_lmms.errors import DataError, StcError
 
 HARNESS_COMMANDS = ("eval", "tasks", "models", "ui", "serve", "power", "version", "mcp", "tui")
@@ -52,13 +53,25 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     verify.set_defaults(run=_verify)
 
-    methods = commands.add_parser("methods", help="list the compression methods and their arguments")
-    methods.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
+    methods = commands.add_parser("methods", help="list methods, memories and their arguments")
+    methods.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     methods.set_defaults(run=_methods)
 
     report = commands.add_parser("report", help="accuracy and efficiency tables of finished runs")
     report.add_argument("folders", nargs="+", type=Path, help="output paths of lmms-eval runs")
     report.set_defaults(run=_report)
+
+    stream = commands.add_parser(
+        "stream",
+        help="answer while a video, camera or network stream goes on",
+        description=stream_command.DESCRIPTION,
+    )
+    stream_command.add_arguments(stream)
+    stream.set_defaults(run=stream_command.run)
+
+    bench = commands.add_parser("bench", help="latency card: every stage, dense against a method")
+    bench_options.add_arguments(bench)
+    bench.set_defaults(run=_bench)
 
     data = commands.add_parser("data", help="fetch and check benchmark data").add_subparsers(
         metavar="what", required=True
@@ -69,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--parts", type=lambda text: text.split(","), help="only these, with commas")
     fetch.add_argument("--delete-parts", action="store_true", help="delete each archive once it is unpacked")
     fetch.set_defaults(run=_fetch)
-    check = data.add_parser("verify", help="report missing, undecodable and too short videos")
+    check = data.add_parser("verify", help="report missing, undecodable, cut off and too short videos")
     check.add_argument(
         "benchmark", choices=["ovobench", "streamingbench", "ovobench_mini", "streamingbench_mini"]
     )
@@ -108,6 +121,14 @@ def _report(args: argparse.Namespace) -> int:
     from stc_lmms.report.tables import render
 
     print(render(args.folders))
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    options = bench_options.from_arguments(args)
+    from stc_lmms.bench.card import run
+
+    run(options)
     return 0
 
 

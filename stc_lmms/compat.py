@@ -2,8 +2,10 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -11,11 +13,16 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
+    AttentionInterface,
     AutoConfig,
     AutoProcessor,
     DynamicCache,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
     PreTrainedModel,
     ProcessorMixin,
+    Qwen2Config,
+    SiglipVisionConfig,
 )
 from transformers.configuration_utils import PretrainedConfig
 
@@ -41,40 +48,126 @@ def _takes_causal_mask(layer_class: type[nn.Module]) -> bool:
     return "causal_attention_mask" in inspect.signature(layer_class.forward).parameters
 
 
-def new_cache() -> DynamicCache:
-    """An empty, growing KV cache."""
-    return DynamicCache()
+# Attention of one layer: gets its index, q [H,L,d], k and v [G,S,d] and the scale; gives [H,L,d].
+Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
 
 
-def cache_nbytes(cache: DynamicCache) -> int:
-    """Bytes of all keys and values."""
-    return sum(
-        x.nbytes
-        for layer in cache.layers
-        for x in (layer.keys, layer.values)
-        if isinstance(x, Tensor)  # None before the first token
-    )
+_HOOK = "stc_lmms_attend"
+
+
+def _hooked_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    attend: Attend,
+    **unused: object,
+) -> tuple[Tensor, None]:
+    out_HLd = attend(module.layer_idx, query[0], key[0], value[0], scaling)
+    return out_HLd.transpose(0, 1)[None], None
+
+
+# A name without a mask function of its own: transformers makes no mask, what is visible is up to `attend`.
+AttentionInterface.register(_HOOK, _hooked_attention)
 
 
 class LanguageModel:
     """The stock decoder of a vision-language model and its head, one sequence at a time.
 
-    Shapes: L tokens, D width, V vocabulary.
+    Attributes:
+        embed: the input embedding, int64 ids [L] to [L,D].
+        inv_freq: RoPE angles per position [d/2].
+        layers: number of decoder layers.
+        kv_heads: G, key heads.
+        head_dim: d.
+
+    Shapes: L tokens, D width, V vocabulary, H query heads, G key heads, S keys, d head width.
     """
 
     def __init__(self, model: nn.Module):
         self._decoder = model.model.language_model
         self._head = model.lm_head
         self.embed: nn.Module = model.get_input_embeddings()
+        config = self._decoder.config
+        self.inv_freq: Tensor = self._decoder.rotary_emb.inv_freq
+        self.layers: int = config.num_hidden_layers
+        self.kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = head_dim(config)
 
-    def hidden(self, embeds_LD: Tensor, cache: DynamicCache) -> Tensor:
-        """Last hidden states [L,D] of L new embeddings; their keys and values go into `cache`."""
-        out = self._decoder(inputs_embeds=embeds_LD[None], past_key_values=cache, use_cache=True)
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, keys and values."""
+        return self._decoder.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder runs."""
+        return self._decoder.device
+
+    def new_cache(self) -> DynamicCache:
+        """An empty, growing KV cache."""
+        return DynamicCache()
+
+    def cache_nbytes(self, cache: DynamicCache) -> int:
+        """Bytes of all keys and values."""
+        return sum(
+            x.nbytes
+            for layer in cache.layers
+            for x in (layer.keys, layer.values)
+            if isinstance(x, Tensor)  # None before the first token
+        )
+
+    def hidden(self, embeds_LD: Tensor, cache: DynamicCache | None, attend: Attend | None = None) -> Tensor:
+        """Last hidden states [L,D] of L new embeddings.
+
+        Args:
+            embeds_LD: the embeddings.
+            cache: gets their keys and values; positions go on behind it. None: nothing is kept, and
+                queries and keys reach `attend` without RoPE (all positions are 0).
+            attend: runs in place of attention in every layer; it gets all keys of `cache`, or the new ones
+                without one. None: the model's own attention.
+        """
+        if attend is None:
+            out = self._decoder(inputs_embeds=embeds_LD[None], past_key_values=cache, use_cache=True)
+            return out.last_hidden_state[0]
+        kwargs: dict[str, Any] = {"past_key_values": cache, "use_cache": cache is not None}
+        if cache is None:
+            kwargs["position_ids"] = torch.zeros(1, len(embeds_LD), dtype=torch.long, device=self.device)
+        config = self._decoder.config
+        own = config._attn_implementation
+        config._attn_implementation = _HOOK
+        try:
+            out = self._decoder(inputs_embeds=embeds_LD[None], attend=attend, **kwargs)
+        finally:
+            config._attn_implementation = own
         return out.last_hidden_state[0]
 
     def head(self, hidden_D: Tensor) -> Tensor:
         """Float32 logits [V]."""
         return self._head(hidden_D).float()
+
+
+def head_dim(text_config: PretrainedConfig) -> int:
+    """Width of one attention head."""
+    return getattr(text_config, "head_dim", None) or (
+        text_config.hidden_size // text_config.num_attention_heads
+    )
+
+
+def why_not_hooked(text_config: PretrainedConfig) -> str | None:
+    """Why a memory cannot do the attention of this decoder itself, or None if it can.
+
+    It rotates keys itself, so it must know the rotation; and it sees every layer's whole past.
+    """
+    rope = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        return f"its RoPE is of type {kind!r}, not plain"
+    if set(getattr(text_config, "layer_types", None) or ()) - {"full_attention"}:
+        return "some of its layers have a sliding window of their own"
+    return None
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: object) -> frozenset[int]:
@@ -164,6 +257,21 @@ def load_weights(
     return model.eval()
 
 
+def random_weights(
+    model_class: type[PreTrainedModel],
+    config: PretrainedConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    attn_implementation: str,
+) -> PreTrainedModel:
+    """A stock model with random weights, made in its dtype on its device: no copy passes through the CPU."""
+    attention = {"vision_config": "sdpa", "text_config": attn_implementation}
+    with torch.device(device):
+        model = model_class._from_config(config, dtype=dtype, attn_implementation=attention)
+    return model.eval()
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -213,3 +321,45 @@ def tiny_vision_model(
     except RuntimeError as error:
         raise CheckpointError(f"the weights do not fit the config: {_first_line(error)}") from error
     return model
+
+
+def tiny_llava_onevision(
+    vision: dict[str, object],
+    text: dict[str, object],
+    options: dict[str, object],
+    weights: dict[str, Tensor],
+    dtype: torch.dtype,
+) -> PreTrainedModel:
+    """A LLaVA-OneVision with a Qwen2 decoder from configs and a complete state dict in 4.46 naming.
+
+    Raises:
+        CheckpointError: the weights are not the model's.
+    """
+    config = LlavaOnevisionConfig(
+        vision_config=SiglipVisionConfig(**vision), text_config=Qwen2Config(**text), **options
+    )
+    model = LlavaOnevisionForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+    tower = model.model.vision_tower
+    inner = "vision_tower." + ("" if vision_core(tower) is tower else "vision_model.")
+    renamed = {
+        _replace_prefix(
+            name,
+            {
+                "language_model.lm_head.": "lm_head.",
+                "language_model.model.": "model.language_model.",
+                "vision_tower.vision_model.": f"model.{inner}",
+                "": "model.",
+            },
+        ): tensor
+        for name, tensor in weights.items()
+    }
+    try:
+        model.load_state_dict(renamed)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights do not fit the config: {_first_line(error)}") from error
+    return model.eval().to(dtype)
+
+
+def _replace_prefix(name: str, prefixes: dict[str, str]) -> str:
+    old = next(prefix for prefix in prefixes if name.startswith(prefix))
+    return prefixes[old] + name.removeprefix(old)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stc_lmms.errors import SettingsError
+from stc_lmms.memory import registry as memories
+from stc_lmms.memory.base import Memory
 from stc_lmms.methods.registry import RECIPES, Method, build, recipe
 from stc_lmms.suggest import unknown
 
@@ -28,7 +30,8 @@ class Settings:
     Attributes:
         pretrained: hub id or local folder of the checkpoint; `demo` is the small one made on first use.
         method: compression method, see `stc-lmms methods`.
-        memory: stream memory. `full` keeps every token's KV.
+        memory: what stays of old frames: `full` keeps every token's KV, `recent` the last frames, `rekv`
+            a window and an archive searched by the question, `bounded` a fixed number of tokens.
         fps: frames sampled per second of video, on a fixed grid.
         prompt: `chat` uses the checkpoint's chat template and its newline token after the video (what
             the stock model does); `rekv` the strings of the ReKV and STC drivers, without newline.
@@ -36,24 +39,27 @@ class Settings:
             running out of memory; None is no limit.
         prefill_frames: frames encoded and prefilled together when that many are available.
         dtype: weights and activations; `auto` is the checkpoint's own, in float32 on a CPU.
+        cuda_graphs: launch a single frame (a live stream) as one captured graph where that is possible.
         device: `auto` is the first CUDA device of this rank, else the CPU.
         attn_implementation: attention of the language model. The tower always runs SDPA, so that dense
-            and selective frames use the same kernels.
+            and selective frames use the same kernels, and so do memories that run attention themselves.
         decoder: video decoder; `auto` is decord with PyAV as fallback.
         decode_timeout_s: seconds without a frame after which a decoder is killed.
         revision: revision of a hub checkpoint.
         options: the chosen method's own fields, all of them.
+        memory_options: the chosen memory's own fields.
     """
 
     pretrained: str = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
     method: str = "stc"
-    memory: Literal["full"] = "full"
+    memory: Literal["full", "recent", "rekv", "bounded"] = "full"
     fps: float = 0.5
     prompt: Literal["chat", "rekv"] = "chat"
     max_frames: int | None = None
     prefill_frames: int = 16
     dtype: Literal["auto", "float32", "float16", "bfloat16", "float64"] = "auto"
     device: str = "auto"
+    cuda_graphs: bool = True
     attn_implementation: Literal[
         "sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"
     ] = "sdpa"
@@ -61,6 +67,7 @@ class Settings:
     decode_timeout_s: float = 60.0
     revision: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    memory_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         """Check ranges of the common fields; the method checks its own."""
@@ -75,18 +82,29 @@ class Settings:
         if not 0 < self.decode_timeout_s <= 86400:  # a day; poll(2) overflows after some weeks
             raise SettingsError(f"decode_timeout_s={self.decode_timeout_s} must be in (0, 86400] seconds")
         self.build_method()
+        if self.build_memory().runs_attention and self.attn_implementation != "sdpa":
+            raise SettingsError(
+                f"attn_implementation={self.attn_implementation} cannot be used with memory={self.memory}, "
+                "which runs the attention itself (SDPA kernels); leave it at sdpa"
+            )
 
     def build_method(self) -> Method:
         """The method with its hyper-parameters."""
         return build(self.method, dict(self.options))
 
+    def build_memory(self) -> Memory:
+        """The memory with its options."""
+        return memories.build(self.memory, self.memory_options)
+
     def flat(self) -> dict[str, Any]:
         """All resolved arguments in one flat dict, as the results show them."""
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "options"}
-        return own | dict(self.options)
+        return (
+            {name: getattr(self, name) for name in _COMMON} | dict(self.options) | dict(self.memory_options)
+        )
 
 
-_COMMON = {f.name: f for f in dataclasses.fields(Settings) if f.name != "options"}
+_COMMON = {f.name: f for f in dataclasses.fields(Settings) if f.name not in ("options", "memory_options")}
+_HINTS = typing.get_type_hints(Settings)
 _ENVIRONMENT = {
     "STC_CACHE_INTERVAL": ("cache_interval", int),
     "STC_UPDATE_TOKEN_RATIO": ("update_ratio", float),
@@ -112,7 +130,8 @@ def resolve(
         SettingsError: unknown argument (names the nearest valid one), wrong type, or out of range.
     """
     args = dict(args)
-    known = set(_COMMON) | {name for r in RECIPES.values() for name in r.fields}
+    of_memories = {name for memory in memories.MEMORIES for name in memories.fields(memory)}
+    known = set(_COMMON) | {name for r in RECIPES.values() for name in r.fields} | of_memories
     for name in args:
         if name not in known:
             raise SettingsError(unknown("model argument", name, known | set(also)))
@@ -121,33 +140,32 @@ def resolve(
     implied = defaults | environment
     method = _convert("method", args.get("method", implied.get("method", Settings.method)), str)
     fields = recipe(method).fields
-    for name in fields:
-        if name in _COMMON:  # only possible in a plug-in; it would hide the value of ours
-            raise SettingsError(
-                f"method {method!r} has a field called {name!r}, as every model has: rename it"
-            )
+    memory = _convert("memory", args.get("memory", implied.get("memory", Settings.memory)), _HINTS["memory"])
+    memory_fields = memories.fields(memory)
+    for name in sorted({*_COMMON, *of_memories} & set(fields)):  # only in a plug-in; it would hide ours
+        raise SettingsError(f"method {method!r} has a field called {name!r}, as every model has: rename it")
     used = [
         f"{name}={value}" for name, value in sorted(environment.items()) if name in fields or name in _COMMON
     ]
     if used:
         logger.warning("from STC_* environment variables: %s (arguments override them)", ", ".join(used))
-    unused = sorted(name for name in args if name not in fields and name not in _COMMON)
-    if unused:
-        logger.warning("method=%s does not use %s; ignored", method, ", ".join(unused))
+    unused = set(args) - set(fields) - set(memory_fields) - set(_COMMON)
+    for chooser, names in (
+        (f"method={method}", unused - of_memories),
+        (f"memory={memory}", unused & of_memories),
+    ):
+        if names:
+            logger.warning("%s does not use %s; ignored", chooser, ", ".join(sorted(names)))
 
-    hints = typing.get_type_hints(Settings)
-    common = {
-        name: _convert(name, value, hints[name])
-        for name, value in (implied | args).items()
-        if name in _COMMON
-    }
-    options = {name: _default(f) for name, f in fields.items()}
-    options |= {
-        name: _convert(name, value, _hint(method, name))
-        for name, value in (implied | args).items()
-        if name in fields
-    }
-    return Settings(**common | {"method": method}, options=types.MappingProxyType(options))
+    given = implied | args
+    common = {name: _convert(name, value, _HINTS[name]) for name, value in given.items() if name in _COMMON}
+    chosen = recipe(method)
+    slots = [slot for slot in (chosen.tower, chosen.token) if slot is not None]
+    return Settings(
+        **common | {"method": method, "memory": memory},
+        options=_options(given, fields, slots),
+        memory_options=_options(given, memory_fields, [memories.MEMORIES[memory]]),
+    )
 
 
 def _from_environment(environ: Mapping[str, str], explicit: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,12 +180,16 @@ def _from_environment(environ: Mapping[str, str], explicit: Mapping[str, Any]) -
     return {name: value for name, value in found.items() if name not in explicit}
 
 
-def _hint(method: str, name: str) -> Any:
-    chosen = recipe(method)
-    for slot in (chosen.tower, chosen.token):
-        if slot is not None and name in (hints := typing.get_type_hints(slot)):
-            return hints[name]
-    raise KeyError(name)
+def _options(
+    given: Mapping[str, Any], fields: Mapping[str, dataclasses.Field], owners: Iterable[type]
+) -> Mapping[str, Any]:
+    """All fields, with their defaults where nothing is given, in the types that their classes state."""
+    hints: dict[str, Any] = {}
+    for owner in owners:
+        hints = typing.get_type_hints(owner) | hints
+    options = {name: _default(f) for name, f in fields.items()}
+    options |= {name: _convert(name, given[name], hints[name]) for name in fields if name in given}
+    return types.MappingProxyType(options)
 
 
 def _default(f: dataclasses.Field) -> Any:

@@ -27,6 +27,9 @@ AREAS = {
     "tome": "stc_lmms.golden.tome",
     "visionzip": "stc_lmms.golden.visionzip",
     "vidcom2": "stc_lmms.golden.vidcom2",
+    "rekv": "stc_lmms.golden.rekv",
+    "dycoke": "stc_lmms.golden.dycoke",
+    "streamdycoke": "stc_lmms.golden.streamdycoke",
     "benchmarks": "stc_lmms.golden.benchmarks",
     "livecc": "stc_lmms.golden.livecc",
 }

@@ -66,7 +66,7 @@ def encode_video(
     pts_s: Sequence[float] | None = None,
     start_s: float = 0.0,
     gop: int = 30,
-    audio: bool = False,
+    audio: bool | float = False,
     bt709: bool = False,
     full_range: bool = False,
     codec_options: Mapping[str, str] | None = None,
@@ -82,7 +82,7 @@ def encode_video(
         pts_s: Presentation time of every frame in seconds (variable frame rate); None: index / fps.
         start_s: Added to every presentation time, so that the file does not begin at 0.
         gop: Largest distance between key frames, in frames.
-        audio: Add a quiet mono AAC or Opus track as long as the video.
+        audio: Add a quiet mono AAC or Opus track as long as the video, or of so many seconds.
         bt709: Mark the video as BT.709 (as phones do) instead of leaving the colour matrix open.
         full_range: Mark and encode luma as 0..255 instead of 16..235.
         codec_options: Options of the encoder, for example {"preset": "ultrafast"}.
@@ -115,7 +115,7 @@ def encode_video(
             count += 1
         container.mux(stream.encode(None))
         if sound is not None:
-            _encode_silence(container, sound, float(count / rate))
+            _encode_silence(container, sound, float(count / rate if audio is True else audio))
     return path
 
 
@@ -140,6 +140,15 @@ def truncate(source: Path, path: Path, fraction: float = 0.5) -> Path:
     """Copy the first `fraction` of a file, as a broken download does."""
     data = source.read_bytes()
     path.write_bytes(data[: int(len(data) * fraction)])
+    return path
+
+
+def cut_after(source: Path, path: Path, packets: int) -> Path:
+    """Copy an MP4 whose index is in front up to the end of a packet: nothing in it is torn."""
+    with av.open(str(source)) as container:
+        whole = [packet for packet in container.demux() if packet.size]
+        end = max(packet.pos + packet.size for packet in sorted(whole, key=lambda p: p.pos)[:packets])
+    path.write_bytes(source.read_bytes()[:end])
     return path
 
 

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+import torch
 
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
@@ -31,3 +32,20 @@ def test_a_hub_that_cannot_be_reached_is_told_at_once(no_network):
 
 def test_a_local_folder_needs_no_hub(no_network, checkpoint):
     assert compat.load_config(str(checkpoint), "llava_onevision").model_type == "llava_onevision"
+
+
+def test_the_models_own_attention_is_back_after_a_hook(load):
+    llm = load(method="none").llm
+    embeds = llm.embed(torch.arange(4))
+
+    def broken(*args):
+        raise RuntimeError("in the middle")
+
+    with torch.no_grad():
+        before = llm.hidden(embeds, None)
+        with pytest.raises(RuntimeError, match="in the middle"):
+            llm.hidden(embeds, None, broken)
+        seen = []
+        llm.hidden(embeds, None, lambda layer, q, k, v, scale: seen.append((layer, k.shape)) or q)
+        assert torch.equal(llm.hidden(embeds, None), before)
+    assert seen == [(0, (2, 4, 16)), (1, (2, 4, 16))]

@@ -1,11 +1,14 @@
 """Model arguments: what a command line gives becomes checked settings, or one line that says why not."""
 
+import dataclasses
 import json
 import logging
+import typing
 
 import pytest
 
 from stc_lmms.errors import SettingsError
+from stc_lmms.memory.registry import MEMORIES, fields
 from stc_lmms.methods.registry import RECIPES
 from stc_lmms.settings import Settings, resolve
 
@@ -73,7 +76,7 @@ def test_flat_is_all_of_it_and_json():
         ({"strategy": "gausian"}, "did you mean 'gaussian'?"),
         ({"prompt": "rekvv"}, "did you mean 'rekv'?"),
         ({"dtype": "fp16"}, "valid: auto, bfloat16, float16"),
-        ({"memory": "infinite"}, "valid: full"),
+        ({"memory": "infinite"}, "valid: bounded, full, recent, rekv"),
         ({"decoder": "decrod"}, "did you mean 'decord'?"),
         ({"attn_implementation": "flash_attn_2"}, "did you mean 'flash_attention_2'?"),
     ],
@@ -146,6 +149,81 @@ def test_arguments_the_method_does_not_use_are_named_and_ignored(caplog):
     caplog.clear()
     settings(method="stc_pruner", token_budget=9)
     assert not caplog.records
+
+
+def test_the_memory_has_options_of_its_own(caplog):
+    got = settings(memory="rekv", n_local="2e3", archive_cap_gib="0.5", archive_dir="/x")
+    assert dict(got.memory_options) == {
+        "n_local": 2000,
+        "retrieve_size": 64,
+        "retrieve_chunk": 1,
+        "archive_dir": "/x",
+        "archive_cap_gib": 0.5,
+    }
+    assert got.build_memory().n_local == 2000 and "n_local" not in got.options
+    assert resolve(got.flat(), environ={}) == got
+    assert not caplog.records
+    got = settings(memory="recent", recent_frames=3, n_local=7, cache_interval=2, method="none")
+    assert dict(got.memory_options) == {"recent_frames": 3}
+    assert "method=none does not use cache_interval; ignored" in caplog.text
+    assert "memory=recent does not use n_local; ignored" in caplog.text
+    for memory in MEMORIES:
+        assert set(settings(memory=memory).memory_options) == set(fields(memory))
+
+
+def test_no_option_means_two_things():
+    of_methods = {name for recipe in RECIPES.values() for name in recipe.fields}
+    of_memories = [name for memory in MEMORIES for name in fields(memory)]
+    common = {field.name for field in dataclasses.fields(Settings)}
+    assert len(of_memories) == len(set(of_memories))
+    assert not (of_methods & set(of_memories)) and not (common & (of_methods | set(of_memories)))
+    assert typing.get_args(typing.get_type_hints(Settings)["memory"]) == tuple(MEMORIES)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"memory": "recent", "recent_frames": 0},
+        {"memory": "rekv", "n_local": 0},
+        {"memory": "rekv", "n_local": "many"},
+        {"memory": "rekv", "retrieve_size": 0},
+        {"memory": "rekv", "retrieve_chunk": 0},
+        {"memory": "rekv", "archive_cap_gib": 0},
+        {"memory": "rekv", "archive_cap_gib": "nan"},
+        {"memory": "rekv", "archive_cap_gib": "inf"},
+        {"memory": "bounded", "active_tokens": 0},
+        {"memory": "bounded", "pool_tokens": 0},
+        {"memory": "bounded", "decay": -1},
+        {"memory": "bounded", "decay": "nan"},
+        {"memory": "bounded", "refresh_every": -1},
+        {"memory": "bounded", "refresh_top_k": 0},
+        {"memory": "full", "decode_prune": 1},
+        {"memory": "full", "decode_prune": "nan"},
+        {"memory": "full", "decode_prune_layer": 0},
+        {"method": "dycoke", "merge_ratio": 1.1},
+        {"method": "dycoke", "token_budget": 0},
+        {"method": "streamdycoke", "similarity_threshold": 2},
+        {"method": "streamdycoke", "window_size": 1},
+        {"method": "streamdycoke", "anchor_every": 0},
+    ],
+    ids=lambda args: "{}={}".format(*list(args.items())[1]),
+)
+def test_ranges_of_other_methods_and_memories(args):
+    (name, value) = list(args.items())[1]
+    message = refusal(**args)
+    assert message.startswith(f"{name}=") and str(value) in message
+
+
+@pytest.mark.parametrize(
+    ("args", "near"),
+    [
+        ({"memory": "bounded", "eviction": "fifa"}, "did you mean 'fifo'?"),
+        ({"memory": "bounded", "importance": "novel"}, "did you mean 'novelty'?"),
+        ({"memory": "rekv", "retrive_size": 4}, "did you mean 'retrieve_size'?"),
+    ],
+)
+def test_near_names_of_memory_options(args, near):
+    assert near in refusal(**args)
 
 
 VARIABLES = {

@@ -15,6 +15,8 @@ from stc_lmms.verify import summary, verify
 from tests.methods.towers import has_qwen3
 
 GOLDEN = Path(__file__).parent / "golden"
+REKV, STREAMDYCOKE = "rekv/within_window_then_offload", "streamdycoke/ttm_w2_t08_a100"
+DYCOKE_TTM, DYCOKE_DP = "dycoke/ttm_T9_odd_n25", "dycoke/dp_p08"
 PRUNER, CACHER = "pruner/llava_ov_dual_anchor_f1_k49", "cacher/siglip_i3_r025_chunk2"
 TOME = ("tome/match_n40_cls_dist_r9", "tome/encoder_s81_sched_noprop", "tome/stc_oneshot_n54")
 VISIONZIP = ("visionzip/cls_n64_d13_c5", "visionzip/siglip_frame_k64", "visionzip/siglip_score_g9")
@@ -56,11 +58,12 @@ def run(capsys, *argv):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_recorded_cases_of_the_originals_pass(dtype):
-    outcomes = list(verify(GOLDEN, ["cacher", "pruner", "livecc", "tome", "visionzip", "vidcom2"], dtype))
+    areas = ["cacher", "pruner", "livecc", "rekv", "dycoke", "streamdycoke", "tome", "visionzip", "vidcom2"]
+    outcomes = list(verify(GOLDEN, areas, dtype))
     if not has_qwen3:
         outcomes = [o for o in outcomes if o.result is not None or o.case != "qwen3vl_tower_a"]
     assert {(o.area, o.case) for o in outcomes} >= {tuple(c.split("/")) for c in (CACHER, PRUNER, QWEN)}
-    assert len(outcomes) >= 19 and summary(outcomes)["passed"] == len(outcomes), [o.line() for o in outcomes]
+    assert len(outcomes) >= 24 and summary(outcomes)["passed"] == len(outcomes), [o.line() for o in outcomes]
 
 
 def test_output_for_people(capsys, case, tmp_path):
@@ -111,6 +114,18 @@ def test_output_for_people(capsys, case, tmp_path):
         (QWEN, "main.stc_i2_r0.25_token.sim.1.2", lambda x: x + 0.01, "sim.1.2 differs"),
         (QWEN, "main.stc_i4_r0.4_token.sel.3.0", lambda x: (x + 1) % 96, "sel.3.0 differs"),
         (QWEN, "main.pixels.2", lambda x: x + 0.01, "differs"),
+        (REKV, "frames", lambda x: x.flip(0), "frame embeddings differ"),
+        (REKV, "stream_logits", lambda x: x + 1e-3, "stream logits differ"),
+        (REKV, "qa1.logits", lambda x: x * float("nan"), "question 1 logits differ"),
+        (REKV, "qa1.block_scores", lambda x: x * 1.01, "question 1 block scores differ"),
+        (REKV, "qa2.retrieved_blocks", lambda x: x + 1, "question 2: blocks"),
+        (REKV, "qa0.generated", lambda x: x.flip(0), "question 0: answer"),
+        (DYCOKE_TTM, "kept_indices", lambda x: x + 1, "kept tokens of frames"),
+        (DYCOKE_TTM, "out", lambda x: x + 1e-6, "gathered values differ"),
+        (DYCOKE_DP, "kept.0", lambda x: x + 1, "visible tokens of step 0 differ"),
+        (DYCOKE_DP, "key_out.1", lambda x: x * float("nan"), "gathered values differ"),
+        (STREAMDYCOKE, "kept_mask", lambda x: 1 - x, "kept tokens of frame 0 differ"),
+        (STREAMDYCOKE, "max_sim", lambda x: x + 1e-3, "values differ"),
     ],
 )
 def test_a_corrupted_tensor_fails(capsys, case, tmp_path, name, tensor, how, told):

@@ -4,7 +4,7 @@ A row is a plain dict with the same keys and types everywhere, so Arrow can type
 A harness asks the rounds of a row in order; `rounds` tells what comes next, `score_row` what it was worth.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from stc_lmms.benchmarks.parsing import parse_choice, parse_count, parse_yes_no
@@ -82,6 +82,8 @@ class Record(TypedDict):
         failed: reason why a round raised, else empty.
         rounds: how many rounds were asked.
         efficiency: what the model reported for the last round, untouched.
+        note: what the model has to say about the last round (a damaged video, ...), else empty.
+        past_end: the last round was asked past the end of the video, so at its end.
     """
 
     qid: str
@@ -99,6 +101,8 @@ class Record(TypedDict):
     failed: str
     rounds: int
     efficiency: dict[str, Any]
+    note: str
+    past_end: bool
 
 
 Judge = Callable[[Question, str, float], Verdict]
@@ -166,6 +170,8 @@ def score_row(
     judge: Judge,
     failures: Mapping[int, str] | None = None,
     efficiency: Mapping[int, Mapping[str, Any]] | None = None,
+    notes: Mapping[int, str] | None = None,
+    past_end: Collection[int] = (),
 ) -> list[Record]:
     """Score all questions of a row.
 
@@ -176,11 +182,13 @@ def score_row(
         failures: round index -> reason. A failed round without a response ended the video: all
             questions that were not reached carry its reason.
         efficiency: round index -> what the model reported.
+        notes: round index -> one line for the record.
+        past_end: indices of the rounds that were asked past the end of the video.
 
     Returns:
         One record per question, in the row's order. Odd text never raises.
     """
-    failures, efficiency = failures or {}, efficiency or {}
+    failures, efficiency, notes = failures or {}, efficiency or {}, notes or {}
     answered, pending = replay(row, responses)
     indices: dict[str, list[int]] = {}
     for index, (ask, _) in enumerate(answered):
@@ -211,6 +219,8 @@ def score_row(
             "failed": next((failures[index] for index in candidates if failures.get(index)), ""),
             "rounds": len(asked),
             "efficiency": dict(efficiency.get(asked[-1], {})) if asked else {},
+            "note": notes.get(asked[-1], "") if asked else "",
+            "past_end": bool(asked) and asked[-1] in past_end,
         }
 
     return [record(question) for question in row["questions"]]

@@ -7,7 +7,7 @@ question; here the questions of one source video form one row, and a question at
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +187,11 @@ def score_row(
     responses: Sequence[str | None],
     failures: Mapping[int, str] | None = None,
     efficiency: Mapping[int, Mapping[str, Any]] | None = None,
+    notes: Mapping[int, str] | None = None,
+    past_end: Collection[int] = (),
 ) -> list[Record]:
     """Score all questions of a row; see `base.score_row`."""
-    return base_score_row(row, responses, judge, failures, efficiency)
+    return base_score_row(row, responses, judge, failures, efficiency, notes, past_end)
 
 
 def summarise(records: Iterable[Record]) -> Summary:

@@ -4,7 +4,7 @@ Five parts: `real`, `omni`, `contextual`, `sqa` and `proactive`. `load_annotatio
 format, `build_rows` turns the entries of one part into one row per source video.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from stc_lmms.benchmarks.base import Question, Record, Row, Verdict, make_row, order_rows, strict_score
@@ -164,9 +164,11 @@ def score_row(
     responses: Sequence[str | None],
     failures: Mapping[int, str] | None = None,
     efficiency: Mapping[int, Mapping[str, Any]] | None = None,
+    notes: Mapping[int, str] | None = None,
+    past_end: Collection[int] = (),
 ) -> list[Record]:
     """Score all questions of a row; see `base.score_row`."""
-    return base_score_row(row, responses, judge, failures, efficiency)
+    return base_score_row(row, responses, judge, failures, efficiency, notes, past_end)
 
 
 def summarise(records: Iterable[Record]) -> Summary:

@@ -5,6 +5,15 @@ from typing import Literal, TypedDict
 
 from stc_lmms.benchmarks.base import Record
 
+# Count to its heading in the table.
+_COLUMNS = {
+    "n": "n",
+    "n_missing": "missing",
+    "n_unparsed": "unparsed",
+    "n_failed": "failed",
+    "n_past_end": "past end",
+}
+
 
 class Scores(TypedDict):
     """A fraction between 0 and 1 by each scorer."""
@@ -14,12 +23,16 @@ class Scores(TypedDict):
 
 
 class Counts(TypedDict):
-    """How many questions there were and how many went wrong before scoring; all stay in n."""
+    """How many questions there were and how many went wrong before scoring; all stay in n.
+
+    `n_past_end` were asked past the end of their video, so at its end.
+    """
 
     n: int
     n_missing: int
     n_unparsed: int
     n_failed: int
+    n_past_end: int
 
 
 class TaskSummary(Counts):
@@ -87,22 +100,28 @@ def summarise(
 def format_table(summary: Summary, only: str | None = None) -> str:
     """Return a plain text table: every sub-task, its counts, both scorers in percent, all averages.
 
+    The column "past end" is there when a question was asked past the end of its video.
+
     Args:
         summary: of a run or of what is there of it.
         only: list the tasks of this part; the totals follow when no part is absent. None lists all.
     """
     parts = {name: part for name, part in summary["parts"].items() if only in (None, name)}
-    rows = [("task", "n", "missing", "unparsed", "failed", "official %", "strict %")]
+    columns = dict(_COLUMNS)
+    if not summary["n_past_end"]:
+        del columns["n_past_end"]
+    rows = [("task", *columns.values(), "official %", "strict %")]
     star = {kind: " *" if summary["headline"] == kind else "" for kind in ("macro", "micro")}
     for name, part in parts.items():
         for task, values in part["tasks"].items():
-            rows.append((f"{name} / {task}", *_cells(values), *_percent(values["accuracy"])))
+            rows.append((f"{name} / {task}", *_cells(values, columns), *_percent(values["accuracy"])))
         for kind, label in (("macro", "macro (mean of tasks)"), ("micro", "micro (pooled)")):
-            rows.append((f"{name}: {label}{star[kind]}", *_cells(part), *_percent(part[kind])))
+            rows.append((f"{name}: {label}{star[kind]}", *_cells(part, columns), *_percent(part[kind])))
     if only is None or summary["total"] is not None:
         total = f"total: macro (mean of parts){star['macro']}"
-        rows.append((total, *_cells(summary), *_percent(summary["total"])))
-        rows.append((f"total: micro (pooled){star['micro']}", *_cells(summary), *_percent(summary["micro"])))
+        rows.append((total, *_cells(summary, columns), *_percent(summary["total"])))
+        total = f"total: micro (pooled){star['micro']}"
+        rows.append((total, *_cells(summary, columns), *_percent(summary["micro"])))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
@@ -133,6 +152,7 @@ def _counts(records: Sequence[Record]) -> Counts:
         "n_missing": sum(record["missing"] for record in records),
         "n_unparsed": sum(record["unparsed"] for record in records),
         "n_failed": sum(bool(record["failed"]) for record in records),
+        "n_past_end": sum(record["past_end"] for record in records),
     }
 
 
@@ -153,8 +173,8 @@ def _ordered(present: Iterable[str], expected: Iterable[str]) -> list[str]:
     return [name for name in order if name in names] + sorted(names.difference(order))
 
 
-def _cells(counts: Counts) -> list[str]:
-    return [str(counts[key]) for key in ("n", "n_missing", "n_unparsed", "n_failed")]
+def _cells(counts: Counts, columns: Iterable[str]) -> list[str]:
+    return [str(counts[key]) for key in columns]  # type: ignore[literal-required]
 
 
 def _percent(scores: Scores | None) -> list[str]:

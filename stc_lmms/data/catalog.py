@@ -1,6 +1,7 @@
 """What each benchmark is made of: hub files, question files, and where its videos may lie in a root."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -16,12 +17,25 @@ class Part:
         archives: Groups of hub files. A group is extracted as one archive: the parts of a split tar, in
             order, or a single zip.
         questions: Question file of the benchmark's own code repository.
+        size: Of the archives, for people; a rough one is scaled from those archives whose size is known.
+        videos: Where the videos lie in a root, for people.
         hub_questions: Hub files that can stand in for `questions`; empty if the hub has none.
     """
 
     archives: tuple[tuple[str, ...], ...]
     questions: str
+    size: str
+    videos: str
     hub_questions: tuple[str, ...] = ()
+
+    @property
+    def archive_names(self) -> str:
+        """The archives in a few words, e.g. `'Scene Understanding_*.zip', 'Emotion Recognition.zip'`."""
+        names = [
+            f"{group[0]!r}" if len(group) == 1 else f"'{group[0][:-1]}[{group[0][-1]}-{group[-1][-1]}]'"
+            for group in self.archives
+        ]
+        return ", ".join(dict.fromkeys(_RANGE.sub("_*.zip", name) for name in names))
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,7 @@ class Benchmark:
         hub_id: Dataset on the Hugging Face hub.
         questions_url: Folder of the code repository that holds the question files.
         parts: Part name to content; the first one is the default.
-        how_to: What to download and where to put it, for error messages.
+        licence: What the data may be used for, for people.
     """
 
     name: str
@@ -42,7 +56,22 @@ class Benchmark:
     hub_id: str
     questions_url: str
     parts: Mapping[str, Part]
-    how_to: str
+    licence: str
+
+    def fetch_command(self, part: str, to: object = "DIR") -> str:
+        """The command that gets a part, and how much it downloads."""
+        chosen = "" if part == next(iter(self.parts)) else f" --parts {part}"
+        size = self.parts[part].size
+        return f"`stc-lmms data fetch {self.name}{chosen} --to {shlex.quote(str(to))}` ({size})"
+
+    def by_hand(self, part: str, to: object = "DIR") -> str:
+        """What to download for a part without that command, and where to put it."""
+        content = self.parts[part]
+        return (
+            f"download {content.archive_names} from the hub dataset {self.hub_id} and {self.questions_url}"
+            f"{content.questions} (licence: {self.licence}), so that {to}/{content.questions} and "
+            f"{to}/{content.videos} exist"
+        )
 
 
 def _split_tar(name: str, last: str) -> tuple[tuple[str, ...], ...]:
@@ -63,15 +92,13 @@ OVOBENCH = Benchmark(
     hub_id="JoeLeelyf/OVO-Bench",
     questions_url="https://raw.githubusercontent.com/JoeLeelyf/OVO-Bench/main/data/",
     parts={
-        "src": Part(_split_tar("src_videos", "e"), "ovo_bench_new.json"),
-        # Only lmms-eval's built-in `ovobench` task reads these (about 144 GB).
-        "chunked": Part(_split_tar("chunked_videos", "o"), "ovo_bench_new.json"),
+        "src": Part(_split_tar("src_videos", "e"), "ovo_bench_new.json", "about 44 GB", "src_videos/<video>"),
+        # Only lmms-eval's built-in `ovobench` task reads these.
+        "chunked": Part(
+            _split_tar("chunked_videos", "o"), "ovo_bench_new.json", "about 144 GB", "chunked_videos/<id>.mp4"
+        ),
     },
-    how_to=(
-        "download src_videos.tar.parta[a-e] (about 44 GB) from the hub dataset JoeLeelyf/OVO-Bench and "
-        "ovo_bench_new.json from data/ of github.com/JoeLeelyf/OVO-Bench (licence CC BY-NC-SA 4.0) so that "
-        "DIR/ovo_bench_new.json and DIR/src_videos/<video> exist"
-    ),
+    licence="CC BY-NC-SA 4.0",
 )
 
 STREAMINGBENCH = Benchmark(
@@ -83,6 +110,8 @@ STREAMINGBENCH = Benchmark(
         "real": Part(
             _zip_range("Real-Time Visual Understanding", 50, 500),
             "questions_real.json",
+            "roughly 90 GB",
+            "videos/sample_<n>_real.mp4",
             ("StreamingBench/Real_Time_Visual_Understanding.csv",),
         ),
         "omni": Part(
@@ -95,25 +124,26 @@ STREAMINGBENCH = Benchmark(
                 "Anomaly Context Understanding",
             ),
             "questions_omni.json",
+            "roughly 55 GB",
+            "videos/sample_<n>_<task>.mp4",
             ("StreamingBench/Omni_Source_Understanding.csv", "StreamingBench/Contextual_Understanding.csv"),
         ),
         "sqa": Part(
             _zip_range("Sequential Question Answering", 25, 50),
             "questions_sqa.json",
+            "about 13 GB",
+            "videos/sample_<n>_sqa.mp4",
             ("StreamingBench/Sequential_Question_Answering.csv",),
         ),
         "proactive": Part(
             _zip_range("Proactive Output", 25, 50),
             "questions_proactive.json",
+            "about 9 GB",
+            "videos/sample_<n>_proactive.mp4",
             ("StreamingBench/Proactive_Output.csv", "StreamingBench/Proactive_Output_50.csv"),
         ),
     },
-    how_to=(
-        "download 'Real-Time Visual Understanding_*.zip' and StreamingBench/*.csv from the hub dataset "
-        "mjuicem/StreamingBench (licence: see its dataset card), or questions_real.json from src/data/ of "
-        "github.com/THUNLP-MT/StreamingBench, so that DIR/StreamingBench/*.csv or DIR/questions_real.json "
-        "and DIR/videos/sample_<n>_real.mp4 exist"
-    ),
+    licence="see its dataset card",
 )
 
 BENCHMARKS: Mapping[str, Benchmark] = {entry.name: entry for entry in (OVOBENCH, STREAMINGBENCH)}
@@ -121,6 +151,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {entry.name: entry for entry in (OVOBENCH,
 # The videos and questions that ship with the package; not downloadable, hence not in BENCHMARKS.
 MINI = "mini"
 
+_RANGE = re.compile(r"_\d+-\d+\.zip")
 _SAMPLE_FILE = re.compile(r"(sample_\d+)_(.+)\.mp4")
 _SAMPLE_MEMBER = re.compile(r"(?:.*/)?(sample_\d+)(?:/video)?\.mp4")
 
@@ -134,6 +165,19 @@ def find_benchmark(name: str) -> Benchmark:
     if name not in BENCHMARKS:
         raise DataError(f"unknown benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
+
+
+def part_of_questions(name: str) -> tuple[Benchmark, str] | None:
+    """The benchmark and part that a question file belongs to, or None.
+
+    Args:
+        name: Bare file name.
+    """
+    for source in BENCHMARKS.values():
+        for part, content in source.parts.items():
+            if name in [PurePosixPath(file).name for file in (content.questions, *content.hub_questions)]:
+                return source, part
+    return None
 
 
 def flat_video_name(part: str, archive: str, member: str) -> str:

@@ -1,4 +1,4 @@
-"""`stc-lmms data verify`: is every video of a benchmark there, readable and long enough?"""
+"""`stc-lmms data verify`: is every video of a benchmark there, readable, whole and long enough?"""
 
 import math
 import os
@@ -17,20 +17,26 @@ TOLERANCE_S = 1.0
 _MAX_WORKERS = 8
 _LISTED = 20
 
-Kind = Literal["missing", "undecodable", "short"]
+Kind = Literal["missing", "undecodable", "cut", "short"]
 _TITLES: dict[Kind, str] = {
     "missing": "missing",
     "undecodable": "cannot be decoded",
+    "cut": "not whole",
     "short": "shorter than the last question",
 }
 
 
-class HasDuration(Protocol):
+class Probed(Protocol):
     """What a probe returns."""
 
     @property
-    def duration_s(self) -> float:
-        """Length of the video in seconds."""
+    def duration_s(self) -> float | None:
+        """Length that can be read, in seconds; None if it is not known."""
+        ...
+
+    @property
+    def cut_short(self) -> str:
+        """Why this is not the length of the whole video, in one line; "" if it is."""
         ...
 
 
@@ -109,7 +115,7 @@ def verify(
     benchmark: str,
     root: Path,
     rows: Iterable[tuple[Sequence[str], float]],
-    probe: Callable[[Path], HasDuration],
+    probe: Callable[[Path], Probed],
     progress: bool = True,
 ) -> VerifyReport:
     """Check every video of a benchmark; a bad one never stops the rest.
@@ -151,7 +157,7 @@ def verify(
 
 
 def _check_video(
-    root: Path, probe: Callable[[Path], HasDuration], row: tuple[Sequence[str], float]
+    root: Path, probe: Callable[[Path], Probed], row: tuple[Sequence[str], float]
 ) -> VideoProblem | None:
     candidates, until_s = row
     video = candidates[0]
@@ -162,11 +168,16 @@ def _check_video(
     if path is None:
         return VideoProblem(video, "missing", f"looked for {', '.join(candidates)}")
     try:
-        duration_s = probe(path).duration_s
+        found = probe(path)
     except (VideoError, OSError) as error:
         return VideoProblem(video, "undecodable", " ".join(str(error).split()) or type(error).__name__)
+    duration_s = found.duration_s
+    if duration_s is None:
+        return VideoProblem(video, "undecodable", "its length cannot be told; convert it again")
     if not math.isfinite(duration_s) or duration_s <= 0:
         return VideoProblem(video, "undecodable", f"its duration reads {duration_s} s")
+    if found.cut_short:
+        return VideoProblem(video, "cut", f"{found.cut_short}; needed until {until_s:.1f} s")
     if duration_s < until_s - TOLERANCE_S:
         return VideoProblem(video, "short", f"lasts {duration_s:.1f} s but is needed until {until_s:.1f} s")
     return None

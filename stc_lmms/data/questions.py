@@ -69,6 +69,8 @@ def load_hub_annotations(root: Path | None = None, name: str = HUB_ROWS) -> list
 
     place = root if root is not None else f"the folder of {OVOBENCH.variable}"
     fix = f"download {OVOBENCH.questions_url}{QUESTION_FILE} and put it at {place}"
+    if root is not None:
+        fix += f", or run {OVOBENCH.fetch_command('src', root)} for the videos, too"
     rows: list[Row] = []
     for config in _CONFIGS:
         try:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from stc_lmms.data.catalog import BENCHMARKS, MINI, find_benchmark
+from stc_lmms.data.catalog import MINI, find_benchmark, part_of_questions
 from stc_lmms.errors import DataError
 from stc_lmms.resources import tasks_root
 
@@ -13,12 +13,13 @@ _MINI_VARIABLE = "STC_MINI"
 _QUESTION_FOLDERS = ("", "data", "src/data", "StreamingBench")
 
 
-def benchmark_root(benchmark: str) -> Path:
+def benchmark_root(benchmark: str, part: str | None = None) -> Path:
     """Folder with the question files and videos of a benchmark.
 
     Args:
         benchmark: "ovobench" (`STC_OVOBENCH_ROOT`), "streamingbench" (`STC_STREAMINGBENCH_ROOT`) or "mini":
             the data that ships with the package, unless `STC_MINI` names another folder.
+        part: What is wanted of it, for the message: a key of `Benchmark.parts`; None: its first.
 
     Raises:
         DataError: The variable is not set or names no folder; the message says what to download.
@@ -36,9 +37,10 @@ def benchmark_root(benchmark: str) -> Path:
     if given and root.is_dir():
         return root
     problem = f"{source.variable}={given} is not a folder" if given else f"{source.variable} is not set"
+    part = part or next(iter(source.parts))
     raise DataError(
-        f"{problem}: run `stc-lmms data fetch {source.name} --to DIR` and set {source.variable}=DIR; "
-        f"or {source.how_to}"
+        f"{problem}: for part {part!r} of {source.name} run {source.fetch_command(part)} and set "
+        f"{source.variable}=DIR; or {source.by_hand(part)}"
     )
 
 
@@ -59,19 +61,19 @@ def annotation_file(root: Path, name: str) -> Path:
         if (path := root / folder / name).is_file():
             return path
     looked = ", ".join(f"{folder}/" if folder else "the folder itself" for folder in _QUESTION_FOLDERS)
-    raise DataError(f"{name} is not in {root} (looked in {looked}){_origin(name)}")
+    raise DataError(f"{name} is not in {root} (looked in {looked}){_origin(root, name)}")
 
 
-def _origin(name: str) -> str:
-    for source in BENCHMARKS.values():
-        for part in source.parts.values():
-            if name == part.questions:
-                return f"; download {source.questions_url}{name} and put it there"
-            if any(PurePosixPath(file).name == name for file in part.hub_questions):
-                return (
-                    f"; download StreamingBench/{name} from the hub dataset {source.hub_id} and put it there"
-                )
-    return ""
+def _origin(root: Path, name: str) -> str:
+    found = part_of_questions(name)
+    if found is None:
+        return ""
+    source, part = found
+    place = f"{source.questions_url}{name}"
+    if name != source.parts[part].questions:
+        place = f"StreamingBench/{name} from the hub dataset {source.hub_id}"
+    command = source.fetch_command(part, root)
+    return f"; for part {part!r} of {source.name} run {command}, or download {place} and put it there"
 
 
 def video_path(root: Path, candidates: Sequence[str]) -> Path | None:

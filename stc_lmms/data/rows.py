@@ -14,7 +14,8 @@ from stc_lmms.suggest import unknown
 
 PARTS = {"ovobench": tuple(ovobench.MODES), "streamingbench": tuple(streamingbench.TASKS)}
 SCORERS = {"ovobench": ovobench, "streamingbench": streamingbench}
-_SHARED_FILE = {"contextual": "omni"}  # two parts of StreamingBench come in one file
+# Part that is evaluated to the part that is downloaded, where they differ.
+_DOWNLOAD = {"contextual": "omni"} | dict.fromkeys(ovobench.MODES, "src")
 
 
 def load_rows(benchmark: str, part: str, *, mini: bool = False) -> list[dict[str, Any]]:
@@ -31,30 +32,41 @@ def load_rows(benchmark: str, part: str, *, mini: bool = False) -> list[dict[str
         counted, instead of being left out.
 
     Raises:
-        DataError: no data root, no annotations, or malformed ones.
+        DataError: no data root, no annotations, or malformed ones; or not one video of the part is there.
     """
-    root = benchmark_root(MINI if mini else benchmark)
+    root = _root(benchmark, part, mini)
     rows = _questions(root, benchmark, part, mini)
     if not rows:
         raise DataError(f"{benchmark} in {root} has no questions of part {part!r}")
-    return [
-        dict(row) | {"benchmark": benchmark, "mini": mini, "path": str(_locate(root, benchmark, row))}
-        for row in rows
-    ]
+    paths = [_locate(root, benchmark, row) for row in rows]
+    if not (mini or any(path.is_file() for path in paths)):
+        source, download = BENCHMARKS[benchmark], _DOWNLOAD.get(part, part)
+        raise DataError(
+            f"none of the {len(paths)} videos of part {part!r} of {benchmark} is in {root}: run "
+            f"{source.fetch_command(download, root)}; archives that you put there yourself "
+            f"({source.parts[download].archive_names}) are not downloaded again"
+        )
+    about = {"benchmark": benchmark, "mini": mini}
+    return [dict(row) | about | {"path": str(path)} for row, path in zip(rows, paths, strict=True)]
+
+
+def _root(benchmark: str, part: str, mini: bool) -> Path:
+    return benchmark_root(MINI) if mini else benchmark_root(benchmark, _DOWNLOAD.get(part, part))
 
 
 def _questions(root: Path, benchmark: str, part: str, mini: bool) -> list[Row]:
     if benchmark == "ovobench":
         name = "ovo_bench_mini.json" if mini else "ovo_bench_new.json"
         return ovobench.build_rows(load_ovobench_rows(root, name), part)
-    source = BENCHMARKS[benchmark].parts[_SHARED_FILE.get(part, part)]
+    source = BENCHMARKS[benchmark].parts[_DOWNLOAD.get(part, part)]
     try:
         files = [annotation_file(root, source.questions)]
-    except DataError:
+    except DataError as absent:
         names = [Path(name).name for name in source.hub_questions if "_50" not in name]
-        files = [annotation_file(root, name) for name in names] if not mini else []
-        if not files:
-            raise
+        try:
+            files = [annotation_file(root, name) for name in names]
+        except DataError:
+            raise absent from None
     entries = [entry for file in files for entry in streamingbench_data.load_annotations(file)]
     return streamingbench.build_rows(entries, part)
 
@@ -78,11 +90,12 @@ def needed_videos(
         DataError: as `load_rows`; or an unknown part. Parts whose annotations are absent are left out unless
             they were asked for.
     """
-    root = benchmark_root(MINI if mini else benchmark)
-    needed: list[tuple[list[str], float]] = []
-    for part in parts or PARTS[benchmark]:
+    for part in parts or ():
         if part not in PARTS[benchmark]:
             raise DataError(unknown("part", part, PARTS[benchmark]))
+    root = _root(benchmark, (parts or PARTS[benchmark])[0], mini)
+    needed: list[tuple[list[str], float]] = []
+    for part in parts or PARTS[benchmark]:
         try:
             rows = _questions(root, benchmark, part, mini)
         except DataError:

@@ -16,15 +16,17 @@ from stc_lmms.towers import open_tower
 TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-5}
 
 
-def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch.dtype) -> CaseResult:
+def run_case(
+    case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch.dtype, *, device: str = "cpu"
+) -> CaseResult:
     """All hidden states within tolerance, and every selected index set equal."""
     kind = case["golden"]["kind"]
     if kind != "tower":
         return CaseResult(float("inf"), 0.0, False, f"unknown kind {kind!r}")
-    tensors = load_file(tensor_file(case_path))
+    tensors = load_file(tensor_file(case_path), device=device)
     weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
     config = dict(case["config"]) | {"vision_use_head": case.get("vision_use_head", False)}
-    tower = open_tower(compat.tiny_vision_model(case["kind"], config, weights, dtype))
+    tower = open_tower(compat.tiny_vision_model(case["kind"], config, weights, dtype).to(device))
     cacher = STCCacher(
         cache_interval=case["cache_interval"],
         update_ratio=case["update_token_ratio"],

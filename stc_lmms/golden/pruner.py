@@ -16,12 +16,14 @@ from stc_lmms.methods.stc_pruner import STCPruner
 TOLERANCE = 1e-5
 
 
-def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch.dtype) -> CaseResult:
+def run_case(
+    case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch.dtype, *, device: str = "cpu"
+) -> CaseResult:
     """Scores and anchors within tolerance; channels, kept indices and kept tokens equal."""
     kind = case["golden"]["kind"]
     if kind != "stream":
         return CaseResult(float("inf"), 0.0, False, f"unknown kind {kind!r}")
-    tensors = load_file(tensor_file(case_path))
+    tensors = load_file(tensor_file(case_path), device=device)
     pruner = STCPruner(
         token_budget=case["token_per_frame"],
         strategy=case["strategy"],
@@ -36,7 +38,7 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
     compressed, _ = pruner.compress_chunks(raw_BFND, context, pruner.open_state())
 
     chunks, stream = len(raw_BFND), raw_BFND.shape[1] * raw_BFND.shape[2]
-    kept = compressed.kept_M.view(chunks, -1) - torch.arange(chunks)[:, None] * stream
+    kept = compressed.kept_M.view(chunks, -1) - torch.arange(chunks, device=device)[:, None] * stream
     errors = {
         "scores": distance(scores.value, tensors["scores"]),
         "memory_mean": distance(scores.memory, tensors["memory_mean"]),

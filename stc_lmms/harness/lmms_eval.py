@@ -59,6 +59,7 @@ class LlavaOvStc(lmms):
         super().__init__()
         self._journal_arg = str(journal)
         self._model: StreamingModel | None = None
+        self._noted: set[tuple[str, str]] = set()  # what has been logged: (video, note)
         self._output: Path | None = None
         state = PartialState()
         self._rank, self._world_size = state.process_index, state.num_processes
@@ -184,6 +185,7 @@ class LlavaOvStc(lmms):
                 else:
                     heapq.heappush(queue, (_when(job.next), next(count), item))
         player.close()
+        self._record.restarts += player.restarts
 
     def _answer(self, player: Player, job: Job) -> AnswerText:
         asked = job.next
@@ -199,11 +201,11 @@ class LlavaOvStc(lmms):
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
             return AnswerText("", {"failed": why})
-        if note:
-            logger.warning("%s: %s", asked.clip.path, note)
-        return AnswerText(
-            answer.text, {"efficiency": answer.efficiency.to_dict()} | ({"note": note} if note else {})
-        )
+        if note.text and (asked.clip.path, note.text) not in self._noted:
+            self._noted.add((asked.clip.path, note.text))
+            logger.warning("%s: %s", asked.clip.path, note.text)
+        noted = {"note": note.text, "past_end": note.past_end} if note.text else {}
+        return AnswerText(answer.text, {"efficiency": answer.efficiency.to_dict()} | noted)
 
     def _doc(self, request: Instance) -> Any:
         doc_id, task, split = request.args[-3:]

@@ -15,7 +15,7 @@ from stc_lmms.benchmarks.summary import Summary, format_table
 from stc_lmms.data.rows import PARTS, SCORERS, load_rows
 from stc_lmms.errors import StcError
 
-_SLIM = ("part", "task", "official", "strict", "missing", "unparsed", "failed")
+_SLIM = ("part", "task", "official", "strict", "missing", "unparsed", "failed", "past_end")
 _OTHER_AVERAGE = {"ovobench": "micro", "streamingbench": "macro"}  # `acc` is the benchmark's own
 _EFFICIENCY = ("vit_ms", "prefill_ms", "ttft_ms", "llm_tokens_mean")
 
@@ -75,6 +75,8 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
         responses,
         failures={i: r["failed"] for i, r in enumerate(said) if r.get("failed")},
         efficiency={i: r["efficiency"] for i, r in enumerate(said) if r.get("efficiency")},
+        notes={i: r["note"] for i, r in enumerate(said) if r.get("note")},
+        past_end={i for i, r in enumerate(said) if r.get("past_end")},
     )
     slim = [{name: record[name] for name in _SLIM} for record in records]
     about = {"benchmark": doc["benchmark"], "mini": doc["mini"]}
@@ -88,6 +90,7 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
         "n_missing": sum(record["missing"] for record in records),
         "n_unparsed": sum(record["unparsed"] for record in records),
         "n_failed": sum(bool(record["failed"]) for record in records),
+        "n_past_end": sum(record["past_end"] for record in records),
         "vit_ms_per_frame": [sum(cost["vit_ms"] for cost in costs), frames],
         "prefill_ms_per_frame": [sum(cost["prefill_ms"] for cost in costs), frames],
         "ttft_ms": [sum(cost["ttft_ms"] for cost in costs), len(costs)],

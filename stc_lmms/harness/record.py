@@ -36,6 +36,7 @@ class RunRecord:
         self.rank, self.world_size = rank, world_size
         self.model: dict[str, Any] | None = None  # `StreamingModel.describe()`, of this run or of the journal
         self.answers: list[dict[str, Any]] = []
+        self.restarts = 0  # videos read again from the start, see `Player`
 
     def add(self, task: str, doc_id: int, record: Mapping[str, Any], replayed: bool) -> None:
         """One answer, or the reason why there is none; `replayed` ones were measured by an earlier run."""
@@ -50,6 +51,7 @@ class RunRecord:
         return {
             "answered": len(self.answers) - failed,
             "failed": failed,
+            "restarts": self.restarts,
             "replayed": sum("replayed" in a for a in self.answers),
             "beyond_context": sum(limit is not None and c["context_tokens"] > limit for c in costs),
             "total": total(costs),

@@ -1,19 +1,66 @@
 """Full memory: the KV of every visual token stays, exactly as in the stock model."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
-from stc_lmms import compat
+from stc_lmms.errors import SettingsError
+from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
+from stc_lmms.memory.dycoke_dp import DecodePruning, PrunedReader
+
+if TYPE_CHECKING:
+    from stc_lmms.compat import LanguageModel
 
 
-class FullMemory:
-    """KV cache of one stream over a stock language model.
+@dataclass(frozen=True)
+class Full(Memory):
+    """Every token of every frame.
 
-    Shapes: L tokens, D width of the language model, V vocabulary.
+    Args:
+        decode_prune: DyCoke's second stage: share of the visual tokens that are out of sight while the
+            answer is decoded (the prompt still reads all); 0 is off. DyCoke uses 0.7 or 0.8.
+        decode_prune_layer: the first layer that reads fewer; the layer below it chooses.
     """
 
-    def __init__(self, llm: "compat.LanguageModel"):
+    decode_prune: float = 0.0
+    decode_prune_layer: int = 3
+
+    def __post_init__(self):
+        """Check ranges."""
+        if not 0 <= self.decode_prune < 1:
+            raise SettingsError(f"decode_prune={self.decode_prune} must be in [0, 1)")
+        if self.decode_prune_layer < 1:
+            raise SettingsError(f"decode_prune_layer={self.decode_prune_layer} must be at least 1")
+
+    @property
+    def runs_attention(self) -> bool:  # type: ignore[override]
+        """Only while it prunes."""
+        return self.decode_prune > 0
+
+    def check(self, layers: int, tokens_per_frame: int | None) -> None:
+        """Refuse a layer that the decoder does not have."""
+        if self.decode_prune and self.decode_prune_layer >= layers:
+            raise SettingsError(
+                f"decode_prune_layer={self.decode_prune_layer} is behind the last of {layers} layers "
+                f"(0 to {layers - 1}), so decode_prune={self.decode_prune} would do nothing"
+            )
+
+    def open(self, llm: "LanguageModel") -> "FullMemory":
+        """See `Memory.open`."""
+        self.check(llm.layers, None)
+        return FullMemory(llm, self)
+
+
+class FullMemory(StreamMemory):
+    """KV cache of one stream over a stock language model."""
+
+    def __init__(self, llm: "LanguageModel", options: Full):
         self.llm = llm
-        self.cache = compat.new_cache()
+        self.options = options
+        self.cache = llm.new_cache()
+        self._prefix = 0
 
     @property
     def length(self) -> int:
@@ -23,15 +70,30 @@ class FullMemory:
     @property
     def nbytes(self) -> int:
         """Bytes of keys and values."""
-        return compat.cache_nbytes(self.cache)
+        return self.llm.cache_nbytes(self.cache)
 
-    def append(self, embeds_LD: Tensor) -> None:
-        """Prefill L embeddings behind what is there."""
-        self.llm.hidden(embeds_LD, self.cache)
+    def begin(self, prefix_LD: Tensor) -> None:
+        """See `StreamMemory.begin`."""
+        self._prefix = len(prefix_LD)
+        self.llm.hidden(prefix_LD, self.cache)
+
+    def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
+        """See `StreamMemory.append`; one prefill."""
+        check_append(embeds_MD, tokens_per_frame)
+        if len(embeds_MD):
+            self.llm.hidden(embeds_MD, self.cache)
 
     def next_logits(self, embeds_LD: Tensor) -> Tensor:
         """Prefill L embeddings and return the logits [V] after the last."""
         return self.llm.head(self.llm.hidden(embeds_LD, self.cache)[-1])
+
+    def ask(self, question_LD: Tensor | None = None) -> Reader:
+        """See `StreamMemory.ask`: answers go behind the stream and are cropped off again."""
+        if self.options.decode_prune:
+            visual = range(self._prefix, self.length)
+            choice = DecodePruning(visual, self.options.decode_prune)
+            return PrunedReader(self, choice, self.options.decode_prune_layer)
+        return CacheReader(self)
 
     def snapshot(self) -> int:
         """A mark to `restore` to."""
@@ -41,3 +103,24 @@ class FullMemory:
         """Forget everything appended since `snapshot`."""
         if self.length > snapshot:
             self.cache.crop(snapshot - self.length)  # negative: so many tokens off the end
+
+
+class CacheReader(Reader):
+    """Appends to the stream's own cache, and crops it on closing."""
+
+    def __init__(self, memory: FullMemory):
+        self._memory = memory
+        self._before = memory.snapshot()
+
+    @property
+    def context_tokens(self) -> int:
+        """All of them."""
+        return self._before
+
+    def next_logits(self, embeds_LD: Tensor) -> Tensor:
+        """See `Reader.next_logits`."""
+        return self._memory.next_logits(embeds_LD)
+
+    def close(self) -> None:
+        """Crop the answer off."""
+        self._memory.restore(self._before)

@@ -70,6 +70,14 @@ class TowerMethod(ABC):
             StcError: the input does not fit the tower, or the method does not fit it.
         """
 
+    def role(self, state: TowerState) -> str | None:
+        """What the next single frame is, if the host can tell before it looks at it; else None.
+
+        A method that can tell has `begin`, `run` and `commit` as `STCCacher` has them: the device side of a
+        frame is `run`, the same kernels on the same addresses for every frame of a role.
+        """
+        return None
+
     def check(self, group: int) -> None:  # noqa: B027 - most methods fit every tower
         """Raise `SettingsError` if the hyper-parameters do not fit a tower.
 

@@ -15,8 +15,10 @@ from stc_lmms.methods import controls
 from stc_lmms.methods.base import ATTENTION, TokenMethod, TowerMethod
 from stc_lmms.methods.budget import BudgetKind
 from stc_lmms.methods.downsample import Downsample
+from stc_lmms.methods.dycoke import DyCoke
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.methods.stc_pruner import STCPruner
+from stc_lmms.methods.streamdycoke import StreamDyCoke
 from stc_lmms.methods.tome import ToMe, ToMeOneShot
 from stc_lmms.methods.vidcom2 import VidCom2
 from stc_lmms.methods.vidcom2_two_score import VidCom2TwoScore
@@ -40,8 +42,11 @@ class Method:
 
     @property
     def equal_frames(self) -> bool:
-        """Whether every frame gives the same number of LLM tokens, as block-wise memories need it."""
-        return self.budget != "on average"
+        """Whether every frame gives the same number of LLM tokens.
+
+        No memory here needs it; ReKV as published does.
+        """
+        return self.token is None or self.token.budget == "per frame"
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Recipe:
             "causal": method.token is None or method.token.delay_frames == 0,
             "budget": method.budget,
             "attention_weights": method.token is not None and "attention" in method.token.needs,
-            "memories": ["full", "recent", *(["rekv"] if method.equal_frames else [])],
+            "equal_frames": method.equal_frames,
             "paper": self.paper,
             "defaults": {name: field.default for name, field in self.fields.items()},
         }
@@ -132,6 +137,13 @@ _RECIPES = (
         token=VidCom2TwoScore,
         paper=STC,
     ),
+    Recipe(
+        "dycoke",
+        "one frame in four whole, of the others the tokens that changed most",
+        token=DyCoke,
+        paper="2411.15024",
+    ),
+    Recipe("streamdycoke", "whole frames now and then, in between what is new", token=StreamDyCoke),
     Recipe("random", "control: random tokens of every frame", token=controls.Random),
     Recipe("uniform", "control: evenly spaced tokens of every frame", token=controls.Uniform),
     Recipe("uniform_frames", "control: evenly spaced whole frames", token=controls.UniformFrames),

@@ -21,32 +21,19 @@ several calls is not refreshed at every cut; ties are broken by position instead
 Shapes: F frames (R dense, S selective), T tower tokens, K selected tokens, D width.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import TowerMethod, TowerState
-from stc_lmms.methods.stc_cacher_plan import Group, Plan, cut_roles, fixed_roles
-from stc_lmms.ops.rows import flat_index, lowest, put_rows_, similarity, take_rows
+from stc_lmms.methods.stc_cacher_block import Choice, Reference, Reuse, dense_block, selective_block
+from stc_lmms.methods.stc_cacher_plan import Plan, cut_roles, fixed_roles
+from stc_lmms.ops.rows import flat_index, lowest, similarity
 from stc_lmms.towers import Block, Layout, Patches, Tower
-
-
-class Reference(NamedTuple):
-    """What one block remembers of its dense frames, [R,T,D] each.
-
-    Attributes:
-        k: keys before any rotation; None in a block that never scores.
-        v: values.
-        update: what the block added to its input, attention and MLP together.
-    """
-
-    k: Tensor | None
-    v: Tensor
-    update: Tensor
 
 
 @dataclass
@@ -90,14 +77,6 @@ class Trace:
     indices: list[Tensor] = field(default_factory=list)
     similarity: list[Tensor | None] = field(default_factory=list)
     hidden: list[Tensor] = field(default_factory=list)
-
-
-class _Choice(NamedTuple):
-    """Tokens to recompute: as [S,K], as rows of [S*T], and which of them count (None: all)."""
-
-    index_SK: Tensor
-    rows: Tensor
-    changed_SK1: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -254,16 +233,16 @@ class STCCacher(TowerMethod):
                 trace.hidden.append(plan.join(dense_RTD, selective_STD).clone())
             fresh = None
             if plan.dense:
-                dense_RTD, fresh = _dense_block(block, dense_RTD, layout)
+                dense_RTD, fresh = dense_block(block, dense_RTD, layout)
             if plan.selective:
-                reuse = _Reuse(plan.groups, references[depth], fresh)
+                reuse = Reuse(plan.groups, references[depth], fresh)
                 x_STD = block.norm1(selective_STD)
                 k_STD = block.k(x_STD)
                 score_ST = None
-                if self._scores(depth):
+                if self.scores(depth):
                     score_ST = reuse.similarity(k_STD, self.metric)
                     choice = self._choose(score_ST, layout)
-                selective_STD = _selective_block(block, layout, selective_STD, x_STD, k_STD, reuse, choice)
+                selective_STD = selective_block(block, layout, selective_STD, x_STD, k_STD, reuse, choice)
                 if trace is not None:
                     trace.indices.append(choice.index_SK)
                     trace.similarity.append(score_ST)
@@ -292,7 +271,7 @@ class STCCacher(TowerMethod):
         state.tokens_recomputed += plan.dense * layout.tokens
         state.tokens_recomputed += plan.selective * self.selected(layout.tokens, layout.group)
 
-    def _scores(self, depth: int) -> bool:
+    def scores(self, depth: int) -> bool:
         """Whether block `depth` selects anew."""
         if self.selection == "per_layer":
             return True
@@ -304,9 +283,9 @@ class STCCacher(TowerMethod):
         shape = (1, *h_FTD.shape[1:])
         with torch.inference_mode(False):  # to be written in and outside inference mode
             empty = [[h_FTD.new_empty(shape) for _ in Reference._fields] for _ in range(depth)]
-        return [Reference(k if self._scores(i) else None, v, u) for i, (k, v, u) in enumerate(empty)]
+        return [Reference(k if self.scores(i) else None, v, u) for i, (k, v, u) in enumerate(empty)]
 
-    def _choose(self, score_ST: Tensor, layout: Layout) -> _Choice:
+    def _choose(self, score_ST: Tensor, layout: Layout) -> Choice:
         tokens = score_ST.shape[1]
         count = self.selected(tokens, layout.group)
         if self.granularity == "group":
@@ -318,7 +297,7 @@ class STCCacher(TowerMethod):
         else:
             index_SK = lowest(score_ST, count)
             changed = self._changed(score_ST, index_SK, 1)
-        return _Choice(index_SK, flat_index(index_SK, tokens), changed)
+        return Choice(index_SK, flat_index(index_SK, tokens), changed)
 
     def _changed(self, score: Tensor, index: Tensor, repeat: int) -> Tensor | None:
         if self.similarity_threshold is None:
@@ -340,69 +319,6 @@ class STCCacher(TowerMethod):
         flat = iter(torch.cat(means).tolist())
         known, *back = ([next(flat) for _ in range(len(mean))] for mean in means)
         return cut_roles(state.step, frames, interval, self.cut_similarity, known, back)
-
-
-class _Reuse:
-    """The references of all selective frames of a call in one block, as views."""
-
-    def __init__(self, groups: list[Group], known: Reference, fresh: Reference | None):
-        self.groups, self.known, self.fresh = groups, known, fresh
-
-    def _of(self, name: str) -> Iterator[tuple[Group, Tensor]]:
-        """Each group with one tensor [references,1,T,D] of its references."""
-        for group in self.groups:
-            source = getattr(self.known if group.known else self.fresh, name)
-            yield group, source[group.first : group.last].unsqueeze(1)
-
-    def similarity(self, k_STD: Tensor, metric: str) -> Tensor:
-        """Score [S,T] of fresh keys; low means changed."""
-        parts = [similarity(group.of(k_STD), k, metric).flatten(0, 1) for group, k in self._of("k")]
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-    def values(self, shape: torch.Size) -> Tensor:
-        """A new tensor [S,T,D] of the references' values."""
-        values_STD = self.known.v.new_empty(shape)
-        for group, v in self._of("v"):
-            group.of(values_STD).copy_(v.expand(-1, group.each, -1, -1))
-        return values_STD
-
-    def add_updates_(self, h_STD: Tensor) -> None:
-        """Add to every token what the block added to it in its reference."""
-        for group, update in self._of("update"):
-            group.of(h_STD).add_(update)
-
-
-def _dense_block(block: Block, h_RTD: Tensor, layout: Layout) -> tuple[Tensor, Reference]:
-    q, k, v = block.qkv(block.norm1(h_RTD))
-    update = block.out(block.attend(q, k, v, layout))
-    h_RTD = h_RTD + update
-    mlp = block.mlp(block.norm2(h_RTD))
-    return h_RTD.add_(mlp), Reference(k, v, update.add_(mlp))
-
-
-def _selective_block(
-    block: Block,
-    layout: Layout,
-    h_STD: Tensor,
-    x_STD: Tensor,
-    k_STD: Tensor,
-    reuse: _Reuse,
-    choice: _Choice,
-) -> Tensor:
-    """One block of selective frames on `h_STD`, in place; `x_STD` is its first norm, `k_STD` its keys."""
-    frames, index_SK, rows, changed = len(h_STD), *choice
-    q, v = block.qv(take_rows(x_STD, rows, frames))
-    values = reuse.values(h_STD.shape)
-    if changed is not None:
-        v = torch.where(changed, v, take_rows(values, rows, frames))
-    put_rows_(values, rows, v)
-    attention = block.out(block.attend(q, k_STD, values, layout, index_SK))
-    new = take_rows(h_STD, rows, frames).add_(attention)
-    new = new.add_(block.mlp(block.norm2(new)))
-    reuse.add_updates_(h_STD)
-    if changed is not None:
-        new = torch.where(changed, new, take_rows(h_STD, rows, frames))
-    return put_rows_(h_STD, rows, new)
 
 
 def _pair(name: str, value: str, needing: str, companion: str, given: object) -> None:

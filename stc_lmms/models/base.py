@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import Efficiency
 
@@ -41,6 +43,21 @@ class Answer:
     efficiency: Efficiency
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a stream has come.
+
+    Attributes:
+        frames: frames observed.
+        llm_tokens_mean: LLM tokens kept per frame.
+        recomputed: share of the tower tokens that were computed, not reused.
+    """
+
+    frames: int
+    llm_tokens_mean: float
+    recomputed: float
+
+
 class Stream(ABC):
     """Everything one video has left in a model."""
 
@@ -53,6 +70,11 @@ class Stream(ABC):
     @abstractmethod
     def nbytes(self) -> int:
         """Bytes of all state: KV cache, tower references, method state."""
+
+    @property
+    @abstractmethod
+    def progress(self) -> Progress:
+        """What it has taken in so far."""
 
     @abstractmethod
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
@@ -67,8 +89,17 @@ class Stream(ABC):
         """
 
     @abstractmethod
-    def ask(self, question: str, generation: Generation = Generation()) -> Answer:
-        """Answer from the frames observed so far; leaves the stream as it was."""
+    def ask(
+        self, question: str, generation: Generation = Generation(), *, search: str | None = None
+    ) -> Answer:
+        """Answer from the frames observed so far; leaves the stream as it was.
+
+        Args:
+            question: the whole prompt, options and instructions included.
+            generation: how to answer.
+            search: what a memory that searches is searched by, such as the bare question; None is
+                `question`.
+        """
 
     @abstractmethod
     def reset(self) -> None:
@@ -86,7 +117,11 @@ class StreamingModel(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """How it runs: execution, attention, dtype, device, versions. Part of every result."""
+        """How it runs; part of every result.
+
+        Execution, attention, dtype, device and versions, and `launch` (`eager` or `graph`: what happens,
+        not what was asked for) with its `launch_reason`.
+        """
 
 
 def check_frames(frames: np.ndarray, times_s: Sequence[float], position_s: float) -> None:
@@ -101,3 +136,26 @@ def check_frames(frames: np.ndarray, times_s: Sequence[float], position_s: float
                 f"time {time_s} s does not come after {position_s} s: a stream only goes forward"
             )
         position_s = time_s
+
+
+def open_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the first CUDA device if there is one, else the CPU.
+
+    Raises:
+        SettingsError: torch knows no such device.
+        CheckpointError: a CUDA device was asked for and is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingsError(f"device={name!r} is not a device; use auto, cpu, cuda or cuda:0") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise CheckpointError(
+                f"device={name} was asked for, but torch sees no CUDA device; use device=cpu"
+            )
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise CheckpointError(f"device={name} was asked for, but there are {torch.cuda.device_count()}")
+    return device

@@ -1,21 +1,14 @@
-"""Greedy decoding over any stream memory."""
+"""Greedy decoding from any stream memory."""
 
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from stc_lmms.memory.base import Reader
 from stc_lmms.models.base import Generation
-
-
-class Memory(Protocol):
-    """What decoding needs of a stream memory."""
-
-    def next_logits(self, embeds_LD: Tensor) -> Tensor:
-        """Append embeddings and return the logits [V] after the last."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class Decoded:
 
 @torch.no_grad()
 def greedy(
-    memory: Memory,
+    reader: Reader,
     prompt_LD: Tensor,
     embed: Callable[[Tensor], Tensor],
     decode_text: Callable[[list[int]], str],
@@ -39,7 +32,7 @@ def greedy(
 ) -> Decoded:
     """Prefill the prompt and append the most likely token until an end, a stop string or the limit."""
     start = time.perf_counter()
-    logits = memory.next_logits(prompt_LD)
+    logits = reader.next_logits(prompt_LD)
     token = int(logits.argmax())
     first = time.perf_counter()
     ids: list[int] = []
@@ -49,7 +42,7 @@ def greedy(
         text, stopped = cut(decode_text(ids), generation.stop)
         if stopped or len(ids) >= generation.max_new_tokens:
             break
-        token = int(memory.next_logits(embed(logits.new_tensor([token], dtype=torch.long))).argmax())
+        token = int(reader.next_logits(embed(logits.new_tensor([token], dtype=torch.long))).argmax())
     steps = len(ids) - 1
     further = (time.perf_counter() - first) * 1e3 / steps if steps > 0 else None
     return Decoded(tuple(ids), text, (first - start) * 1e3, further)

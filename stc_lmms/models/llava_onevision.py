@@ -23,14 +23,23 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat
 from stc_lmms.demo.checkpoint import demo_folder
-from stc_lmms.errors import CheckpointError, StcError
-from stc_lmms.memory.full import FullMemory
+from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.methods.base import ATTENTION, Compressed, Context
-from stc_lmms.methods.budget import usage
-from stc_lmms.models.base import Answer, Generation, Stream, StreamingModel, check_frames
+from stc_lmms.methods.budget import Usage, usage
+from stc_lmms.models.base import (
+    Answer,
+    Generation,
+    Progress,
+    Stream,
+    StreamingModel,
+    check_frames,
+    open_device,
+)
 from stc_lmms.models.decoding import greedy
+from stc_lmms.ops.attention import kernel
 from stc_lmms.ops.grid import halve, halved
 from stc_lmms.settings import Settings
+from stc_lmms.streaming.graphs import CudaCapture, FrameRunner
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
 from stc_lmms.towers import open_tower
 from stc_lmms.towers.received import encode_with_last_input, received_in
@@ -51,12 +60,21 @@ def check_settings(settings: Settings) -> None:
         raise CheckpointError(
             f"{settings.pretrained!r} joins the vision layers {config.vision_feature_layer}; one is supported"
         )
-    method = settings.build_method()
+    _check_fit(settings, config)
+
+
+def _check_fit(settings: Settings, config: Any) -> None:
+    """Refuse a method or a memory that does not fit the model."""
+    method, memory, text = settings.build_method(), settings.build_memory(), config.text_config
     if method.tower is not None:
         method.tower.check(1)  # its towers have no merge groups
         method.tower.check_budget(patch_grid(config), layers_used(config))
     if method.token is not None:
         method.token.check(tokens_per_frame(config))
+    reason = compat.why_not_hooked(text) if memory.runs_attention else None
+    if reason:
+        raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
+    memory.check(text.num_hidden_layers, None if method.token else tokens_per_frame(config))
 
 
 def checkpoint(settings: Settings) -> str:
@@ -93,28 +111,59 @@ class LlavaOnevision(StreamingModel):
 
     def __init__(self, settings: Settings):
         check_settings(settings)
-        self.settings = settings
-        self.device = _device(settings.device)
-        self.processor = compat.load_processor(checkpoint(settings), settings.revision)
+        device = open_device(settings.device)
+        processor = compat.load_processor(checkpoint(settings), settings.revision)
         dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        if dtype == "auto" and self.device.type == "cpu":
+        if dtype == "auto" and device.type == "cpu":
             dtype = torch.float32
-        self.model = compat.load_weights(
+        model = compat.load_weights(
             LlavaOnevisionForConditionalGeneration,
             checkpoint(settings),
             dtype=dtype,
             attn_implementation=settings.attn_implementation,
             revision=settings.revision,
-        ).to(self.device)
-        self.dtype = self.model.dtype
-        config = self.model.config
-        self.tower = open_tower(self.model.model.vision_tower, config.vision_feature_layer)
-        self.llm = compat.LanguageModel(self.model)
-        self.method = settings.build_method()
+        ).to(device)
+        self._assemble(settings, model, processor)
+
+    @classmethod
+    def from_parts(
+        cls, settings: Settings, model: LlavaOnevisionForConditionalGeneration, processor: Any
+    ) -> "LlavaOnevision":
+        """The same model around weights that are loaded already, for instance under another method.
+
+        Args:
+            settings: as for the constructor; what concerns loading (`pretrained`, `revision`, `dtype`,
+                `device`, `attn_implementation`) is not looked at but echoed, so it must be true.
+            model: the stock model in eval mode, on its device, in its dtype; shared, never changed.
+            processor: has `tokenizer`, `chat_template`, `video_token` and `video_processor` as the stock
+                processor does.
+
+        Raises:
+            SettingsError: the method does not fit the model.
+        """
+        _check_fit(settings, model.config)
+        self = cls.__new__(cls)
+        self._assemble(settings, model, processor)
+        return self
+
+    def _assemble(
+        self, settings: Settings, model: LlavaOnevisionForConditionalGeneration, processor: Any
+    ) -> None:
+        config = model.config
+        self.settings, self.model, self.processor = settings, model, processor
+        self.device, self.dtype = model.device, model.dtype
+        self.tower = open_tower(model.model.vision_tower, config.vision_feature_layer)
+        self.llm = compat.LanguageModel(model)
+        self.method, self.memory = settings.build_method(), settings.build_memory()
         self.tokens_per_frame = tokens_per_frame(config)
         grid = patch_grid(config)
         self.grid = grid if self.method.tower is None else self.method.tower.output_grid(grid)
-        self.eos_ids = compat.eos_ids(self.model, self.processor.tokenizer)
+        self.eos_ids = compat.eos_ids(model, processor.tokenizer)
+        self.capture = CudaCapture(self.device, settings.cuda_graphs)
+        token = self.method.token
+        self.reads_attention = token is not None and not token.needs.isdisjoint(ATTENTION)
+        if self.reads_attention and not self.capture.reason:
+            self.capture.reason = "the method reads the attention of the last layer"
 
     def open_stream(self) -> "LlavaOnevisionStream":
         """A new, empty stream."""
@@ -124,7 +173,12 @@ class LlavaOnevision(StreamingModel):
         """See `StreamingModel.describe`."""
         return {
             "execution": "batched" if self.method.tower is None else "grouped",
+            "launch": "eager" if self.capture.reason else "graph for single frames",
+            "launch_reason": self.capture.reason,
             "attention": f"tower sdpa, llm {self.settings.attn_implementation}",
+            "memory_attention": kernel(self.device.type, self.dtype)[1]
+            if self.memory.runs_attention
+            else None,
             "dtype": str(self.dtype).removeprefix("torch."),
             "context_limit": self.model.config.text_config.max_position_embeddings,
             "environment": environment(self.device),
@@ -187,19 +241,24 @@ class LlavaOnevisionStream(Stream):
     def __init__(self, model: LlavaOnevision):
         self.model = model
         self.clock = StageClock(model.device)
-        self.tower_state = model.method.tower.open_state() if model.method.tower else None
+        self.memory = model.memory.open(model.llm)
+        method = model.method.tower
+        self.tower_state = method.open_state() if method else None
+        self.runner = FrameRunner(model.capture, model.tower, method, self.tower_state, model.project)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
         method = self.model.method
-        self.memory = FullMemory(self.model.llm)
+        self.memory.close()
+        self.memory = self.model.memory.open(self.model.llm)
         if self.tower_state is not None:
             self.tower_state.reset()
         self.token_state = method.token.open_state() if method.token else None
         self.times_s: list[float] = []
         self.kept: list[int] = []
         self.clock.take()
+        self._graphed = 0  # frames since the last bill that were captured graphs
         self._billed_frames = self._billed_recomputed = 0
 
     @property
@@ -211,7 +270,15 @@ class LlavaOnevisionStream(Stream):
     def nbytes(self) -> int:
         """KV cache and method state."""
         states = (self.tower_state, self.token_state)
-        return self.memory.nbytes + sum(state.nbytes for state in states if state is not None)
+        held = sum(state.nbytes for state in states if state is not None)
+        return self.memory.nbytes + held + self.runner.nbytes
+
+    @property
+    def progress(self) -> Progress:
+        """See `Stream.progress`."""
+        frames, state = len(self.times_s), self.tower_state
+        recomputed = state.tokens_recomputed / state.tokens_seen if state and state.tokens_seen else 1.0
+        return Progress(frames, self._usage().mean, recomputed)
 
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
@@ -228,16 +295,7 @@ class LlavaOnevisionStream(Stream):
         model, method = self.model, self.model.method
         with self.clock.stage("preprocess_ms"):
             pixels = model.pixels(frames)
-        last_input = None
-        with self.clock.stage("vit_ms"):
-            if method.tower is not None:
-                features = method.tower.encode(model.tower, pixels, self.tower_state)
-            elif method.token is not None and not method.token.needs.isdisjoint(ATTENTION):
-                features, last_input = encode_with_last_input(model.tower, pixels)
-            else:
-                features = model.tower.encode(pixels)
-        with self.clock.stage("project_ms"):
-            tokens = model.project(features)
+        tokens, last_input = self._encode(pixels)
         kept = [tokens.shape[1]] * len(frames)
         if method.token is not None:
             with self.clock.stage("method_ms"):
@@ -246,38 +304,65 @@ class LlavaOnevisionStream(Stream):
                 tokens, kept = compressed.tokens_MD, compressed.tokens_per_frame
         with self.clock.stage("prefill_ms"):
             self._prefill_prefix()
-            if sum(kept):  # a method may drop or hold back every frame of a group
-                self.memory.append(tokens.reshape(-1, tokens.shape[-1]))
+            self.memory.append(tokens.reshape(-1, tokens.shape[-1]), kept)
         self.times_s.extend(times_s)
         self.kept.extend(kept)
+
+    def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """LLM tokens [F,N,D] of the next F frames, before the token method.
+
+        And the input of the last tower layer, for methods that need its attention.
+        """
+        model, method = self.model, self.model.method.tower
+        last_input = None
+        if len(pixels) == 1 and not model.reads_attention:
+            with self.clock.stage("vit_ms"):
+                tokens = self.runner.encode(pixels)
+            if tokens is not None:
+                self._graphed += 1
+                return tokens, None
+        with self.clock.stage("vit_ms"):
+            if method is not None:
+                features = method.encode(model.tower, pixels, self.tower_state)
+            elif model.reads_attention:
+                features, last_input = encode_with_last_input(model.tower, pixels)
+            else:
+                features = model.tower.encode(pixels)
+        with self.clock.stage("project_ms"):
+            return model.project(features), last_input
 
     def _prefill_prefix(self) -> None:
         if self.memory.length == 0:
             prefix, _ = self.model.prompt_parts("")
             if prefix:
-                self.memory.append(self.model.embed_text(prefix))
+                self.memory.begin(self.model.embed_text(prefix))
 
     @torch.no_grad()
-    def ask(self, question: str, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
+    def ask(
+        self,
+        question: str,
+        generation: Generation = Generation(),  # noqa: B008 - frozen
+        *,
+        search: str | None = None,
+    ) -> Answer:
         """See `Stream.ask`."""
         model = self.model
         with self.clock.stage("prefill_ms"):
             self._prefill_prefix()
-        kv_bytes, state_bytes, before = self.memory.nbytes, self.nbytes, self.memory.snapshot()
+        kv_bytes, state_bytes = self.memory.nbytes, self.nbytes
         prompt = self.question_embeds(question)
-        context_tokens = self.memory.length + len(prompt)
+        searched_by = model.embed_text(question if search is None else search)
         self.clock.wait()  # the time to the first token begins with the question
-        try:
+        with self.memory.ask(searched_by) as reader:
             decoded = greedy(
-                self.memory,
+                reader,
                 prompt,
                 model.llm.embed,
                 lambda ids: model.processor.tokenizer.decode(ids, skip_special_tokens=True),
                 model.eos_ids,
                 generation,
             )
-        finally:
-            self.memory.restore(before)
+            context_tokens = reader.context_tokens + len(prompt)
         efficiency = self._bill()
         efficiency = dataclasses.replace(
             efficiency,
@@ -286,6 +371,7 @@ class LlavaOnevisionStream(Stream):
             new_tokens=len(decoded.token_ids),
             context_tokens=context_tokens,
             kv_bytes=kv_bytes,
+            archive_bytes=self.memory.archive_nbytes,
             state_bytes=state_bytes,
             peak_memory_bytes=peak_memory_bytes(model.device),
         )
@@ -307,6 +393,11 @@ class LlavaOnevisionStream(Stream):
         token = self.model.method.token
         return None if token is None else token.pending(self.token_state)
 
+    def _usage(self) -> Usage:
+        """Tokens per frame so far, frames that the method holds back as a question would see them."""
+        pending = self._pending()
+        return usage(self.kept if pending is None else [*self.kept, *pending.tokens_per_frame])
+
     def _bill(self) -> Efficiency:
         """What the stream has done since the last bill."""
         frames = len(self.times_s)
@@ -317,23 +408,15 @@ class LlavaOnevisionStream(Stream):
             recomputed = self.tower_state.tokens_recomputed - self._billed_recomputed
             self._billed_recomputed = self.tower_state.tokens_recomputed
         self._billed_frames = frames
-        pending = self._pending()
-        kept = usage(self.kept if pending is None else [*self.kept, *pending.tokens_per_frame])
+        graphed, self._graphed = self._graphed, 0
+        kept = self._usage()
         return Efficiency(
             frames_seen=frames,
             frames_encoded=encoded,
+            frames_graphed=graphed,
             tower_tokens=tokens,
             tower_tokens_recomputed=recomputed,
             llm_tokens_mean=kept.mean,
             llm_tokens_max=kept.maximum,
             **self.clock.take(),
         )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(f"device={name} was asked for, but torch sees no CUDA device; use device=cpu")
-    return device

@@ -1,6 +1,5 @@
 """Plays video files into a streaming model, forward only, and asks on the way."""
 
-import logging
 import math
 from dataclasses import dataclass, replace
 
@@ -8,9 +7,9 @@ import numpy as np
 
 from stc_lmms.errors import VideoError
 from stc_lmms.models.base import Answer, Generation, Stream, StreamingModel
-from stc_lmms.video.decode import VideoStream, open_video
+from stc_lmms.video.decode import AGAIN, VideoStream, open_video
 
-logger = logging.getLogger(__name__)
+PAST_END_S = 1.0  # annotators round question times up to the next second
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,26 @@ class Clip:
     end_s: float | None = None
 
 
+@dataclass(frozen=True)
+class Note:
+    """What a record should say beside its answer.
+
+    Attributes:
+        text: one line; "" if there is nothing to say. The same for all questions it holds for.
+        past_end: the question lies past the end of the video, and was asked at the end.
+    """
+
+    text: str = ""
+    past_end: bool = False
+
+
 class Player:
     """One open video and its stream; a question further on in the same video reads only the rest.
 
     A question that goes back, or another video, opens a new stream. A video that failed is not tried again.
+
+    Attributes:
+        restarts: how often a clip's video was read from its start again.
     """
 
     def __init__(self, model: StreamingModel):
@@ -35,15 +50,15 @@ class Player:
         self._clip: Clip | None = None
         self._broken: dict[tuple[str, float], tuple[float, Exception]] = {}
         self._decode_ms = 0.0
+        self._opened: set[tuple[str, float]] = set()
+        self.restarts = 0
 
-    def ask(self, prompt: str, clip: Clip, generation: Generation) -> tuple[Answer, str]:
-        """Observe up to the end of the clip, then answer.
-
-        Returns:
-            The answer, and a note for the record ("" if there is nothing to say).
+    def ask(self, prompt: str, clip: Clip, generation: Generation) -> tuple[Answer, Note]:
+        """Observe up to the end of the clip, then answer; past the end of a whole video, answer at its end.
 
         Raises:
-            VideoError: the video cannot be read, or has no frame in the clip.
+            VideoError: the video cannot be read, has no frame in the clip, or was cut short before the
+                clip's end.
             Exception: whatever the model raised. If it was while frames went in, later questions about
                 this video get the same at once, without decoding it again.
         """
@@ -85,6 +100,8 @@ class Player:
 
     def _open(self, clip: Clip) -> None:
         self.close()
+        self.restarts += (clip.path, clip.start_s) in self._opened
+        self._opened.add((clip.path, clip.start_s))
         settings = self.model.settings
         self._video = open_video(
             clip.path,
@@ -109,12 +126,17 @@ class Player:
                 frames, times_s = [], []
         if frames:
             self._stream.observe(np.stack(frames), times_s)
+        # An end that was reached lies before a frame that the clip should have.
+        if self._video.ended and self._video.cut_short:
+            raise VideoError(f"{clip.path}: {self._video.cut_short}; {AGAIN}")
 
-    def _note(self, clip: Clip) -> str:
-        duration_s = self._video.duration_s
-        if clip.end_s is not None and self._video.ended and duration_s and clip.end_s > duration_s + 1:
-            return f"question at {clip.end_s:g} s, but the video ends at {duration_s:.1f} s: asked at its end"
-        return "; ".join(line.removeprefix(f"{self._video.path}: ") for line in self._video.warnings)
+    def _note(self, clip: Clip) -> Note:
+        video = self._video
+        lines = [line.removeprefix(f"{video.path}: ") for line in video.warnings]
+        past_end = clip.end_s is not None and video.ended and clip.end_s > video.duration_s + PAST_END_S
+        if past_end:
+            lines.append(f"question past the video's end at {video.duration_s:.1f} s: asked at its end")
+        return Note("; ".join(lines), past_end)
 
 
 def _end(clip: Clip) -> float:

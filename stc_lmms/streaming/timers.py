@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from stc_lmms import __version__
+
 STAGES = ("decode_ms", "preprocess_ms", "vit_ms", "project_ms", "method_ms", "prefill_ms")
 
 
@@ -27,13 +29,14 @@ class Efficiency:
     Attributes:
         frames_seen: frames in the stream when the question was asked.
         frames_encoded: frames encoded since the previous answer.
+        frames_graphed: how many of them were one captured graph each; the others were launched eagerly.
         tower_tokens: tower tokens of those frames.
         tower_tokens_recomputed: how many of them were computed, not reused.
         llm_tokens_mean: LLM tokens kept per frame, mean over the stream.
         llm_tokens_max: the most kept for any one frame.
         decode_ms: reading and decoding video.
         preprocess_ms: resize and normalisation, and the copy to the device.
-        vit_ms: vision tower, with the in-tower method.
+        vit_ms: vision tower, with the in-tower method; of captured frames with projector and pooling.
         project_ms: projector and pooling.
         method_ms: token method.
         prefill_ms: prefill of visual tokens (and of the prompt's first part, once per stream).
@@ -41,13 +44,15 @@ class Efficiency:
         per_token_ms: mean time of each further token; None for one-token answers.
         new_tokens: answer tokens.
         context_tokens: tokens in the KV cache when the answer began, the question included.
-        kv_bytes: KV cache of the stream, without the question.
-        state_bytes: everything the stream holds: KV, tower references, method state.
+        kv_bytes: what the memory holds of the stream on the compute device, without the question.
+        archive_bytes: what it holds in host memory or on disk.
+        state_bytes: everything the stream holds on the device: KV, tower references, method state.
         peak_memory_bytes: peak of the device so far; of the process where there is no GPU.
     """
 
     frames_seen: int = 0
     frames_encoded: int = 0
+    frames_graphed: int = 0
     tower_tokens: int = 0
     tower_tokens_recomputed: int = 0
     llm_tokens_mean: float = 0.0
@@ -63,6 +68,7 @@ class Efficiency:
     new_tokens: int = 0
     context_tokens: int = 0
     kv_bytes: int = 0
+    archive_bytes: int = 0
     state_bytes: int = 0
     peak_memory_bytes: int = 0
 
@@ -123,11 +129,12 @@ def peak_memory_bytes(device: torch.device) -> int:
 def environment(device: torch.device) -> dict[str, str]:
     """Device and versions, for every record that holds measurements."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
-    versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers", "stc-lmms")}
+    versions = {p: importlib.metadata.version(p) for p in ("torch", "transformers")}
     return {
         "device": name,
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
+        "stc-lmms": __version__,  # not the distribution's: a GPU machine may have only the source tree
     } | versions
 
 
@@ -139,7 +146,14 @@ def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def values(name: str) -> list[float]:
         return [r[name] for r in records if r.get(name) is not None]
 
-    summed = ("frames_encoded", "tower_tokens", "tower_tokens_recomputed", "new_tokens", *STAGES)
+    summed = (
+        "frames_encoded",
+        "frames_graphed",
+        "tower_tokens",
+        "tower_tokens_recomputed",
+        "new_tokens",
+        *STAGES,
+    )
     out: dict[str, Any] = {"answers": len(records)}
     out |= {name: round(sum(values(name)), 3) for name in summed}
     for name in ("ttft_ms", "per_token_ms", "llm_tokens_mean"):
@@ -150,6 +164,7 @@ def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "frames_seen",
         "context_tokens",
         "kv_bytes",
+        "archive_bytes",
         "state_bytes",
         "peak_memory_bytes",
     ):

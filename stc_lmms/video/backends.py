@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from stc_lmms.errors import VideoError
+from stc_lmms.video.delivery import TOLERANCE_S as END_TOLERANCE_S
+from stc_lmms.video.delivery import Delivery
 from stc_lmms.video.sampling import TOLERANCE_S, Grid, on_screen
 
 _BROKEN = "the file is damaged, incomplete or not a video"
@@ -39,10 +41,14 @@ class Source(Protocol):
 
     info: StreamInfo
     n_damaged: int
+    damaged_at_end: bool
     end_s: float | None
 
     def frames(self, grid: Grid, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (k, uint8 RGB [H,W,3]) from grid time `first_k` on; `end_s` is known after the last one."""
+        """Yield (k, uint8 RGB [H,W,3]) from grid time `first_k` on.
+
+        `end_s` and `damaged_at_end` are known after the last one.
+        """
         ...
 
 
@@ -53,7 +59,7 @@ class PyAVSource:
         import av
 
         self._av, self._path, self._tick = av, path, tick
-        self.n_damaged, self.end_s = 0, None
+        self.n_damaged, self.damaged_at_end, self.end_s = 0, False, None
         self._threads, self._flush_failed = "AUTO", False
         self._open()
         rate = self._stream.average_rate or self._stream.guessed_rate
@@ -135,12 +141,15 @@ class PyAVSource:
         stream = self._stream
         start, time_base = stream.start_time or 0, stream.time_base
         time_s = -self._interval_s
-        for packet in self._packets():
+        for packet in self._packets(stream):
+            flush = packet is None or packet.size == 0
+            if not flush:
+                self.damaged_at_end = packet.is_corrupt
             try:
                 frames = stream.decode(packet)
             except self._av.error.FFmpegError:
                 self.n_damaged += 1
-                self._flush_failed = packet is None or packet.size == 0
+                self.damaged_at_end, self._flush_failed = True, flush
                 continue
             for frame in frames:
                 # Raw streams carry no times: count frames.
@@ -151,15 +160,46 @@ class PyAVSource:
                 self._tick()
                 yield time_s, duration_s, frame
 
-    def _packets(self) -> Iterator[Any]:
+    def _packets(self, *streams: Any) -> Iterator[Any]:
         """Packets up to the end; reading errors are counted and read past while that gets anywhere."""
         for _ in range(_MAX_READ_FAILURES):
             try:
-                yield from self._container.demux(self._stream)
+                yield from self._container.demux(*streams)
                 return
             except self._av.error.FFmpegError:
                 self.n_damaged += 1
+                self.damaged_at_end = True
         yield None  # the reader never saw the end: let the decoder give what it still holds
+
+    def scan(self) -> Delivery:
+        """Read all packets from the start, decoding none: quick, and enough to find where a file was cut.
+
+        A source that was scanned gives no frames.
+        """
+        stream = self._stream
+        start_s = float((stream.start_time or 0) * stream.time_base)
+        begin_s = min(start_s, (self._container.start_time or 0) / 1e6)  # of all streams
+        end_s = whole_end_s = 0.0
+        for packet in self._packets():
+            self._tick()
+            if packet is None or packet.size == 0:
+                continue
+            self.damaged_at_end = packet.is_corrupt
+            picture, ticks = packet.stream is stream, packet.dts if packet.pts is None else packet.pts
+            if packet.is_corrupt or (ticks is None and not picture):
+                continue
+            if ticks is None:  # raw streams carry no times: count frames
+                end_s += self._interval_s
+                continue
+            length_s = float((packet.duration or 0) * packet.time_base) or self._interval_s * picture
+            packet_end_s = float(ticks * packet.time_base) + length_s
+            whole_end_s = max(whole_end_s, packet_end_s - begin_s)
+            end_s = max(end_s, packet_end_s - start_s) if picture else end_s
+        claimed_s = self.info.duration_s
+        of_the_picture = stream.duration or claimed_s is None or claimed_s < end_s + END_TOLERANCE_S
+        if not of_the_picture and claimed_s < whole_end_s + END_TOLERANCE_S:
+            claimed_s = None  # the length of the sound
+        return Delivery(claimed_s, round(end_s, 6), self.damaged_at_end)
 
 
 class DecordSource:
@@ -189,11 +229,9 @@ class DecordSource:
         # Frames before an edit list's start get negative times and are counted, but never come out.
         if not (abs(starts_s[0]) < TOLERANCE_S and (np.diff(starts_s) >= 0).all() and avg_fps > 0):
             raise VideoError("decord reports wrong frame times for it")
-        self.n_damaged, self.end_s = 0, round(float(self._times_s[-1, 1]), 3)
-        # Matroska has no index of its frames: decord takes a cut file for a short one.
-        matroska = path.lower().endswith((".mkv", ".webm"))
-        claimed_s = PyAVSource(path, tick).info.duration_s if matroska else self.end_s
-        self.info = StreamInfo(claimed_s, len(self._reader), avg_fps)
+        self.n_damaged, self.damaged_at_end = 0, False  # damage makes it fail
+        self.end_s = round(float(self._times_s[-1, 1]), 3)
+        self.info = StreamInfo(self.end_s, len(self._reader), avg_fps)
         self._position = 0
 
     def frames(self, grid: Grid, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -249,7 +287,7 @@ class TorchcodecSource:
             self.end_s = float(metadata.end_stream_seconds) - self._begin_s
         except (RuntimeError, ValueError, TypeError) as error:
             raise VideoError(f"torchcodec cannot open it: {_BROKEN}") from error
-        self.n_damaged = 0
+        self.n_damaged, self.damaged_at_end = 0, False
         self.info = StreamInfo(self.end_s, metadata.num_frames, metadata.average_fps)
 
     def frames(self, grid: Grid, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -264,6 +302,20 @@ class TorchcodecSource:
                 raise VideoError(f"torchcodec failed near {time_s:.1f} s: {_BROKEN}") from error
             self._tick()
             yield k, np.ascontiguousarray(frame.data.numpy())
+
+
+def delivery_of(path: str, source: Source, tick: Callable[[], None]) -> Delivery:
+    """What the file claims against what a source has delivered, once its last frame is out.
+
+    The claim is read with PyAV: decord takes a file that was cut between two packets for a short one.
+    """
+    try:
+        claimed_s = PyAVSource(path, tick).info.duration_s
+        if claimed_s is not None and claimed_s > source.end_s + END_TOLERANCE_S:
+            claimed_s = PyAVSource(path, tick).scan().claimed_s  # may be the length of the sound
+    except VideoError:
+        claimed_s = None
+    return Delivery(claimed_s, source.end_s, source.damaged_at_end)
 
 
 def _upright_rgb(frame: Any) -> np.ndarray:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from stc_lmms.errors import SettingsError, VideoError
+from stc_lmms.video.delivery import Delivery
 from stc_lmms.video.process import DecoderProcess
 from stc_lmms.video.sampling import Grid, check_fps
 
@@ -29,15 +30,23 @@ DECODERS = ("auto", "decord", "pyav", "torchcodec")
 # decord hangs on MPEG-TS and reports garbage times for AVI: it only gets containers it is known to read.
 _DECORD_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm"})
 _PLAYLIST_STARTS = (b"#EXTM3U", b"ffconcat")
-_AGAIN = "download or convert it again"
+AGAIN = "download or convert it again"
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What `probe` learned; None where the file does not say. Width and height are those of the frames."""
+    """What `probe` learned; None where the file does not say. Width and height are those of the frames.
+
+    Attributes:
+        duration_s: Where the last readable packet of the picture ends, seconds from its first frame.
+        claimed_s: Where the file says that the picture ends.
+        cut_short: Why `duration_s` is not the length of the whole video, in one line; "" if it is.
+    """
 
     path: Path
-    duration_s: float | None
+    duration_s: float
+    claimed_s: float | None
+    cut_short: str
     n_frames: int | None
     avg_fps: float | None
     width: int
@@ -54,8 +63,9 @@ class VideoStream:
         start_s: Where the clip and its sampling grid start, seconds in the source video.
         position_s: Every grid frame before this time has been read.
         ended: The end of the video has been reached.
-        duration_s: Length of the video: what the container claims, the real one once `ended`; or None.
-        n_frames: Number of frames the container claims, or None.
+        cut_short: Once `ended`: why this is not the end of the whole video, in one line; "" if it is.
+        duration_s: Length of the video: what the decoder expects, the real one once `ended`; or None.
+        n_frames: Number of frames the decoder expects, or None.
         avg_fps: Average frame rate of the source, or None.
         grid: The sampling times.
         backend: The decoder at work: "decord", "pyav" or "torchcodec".
@@ -84,6 +94,7 @@ class VideoStream:
         self.path = _local_video(path)
         self.start_s = self.position_s = float(start_s)
         self.ended = False
+        self.cut_short = ""
         self.duration_s: float | None = None
         self.n_frames: int | None = None
         self.avg_fps: float | None = None
@@ -188,19 +199,17 @@ class VideoStream:
         if header["kind"] == "frame":
             shape = header["height"], header["width"], 3
             return header["k"], np.frombuffer(pixels, np.uint8).reshape(shape)
-        self._finish(header["end_s"])
+        self._finish(_delivery(header))
         return None
 
-    def _finish(self, end_s: float) -> None:
-        claimed_s, self.duration_s = self.duration_s, end_s
-        self.ended, self.position_s = True, max(self.position_s, end_s)
+    def _finish(self, delivery: Delivery) -> None:
+        self.duration_s = delivery.delivered_s
+        self.ended, self.position_s = True, max(self.position_s, self.duration_s)
+        self.cut_short = delivery.cut_short(self.avg_fps)
         if self.n_damaged:
             self.warnings.append(f"{self.path}: {self.n_damaged} damaged pieces were skipped")
-        if claimed_s is not None and claimed_s > end_s + 1:
-            self.warnings.append(
-                f"{self.path}: the picture ends at {end_s:.1f} s, the file claims {claimed_s:.1f} s "
-                "(truncated, or its sound is longer)"
-            )
+        if self.cut_short:
+            self.warnings.append(f"{self.path}: {self.cut_short}")
         self.close()
 
     def _fall_back(self, error: VideoError) -> None:
@@ -211,7 +220,7 @@ class VideoStream:
             self._worker = None
         if not others:
             self.close()
-            fix = _AGAIN if self._decoder in ("auto", "pyav") else "try decoder=auto"
+            fix = AGAIN if self._decoder in ("auto", "pyav") else "try decoder=auto"
             raise VideoError(f"cannot decode {self.path}: {error}; {fix}") from error
         self._backends = others
         self.fallback_reason = f"{failed}: {error}"
@@ -255,26 +264,47 @@ def iter_frames(
 
 
 def probe(path: str | os.PathLike, *, timeout_s: float = 60.0) -> VideoInfo:
-    """Describe a video after decoding its first frame: quick, and enough to find most broken files.
+    """Describe a video after decoding its first frame and reading all its packets.
+
+    Quick, because the packets are not decoded, and enough to find most broken files.
 
     Raises:
         VideoError: The file is missing or has no frame that can be decoded; one line.
     """
     with open_video(path, timeout_s=timeout_s) as stream:
         first = next(stream.read(), None)
-        if first is None:
-            raise VideoError(f"cannot decode {stream.path}: it has no frames; {_AGAIN}")
-        height, width, _ = first[1].shape
-        return VideoInfo(
-            stream.path,
-            stream.duration_s,
-            stream.n_frames,
-            stream.avg_fps,
-            width,
-            height,
-            stream.backend,
-            tuple(stream.warnings),
-        )
+    if first is None:
+        raise VideoError(f"cannot decode {stream.path}: it has no frames; {AGAIN}")
+    delivery = _scan(stream.path, timeout_s)
+    height, width, _ = first[1].shape
+    return VideoInfo(
+        stream.path,
+        delivery.delivered_s,
+        delivery.claimed_s,
+        delivery.cut_short(stream.avg_fps),
+        stream.n_frames,
+        stream.avg_fps,
+        width,
+        height,
+        stream.backend,
+        tuple(stream.warnings),
+    )
+
+
+def _scan(path: Path, timeout_s: float) -> Delivery:
+    """Read a file's packets in a process that can be killed."""
+    worker = DecoderProcess({"backend": "scan", "path": str(path)}, timeout_s)
+    try:
+        header, _ = worker.receive()
+    except VideoError as error:
+        raise VideoError(f"cannot read {path} to its end: {error}; {AGAIN}") from error
+    finally:
+        worker.close()
+    return _delivery(header)
+
+
+def _delivery(header: dict[str, Any]) -> Delivery:
+    return Delivery(header["claimed_s"], header["delivered_s"], header["damaged_at_end"])
 
 
 def _plan(decoder: str, suffix: str, start_s: float) -> list[str]:

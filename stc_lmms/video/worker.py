@@ -1,13 +1,14 @@
 """The decoder process: `python -m stc_lmms.video.worker JOB`, started by `process.DecoderProcess`.
 
 Decoders hang and abort on broken files, and neither can be caught; a process can be killed. JOB is a JSON
-object (backend, path, fps, start_s, avg_fps or null, first_k). Messages go to standard output: the length of
-a JSON header as 4 bytes, the header, then `n_bytes` of pixels:
+object (backend, path, fps, start_s, avg_fps or null, first_k; for `live` also what `describe_source` says),
+or for a look at the packets only (backend: "scan", path). Messages go to standard output: the length of a
+JSON header as 4 bytes, the header, then `n_bytes` of pixels:
 
 - info: duration_s, n_frames, avg_fps
 - frame: k, height, width, n_damaged, and height x width x 3 bytes of RGB
 - busy: nothing to deliver yet, but decoding advances (at most one a second)
-- end: end_s, n_damaged
+- end: n_damaged, claimed_s, delivered_s, damaged_at_end (see `Delivery`); a scan sends nothing else
 - error: reason
 
 A full pipe makes the worker wait, so it decodes about one frame ahead. It must start fast: no torch here.
@@ -24,7 +25,8 @@ import time
 from dataclasses import asdict
 
 from stc_lmms.errors import VideoError
-from stc_lmms.video.backends import SOURCES
+from stc_lmms.video.backends import SOURCES, PyAVSource, delivery_of
+from stc_lmms.video.live_input import LiveInput
 from stc_lmms.video.sampling import Grid
 
 _BUSY_EVERY_S = 1.0
@@ -63,7 +65,14 @@ class Messages:
 def decode(job: dict, messages: Messages) -> None:
     """Do one job, from the first message to the last."""
     try:
-        source = SOURCES[job["backend"]](job["path"], messages.tick)
+        if job["backend"] == "scan":
+            source = PyAVSource(job["path"], messages.tick)
+            messages.send("end", **asdict(source.scan()), n_damaged=source.n_damaged)
+            return
+        if job["backend"] == "live":
+            source = LiveInput(job, messages.tick)
+        else:
+            source = SOURCES[job["backend"]](job["path"], messages.tick)
         messages.send("info", **asdict(source.info))
         # After a fallback the grid stays that of the first decoder, or frames would repeat or go missing.
         grid = Grid.of(job["avg_fps"] or source.info.avg_fps, job["fps"], job["start_s"])
@@ -71,7 +80,11 @@ def decode(job: dict, messages: Messages) -> None:
             height, width, _ = image_HWC.shape
             pixels = memoryview(image_HWC).cast("B")
             messages.send("frame", pixels, k=k, height=height, width=width, n_damaged=source.n_damaged)
-        messages.send("end", end_s=source.end_s, n_damaged=source.n_damaged)
+        if job["backend"] == "live":  # it cannot be looked at a second time
+            messages.send("end", n_damaged=source.n_damaged)
+            return
+        delivery = delivery_of(job["path"], source, messages.tick)
+        messages.send("end", **asdict(delivery), n_damaged=source.n_damaged)
     except VideoError as error:
         messages.send("error", reason=str(error))
     except ImportError as error:

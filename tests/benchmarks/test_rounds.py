@@ -137,6 +137,14 @@ def test_proactive_record_holds_the_time_and_text_of_the_answer() -> None:
     assert seen == [8.0]
 
 
+def test_notes_are_those_of_the_last_round() -> None:
+    row = make_row("v", "p", [question("1", 1.0), proactive(), question("3", 20.0), question("4", 30.0)])
+    said = ["A", "no", "yes", "A", "A"]
+    records = score_row(row, said, judge, notes={1: "early", 3: "late", 4: "damaged"}, past_end={1, 3})
+    assert [record["note"] for record in records] == ["", "late", "damaged", ""]
+    assert [record["past_end"] for record in records] == [False, True, False, False]
+
+
 @pytest.mark.parametrize("responses", [[], ["no"], ["no", "yes"], ["no", "no", "no"]])
 def test_unfinished_polling_is_missing(responses: list[str]) -> None:
     record = score_row(make_row("v", "p", [proactive()]), responses, judge)[0]

@@ -8,7 +8,7 @@ EXPECTED = {"one": ("X", "Y"), "two": ("Z",)}
 
 
 def record(part: str, task: str, official: int = 1, strict: int = 0, **fields: Any) -> Any:
-    flags = {"missing": False, "unparsed": False, "failed": ""}
+    flags = {"missing": False, "unparsed": False, "failed": "", "past_end": False}
     return {"part": part, "task": task, "official": official, "strict": strict, **flags, **fields}
 
 
@@ -84,3 +84,16 @@ def test_table_of_one_part_shows_totals_only_with_the_last() -> None:
     partial = summarise([r for r in FULL if r["part"] == "one"], EXPECTED, "macro")
     table = format_table(partial, only="one")
     assert "one / X" in table and "total" not in table and "PARTIAL" not in table
+
+
+def test_questions_past_the_end_are_counted_and_shown_only_if_there_are_any() -> None:
+    assert "past end" not in format_table(summarise(FULL, EXPECTED, "macro"))
+    late = [record("one", "X", 1, 1, past_end=True), record("one", "Y", past_end=True), *FULL[5:]]
+    summary = summarise(late, EXPECTED, "macro")
+    assert summary["n_past_end"] == summary["parts"]["one"]["n_past_end"] == 2
+    assert summary["parts"]["one"]["tasks"]["X"]["n_past_end"] == 1
+    lines = format_table(summary).splitlines()
+    assert lines[0].split()[-6:] == ["past", "end", "official", "%", "strict", "%"]
+    cells = {line.split("  ")[0].strip(): line.split()[-7:] for line in lines}
+    assert cells["one / X"] == ["1", "0", "0", "0", "1", "100.00", "100.00"]
+    assert cells["two / Z"] == ["2", "1", "1", "1", "0", "0.00", "0.00"]

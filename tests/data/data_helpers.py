@@ -2,7 +2,9 @@
 
 import io
 import tarfile
+import zipfile
 from pathlib import Path
+from typing import Any
 
 
 def tar_bytes(files: dict[str, bytes], extra: list[tarfile.TarInfo] | None = None) -> bytes:
@@ -16,6 +18,14 @@ def tar_bytes(files: dict[str, bytes], extra: list[tarfile.TarInfo] | None = Non
         for info in extra or []:
             tar.addfile(info)
     return buffer.getvalue()
+
+
+def make_zip(path: Path, files: dict[str, bytes], **options: Any) -> Path:
+    """A zip; `options` are those of `ZipFile`."""
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name) if not options else name, data)
+    return path
 
 
 def split(data: bytes, folder: Path, cuts: list[int]) -> list[Path]:

@@ -3,16 +3,20 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stc_lmms.data import verify
 from stc_lmms.errors import VideoError
+from stc_lmms.video import probe as real_probe
+from tests import media
 
 
 @dataclass(frozen=True)
 class Info:
-    duration_s: float
+    duration_s: float | None
+    cut_short: str = ""
 
 
 def probe(path: Path) -> Info:
@@ -117,3 +121,58 @@ def test_probes_run_in_parallel(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     rows = [(["good.mp4"], 1.0), (["edge.mp4"], 1.0)]
     assert verify("x", root, rows, waits_for_the_other, progress=False).ok
+
+
+def test_an_unknown_length_is_a_problem_not_a_traceback(root: Path) -> None:
+    report = verify("x", root, [(["good.mp4"], 1.0)], lambda _: Info(None), progress=False)
+    assert [(problem.kind, problem.reason) for problem in report.problems] == [
+        ("undecodable", "its length cannot be told; convert it again")
+    ]
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real videos of 10 s and what can become of them."""
+    root = tmp_path_factory.mktemp("encoded")
+    in_front = {"movflags": "faststart"}
+
+    def encode(name: str, **options: Any) -> Path:
+        return media.encode_video(root / name, media.numbered_frames(100), 10, **options)
+
+    good = encode("good.mp4", container_options=in_front)
+    encode("live.mkv", container_options={"live": "1"})  # says nothing of its length
+    encode("raw.h264")
+    encode("long_sound.mkv", audio=14.0)
+    media.truncate(good, root / "torn.mp4", 0.6)
+    media.cut_after(good, root / "cut.mp4", 61)
+    media.truncate(encode("whole.mkv"), root / "cut.mkv", 0.6)
+    media.truncate(encode("index_behind.mp4"), root / "no_index.mp4", 0.6)
+    media.encode_audio_only(root / "sound.mp4")
+    return root
+
+
+@pytest.mark.parametrize("name", ["good.mp4", "live.mkv", "long_sound.mkv"])
+def test_whole_videos_are_good_whatever_their_header_says(encoded: Path, name: str) -> None:
+    assert verify("x", encoded, [([name], 10.0)], real_probe, progress=False).ok
+    (problem,) = verify("x", encoded, [([name], 12.0)], real_probe, progress=False).problems
+    assert (problem.kind, problem.reason) == ("short", "lasts 10.0 s but is needed until 12.0 s")
+
+
+@pytest.mark.parametrize("needed_s", [2.0, 9.5])
+@pytest.mark.parametrize("name", ["torn.mp4", "cut.mp4", "cut.mkv"])
+def test_a_video_that_was_cut_is_told_however_little_of_it_is_needed(
+    encoded: Path, name: str, needed_s: float
+) -> None:
+    report = verify("x", encoded, [(["good.mp4"], 1.0), ([name], needed_s)], real_probe, progress=False)
+    delivered_s = real_probe(encoded / name).duration_s
+    (problem,) = report.problems
+    told = f"cut short: claims 10.0 s, delivers {delivered_s:.1f} s; needed until {needed_s:.1f} s"
+    assert (problem.video, problem.kind, problem.reason) == (name, "cut", told)
+    assert delivered_s < 8 and report.to_dict()["cut"] == 1 and "1 not whole:" in report.text()
+
+
+def test_files_that_are_no_videos_are_told_in_one_line_each(encoded: Path) -> None:
+    rows = [(["no_index.mp4"], 1.0), (["sound.mp4"], 1.0), (["raw.h264"], 20.0)]
+    report = verify("x", encoded, rows, real_probe, progress=False)
+    assert [problem.kind for problem in report.problems] == ["undecodable", "undecodable", "short"]
+    assert not any("\n" in problem.reason for problem in report.problems)

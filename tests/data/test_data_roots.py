@@ -42,11 +42,10 @@ def test_missing_root_says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError) as error:
         benchmark_root("streamingbench")
     for piece in (
-        "STC_STREAMINGBENCH_ROOT",
-        "mjuicem/StreamingBench",
-        ".zip",
-        ".csv",
-        "data fetch streamingbench",
+        "STC_STREAMINGBENCH_ROOT is not set: for part 'real' of streamingbench run",
+        "`stc-lmms data fetch streamingbench --to DIR` (roughly 90 GB)",
+        "'Real-Time Visual Understanding_*.zip' from the hub dataset mjuicem/StreamingBench",
+        "DIR/questions_real.json and DIR/videos/sample_<n>_real.mp4 exist",
     ):
         assert piece in one_line(error)
 
@@ -89,8 +88,15 @@ def test_annotation_file_missing(tmp_path: Path) -> None:
         annotation_file(tmp_path, "ovo_bench_new.json")
     assert str(tmp_path) in one_line(error)
     assert "JoeLeelyf/OVO-Bench/main/data/ovo_bench_new.json" in one_line(error)
-    with pytest.raises(DataError, match="mjuicem/StreamingBench"):
+    with pytest.raises(DataError) as error:
         annotation_file(tmp_path, "Proactive_Output.csv")
+    command = f"`stc-lmms data fetch streamingbench --parts proactive --to {tmp_path}` (about 9 GB)"
+    assert f"for part 'proactive' of streamingbench run {command}" in one_line(error)
+    assert "StreamingBench/Proactive_Output.csv from the hub dataset mjuicem/StreamingBench" in one_line(
+        error
+    )
+    with pytest.raises(DataError, match=r"StreamingBench/\)$"):
+        annotation_file(tmp_path, "own_questions.json")
     with pytest.raises(DataError, match="not a bare file name"):
         annotation_file(tmp_path / "x", "../secret.json")
 

@@ -20,6 +20,9 @@ ROWS = [
     ("vidcom2", {"token_budget": 9, "mode": "original", "window": 4}),
     ("vidcom2", {"token_budget": 9, "mode": "original", "window": 1}),
     ("vidcom2_two_score", {"token_budget": 9}),
+    ("dycoke", {"token_budget": 12}),
+    ("streamdycoke", {"token_budget": 12}),
+    ("streamdycoke", {"similarity_threshold": 0.9}),
     ("random", {"token_budget": 9}),
     ("uniform", {"token_budget": 10}),
     ("uniform_frames", {"token_budget": 15}),
@@ -44,8 +47,5 @@ def play(model, frames, times_s, pieces=None):
 
 def logits(stream, question=QUESTION):
     """Logits of the first answer token; leaves the stream as it was."""
-    with torch.no_grad():
-        before = stream.memory.snapshot()
-        out = stream.memory.next_logits(stream.question_embeds(question))
-        stream.memory.restore(before)
-    return out
+    with torch.no_grad(), stream.memory.ask(stream.model.embed_text(question)) as reader:
+        return reader.next_logits(stream.question_embeds(question))

@@ -121,11 +121,17 @@ def test_the_method_of_the_example_fits_in_40_lines():
 
 def test_the_table_says_what_the_methods_say(capsys):
     assert main(["methods", "--json"]) == 0
-    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    shown = json.loads(capsys.readouterr().out)
+    found = {row["name"]: row for row in shown["methods"]}
+    assert [row["name"] for row in shown["memories"]] == ["full", "recent", "rekv", "bounded"]
     assert set(found) >= set(RECIPES)
     assert found["stc"]["slots"] == ["tower", "tokens"] and found["stc"]["paper"] == "2512.00891"
     assert found["stc"]["defaults"]["token_budget"] == 64
-    assert found["uniform_frames"]["memories"] == ["full", "recent"]
+    assert [n for n, row in found.items() if not row["equal_frames"]] == [
+        "dycoke",
+        "streamdycoke",
+        "uniform_frames",
+    ]
     assert [n for n, row in found.items() if row["attention_weights"]] == ["visionzip"]
     assert {n for n, row in found.items() if row["budget"] == "none"} == {"none", "stc_cacher"}
     assert all(row["causal"] for row in found.values())

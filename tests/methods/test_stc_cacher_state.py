@@ -1,5 +1,6 @@
 """What a stream keeps: in place, as much as it says, and no more after thousands of frames."""
 
+import dataclasses
 import gc
 import random
 
@@ -8,6 +9,7 @@ import torch
 
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
 from stc_lmms.methods.stc_cacher_plan import Plan, cut_roles, fixed_roles
+from stc_lmms.towers import Patches
 from tests.methods.towers import FAMILIES, drifting, drifting_frames, drifting_patches, part, tiny_tower
 
 
@@ -99,6 +101,39 @@ def test_single_frames_can_be_run_without_the_host(kind):
             out = cacher.run(tower, h, layout, plan, state.references)
             cacher.commit(plan, layout, state)
             assert (out - expected[i]).abs().max() < 1e-5
+
+
+def to_meta(tower, x):
+    """Tower and input without data: whatever reads a value back to the host fails."""
+
+    def move(value):
+        if isinstance(value, torch.Tensor):
+            return value.to("meta")
+        if isinstance(value, tuple):
+            return tuple(map(move, value))
+        if dataclasses.is_dataclass(value):
+            fields = {f.name: move(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            return dataclasses.replace(value, **fields)
+        return value
+
+    if isinstance(x, Patches):
+        _, layout = tower.embed(x)
+        tower._layouts = {(x.size, torch.device("meta"), torch.float32): move(layout)}
+    tower.model.to("meta")
+    return tower, move(x)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize(
+    "options", [{}, {"selection": "shared", "round_to_64": True}, {"similarity_threshold": 0.5}]
+)
+def test_the_host_reads_nothing_back(kind, options):
+    tower, x = to_meta(tiny_tower(kind), drifting(kind, 7))
+    cacher = STCCacher(**options)
+    state, taps = cacher.open_state(), []
+    for start, stop in ((0, 1), (1, 2), (2, 7)):
+        h = cacher.encode(tower, part(x, start, stop), state, taps=taps)
+        assert h.device.type == "meta" and len(h) == stop - start
 
 
 def test_nothing_grows_over_two_thousand_frames():

@@ -18,7 +18,7 @@ MODEL = {
 
 
 def question(task, official, strict=None, **flags):
-    flags = {"missing": False, "unparsed": False, "failed": ""} | flags
+    flags = {"missing": False, "unparsed": False, "failed": "", "past_end": False} | flags
     part = ovobench.MODE_OF[task]
     return {
         "part": part,

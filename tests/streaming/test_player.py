@@ -6,8 +6,8 @@ import torch
 from stc_lmms.errors import StcError, VideoError
 from stc_lmms.models.base import Generation
 from stc_lmms.streaming import player as module
-from stc_lmms.streaming.player import Clip, Player
-from stc_lmms.video import iter_frames
+from stc_lmms.streaming.player import Clip, Note, Player
+from stc_lmms.video import iter_frames, open_video
 from tests import media
 
 QUESTION, SHORT = "What is the man doing now?", Generation(max_new_tokens=4)
@@ -70,7 +70,7 @@ def test_answers_are_those_of_observing_by_hand(player, videos, start_s, end_s):
     ask(player, path, start_s + 3, start_s)
     got, note = ask(player, path, end_s, start_s)
     expected = by_hand(player.model, path, end_s, start_s)
-    assert got.token_ids == expected.token_ids and len(got.token_ids) == 4 and note == ""
+    assert got.token_ids == expected.token_ids and len(got.token_ids) == 4 and note == Note()
     assert got.efficiency.frames_seen == expected.efficiency.frames_seen
     assert got.efficiency.kv_bytes == expected.efficiency.kv_bytes
 
@@ -94,11 +94,13 @@ def test_going_back_another_start_and_another_video_open_a_new_stream(player, vi
     assert opened == [("a.mp4", 0), ("a.mp4", 0), ("a.mp4", 4), ("b.mp4", 0), ("a.mp4", 0)]
     assert [answer.efficiency.frames_seen for answer in seen] == [6, 3, 4, 5, 3, 3, 10]
     assert seen[1].token_ids == seen[5].token_ids
+    assert player.restarts == 2  # back to 5 s, and a.mp4 again after b.mp4
 
 
 def test_after_the_whole_file_a_question_inside_it_goes_back(player, videos, opened):
     answers = [ask(player, videos / "a.mp4", end_s)[0] for end_s in (None, 11)]
     assert len(opened) == 2 and answers[1].efficiency.frames_seen == 6
+    assert player.restarts == 1
 
 
 def test_a_broken_video_is_told_and_not_tried_again(player, videos, tmp_path, opened):
@@ -120,18 +122,61 @@ def test_a_missing_video_does_not_disturb_the_stream_of_another(player, videos):
     assert ask(player, videos / "a.mp4", 11)[0].token_ids == good.token_ids
 
 
-def test_a_question_past_the_end_is_asked_at_the_end_and_noted(player, videos):
-    at_end, quiet = ask(player, videos / "a.mp4", 20.5)
-    past, note = ask(player, videos / "a.mp4", 50)
+@pytest.mark.parametrize("name", ["a.mp4", "long_sound.mkv"])
+def test_a_question_past_the_end_is_asked_at_the_end_and_noted(player, videos, tmp_path, name):
+    path = videos / name
+    if name != "a.mp4":  # the file claims the 30 s of its sound
+        frames = media.moving_square_frames(100)
+        path = media.encode_video(tmp_path / name, frames, 5, audio=30.0)
+    at_end, quiet = ask(player, path, 20.5)
+    past, note = ask(player, path, 50)
     assert past.token_ids == at_end.token_ids and past.efficiency.frames_seen == 10
-    assert quiet == ""
-    assert note == "question at 50 s, but the video ends at 20.0 s: asked at its end"
+    assert quiet == Note()
+    assert note == Note("question past the video's end at 20.0 s: asked at its end", past_end=True)
+    assert ask(player, path, 60)[1] == note  # one text for all of them
+    assert ask(player, path)[1] == Note()  # the whole file, whatever its length
+
+
+def cut(kind, videos, folder):
+    """A part of a.mp4 that claims 20 s, and where it really ends in s."""
+    frames = media.moving_square_frames(100)
+    if kind == "cut.mkv":
+        whole = media.encode_video(folder / "whole.mkv", frames, 5, audio=True)
+        path = media.truncate(whole, folder / kind, 0.6)
+    else:
+        options = {"container_options": {"movflags": "faststart"}}
+        whole = media.encode_video(folder / "whole.mp4", frames, 5, **options)
+        if kind == "between.mp4":
+            path = media.cut_after(whole, folder / kind, 61)
+        elif kind == "torn.mp4":
+            path = media.truncate(whole, folder / kind, 0.6)
+        else:
+            path = media.damage(whole, folder / kind, first=0.7, last=1.0)
+    with open_video(path) as stream:
+        list(stream.read())
+        return path, stream.duration_s
+
+
+@pytest.mark.parametrize("kind", ["torn.mp4", "between.mp4", "damaged.mp4", "cut.mkv"])
+def test_a_question_past_the_end_of_a_cut_video_fails(player, videos, tmp_path, opened, kind):
+    path, end_s = cut(kind, videos, tmp_path)
+    assert 6 < end_s < 16
+    inside, note = ask(player, path, end_s - 1)
+    assert inside.token_ids and not note.past_end
+    told = f"{path}: cut short: claims 20.0 s, delivers {end_s:.1f} s; download or convert it again"
+    for past_s in (end_s + 2.5, 20, 50, None):
+        with pytest.raises(VideoError) as caught:
+            ask(player, path, past_s)
+        assert str(caught.value) == told
+    assert len(opened) == 1  # once it is known, it is not read again
+    assert ask(player, path, end_s - 1)[0].token_ids == inside.token_ids
+    assert ask(player, videos / "b.mp4", 5)[0].efficiency.frames_seen == 3
 
 
 def test_what_the_decoder_says_is_noted(player, videos, tmp_path):
     _, note = ask(player, media.damage(videos / "a.mp4", tmp_path / "damaged.mp4"))
-    assert "decoding with pyav from" in note and "\n" not in note
-    assert "damaged.mp4" not in note  # whoever shows the note knows the video
+    assert "decoding with pyav from" in note.text and "\n" not in note.text
+    assert "damaged.mp4" not in note.text  # whoever shows the note knows the video
 
 
 def test_a_clip_without_frames_is_an_error_of_that_question_only(player, videos, opened):

@@ -1,0 +1,89 @@
+"""Prefill at 64 against 196 LLM tokens per frame: Qwen2-7B width, CPU, float32, alternated in one process.
+
+    python benchmarks/prefill_cpu.py --layers 2 --frames 16
+
+Both go through the same memory and the same attention (SDPA), one group of frames per forward. Prints the
+bound first (tokens over tokens, and the whole arithmetic with attention), then the measured ratio; the last
+line is one JSON object with every sample. Random weights: the time does not depend on their values.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from stc_lmms.bench import models
+from stc_lmms.bench import options as bench_options
+from stc_lmms.bench.cost import prefill_macs
+from stc_lmms.streaming.timers import environment
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--budget", type=int, default=64)
+    parser.add_argument("--dense", type=int, default=196)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, help="write the JSON here, too")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    model = _model(args.layers)
+    width = model.model.config.text_config.hidden_size
+    tokens = {"dense": args.dense, "budget": args.budget}
+    embeds = {name: torch.randn(args.frames * count, width) for name, count in tokens.items()}
+    decoder = models.entry("llava_ov").shape(model).decoder
+    macs = {name: prefill_macs(decoder, len(x)) for name, x in embeds.items()}
+    bound = macs["budget"] / macs["dense"]
+    print(f"Qwen2-7B width, {args.layers} layers, {args.frames} frames in one group, {args.threads} threads")
+    print(f"tokens over tokens:                {args.budget / args.dense:.3f}")
+    print(f"arithmetic bound, attention too:   {bound:.3f}")
+
+    samples_ms: dict[str, list[float]] = {name: [] for name in tokens}
+    for repeat in range(args.repeats + 1):
+        for name, count in tokens.items():
+            memory = model.memory.open(model.llm)
+            start = time.perf_counter()
+            with torch.no_grad():
+                memory.append(embeds[name], [count] * args.frames)
+            if repeat:  # the first round warms up
+                samples_ms[name].append((time.perf_counter() - start) * 1e3)
+    medians = {name: statistics.median(times) for name, times in samples_ms.items()}
+    ratio = medians["budget"] / medians["dense"]
+    for name, times in samples_ms.items():
+        spent = f"median {medians[name]:8.0f} ms   min {min(times):8.0f} ms   of {len(times)}"
+        print(f"{tokens[name]:4d} tokens per frame: {spent}")
+    print(f"measured:                          {ratio:.3f}   (bound {bound:.3f})")
+    result = {
+        "benchmark": "prefill_cpu",
+        "arguments": {key: value for key, value in vars(args).items() if key != "output"},
+        "bound": round(bound, 4),
+        "measured": round(ratio, 4),
+        "samples_ms": {name: [round(t, 1) for t in times] for name, times in samples_ms.items()},
+        "environment": environment(torch.device("cpu")),
+    }
+    if args.output:
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+def _model(layers: int) -> models.LlavaOnevision:
+    """The 7B checkpoint's sizes, with few layers and one vision layer that is not used."""
+    parser = argparse.ArgumentParser()
+    bench_options.add_arguments(parser)
+    line = ["--method", "none", "--size", "7b", "--layers", "1", "--llm-layers", str(layers)]
+    options = bench_options.from_arguments(
+        parser.parse_args([*line, "--device", "cpu", "--dtype", "float32"])
+    )
+    entry = models.entry("llava_ov")
+    return entry.open(options, entry.check(options)).dense
+
+
+if __name__ == "__main__":
+    main()

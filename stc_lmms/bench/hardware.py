@@ -1,0 +1,79 @@
+"""What the machine can do, measured in the same process: arithmetic and memory rates, and its state.
+
+Rates come from one large matrix product and one large copy through torch, not from a data sheet, so that
+the least time of a stage (`Machine.floor_ms`) is one that this machine can reach. The fastest of several
+runs counts: a rate measured while other programs run would be no limit.
+"""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from stc_lmms.bench.work import Work
+
+_REPEATS = 10
+_QUERY = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.draw,temperature.gpu"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Measured rates of one device in one dtype."""
+
+    flops_per_s: float
+    bytes_per_s: float
+
+    def floor_ms(self, work: Work) -> float:
+        """Least time: arithmetic or bytes, whichever takes longer."""
+        return 1e3 * max(work.flops / self.flops_per_s, work.bytes / self.bytes_per_s)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done everything; nothing to wait for on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure_machine(device: torch.device, dtype: torch.dtype, side: int | None = None) -> Machine:
+    """Time a `side` x `side` matrix product (random data: zeros can run faster) and a copy."""
+    if side is None:
+        side = 8192 if device.type == "cuda" else 1024
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(side, side, device=device, dtype=dtype, generator=generator) for _ in range(2))
+    # The copy has 16 times the elements: 2 GiB in bfloat16 on a GPU, far more than any cache.
+    source = left.repeat(16, 1)
+    target = torch.empty_like(source)
+    product_s = _least_s(lambda: left @ right, device)
+    copy_s = _least_s(lambda: target.copy_(source), device)
+    return Machine(2 * side**3 / product_s, 2 * source.nbytes / copy_s)
+
+
+def _least_s(run: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for repeat in range(_REPEATS + 3):
+        synchronize(device)
+        start = time.perf_counter()
+        run()
+        synchronize(device)
+        if repeat >= 3:  # the first calls load kernels and raise the clocks
+            times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def gpu_state() -> dict[str, str] | None:
+    """Driver, clocks, power and temperature as nvidia-smi tells them now; None where it is missing."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, f"--query-gpu={_QUERY}", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (subprocess.SubprocessError, OSError):
+        return None
+    first = found.strip().splitlines()[:1]
+    return (
+        dict(zip(_QUERY.split(","), (x.strip() for x in first[0].split(",")), strict=True)) if first else None
+    )

@@ -1,0 +1,147 @@
+"""Measure two models on the same frames, in turn: dense, method, dense, method, ...
+
+Stage times are those of the product's own efficiency record: device times between CUDA events on a GPU,
+wall-clock times on a CPU. `observe_ms` is wall clock from the first frame in to the last key and value
+written, the device idle before and after, so the stages up to the prefill must add up to nearly that.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from stc_lmms.bench.hardware import synchronize
+from stc_lmms.bench.models import QUESTION, Pair
+from stc_lmms.models.base import Generation, Stream, StreamingModel
+
+# In the order in which they happen; `decode_ms` is measured apart, and only for a real video.
+OBSERVE_STAGES = ("preprocess_ms", "vit_ms", "project_ms", "method_ms", "prefill_ms")
+STAGES = (*OBSERVE_STAGES, "observe_ms", "ttft_ms", "per_token_ms")
+SLOWER = 1.03
+
+SIZES = (
+    "llm_tokens_mean",
+    "frames_graphed",
+    "tower_tokens",
+    "tower_tokens_recomputed",
+    "kv_bytes",
+    "state_bytes",
+)
+
+
+@dataclass
+class Samples:
+    """Every round of one model: milliseconds by stage, and what the last round held."""
+
+    ms: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+    sizes: dict[str, Any] = field(default_factory=dict)
+
+    def median(self, stage: str) -> float:
+        """Median of a stage."""
+        return statistics.median(self.ms[stage])
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Minimum, median and 95th percentile (nearest rank) of every stage."""
+        return {stage: summary(times) for stage, times in self.ms.items()}
+
+
+def summary(times: Sequence[float]) -> dict[str, float]:
+    """Minimum, median and 95th percentile (nearest rank)."""
+    ranked = sorted(times)
+    p95 = ranked[math.ceil(0.95 * len(ranked)) - 1]
+    return {"min": ranked[0], "median": round(statistics.median(ranked), 4), "p95": p95}
+
+
+@dataclass
+class Comparison:
+    """Dense and method on the same frames."""
+
+    dense: Samples = field(default_factory=Samples)
+    method: Samples = field(default_factory=Samples)
+
+    def ratios(self) -> dict[str, float | None]:
+        """Method over dense: median of the rounds' own ratios, so that a slow spell of the machine cancels.
+
+        None for a stage that dense does not have.
+        """
+        return {
+            stage: statistics.median(pairs) if (pairs := self._pairs(stage)) else None for stage in STAGES
+        }
+
+    def minima(self) -> dict[str, float | None]:
+        """Method over dense by the fastest round of each: the figure to trust on a shared machine."""
+        fastest = {stage: (min(self.method.ms[stage]), min(self.dense.ms[stage])) for stage in STAGES}
+        return {stage: method / dense if dense > 0 else None for stage, (method, dense) in fastest.items()}
+
+    def slower(self) -> list[dict[str, Any]]:
+        """Stages in which the method is slower than dense, with the share of rounds in which it was."""
+        found = []
+        for stage, ratio in self.ratios().items():
+            if ratio is not None and ratio > SLOWER:
+                pairs = self._pairs(stage)
+                lost = sum(pair > 1 for pair in pairs)
+                found.append({"stage": stage, "ratio": round(ratio, 4), "slower": lost, "rounds": len(pairs)})
+        return found
+
+    def _pairs(self, stage: str) -> list[float]:
+        rounds = zip(self.method.ms[stage], self.dense.ms[stage], strict=True)
+        return [method / dense for method, dense in rounds if dense > 0]
+
+
+def compare(
+    pair: Pair,
+    frames: np.ndarray,
+    times_s: Sequence[float],
+    *,
+    repeats: int,
+    warmup: int,
+    new_tokens: int,
+    run: Callable[..., tuple[dict[str, float], dict[str, Any]]] | None = None,
+) -> Comparison:
+    """Run both models on `frames` uint8 [F,H,W,3] alternately; the first `warmup` rounds are not kept.
+
+    Each has one stream, emptied before every round: what a stream makes once (buffers, captured graphs) is
+    made in the warm-up.
+    """
+    run = run or one_round
+    result = Comparison()
+    dense, method = pair.dense.open_stream(), pair.method.open_stream()
+    for number in range(warmup + repeats):
+        for model, stream, samples in (
+            (pair.dense, dense, result.dense),
+            (pair.method, method, result.method),
+        ):
+            ms, sizes = run(model, stream, frames, times_s, new_tokens)
+            if number >= warmup:
+                for stage in STAGES:
+                    samples.ms[stage].append(round(ms[stage], 4))
+                samples.sizes = sizes
+    return result
+
+
+def one_round(
+    model: StreamingModel, stream: Stream, frames: np.ndarray, times_s: Sequence[float], new_tokens: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The emptied stream takes in all frames and answers once: milliseconds by stage, and sizes."""
+    device = model.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    stream.reset()
+    synchronize(device)
+    start = time.perf_counter()
+    stream.observe(frames, times_s)
+    synchronize(device)
+    observe_ms = (time.perf_counter() - start) * 1e3
+    efficiency = stream.ask(QUESTION, Generation(max_new_tokens=new_tokens)).efficiency
+    synchronize(device)
+    ms = {stage: getattr(efficiency, stage) for stage in STAGES if stage != "observe_ms"}
+    sizes = {name: getattr(efficiency, name) for name in SIZES}
+    tower_state = getattr(stream, "tower_state", None)
+    sizes["tower_reference_bytes"] = tower_state.nbytes if tower_state is not None else 0
+    sizes["peak_memory_bytes"] = efficiency.peak_memory_bytes
+    return ms | {"observe_ms": observe_ms}, sizes

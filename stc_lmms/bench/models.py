@@ -1,0 +1,236 @@
+"""The models that the latency card can measure: `MODELS` has one entry each.
+
+An entry opens the product's own model class, once as dense and once with the method, around the same
+weights: those of a checkpoint, or random ones of the real size (latency does not depend on their values).
+"""
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+from stc_lmms import compat
+from stc_lmms.bench.cost import DecoderShape, TowerShape
+from stc_lmms.bench.options import Options
+from stc_lmms.bench.work import ModelShape
+from stc_lmms.errors import SettingsError
+from stc_lmms.models import llava_onevision
+from stc_lmms.models.base import StreamingModel, open_device
+from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.settings import Settings, resolve
+from stc_lmms.suggest import unknown
+
+QUESTION = "What is the person in the middle of the picture doing right now, and with what?"
+STAND_IN = "resized and normalised on the device (no checkpoint, so not its processor)"
+
+
+class Pair(NamedTuple):
+    """A dense model and the same one with a method, on shared weights."""
+
+    dense: StreamingModel
+    method: StreamingModel
+
+
+class Entry(Protocol):
+    """One model of the card."""
+
+    def check(self, options: Options) -> Settings:
+        """Settings of the method, checked against the model's config; loads no weights."""
+
+    def open(self, options: Options, settings: Settings) -> Pair:
+        """Load or make the weights once, and open both models around them."""
+
+    def shape(self, model: StreamingModel) -> ModelShape:
+        """Shapes for the cost model."""
+
+    def prompt_tokens(self, model: StreamingModel) -> tuple[int, int]:
+        """Tokens before and behind the video when `QUESTION` is asked."""
+
+
+def entry(name: str) -> Entry:
+    """The entry called `name`.
+
+    Raises:
+        SettingsError: there is none, or not yet.
+    """
+    if name in PLANNED:
+        raise SettingsError(f"model {name!r} has no latency card yet (valid: {', '.join(sorted(MODELS))})")
+    if name not in MODELS:
+        raise SettingsError(unknown("model", name, MODELS))
+    return MODELS[name]
+
+
+@dataclass(frozen=True)
+class LlavaOnevisionEntry:
+    """LLaVA-OneVision; `sizes` holds the language models of the public checkpoints."""
+
+    sizes: dict[str, dict[str, Any]]
+    vision: dict[str, Any]
+
+    def check(self, options: Options) -> Settings:
+        """See `Entry.check`."""
+        device = open_device(options.device)
+        args = options.method_args | {"method": options.method, "device": str(device)}
+        args["prefill_frames"] = str(options.execution.prefill_frames)
+        args["cuda_graphs"] = str(options.execution.cuda_graphs)
+        if options.pretrained is not None:
+            args |= {"pretrained": options.pretrained, "dtype": options.dtype}
+            settings = resolve(args)
+            llava_onevision.check_settings(settings)
+            return settings
+        automatic = "bfloat16" if device.type == "cuda" else "float32"
+        args["dtype"] = automatic if options.dtype == "auto" else options.dtype
+        settings = resolve(args | {"pretrained": f"random weights, {options.size}"})
+        token = settings.build_method().token
+        config = self._config(options)
+        if token is not None:
+            token.check(llava_onevision.tokens_per_frame(config))
+        return settings
+
+    def open(self, options: Options, settings: Settings) -> Pair:
+        """See `Entry.open`."""
+        plain = dataclasses.replace(settings, method="none", options={})
+        if options.pretrained is not None:
+            model = LlavaOnevision(settings)
+            dense = LlavaOnevision.from_parts(plain, model.model, model.processor)
+        else:
+            device, config = torch.device(settings.device), self._config(options)
+            weights = compat.random_weights(
+                LlavaOnevisionForConditionalGeneration,
+                config,
+                dtype=getattr(torch, settings.dtype),
+                device=device,
+                attn_implementation=settings.attn_implementation,
+            )
+            processor = StandInProcessor(config.vision_config.image_size, device)
+            dense, model = (LlavaOnevision.from_parts(s, weights, processor) for s in (plain, settings))
+        for each in (dense, model):
+            each.eos_ids = frozenset()  # every answer has the same length, whatever the weights say
+        return Pair(dense, model)
+
+    def shape(self, model: LlavaOnevision) -> ModelShape:
+        """See `Entry.shape`."""
+        vision, text = model.model.config.vision_config, model.model.config.text_config
+        return ModelShape(
+            TowerShape(
+                len(model.tower.blocks),
+                model.tower.num_tokens,
+                vision.hidden_size,
+                vision.intermediate_size,
+                vision.patch_size,
+            ),
+            DecoderShape(
+                text.num_hidden_layers,
+                text.hidden_size,
+                text.num_attention_heads,
+                text.num_key_value_heads,
+                text.hidden_size // text.num_attention_heads,
+                text.intermediate_size,
+                text.vocab_size,
+            ),
+            model.tokens_per_frame,
+            model.dtype.itemsize,
+        )
+
+    def prompt_tokens(self, model: LlavaOnevision) -> tuple[int, int]:
+        """See `Entry.prompt_tokens`."""
+        before, behind = (len(model.embed_text(part)) for part in model.prompt_parts(QUESTION))
+        return before, behind + (model.settings.prompt == "chat")  # the newline token that ends the video
+
+    def _config(self, options: Options) -> LlavaOnevisionConfig:
+        if options.size not in self.sizes:
+            raise SettingsError(unknown("size", options.size, self.sizes))
+        text = dict(self.sizes[options.size])
+        vision = dict(self.vision)
+        for part, layers in ((vision, options.layers), (text, options.llm_layers)):
+            if layers is not None and layers > part["num_hidden_layers"]:
+                raise SettingsError(
+                    f"{layers} layers are more than the {part['num_hidden_layers']} of the model"
+                )
+            part["num_hidden_layers"] = layers or part["num_hidden_layers"]
+        return LlavaOnevisionConfig(
+            vision_config={"model_type": "siglip_vision_model", "vision_use_head": False} | vision,
+            text_config={"model_type": "qwen2", "max_position_embeddings": 32768} | text,
+            tie_word_embeddings=text["tie_word_embeddings"],
+        )
+
+
+class StandInTokenizer:
+    """One token for each word or other sign: enough for the cost of a prompt, which is all it is for."""
+
+    eos_token_id = None
+
+    def __call__(self, text: str, add_special_tokens: bool = False) -> "StandInTokenizer":
+        """Ids 1, 2, 3, ... in `input_ids`."""
+        found = StandInTokenizer()
+        found.input_ids = list(range(1, 1 + len(re.findall(r"\w+|[^\w\s]", text))))
+        return found
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        """The ids as numbers."""
+        return " ".join(map(str, ids))
+
+
+class StandInProcessor:
+    """What `LlavaOnevision` needs of a processor when there is no checkpoint to take it from.
+
+    Frames become `side` x `side` pixel values in [-1, 1], resized (bicubic) on `device`.
+    """
+
+    chat_template = None
+
+    def __init__(self, side: int, device: torch.device):
+        self.side, self.device = side, device
+        self.tokenizer = StandInTokenizer()
+
+    def video_processor(self, videos: list[Tensor], **_: Any) -> dict[str, list[Tensor]]:
+        """Frames uint8 [F,3,H,W] to pixel values float32 [F,3,side,side]."""
+        size = (self.side, self.side)
+        pixels = [
+            functional.interpolate(
+                video.to(self.device).float(), size=size, mode="bicubic", antialias=True, align_corners=False
+            )
+            for video in videos
+        ]
+        return {"pixel_values_videos": [x.clamp_(0, 255).div_(127.5).sub_(1) for x in pixels]}
+
+
+# Public sizes of SigLIP-so400m (26 of its 27 layers are in the checkpoints) and of Qwen2.
+MODELS: dict[str, Entry] = {
+    "llava_ov": LlavaOnevisionEntry(
+        sizes={
+            "0.5b": {
+                "hidden_size": 896,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 14,
+                "num_key_value_heads": 2,
+                "intermediate_size": 4864,
+                "vocab_size": 151936,
+                "tie_word_embeddings": True,
+            },
+            "7b": {
+                "hidden_size": 3584,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 28,
+                "num_key_value_heads": 4,
+                "intermediate_size": 18944,
+                "vocab_size": 152064,
+                "tie_word_embeddings": False,
+            },
+        },
+        vision={
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 16,
+            "image_size": 384,
+            "patch_size": 14,
+        },
+    )
+}
+PLANNED = ("dispider", "livecc", "streamforest")

@@ -1,0 +1,137 @@
+"""The card as text."""
+
+from typing import Any
+
+from stc_lmms.bench.cost import saving
+from stc_lmms.bench.measure import SLOWER, STAGES
+
+_INTERVALS = (2, 4, 8)
+_SHOWN = ("cache_interval", "update_ratio", "selection", "token_budget")
+
+
+def head(card: dict[str, Any]) -> str:
+    """What is measured, and the bounds, before anything has run."""
+    env, tower, decoder = card["environment"], card["shape"]["tower"], card["shape"]["decoder"]
+    settings = card["settings"]
+    given = " ".join(f"{name}={settings[name]}" for name in _SHOWN if name in settings)
+    group, per_frame = card["prefill_frames"], card["shape"]["tokens_per_frame"]
+    lines = [
+        f"{card['model']} ({card['weights']}), {card['dtype']}, {env['device']}, torch {env['torch']}, "
+        f"{env['threads']} CPU threads",
+        f"{card['method']} {given}, against dense",
+        f"protocol {card['protocol']}: {card['protocol_summary']}; {_frames(group)} per call, "
+        f"{card['warmup']} warm-ups, {card['repeats']} rounds, dense and {card['method']} in turn",
+        f"{card['execution']}, launch {card['launch']}"
+        + (f" ({card['launch_reason']})" if card["launch_reason"] else ""),
+        f"attention: {card['attention']}",
+        f"frames: {card['frames_from']}; preprocess: {card['preprocess']}",
+        f"tower {tower['layers']} layers x {tower['tokens']} tokens x {tower['width']}; language model "
+        f"{decoder['layers']} layers x {decoder['width']}; {per_frame} tokens per frame",
+        *_interval_bounds(card),
+        f"KV {_size(card['kv_bytes_per_token'])} per token; tower reference {_size(card['reference_bytes'])}",
+        "",
+        "Work, and bound: the method / dense that a perfect implementation would show",
+        f"{'':>6}{'tower TFLOP':>27}{'prefill TFLOP':>27}{'GB per token':>27}",
+        f"{'frames':>6}" + f"{'dense':>10}{'method':>9}{'bound':>8}" * 3,
+    ]
+    lines += [_work_line(static) for static in card["static"]]
+    return "\n".join(lines)
+
+
+def machine(card: dict[str, Any]) -> str:
+    """The measured rates."""
+    rates = card["machine"]
+    return (
+        f"\nThis machine, measured: {rates['flops_per_s'] / 1e12:.3g} TFLOP/s (matrix product), "
+        f"{rates['bytes_per_s'] / 1e9:.3g} GB/s (copy). floor: least time of the method's work with these."
+    )
+
+
+def row(found: dict[str, Any], method: str) -> str:
+    """The measurements of one frame count."""
+    lines = [
+        f"\n{_frames(found['frames'])}, ms: min / median / p95",
+        f"{'stage':<12}{'dense':>30}{method:>30}{'ratio':>8}{'bound':>8}{'x bound':>8}{'floor':>10}",
+        _decode_line(found["decode_ms"]),
+    ]
+    for stage in STAGES:
+        cells = [_times(found["summary_ms"][who][stage]) for who in ("dense", "method")]
+        numbers = [found["ratio"][stage], found["bound"].get(stage), found["measured_over_bound"].get(stage)]
+        floor = found["floor_ms"].get("method", {}).get(stage)
+        lines.append(
+            f"{stage.removesuffix('_ms'):<12}{cells[0]:>30}{cells[1]:>30}"
+            + "".join(f"{'-' if x is None else format(x, '.3f'):>8}" for x in numbers)
+            + f"{'-' if floor is None else format(floor, '.2f'):>10}"
+        )
+    for who, sizes in found["sizes"].items():
+        lines.append(
+            f"{method if who == 'method' else who}: {sizes['llm_tokens_mean']:.0f} tokens and "
+            f"{_size(sizes['kv_bytes_per_frame'])} of KV per frame, tower reference "
+            f"{_size(sizes['tower_reference_bytes'])}, all state {_size(sizes['state_bytes'])}, "
+            f"peak memory {_size(sizes['peak_memory_bytes'])}"
+        )
+    lines.append(f"launch: {found['launch']['method']}")
+    if found["launch"]["dense"] != found["launch"]["method"]:
+        lines.append(
+            f"WARNING: dense was launched as {found['launch']['dense']}: the ratio is not a fair one"
+        )
+    return "\n".join(lines)
+
+
+def warnings(card: dict[str, Any]) -> str:
+    """One line for every stage in which the method is slower than dense, or that there is none."""
+    found = [
+        f"WARNING: {w['stage'].removesuffix('_ms')} at {_frames(w['frames'])} takes {w['ratio']:.3f} "
+        f"of dense (slower in {w['slower']} of {w['rounds']} rounds)"
+        for w in card["slower_than_dense"]
+    ]
+    return "\n".join(
+        ["", *found] if found else ["", f"No stage is slower than dense (ratio above {SLOWER})."]
+    )
+
+
+def _interval_bounds(card: dict[str, Any]) -> list[str]:
+    tower, settings = card["shape"]["tower"], card["settings"]
+    if "update_ratio" not in settings:
+        return []
+    selected = max(1, int(tower["tokens"] * settings["update_ratio"]))
+    sizes = tower["tokens"], tower["width"], tower["mlp"], selected
+    intervals = sorted({*_INTERVALS, settings["cache_interval"]})
+    bounds = ", ".join(f"{1 - saving(*sizes, interval):.3f} at interval {interval}" for interval in intervals)
+    return [f"tower blocks on an endless stream, {selected} of {tower['tokens']} tokens recomputed: {bounds}"]
+
+
+def _work_line(static: dict[str, Any]) -> str:
+    line = f"{static['frames']:>6}"
+    for stage, what, unit in (
+        ("vit_ms", "flops", 1e12),
+        ("prefill_ms", "flops", 1e12),
+        ("per_token_ms", "bytes", 1e9),
+    ):
+        work = [static["work"].get(who, {}).get(stage) for who in ("dense", "method")]
+        cells = ["-" if w is None else format(w[what] / unit, ".3g") for w in work]
+        bound = static["bound"].get(stage)
+        line += f"{cells[0]:>10}{cells[1]:>9}{'-' if bound is None else format(bound, '.3f'):>8}"
+    return line
+
+
+def _decode_line(decode_ms: dict[str, Any] | None) -> str:
+    if decode_ms is None:
+        return f"{'decode':<12}{'not measured (no --video)':>30}{'':>30}"
+    return f"{'decode':<12}{_times(decode_ms):>30}{'the same':>30}"
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame{'s' * (count > 1)}"
+
+
+def _times(found: dict[str, float]) -> str:
+    return " / ".join(format(found[name], ".2f") for name in ("min", "median", "p95"))
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

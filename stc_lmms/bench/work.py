@@ -1,0 +1,143 @@
+"""What a stream has to do, stage by stage: FLOPs and the fewest bytes that must pass through memory.
+
+The fewest bytes: the weights once per forward call, every input of a stage read once, every output written
+once. From them a `Machine` gives the least time; no version runs much faster than that.
+"""
+
+from dataclasses import dataclass
+
+from stc_lmms.bench.cost import DecoderShape, TowerShape, prefill_macs, projector_macs, tower_macs
+from stc_lmms.methods.base import TowerMethod
+from stc_lmms.methods.registry import Method
+from stc_lmms.methods.stc_cacher import STCCacher
+
+# What limits a stage at the sizes measured here: arithmetic, or reading weights and cache.
+LIMITS = {
+    "vit_ms": "flops",
+    "project_ms": "flops",
+    "prefill_ms": "flops",
+    "ttft_ms": "bytes",
+    "per_token_ms": "bytes",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs and bytes of a stage."""
+
+    flops: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Shapes of a video LLM, and the bytes of one element of its weights and activations."""
+
+    tower: TowerShape
+    decoder: DecoderShape
+    tokens_per_frame: int
+    itemsize: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured: so many frames in groups of `group`, then one question.
+
+    Attributes:
+        frames: frames of the stream.
+        group: frames encoded and prefilled together.
+        prefix_tokens: prompt before the video; a prefill call of its own.
+        question_tokens: prompt behind the video.
+    """
+
+    frames: int
+    group: int
+    prefix_tokens: int
+    question_tokens: int
+
+    @property
+    def groups(self) -> list[range]:
+        """Frame numbers of every call."""
+        return [
+            range(start, min(start + self.group, self.frames)) for start in range(0, self.frames, self.group)
+        ]
+
+
+def stages(shape: ModelShape, method: Method, job: Job) -> dict[str, Work] | None:
+    """Work of every stage that has a cost model; None if the method has none.
+
+    `per_token_ms` is the first token after the one that `ttft_ms` ends with.
+    """
+    if method.tower is not None and not isinstance(method.tower, STCCacher):
+        return None
+    kept = getattr(method.token, "token_budget", shape.tokens_per_frame)
+    before = job.prefix_tokens + job.frames * kept
+    vit, project = Work(), Work()
+    prefill = _decode(shape, job.prefix_tokens, 0) if job.prefix_tokens else Work()
+    for group in job.groups:
+        vit += _tower(shape, method.tower, group)
+        project += _project(shape, len(group))
+        prefill += _decode(shape, len(group) * kept, job.prefix_tokens + group.start * kept)
+    return {
+        "vit_ms": vit,
+        "project_ms": project,
+        "prefill_ms": prefill,
+        "ttft_ms": _decode(shape, job.question_tokens, before, head=True),
+        "per_token_ms": _decode(shape, 1, before + job.question_tokens, head=True),
+    }
+
+
+def bounds(dense: dict[str, Work], method: dict[str, Work]) -> dict[str, float]:
+    """Method over dense, by what limits each stage: the ratio that a perfect implementation would show."""
+    return {name: getattr(method[name], what) / getattr(dense[name], what) for name, what in LIMITS.items()}
+
+
+def reference_bytes(shape: ModelShape, cacher: TowerMethod | None) -> int:
+    """What STC-Cacher keeps of one reference frame: V and U of every block, K of those that score."""
+    if not isinstance(cacher, STCCacher):
+        return 0
+    kept = sum(3 if cacher.scores(depth) else 2 for depth in range(shape.tower.layers))
+    return kept * shape.tower.tokens * shape.tower.width * shape.itemsize
+
+
+def kv_bytes_per_token(shape: ModelShape) -> int:
+    """Keys and values of one token in every layer."""
+    return shape.decoder.kv_per_token * shape.itemsize
+
+
+def _tower(shape: ModelShape, cacher: STCCacher | None, group: range) -> Work:
+    tower = shape.tower
+    dense, selective, selected = len(group), 0, 0
+    if cacher is not None:
+        refresh = [(i // cacher.chunk_frames) % cacher.cache_interval == 0 for i in group]
+        dense, selective = sum(refresh), len(group) - sum(refresh)
+        selected = cacher.selected(tower.tokens)
+    pixels = 3 * tower.tokens * tower.patch**2
+    moved = len(group) * (pixels + tower.tokens * tower.width) + tower.weights
+    # Each selective frame reads its reference; the newest reference is written once per call.
+    references = selective + (1 if cacher is not None and dense else 0)
+    return Work(
+        2 * tower_macs(tower, dense, selective, selected),
+        moved * shape.itemsize + references * reference_bytes(shape, cacher),
+    )
+
+
+def _project(shape: ModelShape, frames: int) -> Work:
+    tower, width = shape.tower, shape.decoder.width
+    moved = frames * (tower.tokens * tower.width + shape.tokens_per_frame * width)
+    weights = tower.width * width + width**2
+    macs = projector_macs(frames * tower.tokens, tower.width, width)
+    return Work(2 * macs, (moved + weights) * shape.itemsize)
+
+
+def _decode(shape: ModelShape, new: int, past: int, *, head: bool = False) -> Work:
+    """One call of the decoder: its weights, the cache read and extended, the embeddings."""
+    decoder = shape.decoder
+    macs, weights = prefill_macs(decoder, new, past), decoder.token_macs
+    if head:
+        macs, weights = macs + decoder.head_macs, weights + decoder.head_macs
+    moved = weights + (past + new) * decoder.kv_per_token + 2 * new * decoder.width
+    return Work(2 * macs, moved * shape.itemsize)

@@ -1,0 +1,278 @@
+"""Where the KV of old blocks goes: host memory, or files, in slabs, up to a number of bytes.
+
+A slab holds some thousand tokens of all layers, token after token, so that a block of one layer is one
+contiguous copy in either direction. In host memory slabs are pinned if the model is on a GPU, and filled
+by a side stream; in a folder each slab is a file mapped into memory, its space allocated beforehand, so
+that a full disk is an error message here and not a crash later. Under a cap the oldest slab is dropped
+when one more is needed: its blocks are forgotten, never the newer ones.
+
+The mean key of every block stays in host memory, in float32: it is what blocks are found by.
+
+Shapes: G key heads, M tokens, B blocks, d head width.
+"""
+
+import logging
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stc_lmms.errors import StcError
+from stc_lmms.memory.kv import KV
+
+logger = logging.getLogger(__name__)
+
+SLAB_TOKENS = 2048
+_MERGED_MEANS = 1024
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block lies: `length` tokens from `start` of a slab."""
+
+    slab: int
+    start: int
+    length: int
+
+
+@dataclass
+class _Slab:
+    data_TL2Gd: Tensor
+    path: Path | None
+
+
+class Archive:
+    """Blocks of one stream, numbered from 0 in the order they came.
+
+    Args:
+        layers, kv_heads, head_dim, dtype: of the model's keys and values.
+        device: where they come from and are wanted.
+        folder: keep them in files below this folder, which are deleted on `close`; None: in host memory.
+        cap_bytes: hold at most so many bytes of slabs; None: no limit.
+
+    Raises:
+        StcError: the folder cannot be written to.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        folder: str | None = None,
+        cap_bytes: int | None = None,
+    ):
+        self._shape = (layers, 2, kv_heads, head_dim)
+        self._dtype, self._device = dtype, device
+        self.token_nbytes = layers * 2 * kv_heads * head_dim * dtype.itemsize
+        self._cap_tokens = None if cap_bytes is None else cap_bytes // self.token_nbytes
+        self._slab_tokens = SLAB_TOKENS
+        if self._cap_tokens is not None:
+            self._slab_tokens = max(1, min(SLAB_TOKENS, self._cap_tokens // 8))
+        self._slabs: dict[int, _Slab] = {}
+        self._places: list[Place] = []  # of all blocks, forgotten ones too
+        self._means: list[Tensor] = []  # [layers,B,G*d] pieces, oldest first, from block _means_start on
+        self._means_start = 0
+        self._first = 0
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._folder: Path | None = None
+        if folder is not None:
+            try:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                self._folder = Path(tempfile.mkdtemp(prefix="stc-archive-", dir=folder))
+            except OSError as error:
+                raise StcError(f"archive_dir={folder!r} cannot be written to: {error.strerror}") from error
+            self._cleanup = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+
+    @property
+    def first(self) -> int:
+        """The oldest block that is not forgotten."""
+        return self._first
+
+    @property
+    def count(self) -> int:
+        """Blocks that ever came; `first` to `count - 1` are there."""
+        return len(self._places)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys, values and means of the blocks that are there."""
+        tokens = sum(place.length for place in self._places[self._first :])
+        blocks = self.count - self._first
+        wide = 8 if self._dtype == torch.float64 else 4
+        return tokens * self.token_nbytes + blocks * self._shape[0] * self._shape[2] * self._shape[3] * wide
+
+    @property
+    def slab_nbytes(self) -> int:
+        """Bytes of all slabs, filled or not; this is what the cap limits."""
+        return sum(slab.data_TL2Gd.nbytes for slab in self._slabs.values())
+
+    def length(self, block: int) -> int:
+        """Tokens of a block."""
+        return self._places[block].length
+
+    def reserve(self, lengths: Sequence[int]) -> list[Place]:
+        """Places for the next blocks; they are the archive's after `commit`.
+
+        Raises:
+            StcError: the disk is full, or the blocks together do not fit under the cap.
+        """
+        last = self._places[-1] if self._places else Place(0, 0, 0)
+        slab, end = last.slab, last.start + last.length
+        if self._places and slab not in self._slabs:  # forgotten, all of them
+            slab, end = slab + 1, 0
+        places = []
+        for length in lengths:
+            if slab in self._slabs and end + length > len(self._slabs[slab].data_TL2Gd):
+                slab, end = slab + 1, 0
+            if slab not in self._slabs:
+                oldest_needed = places[0].slab if places else slab
+                self._make_slab(slab, max(length, self._slab_tokens), oldest_needed)
+            places.append(Place(slab, end, length))
+            end += length
+        return places
+
+    def write(self, layer: int, places: Sequence[Place], k_GMd: Tensor, v_GMd: Tensor) -> None:
+        """Copy the keys and values of reserved blocks, all M tokens of them, to their places."""
+        packed_M2Gd = torch.stack((k_GMd, v_GMd)).permute(2, 0, 1, 3)
+        if self._copies is not None:
+            packed_M2Gd = packed_M2Gd.contiguous()
+            packed_M2Gd.record_stream(self._copies)
+            self._copies.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._copies) if self._copies else nullcontext():
+            at = 0
+            for slab, start, length in _runs(places):
+                target = self._slabs[slab].data_TL2Gd[start : start + length, layer]
+                target.copy_(packed_M2Gd[at : at + length], non_blocking=True)
+                at += length
+
+    def commit(self, places: Sequence[Place], means_LBC: Tensor) -> None:
+        """Take in reserved blocks whose layers are all written, with their mean keys [layers,B,G*d]."""
+        if not places:
+            return
+        self._places += places
+        self._means.append(means_LBC.to("cpu"))
+        # Equal neighbours are merged like the bits of a counter: few pieces, each token copied few times.
+        while len(self._means) > 1:
+            old, new = self._means[-2:]
+            if not old.shape[1] <= new.shape[1] < _MERGED_MEANS:
+                break
+            self._means[-2:] = [torch.cat((old, new), dim=1)]
+
+    def scores(self, layer: int, query_C: Tensor) -> Tensor:
+        """Dot products [count - first] of a query [G*d] with the mean keys, on the CPU."""
+        query_C = query_C.to("cpu")
+        found = [piece[layer] @ query_C for piece in self._means]
+        return torch.cat(found)[self._first - self._means_start :] if found else query_C[:0]
+
+    def load(self, layer: int, blocks: Sequence[int]) -> KV:
+        """Keys and values of these blocks, one after the other, on the device."""
+        places = [self._places[block] for block in blocks]
+        tokens = sum(place.length for place in places)
+        out_M2Gd = torch.empty(tokens, *self._shape[1:], dtype=self._dtype, device=self._device)
+        if self._copies is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._copies)
+        at = 0
+        for slab, start, length in _runs(places):
+            source = self._slabs[slab].data_TL2Gd[start : start + length, layer]
+            out_M2Gd[at : at + length].copy_(source, non_blocking=True)
+            at += length
+        return KV(*out_M2Gd.permute(1, 2, 0, 3).unbind(0))
+
+    def snapshot(self) -> tuple[int, tuple[Tensor, ...], int]:
+        """The blocks there are now."""
+        return len(self._places), tuple(self._means), self._means_start
+
+    def restore(self, snapshot: tuple[int, tuple[Tensor, ...], int]) -> None:
+        """Forget the blocks after `snapshot`; what the cap has dropped since stays dropped."""
+        count, means, self._means_start = snapshot
+        del self._places[count:]
+        self._means = list(means)
+        self._first = min(self._first, count)
+        last = self._places[-1].slab if self._places else -1
+        for slab in [number for number in self._slabs if number > last]:
+            self._drop(slab)
+        self._trim_means()
+
+    def close(self) -> None:
+        """Give back memory and files."""
+        for slab in list(self._slabs):
+            self._drop(slab)
+        self._places, self._means, self._means_start, self._first = [], [], 0, 0
+        if self._folder is not None:
+            self._cleanup()
+
+    def _make_slab(self, number: int, tokens: int, oldest_needed: int) -> None:
+        if self._cap_tokens is not None:
+            have = sum(len(slab.data_TL2Gd) for slab in self._slabs.values())
+            while have + tokens > self._cap_tokens:
+                oldest = min(self._slabs, default=oldest_needed)
+                if oldest >= oldest_needed:
+                    raise StcError(
+                        f"archive_cap_gib allows {self._cap_tokens} tokens, fewer than one call brings; "
+                        "raise it or lower prefill_frames"
+                    )
+                have -= len(self._slabs[oldest].data_TL2Gd)
+                self._forget(oldest)
+        layers, *rest = self._shape
+        shape = (tokens, layers, *rest)
+        if self._folder is None:
+            data = torch.empty(shape, dtype=self._dtype, pin_memory=self._copies is not None)
+            self._slabs[number] = _Slab(data, None)
+            return
+        path = self._folder / f"slab-{number:06d}"
+        size = tokens * self.token_nbytes
+        try:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise StcError(
+                f"archive_dir={str(self._folder.parent)!r}: no room for {size / 2**20:.0f} MiB more "
+                f"({error.strerror}); set archive_cap_gib"
+            ) from error
+        raw = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
+        self._slabs[number] = _Slab(raw.view(self._dtype).view(shape), path)
+
+    def _forget(self, number: int) -> None:
+        if self._first == 0:
+            logger.warning("the archive is at its cap: the oldest frames of the stream are being forgotten")
+        self._drop(number)
+        while self._first < len(self._places) and self._places[self._first].slab <= number:
+            self._first += 1
+        self._trim_means()
+
+    def _trim_means(self) -> None:
+        while self._means and self._means_start + self._means[0].shape[1] <= self._first:
+            self._means_start += self._means.pop(0).shape[1]
+
+    def _drop(self, number: int) -> None:
+        if self._copies is not None:
+            self._copies.synchronize()
+        path = self._slabs.pop(number).path
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def _runs(places: Sequence[Place]) -> Iterator[tuple[int, int, int]]:
+    """Places that follow each other in a slab, joined: (slab, start, length)."""
+    run: tuple[int, int, int] | None = None
+    for place in places:
+        if run and (place.slab, place.start) == (run[0], run[1] + run[2]):
+            run = (run[0], run[1], run[2] + place.length)
+            continue
+        if run:
+            yield run
+        run = (place.slab, place.start, place.length)
+    if run:
+        yield run

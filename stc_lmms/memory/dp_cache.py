@@ -1,0 +1,130 @@
+"""StreamDyCoke's two pools of token numbers: an active list, and a bounded cache of demoted ones.
+
+Source: the StreamDyCoke code (`dp_cache.py`, `streaming.py`). Nothing here knows tensors: an entry is a
+number and what its fate depends on.
+
+What the numbers of the synthetic experiment do not tell: `lrr` can never differ from `fifo`, for an entry
+that is in the cache was last touched when it came in; and since the active list keeps the highest
+attention, a restored entry comes back to the cache at once, with a fresh clock, unless the active list has
+room.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+Eviction = Literal["fifo", "lrr", "decay"]
+
+
+class DPCache:
+    """Demoted entries in the order they came, at most `capacity`.
+
+    Args:
+        capacity: entries; one more evicts one.
+        eviction: who goes: the oldest (`fifo`), the one untouched longest (`lrr`), or the one of lowest
+            attention * exp(-decay * steps since touched) (`decay`). Ties go to the one that came first.
+        decay: per step of the clock.
+    """
+
+    def __init__(self, capacity: int, eviction: Eviction, decay: float):
+        self.capacity, self.eviction, self.decay = capacity, eviction, decay
+        self.clock = self.inserts = self.evictions = self.restores = 0
+        self.ids = np.empty(0, dtype=np.int64)
+        self.attention = np.empty(0)
+        self.inserted_at = np.empty(0, dtype=np.int64)
+        self.last_access = np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def insert(self, entry: int, attention: float) -> None:
+        """Take in an entry; at capacity another one goes first."""
+        if len(self) >= self.capacity:
+            order = {"fifo": self.inserted_at, "lrr": self.last_access}.get(self.eviction)
+            self._remove(int(np.argmin(self.priority() if order is None else order)))
+            self.evictions += 1
+        self.ids = np.append(self.ids, entry)
+        self.attention = np.append(self.attention, attention)
+        self.inserted_at = np.append(self.inserted_at, self.clock)
+        self.last_access = np.append(self.last_access, self.clock)
+        self.inserts += 1
+
+    def restore(self, count: int) -> list[tuple[int, float]]:
+        """Take out the `count` entries of highest decayed attention, best first, under every policy."""
+        best = np.argsort(-self.priority(), kind="stable")[:count]
+        found = [(int(self.ids[i]), float(self.attention[i])) for i in best]
+        self._remove(best)
+        self.restores += len(found)
+        return found
+
+    def priority(self) -> np.ndarray:
+        """Decayed attention of all entries."""
+        return self.attention * np.exp(-self.decay * (self.clock - self.last_access))
+
+    def copy(self) -> "DPCache":
+        """An independent copy; the arrays are never changed in place."""
+        other = object.__new__(DPCache)
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def _remove(self, index: int | np.ndarray) -> None:
+        for name in ("ids", "attention", "inserted_at", "last_access"):
+            setattr(self, name, np.delete(getattr(self, name), index))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When demoted entries get another chance: `top_k` of them after every `every` frames; 0 is never."""
+
+    every: int
+    top_k: int
+
+
+@dataclass
+class Pools:
+    """The active list (number, attention) and the cache behind it.
+
+    Attributes:
+        capacity: of the active list.
+        cache: demoted entries.
+        active: numbers, in the order they came or came back.
+        attention: theirs.
+        frames: how many have been taken in.
+    """
+
+    capacity: int
+    cache: DPCache
+    active: list[int] = field(default_factory=list)
+    attention: list[float] = field(default_factory=list)
+    frames: int = 0
+
+    def take_frame(self, entries: list[int], attention: list[float]) -> None:
+        """Append a frame's entries, tick the clock, and demote the lowest beyond the capacity."""
+        self.active += entries
+        self.attention += attention
+        self.cache.clock += 1
+        self.frames += 1
+        self._rebalance()
+
+    def refresh(self, schedule: Schedule) -> None:
+        """Restore, if the schedule says so after this frame."""
+        if schedule.every and self.frames % schedule.every == 0:
+            for entry, attention in self.cache.restore(schedule.top_k):
+                self.active.append(entry)
+                self.attention.append(attention)
+            self._rebalance()
+
+    def copy(self) -> "Pools":
+        """An independent copy."""
+        return replace(
+            self, cache=self.cache.copy(), active=list(self.active), attention=list(self.attention)
+        )
+
+    def _rebalance(self) -> None:
+        excess = len(self.active) - self.capacity
+        if excess <= 0:
+            return
+        lowest = np.argsort(np.array(self.attention), kind="stable")[:excess]
+        for i in sorted(lowest.tolist(), reverse=True):
+            self.cache.insert(self.active.pop(i), self.attention.pop(i))

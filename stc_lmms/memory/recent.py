@@ -1,0 +1,210 @@
+"""Recent memory: the last frames whole, and the text before the video.
+
+KV of a frame that leaves is dropped; nothing is computed again. So the KV of the frames that stay still
+carries, in every layer but the first, what those frames saw of the ones that are gone.
+
+Positions are consecutive: text, then the oldest frame kept, and so on, as if the stream had begun there
+(the choice of StreamingLLM, arXiv 2309.17453). Only relative positions matter to RoPE, so instead of
+turning all keys back at every step, frames keep their place in the whole stream and queries are turned
+once more for the few keys of the text, which thereby moves along.
+
+Shapes: F frames, M tokens, L queries, G key heads, S keys, d head width, D width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
+from stc_lmms.memory.kv import KV, empty
+from stc_lmms.ops.attention import Part, attend, combine, windowed
+from stc_lmms.ops.rope import rotate, rotation
+
+if TYPE_CHECKING:
+    from stc_lmms.compat import LanguageModel
+
+
+@dataclass(frozen=True)
+class Recent(Memory):
+    """The last frames.
+
+    Args:
+        recent_frames: so many frames, whole, are seen by every new token and by the question.
+    """
+
+    recent_frames: int = 64
+
+    runs_attention = True
+
+    def __post_init__(self):
+        """Check ranges."""
+        if self.recent_frames < 1:
+            raise SettingsError(f"recent_frames={self.recent_frames} must be at least 1")
+
+    def open(self, llm: "LanguageModel") -> "RecentMemory":
+        """See `Memory.open`."""
+        return RecentMemory(llm, self.recent_frames)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Keys of `prefix` are rotated at 0.., those of `frames` at their place in the whole stream.
+
+    `starts` are the places of the kept frames' first tokens, `end` is the place of the next token.
+    """
+
+    prefix: tuple[KV, ...]
+    frames: tuple[KV, ...]
+    starts: tuple[int, ...] = ()
+    end: int = 0
+
+
+class RecentMemory(StreamMemory):
+    """Rotated keys and values of the last frames of one stream."""
+
+    def __init__(self, llm: "LanguageModel", recent_frames: int):
+        self.llm = llm
+        self.recent_frames = recent_frames
+        nothing = (empty(llm),) * llm.layers
+        self._state = _State(nothing, nothing)
+
+    @property
+    def length(self) -> int:
+        """Tokens taken in, dropped ones included."""
+        return self._state.end
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the KV kept."""
+        return sum(kv.nbytes for kv in (*self._state.prefix, *self._state.frames))
+
+    def begin(self, prefix_LD: Tensor) -> None:
+        """See `StreamMemory.begin`."""
+        turn = rotation(self._places(0, len(prefix_LD)), self.llm.inv_freq, self.llm.dtype)
+        prefix: list[KV] = []
+
+        def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            prefix.append(KV(rotate(k, turn), v))
+            past = self._state.frames[layer].pair
+            return windowed(rotate(q, turn), past, prefix[-1].pair, scale).out_HLd
+
+        self.llm.hidden(prefix_LD, None, step)
+        self._state = _State(tuple(prefix), self._state.frames, (), len(prefix_LD))
+
+    def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
+        """See `StreamMemory.append`; all frames in one forward."""
+        check_append(embeds_MD, tokens_per_frame)
+        old = self._state
+        if not tokens_per_frame:
+            return
+        starts = (*old.starts, *accumulate(tokens_per_frame[:-1], initial=old.end))
+        kept_starts = starts[-self.recent_frames :]
+        if not len(embeds_MD):
+            self._state = _State(old.prefix, old.frames, kept_starts, old.end)
+            return
+        end = old.end + len(embeds_MD)
+        runs = self._runs(starts, len(old.starts), end)
+        keep = end - kept_starts[0]
+        turn = rotation(self._places(old.end, end), self.llm.inv_freq, self.llm.dtype)
+        to_prefix = rotation(self._places_to_prefix(runs), self.llm.inv_freq, self.llm.dtype)
+        frames: list[KV] = []
+
+        def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            past, new = old.frames[layer], KV(rotate(k, turn), v)
+            parts = [self._attend_runs(runs, rotate(q, turn), past, new, scale)]
+            if len(old.prefix[layer]):
+                parts.append(attend(rotate(q, to_prefix), *old.prefix[layer].pair, scale))
+            frames.append(past.extended(*new.pair, keep=keep))
+            return combine(parts).out_HLd
+
+        self.llm.hidden(embeds_MD, None, step)
+        self._state = _State(old.prefix, tuple(frames), kept_starts, end)
+
+    def _runs(self, starts: Sequence[int], known: int, end: int) -> list[tuple[int, int, int]]:
+        """New tokens as (first, past the last, first place they see); neighbours that see alike together."""
+        runs: list[tuple[int, int, int]] = []
+        for i in range(known, len(starts)):
+            stop = starts[i + 1] if i + 1 < len(starts) else end
+            seen = starts[max(0, i + 1 - self.recent_frames)]
+            if runs and runs[-1][2] == seen:
+                runs[-1] = (runs[-1][0], stop, seen)
+            elif stop > starts[i]:
+                runs.append((starts[i], stop, seen))
+        return runs
+
+    def _attend_runs(
+        self, runs: list[tuple[int, int, int]], q_HLd: Tensor, past: KV, new: KV, scale: float
+    ) -> Part:
+        first = runs[0][0]
+        if len(runs) == 1:
+            return windowed(q_HLd, past.tail(first - runs[0][2]).pair, new.pair, scale)
+        every = past.extended(*new.pair)
+        origin = first - len(past)  # the place of `every`'s first token
+        parts = []
+        for start, stop, seen in runs:
+            k, v = every.pair
+            before = k[:, seen - origin : start - origin], v[:, seen - origin : start - origin]
+            here = k[:, start - origin : stop - origin], v[:, start - origin : stop - origin]
+            parts.append(windowed(q_HLd[:, start - first : stop - first], before, here, scale))
+        return Part(torch.cat([p.out_HLd for p in parts], 1), torch.cat([p.lse_HL for p in parts], 1))
+
+    def _places_to_prefix(self, runs: list[tuple[int, int, int]]) -> Tensor:
+        """Place of every new token counted from the text, as if the first frame it sees came right after."""
+        prefix = len(self._state.prefix[0])
+        return torch.cat(
+            [self._places(start, stop) - (seen - prefix) for start, stop, seen in runs],
+        )
+
+    def _places(self, start: int, stop: int) -> Tensor:
+        return torch.arange(start, stop, device=self.llm.device)
+
+    def ask(self, question_LD: Tensor | None = None) -> Reader:
+        """See `StreamMemory.ask`; reads the text before the video and the last frames."""
+        return RecentReader(self.llm, self._state)
+
+    def snapshot(self) -> object:
+        """See `StreamMemory.snapshot`."""
+        return self._state
+
+    def restore(self, snapshot: object) -> None:
+        """See `StreamMemory.restore`."""
+        self._state = snapshot
+
+
+class RecentReader(Reader):
+    """Reads text, frames and its own tokens as three parts, so that the frames are not copied."""
+
+    def __init__(self, llm: "LanguageModel", state: _State):
+        self._llm, self._state = llm, state
+        self._own = [empty(llm)] * llm.layers
+
+    @property
+    def context_tokens(self) -> int:
+        """Text and frames kept."""
+        return len(self._state.prefix[0]) + len(self._state.frames[0])
+
+    def next_logits(self, embeds_LD: Tensor) -> Tensor:
+        """See `Reader.next_logits`."""
+        llm, state = self._llm, self._state
+        place = state.end + len(self._own[0])
+        places = torch.arange(place, place + len(embeds_LD), device=llm.device)
+        turn = rotation(places, llm.inv_freq, llm.dtype)
+        gone = state.end - self.context_tokens
+        to_prefix = rotation(places - gone, llm.inv_freq, llm.dtype)
+
+        def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            own, k = self._own[layer], rotate(k, turn)
+            parts = [windowed(rotate(q, turn), own.pair, (k, v), scale)]
+            if len(state.frames[layer]):
+                parts.append(attend(rotate(q, turn), *state.frames[layer].pair, scale))
+            if len(state.prefix[layer]):
+                parts.append(attend(rotate(q, to_prefix), *state.prefix[layer].pair, scale))
+            self._own[layer] = own.extended(k, v)
+            return combine(parts).out_HLd
+
+        return llm.head(llm.hidden(embeds_LD, None, step)[-1])

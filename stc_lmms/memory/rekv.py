@@ -1,0 +1,332 @@
+"""ReKV: a sliding window while the stream runs, and the old KV searched by the question.
+
+Source: ReKV (ICLR 2025, arXiv 2503.00540) and the authors' code. Every new token attends to the last
+`n_local` tokens and, once the stream is longer, to the text before the video as a sink. Each frame's KV is
+one block; it goes to the archive at once. A question is first read alone: in every layer its mean query is
+compared (dot product) with every block's mean key, and the layer reads on over the text before the video
+and the best blocks, in order of time, at consecutive positions. The prompt and the answer read the same
+blocks. The window is not part of that context: recent frames are read only if they are found.
+
+As in the authors' code, and tested against it:
+  - the sink is at the distance n_local - 1 from every query, and grows as tokens leave the window: a
+    block that ends at E sees the first min(n_init, E - n_local) of its n_init tokens, so in between
+    some are seen twice;
+  - a context longer than n_local is read through the same window, with the sink beyond it;
+  - `retrieve_chunk` consecutive blocks are scored together by their mean.
+
+Differences: blocks may have any length. Keys of the window stay rotated at their place in the stream, where
+the authors rotate the whole window again for every block; a group of frames is one forward. With few enough
+frames that all are retrieved and the window holds them, the answers are those of the full memory.
+
+Shapes: F frames, M tokens, L queries, H query heads, G key heads, S keys, d head width, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stc_lmms.errors import SettingsError, StcError
+from stc_lmms.memory.archive import Archive
+from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
+from stc_lmms.memory.kv import KV, empty
+from stc_lmms.ops.attention import attend, attend_masked, combine, windowed
+from stc_lmms.ops.rope import rotate, rotation
+
+if TYPE_CHECKING:
+    from stc_lmms.compat import LanguageModel
+
+
+@dataclass(frozen=True)
+class ReKV(Memory):
+    """In-context video KV retrieval.
+
+    Args:
+        n_local: tokens of the sliding window.
+        retrieve_size: blocks (frames) retrieved per layer and question; all, if there are not more.
+        retrieve_chunk: consecutive blocks that are scored, and retrieved, together.
+        archive_dir: keep the archive in files below this folder instead of in host memory.
+        archive_cap_gib: forget the oldest frames when the archive would be larger than so many GiB.
+    """
+
+    n_local: int = 15000
+    retrieve_size: int = 64
+    retrieve_chunk: int = 1
+    archive_dir: str | None = None
+    archive_cap_gib: float | None = None
+
+    runs_attention = True
+
+    def __post_init__(self):
+        """Check ranges."""
+        for name in ("n_local", "retrieve_size", "retrieve_chunk"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.retrieve_size % self.retrieve_chunk:
+            raise SettingsError(
+                f"retrieve_size={self.retrieve_size} is no multiple of retrieve_chunk={self.retrieve_chunk}"
+            )
+        if self.archive_cap_gib is not None and not 0 < self.archive_cap_gib < 2**30:
+            raise SettingsError(f"archive_cap_gib={self.archive_cap_gib} must be a number of GiB above 0")
+
+    def check(self, layers: int, tokens_per_frame: int | None) -> None:
+        """Refuse a window that does not hold one frame."""
+        if tokens_per_frame is not None and self.n_local < tokens_per_frame:
+            raise SettingsError(_too_small(self.n_local, f"a frame has {tokens_per_frame} tokens"))
+
+    def open(self, llm: "LanguageModel") -> "ReKVMemory":
+        """See `Memory.open`."""
+        return ReKVMemory(llm, self)
+
+
+def _too_small(n_local: int, why: str) -> str:
+    return f"n_local={n_local} is too small: {why}; the window has to hold the largest"
+
+
+@dataclass(frozen=True)
+class _State:
+    """What the device holds, per layer, and the length of the stream so far.
+
+    Keys of `init` are not rotated; those of `window` are, at their place in the stream.
+    """
+
+    init: tuple[KV, ...]
+    window: tuple[KV, ...]
+    end: int = 0
+
+
+class ReKVMemory(StreamMemory):
+    """Window on the device, blocks in the archive."""
+
+    def __init__(self, llm: "LanguageModel", options: ReKV):
+        self.llm, self.options = llm, options
+        cap = options.archive_cap_gib
+        self.archive = Archive(
+            llm.layers,
+            llm.kv_heads,
+            llm.head_dim,
+            llm.dtype,
+            llm.device,
+            folder=options.archive_dir,
+            cap_bytes=None if cap is None else int(cap * 2**30),
+        )
+        nothing = (empty(llm),) * llm.layers
+        self.state = _State(nothing, nothing)
+
+    @property
+    def length(self) -> int:
+        """Tokens taken in."""
+        return self.state.end
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of sink and window."""
+        return sum(kv.nbytes for kv in (*self.state.init, *self.state.window))
+
+    @property
+    def archive_nbytes(self) -> int:
+        """Bytes of all blocks and their mean keys."""
+        return self.archive.nbytes
+
+    def begin(self, prefix_LD: Tensor) -> None:
+        """See `StreamMemory.begin`; these tokens are the sink."""
+        if len(prefix_LD) > self.options.n_local:
+            raise StcError(
+                _too_small(self.options.n_local, f"the text before the video has {len(prefix_LD)} tokens")
+            )
+        init: list[KV] = []
+        self._prefill(prefix_LD, (), lambda layer, k, v: init.append(KV(k, v)))
+        self.state = _State(tuple(init), self.state.window, self.state.end)
+
+    def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
+        """See `StreamMemory.append`; all frames in one forward, one block per frame that has tokens."""
+        self.prefill(embeds_MD, tokens_per_frame)
+
+    def prefill(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> Tensor:
+        """`append`, and the last hidden states [M,D] of the tokens."""
+        check_append(embeds_MD, tokens_per_frame)
+        lengths = [n for n in tokens_per_frame if n]
+        if max(lengths, default=0) > self.options.n_local:
+            raise StcError(_too_small(self.options.n_local, f"a frame has {max(lengths)} tokens"))
+        if not lengths:
+            return embeds_MD
+        places = self.archive.reserve(lengths)
+        means: list[Tensor] = []
+
+        def keep(layer: int, k_GMd: Tensor, v_GMd: Tensor) -> None:
+            self.archive.write(layer, places, k_GMd, v_GMd)
+            means.append(block_means(k_GMd, lengths))
+
+        hidden_MD = self._prefill(embeds_MD, lengths, keep)
+        self.archive.commit(places, torch.stack(means))
+        return hidden_MD
+
+    def _prefill(
+        self, embeds_LD: Tensor, lengths: Sequence[int], keep: Callable[[int, Tensor, Tensor], object]
+    ) -> Tensor:
+        """Run L tokens through the decoder and move the window on; `keep` gets every layer's new KV."""
+        llm, state, n_local = self.llm, self.state, self.options.n_local
+        end = state.end + len(embeds_LD)
+        places = torch.arange(state.end, end, device=llm.device)
+        turn = rotation(places, llm.inv_freq, llm.dtype)
+        far = rotation(places.new_tensor([n_local - 1]), llm.inv_freq, llm.dtype)
+        sink_mask = self._sink_mask(lengths)
+        window: list[KV] = []
+
+        def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            past, new = state.window[layer], KV(rotate(k, turn), v)
+            parts = [windowed(rotate(q, turn), past.pair, new.pair, scale, n_local)]
+            if sink_mask is not None:
+                parts.append(attend_masked(rotate(q, far), *state.init[layer].pair, scale, sink_mask))
+            keep(layer, k, v)
+            window.append(past.extended(*new.pair, keep=n_local))
+            return combine(parts).out_HLd
+
+        hidden_LD = llm.hidden(embeds_LD, None, step)
+        self.state = _State(state.init, tuple(window), end)
+        return hidden_LD
+
+    def _sink_mask(self, lengths: Sequence[int]) -> Tensor | None:
+        """Which sink tokens the new ones see [M,n_init]; None while none does."""
+        ends = list(accumulate(lengths, initial=self.state.end))[1:]
+        init = len(self.state.init[0])
+        seen = [min(init, max(0, end - self.options.n_local)) for end in ends]
+        if not any(seen):
+            return None
+        seen_M = torch.tensor(seen).repeat_interleave(torch.tensor(lengths)).to(self.llm.device)
+        return torch.arange(init, device=self.llm.device) < seen_M[:, None]
+
+    def ask(self, question_LD: Tensor | None = None) -> "ReKVReader":
+        """See `StreamMemory.ask`; searches the archive by `question_LD`."""
+        return ReKVReader(self, question_LD)
+
+    def snapshot(self) -> object:
+        """See `StreamMemory.snapshot`; blocks that the archive's cap drops are not kept for it."""
+        return self.state, self.archive.snapshot()
+
+    def restore(self, snapshot: object) -> None:
+        """See `StreamMemory.restore`."""
+        self.state, blocks = snapshot
+        self.archive.restore(blocks)
+
+    def close(self) -> None:
+        """Delete the archive."""
+        self.archive.close()
+
+
+class ReKVReader(Reader):
+    """Retrieves when it is first read; the prompt and the answer then read what was found.
+
+    Attributes:
+        retrieved: block numbers per layer, ascending.
+        scores: per layer, of the blocks from the archive's first on; empty where all were taken.
+        question_hidden_LD: last hidden states of the question's own pass.
+    """
+
+    def __init__(self, memory: ReKVMemory, question_LD: Tensor | None):
+        self._memory = memory
+        self._question_LD = question_LD if question_LD is not None and len(question_LD) else None
+        self._context: list[KV] = []  # per layer, keys rotated at 0..
+        self._own = [empty(memory.llm)] * memory.llm.layers
+        self._turns: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self.retrieved: list[list[int]] = []
+        self.scores: list[Tensor] = []
+        self.question_hidden_LD: Tensor | None = None
+
+    @property
+    def context_tokens(self) -> int:
+        """Sink and retrieved blocks, of the layer that has most."""
+        return max(map(len, self._context), default=0)
+
+    def next_logits(self, embeds_LD: Tensor) -> Tensor:
+        """See `Reader.next_logits`."""
+        llm = self._memory.llm
+        if not self._context:
+            question_LD = embeds_LD if self._question_LD is None else self._question_LD
+            self.question_hidden_LD = llm.hidden(question_LD, None, self._retrieve)
+        self._turns.clear()
+        return llm.head(llm.hidden(embeds_LD, None, self._read)[-1])
+
+    def _retrieve(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        memory, options = self._memory, self._memory.options
+        scores = memory.archive.scores(layer, mean_query(q, len(k)))
+        picked = choose(scores, options.retrieve_size, options.retrieve_chunk)
+        self.scores.append(scores if len(picked) < len(scores) else scores[:0])
+        self.retrieved.append([memory.archive.first + block for block in picked])
+        context = memory.state.init[layer].extended(*memory.archive.load(layer, self.retrieved[-1]).pair)
+        turn = self._turn(0, len(context))
+        self._context.append(KV(rotate(context.k_GSd, turn), context.v_GSd))
+        return self._attend(layer, q, k, v, scale)[0]
+
+    def _read(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        out_HLd, new = self._attend(layer, q, k, v, scale)
+        self._own[layer] = self._own[layer].extended(*new.pair)
+        return out_HLd
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, KV]:
+        """Attention of L tokens behind the context and the reader's own tokens, and their KV."""
+        context, own, n_local = self._context[layer], self._own[layer], self._memory.options.n_local
+        start, length = len(context) + len(own), q.shape[1]
+        turn = self._turn(start, start + length)
+        near, new = rotate(q, turn), KV(rotate(k, turn), v)
+        if start + length <= n_local:
+            parts = [windowed(near, own.pair, new.pair, scale)]
+            if len(context):
+                parts.append(attend(near, *context.pair, scale))
+            return combine(parts).out_HLd, new
+        past = context.extended(*own.pair)
+        parts = [windowed(near, past.pair, new.pair, scale, n_local)]
+        init = self._memory.state.init[layer]
+        if len(init):
+            far = rotate(q, self._turn(n_local - 1, n_local))
+            places = torch.arange(start, start + length, device=q.device)
+            beyond = places[:, None] - torch.arange(len(init), device=q.device) >= n_local
+            parts.append(attend_masked(far, *init.pair, scale, beyond))
+        return combine(parts).out_HLd, new
+
+    def _turn(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The rotation at these positions; nearly always the same in all layers."""
+        if (start, stop) not in self._turns:
+            llm = self._memory.llm
+            places = torch.arange(start, stop, device=llm.device)
+            self._turns[start, stop] = rotation(places, llm.inv_freq, llm.dtype)
+        return self._turns[start, stop]
+
+
+def block_means(k_GMd: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Mean key of every block [F,G*d], float32 or wider, of M tokens in blocks of these lengths."""
+    wide = k_GMd if k_GMd.dtype == torch.float64 else k_GMd.float()
+    means = [block.mean(dim=1).flatten() for block in wide.split(list(lengths), dim=1)]
+    return torch.stack(means)
+
+
+def mean_query(q_HLd: Tensor, groups: int) -> Tensor:
+    """The vector [G*d] whose dot product with a block's mean key is the block's score.
+
+    The score is the product over all query heads; heads that share a key head are added beforehand.
+    """
+    wide = q_HLd if q_HLd.dtype == torch.float64 else q_HLd.float()
+    return wide.mean(dim=1).unflatten(0, (groups, -1)).sum(dim=1).flatten()
+
+
+def choose(scores_B: Tensor, size: int, chunk: int) -> list[int]:
+    """Indices, ascending, of the `size` best blocks in chunks of `chunk`; all if there are not more.
+
+    The last chunk may be shorter, and so may then be the result.
+    """
+    blocks = len(scores_B)
+    if blocks <= size:
+        return list(range(blocks))
+    group_scores = chunk_means(scores_B, chunk)
+    best = group_scores.topk(size // chunk).indices.sort().values.tolist()
+    return [i for group in best for i in range(group * chunk, min((group + 1) * chunk, blocks))]
+
+
+def chunk_means(scores_B: Tensor, chunk: int) -> Tensor:
+    """Mean score of every `chunk` consecutive blocks, and of the rest."""
+    full = len(scores_B) - len(scores_B) % chunk
+    means = scores_B[:full].unflatten(0, (-1, chunk)).mean(dim=1)
+    return means if full == len(scores_B) else torch.cat((means, scores_B[full:].mean(dim=0, keepdim=True)))

@@ -1,0 +1,104 @@
+"""DyCoke: one frame in four stays whole; of the others, the tokens that changed most.
+
+Source: DyCoke (arXiv 2411.15024) and the authors' `dycole_ttm`. The paper speaks of merging; the code drops
+and averages nothing. In a window of four frames the second and fourth are compared with the frame before
+them, the third with the first, always with the full frame. So no later frame is needed, and this is a
+stream method as it is.
+
+Deviations from the authors' code, all of them ends of a video that a stream does not have: there the last
+window keeps its third frame whole, and the last frame of an odd number is lost. Tokens come out in order of
+position, there in order of similarity. By default the number kept follows from `token_budget`, so that
+budgets compare; 64 of 196 is 196, 20, 20, 20.
+
+Frames are ragged: a memory must allow that (all of ours do). DyCoke's second stage, at decoding, is
+`decode_prune` of the full memory.
+
+Shapes: F frames, N tokens per frame, P patches, D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
+from stc_lmms.methods.budget import BudgetKind
+from stc_lmms.methods.temporal import between_anchors, gather, similarity, split_markers
+from stc_lmms.ops.rows import lowest
+
+WINDOW = 4
+
+
+@dataclass(frozen=True)
+class DyCokeState(State):
+    """Frames seen, and the patches [2,P,D] of the last two."""
+
+    frames: int = 0
+    last: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the two frames."""
+        return 0 if self.last is None else self.last.nbytes
+
+
+@dataclass(frozen=True)
+class DyCoke(TokenMethod[DyCokeState]):
+    """DyCoke, first stage.
+
+    Args:
+        token_budget: LLM tokens kept per frame, on average over four frames.
+        merge_ratio: K of the authors (0.7 in their scripts): a frame between keeps int((1 - K) * N)
+            tokens, whatever the budget; None: the budget decides.
+    """
+
+    token_budget: int = 64
+    merge_ratio: float | None = None
+
+    def __post_init__(self):
+        """Check ranges."""
+        if self.token_budget < 1:
+            raise SettingsError(f"token_budget={self.token_budget} must be at least 1")
+        if self.merge_ratio is not None and not 0 <= self.merge_ratio <= 1:
+            raise SettingsError(f"merge_ratio={self.merge_ratio} must be in [0, 1]")
+
+    @property
+    def budget(self) -> BudgetKind:
+        """Whole frames take more than their share, unless a published argument replaces the budget."""
+        return "on average" if self.merge_ratio is None else "none"
+
+    def open_state(self) -> DyCokeState:
+        """No frame yet."""
+        return DyCokeState()
+
+    def check(self, tokens_per_frame: int) -> None:
+        """Refuse a budget that the whole frames alone exceed."""
+        self.keep(tokens_per_frame)
+
+    def keep(self, patches: int) -> tuple[int, ...]:
+        """Tokens kept of the second, third and fourth frame of a window."""
+        if self.merge_ratio is None:
+            return between_anchors(self.token_budget, patches, WINDOW)
+        return (int((1 - self.merge_ratio) * patches),) * (WINDOW - 1)
+
+    def compress(
+        self, tokens_FND: Tensor, context: Context, state: DyCokeState
+    ) -> tuple[Compressed, DyCokeState]:
+        """See `TokenMethod.compress`."""
+        frames, length, _ = tokens_FND.shape
+        patches, markers = split_markers(length, context, tokens_FND.device)
+        x_FPD = tokens_FND[:, patches]
+        keep = self.keep(len(patches))
+        known = x_FPD if state.last is None else torch.cat((state.last, x_FPD))
+        first = len(known) - frames
+        kept: list[Tensor | None] = []
+        for i in range(frames):
+            place = (state.frames + i) % WINDOW
+            if place == 0:
+                kept.append(None)
+                continue
+            earlier = known[first + i - (2 if place == 2 else 1)]
+            kept.append(lowest(similarity(x_FPD[i], earlier)[None], keep[place - 1])[0])
+        new = DyCokeState(state.frames + frames, known[-2:].clone())
+        return gather(tokens_FND, kept, patches, markers), new

@@ -1,0 +1,108 @@
+"""StreamDyCoke: whole frames now and then; in between, the tokens unlike any of the last frames.
+
+Source: the StreamDyCoke code (`ttm.py`). A token is compared with the same position of the last
+`window_size - 1` full frames; it is kept if the largest cosine is below a threshold, and if none is, the
+lowest one is kept. Nothing is averaged.
+
+Deviation: by default the number kept follows from `token_budget` and not from a threshold, so that budgets
+compare. The pools behind it are `memory=bounded`.
+
+Frames are ragged: a memory must allow that (all of ours do).
+
+Shapes: F frames, N tokens per frame, P patches, D width, W buffered frames.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
+from stc_lmms.methods.budget import BudgetKind
+from stc_lmms.methods.temporal import between_anchors, gather, similarity, split_markers
+from stc_lmms.ops.rows import lowest
+
+
+@dataclass(frozen=True)
+class StreamDyCokeState(State):
+    """Frames seen, and the patches [W,P,D] of the last ones."""
+
+    frames: int = 0
+    last: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffered frames."""
+        return 0 if self.last is None else self.last.nbytes
+
+
+@dataclass(frozen=True)
+class StreamDyCoke(TokenMethod[StreamDyCokeState]):
+    """StreamDyCoke's token selection.
+
+    Args:
+        token_budget: LLM tokens kept per frame, on average over `anchor_every` frames.
+        similarity_threshold: keep what is less similar than this, whatever the budget (0.9 as published);
+            None: the budget decides.
+        window_size: a frame and the full frames before it that it is compared with.
+        anchor_every: one frame in so many stays whole.
+    """
+
+    token_budget: int = 64
+    similarity_threshold: float | None = None
+    window_size: int = 4
+    anchor_every: int = 4
+
+    def __post_init__(self):
+        """Check ranges."""
+        for name, least in (("token_budget", 1), ("window_size", 2), ("anchor_every", 1)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name}={getattr(self, name)} must be at least {least}")
+        if self.similarity_threshold is not None and not -1 <= self.similarity_threshold <= 1:
+            raise SettingsError(f"similarity_threshold={self.similarity_threshold} must be in [-1, 1]")
+
+    @property
+    def budget(self) -> BudgetKind:
+        """Whole frames take more than their share, unless a published argument replaces the budget."""
+        return "on average" if self.similarity_threshold is None else "none"
+
+    def open_state(self) -> StreamDyCokeState:
+        """No frame yet."""
+        return StreamDyCokeState()
+
+    def check(self, tokens_per_frame: int) -> None:
+        """Refuse a budget that the whole frames alone exceed."""
+        if self.similarity_threshold is None:
+            between_anchors(self.token_budget, tokens_per_frame, self.anchor_every)
+
+    def compress(
+        self, tokens_FND: Tensor, context: Context, state: StreamDyCokeState
+    ) -> tuple[Compressed, StreamDyCokeState]:
+        """See `TokenMethod.compress`."""
+        frames, length, _ = tokens_FND.shape
+        patches, markers = split_markers(length, context, tokens_FND.device)
+        x_FPD = tokens_FND[:, patches]
+        known = x_FPD if state.last is None else torch.cat((state.last, x_FPD))
+        first = len(known) - frames
+        kept: list[Tensor | None] = []
+        for i in range(frames):
+            place = (state.frames + i) % self.anchor_every
+            if place == 0:
+                kept.append(None)
+                continue
+            score_P = self.score(x_FPD[i], known[max(0, first + i - self.window_size + 1) : first + i])
+            kept.append(self._choose(score_P, place))
+        new = StreamDyCokeState(state.frames + frames, known[1 - self.window_size :].clone())
+        return gather(tokens_FND, kept, patches, markers), new
+
+    def score(self, frame_PD: Tensor, earlier_WPD: Tensor) -> Tensor:
+        """Largest cosine [P] of each token to its position in W earlier frames."""
+        return similarity(frame_PD, earlier_WPD).amax(dim=0)
+
+    def _choose(self, score_P: Tensor, place: int) -> Tensor:
+        if self.similarity_threshold is None:
+            count = between_anchors(self.token_budget, len(score_P), self.anchor_every)[place - 1]
+            return lowest(score_P[None], count)[0]
+        below = (score_P < self.similarity_threshold).nonzero()[:, 0]
+        return below if len(below) else score_P.argmin()[None]

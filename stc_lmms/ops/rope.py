@@ -1,0 +1,32 @@
+"""Rotary position embedding (RoFormer, arXiv 2104.09864) at any position, also far into a long stream.
+
+Shapes: L tokens, H heads, d head width.
+"""
+
+import torch
+from torch import Tensor
+
+
+def rotation(positions_L: Tensor, inv_freq: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [L,d] of the angles at integer positions.
+
+    A day of video has positions near 10^7, where a float32 angle is off by up to one radian. So angles are
+    float64 until their cosine is taken; the result is float32, or float64 for a float64 model.
+
+    Args:
+        positions_L: int64.
+        inv_freq: [d/2] angles per position.
+        dtype: of the tensors that will be rotated.
+    """
+    angle = positions_L.double()[:, None] * inv_freq.double()
+    angle = torch.cat((angle, angle), dim=-1)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return angle.cos().to(wide), angle.sin().to(wide)
+
+
+def rotate(x_HLd: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Keys or queries at the positions of `turn`; computed in its dtype, returned in that of `x`."""
+    cos_Ld, sin_Ld = turn
+    x = x_HLd.to(cos_Ld.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos_Ld + torch.cat((-second, first), dim=-1) * sin_Ld).to(x_HLd.dtype)

@@ -1,0 +1,145 @@
+"""`stc-lmms stream`: watch a video, a camera or a network stream, and answer while it goes on."""
+
+import argparse
+import json
+import math
+import sys
+from typing import Any, TextIO
+
+from stc_lmms.errors import SettingsError
+
+DESCRIPTION = (
+    "Answers at given stream times while frames arrive. SOURCE is a file, a pipe, - for standard input, an "
+    "address (rtsp://...), or the number of a camera."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("--ask", action="append", required=True, metavar="QUESTION", help="may be repeated")
+    parser.add_argument("--every", type=float, metavar="S", help="ask every S seconds of the stream")
+    parser.add_argument(
+        "--at", type=_times, default=[], metavar="S,S", help="ask at these times (default: at the end)"
+    )
+    parser.add_argument("--model_args", "--model-args", default="", help="as for lmms-eval: name=value,...")
+    parser.add_argument(
+        "--backlog",
+        choices=["queue", "drop"],
+        default="queue",
+        help="frames that come faster than the model: keep all, or only the newest (both are counted)",
+    )
+    parser.add_argument(
+        "--stall", type=float, default=10.0, metavar="S", help="give up after S s without data"
+    )
+    parser.add_argument("--follow", action="store_true", help="the file is still being written")
+    parser.add_argument("--realtime", action="store_true", help="play a file no faster than it would play")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--json", action="store_true", help="one JSON object per answer on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print answers as they come; 0 if the source ended by itself and every question was asked."""
+    from stc_lmms.models.base import Generation
+    from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings
+    from stc_lmms.settings import resolve
+    from stc_lmms.streaming.live import Schedule, Status, play
+    from stc_lmms.video.live import LiveSource
+
+    if args.max_new_tokens < 1:
+        raise SettingsError(f"--max-new-tokens {args.max_new_tokens} must be at least 1")
+    if not (math.isfinite(args.stall) and args.stall > 0):
+        raise SettingsError(f"--stall {args.stall:g} must be a positive number of seconds")
+    schedule = Schedule(tuple(args.ask), args.every, tuple(args.at))
+    settings = resolve(_model_args(args.model_args))
+    check_settings(settings)
+    with LiveSource(
+        args.source, settings.fps, args.backlog, args.stall, args.follow, args.realtime
+    ) as source:
+        screen = _Screen(sys.stderr)
+        model = LlavaOnevision(settings)
+        missed, status = 0, None
+        try:
+            for event in play(model, source, schedule, Generation(args.max_new_tokens)):
+                if isinstance(event, Status):
+                    status = event
+                    screen.show(status)
+                elif event.answer is None:
+                    missed += 1
+                    screen.say(f"not asked at {event.time_s:g} s, {event.failed}: {event.question}")
+                else:
+                    screen.clear()
+                    print(_json(event) if args.json else _text(event), flush=True)
+        except KeyboardInterrupt:
+            screen.say("stopped")
+        screen.clear()
+        if status is not None:
+            print(_summary(status), file=sys.stderr)
+        if source.failure is not None:
+            raise source.failure
+        if status is None:
+            screen.say(f"{args.source} gave no frame")
+    return 1 if missed or status is None else 0
+
+
+class _Screen:
+    """One line that is written over, on a terminal only."""
+
+    def __init__(self, out: TextIO):
+        self._out, self._live = out, out.isatty()
+
+    def show(self, status: Any) -> None:
+        if self._live:
+            print(f"\r\x1b[K{_summary(status)}", end="", file=self._out, flush=True)
+
+    def clear(self) -> None:
+        if self._live:
+            print("\r\x1b[K", end="", file=self._out, flush=True)
+
+    def say(self, text: str) -> None:
+        self.clear()
+        print(f"stc-lmms: {text}", file=self._out, flush=True)
+
+
+def _summary(status: Any) -> str:
+    progress = status.progress
+    parts = [
+        f"{status.time_s:.1f} s",
+        f"{progress.frames} frames",
+        f"{status.ms_per_frame:.1f} ms/frame",
+        f"{progress.llm_tokens_mean:.1f} tokens/frame",
+        f"{100 * (1 - progress.recomputed):.0f} % of tower tokens reused",
+        f"{status.nbytes / 2**20:.1f} MiB",
+        f"backlog at most {status.backlog}",
+        f"{status.dropped} dropped",
+    ]
+    return " | ".join(parts)
+
+
+def _text(told: Any) -> str:
+    when = "end" if told.time_s == math.inf else f"{told.time_s:g} s"
+    return f"[{when}] {told.question}\n    {told.answer.text.strip()}"
+
+
+def _json(told: Any) -> str:
+    content = {
+        "time_s": None if told.time_s == math.inf else told.time_s,
+        "question": told.question,
+        "answer": told.answer.text,
+        "efficiency": told.answer.efficiency.to_dict(),
+    }
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _times(text: str) -> list[float]:
+    return [float(part) for part in text.split(",") if part]
+
+
+def _model_args(text: str) -> dict[str, str]:
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise SettingsError(f"--model_args: {part!r} is not of the form name=value")
+        found[name.strip()] = value.strip()
+    return found

@@ -1,0 +1,163 @@
+"""Live sources: a camera, a network stream, a pipe, a file that is still being written, or just a file.
+
+A thread takes frames from the decoder process as they come and keeps them until the model is ready; what
+happens when it is not ready in time is the backlog policy.
+"""
+
+import os
+import stat
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from stc_lmms.errors import VideoError
+from stc_lmms.video.process import DecoderProcess
+from stc_lmms.video.sampling import Grid
+
+Backlog = Literal["queue", "drop"]
+_MOST_WAITING = 256  # then the source is made to wait, so that memory does not grow without an end
+ADDRESSES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp", "http", "https")
+
+
+def describe_source(source: str, follow: bool = False) -> dict[str, Any]:
+    """What to open for a source as a user names it.
+
+    Args:
+        source: a file or named pipe, `-` for standard input, an address such as `rtsp://...`, or the
+            number of a camera.
+        follow: the file is still being written: at its end, wait for more.
+
+    Raises:
+        VideoError: there is no such file or camera, or the kind of address is not known.
+    """
+    if source.isdecimal():
+        device = Path(f"/dev/video{source}")
+        if sys.platform == "linux" and not device.exists():
+            raise VideoError(f"there is no camera {source} ({device} does not exist)")
+        return {"path": str(device), "format": "v4l2"}
+    if "://" in source:
+        scheme = source.partition("://")[0].lower()
+        if scheme not in ADDRESSES:
+            raise VideoError(f"{source}: {scheme!r} is not a kind of stream; known: {', '.join(ADDRESSES)}")
+        return {"path": source, "protocols": f"{scheme},tcp,udp,rtp,tls,crypto"}
+    if source == "-":  # the decoder's own standard input is its tie to this process
+        return {"path": f"/proc/{os.getpid()}/fd/0", "pipe": True}
+    path = Path(source).absolute()
+    if not path.exists():
+        raise VideoError(f"{path} does not exist; give a file, a pipe, an address or the number of a camera")
+    if path.is_dir():
+        raise VideoError(f"{path} is a folder, not a video; name a file in it")
+    return {"path": str(path), "pipe": stat.S_ISFIFO(path.stat().st_mode), "follow": follow}
+
+
+class LiveSource:
+    """Frames of a live source on the sampling grid; iterate over `waiting()`.
+
+    Args:
+        source: see `describe_source`.
+        fps: frames per second to sample.
+        backlog: `queue` keeps every frame until it is taken (a source that is far ahead has to wait),
+            `drop` only the newest one.
+        stall_s: seconds without a new frame after which the source counts as gone.
+        follow: see `describe_source`.
+        realtime: hand out the frames of a file no faster than it plays.
+
+    Attributes:
+        n_dropped: frames that `drop` left out.
+        longest_backlog: most frames that ever waited.
+        failure: why the source broke off, None if it ended by itself or goes on.
+
+    Raises:
+        VideoError: it cannot be opened.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        fps: float = 0.5,
+        backlog: Backlog = "queue",
+        stall_s: float = 10.0,
+        follow: bool = False,
+        realtime: bool = False,
+    ):
+        self.name, self.backlog, self.stall_s, self.realtime = source, backlog, stall_s, realtime
+        self.n_dropped = self.longest_backlog = 0
+        self.failure: VideoError | None = None
+        job = {"backend": "live", "fps": fps, "start_s": 0.0, "avg_fps": None, "first_k": 0}
+        job |= describe_source(source, follow) | {"stall_s": stall_s}
+        # The worker itself ends a file that stops growing; its silence only counts after that.
+        self._worker = DecoderProcess(job, stall_s + (5.0 if follow else 0.0))
+        self._frames: deque[tuple[float, np.ndarray]] = deque()
+        self._arrived, self._ended = threading.Condition(), False
+        try:
+            info, _ = self._worker.receive()
+        except VideoError as error:
+            self._worker.close()
+            raise VideoError(f"cannot open {source}: {error}") from error
+        self.grid = Grid.of(info["avg_fps"], fps)
+        self._thread = threading.Thread(target=self._receive, daemon=True)
+        self._thread.start()
+
+    def waiting(self, at_most: int) -> Iterator[list[tuple[float, np.ndarray]]]:
+        """Lists of (time in s, uint8 RGB [H,W,3]), each of all frames that wait (1 to `at_most`).
+
+        Waits for frames; ends with the source. Then `failure` says whether something went wrong.
+        """
+        while True:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._frames or self._ended)
+                taken = [self._frames.popleft() for _ in range(min(at_most, len(self._frames)))]
+                self._arrived.notify_all()
+            if not taken:
+                return
+            yield taken
+
+    def close(self) -> None:
+        """Stop the decoder."""
+        self._worker.close()
+        with self._arrived:
+            self._ended = True
+            self._arrived.notify_all()
+
+    def __enter__(self) -> "LiveSource":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _receive(self) -> None:
+        start_s = time.monotonic()
+        try:
+            while True:
+                header, pixels = self._worker.receive()
+                if header["kind"] == "end":
+                    break
+                time_s = self.grid.time_s(header["k"])
+                if self.realtime:
+                    time.sleep(max(0.0, time_s - (time.monotonic() - start_s)))
+                image = np.frombuffer(pixels, np.uint8).reshape(header["height"], header["width"], 3)
+                self._put(time_s, image)
+        except VideoError as error:
+            self.failure = VideoError(f"{self.name} broke off: {error}")
+        except (OSError, ValueError):  # closed by us
+            pass
+        finally:
+            with self._arrived:
+                self._ended = True
+                self._arrived.notify_all()
+
+    def _put(self, time_s: float, image: np.ndarray) -> None:
+        with self._arrived:
+            if self.backlog == "drop":
+                self.n_dropped += len(self._frames)
+                self._frames.clear()
+            self._arrived.wait_for(lambda: len(self._frames) < _MOST_WAITING or self._ended)
+            self._frames.append((time_s, image))
+            self.longest_backlog = max(self.longest_backlog, len(self._frames))
+            self._arrived.notify_all()
