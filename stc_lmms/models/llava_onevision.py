@@ -25,7 +25,7 @@ from stc_lmms import compat
 from stc_lmms.demo.checkpoint import demo_folder
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.methods.base import ATTENTION, Compressed, Context
-from stc_lmms.methods.budget import usage
+from stc_lmms.methods.budget import Usage, usage
 from stc_lmms.models.base import (
     Answer,
     Generation,
@@ -278,7 +278,7 @@ class LlavaOnevisionStream(Stream):
         """See `Stream.progress`."""
         frames, state = len(self.times_s), self.tower_state
         recomputed = state.tokens_recomputed / state.tokens_seen if state and state.tokens_seen else 1.0
-        return Progress(frames, sum(self.kept) / frames if frames else 0.0, recomputed)
+        return Progress(frames, self._usage().mean, recomputed)
 
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
@@ -392,6 +392,11 @@ class LlavaOnevisionStream(Stream):
         token = self.model.method.token
         return None if token is None else token.pending(self.token_state)
 
+    def _usage(self) -> Usage:
+        """Tokens per frame so far, frames that the method holds back as a question would see them."""
+        pending = self._pending()
+        return usage(self.kept if pending is None else [*self.kept, *pending.tokens_per_frame])
+
     def _bill(self) -> Efficiency:
         """What the stream has done since the last bill."""
         frames = len(self.times_s)
@@ -403,8 +408,7 @@ class LlavaOnevisionStream(Stream):
             self._billed_recomputed = self.tower_state.tokens_recomputed
         self._billed_frames = frames
         graphed, self._graphed = self._graphed, 0
-        pending = self._pending()
-        kept = usage(self.kept if pending is None else [*self.kept, *pending.tokens_per_frame])
+        kept = self._usage()
         return Efficiency(
             frames_seen=frames,
             frames_encoded=encoded,

@@ -10,7 +10,7 @@ from stc_lmms.models.llava_onevision import LlavaOnevision
 from stc_lmms.ops.attention import kernel
 from stc_lmms.settings import resolve
 from stc_lmms.streaming.timers import total
-from tests.models.test_llava_onevision import QUESTION, SHORT, play
+from tests.methods.streams import QUESTION, SHORT, play
 
 # n_local holds two to six frames, so that most of the stream is beyond the window.
 MEMORY = {

@@ -101,6 +101,26 @@ def test_e_any_cut_gives_the_same_tokens(load, clip, method, args, pieces):
     assert whole.kept == parts.kept and whole.nbytes == parts.nbytes
 
 
+# Small enough that most of the stream is out of reach.
+MEMORIES = {
+    "recent": {"recent_frames": 3},
+    "rekv": {"n_local": 200, "retrieve_size": 3},
+    "bounded": {"active_tokens": 40, "pool_tokens": 20, "refresh_every": 2, "refresh_top_k": 5},
+}
+
+
+@every_method
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_every_memory_works_behind_every_method(load, clip, method, args, memory):
+    frames, times = clip(10)
+    model = load(method=method, memory=memory, **args, **MEMORIES[memory])
+    whole, parts = play(model, frames, times), play(model, frames[:7], times[:7], pieces=3)
+    parts.ask(QUESTION, SHORT)
+    parts.observe(frames[7:], times[7:])
+    assert (logits(whole) - logits(parts)).abs().max() < 1e-5
+    assert parts.ask(QUESTION, SHORT).token_ids == parts.ask(QUESTION, SHORT).token_ids
+
+
 @every_method
 def test_reset_and_empty_stream(load, clip, method, args):
     frames, times = clip(4)
