@@ -14,20 +14,66 @@ from stc_lmms.methods.listing import as_markdown
 REPO = Path(__file__).resolve().parents[1]
 
 
+RESULTS = REPO / "benchmarks" / "results"
+TOWERS = {"siglip": "SigLIP-so400m", "clip": "CLIP-L/14"}
+
+
+def _read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def cacher_cpu_block() -> str:
-    path = REPO / "benchmarks" / "results" / "cacher_cpu.json"
-    result = json.loads(path.read_text(encoding="utf-8"))
-    arguments, env = result["arguments"], result["environment"]
+    """Every recorded run of benchmarks/cacher_cpu.py."""
+    found = [_read(path.stem) for path in sorted(RESULTS.glob("cacher_cpu*.json"))]
+    env = found[0]["environment"]
+    lines = [
+        f"Time of STC-Cacher over dense (update ratio 0.25, {found[0]['arguments']['frames']} frames, "
+        f"float32, {env['device']}, {env['threads']} threads, torch {env['torch']}; alternated in one "
+        "process by `benchmarks/cacher_cpu.py`):",
+        "",
+        "| tower | blocks | interval | measured | arithmetic bound |",
+        "|---|---|---|---|---|",
+    ]
+    for result in found:
+        given = result["arguments"]
+        shown = (TOWERS[given["tower"]], given["layers"], given["interval"])
+        lines.append(
+            f"| {' | '.join(map(str, shown))} | **{result['measured']:.2f}** | {result['bound']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def prefill_cpu_block() -> str:
+    result = _read("prefill_cpu")
+    given, env = result["arguments"], result["environment"]
     return (
-        f"STC-Cacher at interval {arguments['interval']}, ratio {arguments['ratio']} takes "
-        f"**{result['measured']:.2f}** of the dense tower's time; its arithmetic bound is "
-        f"{result['bound']:.2f} (SigLIP-so400m blocks, {arguments['frames']} frames, float32, "
-        f"{env['device']}, {env['threads']} threads, torch {env['torch']}; alternated in one process: "
-        "`python benchmarks/cacher_cpu.py`)."
+        f"Prefill of {given['budget']} instead of {given['dense']} tokens per frame takes "
+        f"**{result['measured']:.2f}** of the time (bound {result['bound']:.2f}; Qwen2-7B width, "
+        f"{given['layers']} layers, {given['frames']} frames in one forward, float32, {env['device']}, "
+        f"{env['threads']} threads: `python benchmarks/prefill_cpu.py`)."
     )
 
 
-def gpu_card_block(folder: Path = REPO / "benchmarks" / "results") -> str:
+def stream_memory_block() -> str:
+    result = _read("stream_memory")
+    given, rows = result["arguments"], result["rows"]
+    device = [row["device_mib"] for row in rows]
+    rest = [row["resident_mib"] - row["archive_mib"] for row in rows]
+    first = [row["first_token_ms"] for row in rows]
+    exact = "exactly" if result["archive_is_exact"] else "NOT"
+    return (
+        f"A stream of {given['hours']:g} hours through `{given['memory']}` ({given['tokens']} tokens per "
+        f"frame, 0.5 fps, tiny decoder, CPU): the compute side holds {min(device):.2f} to {max(device):.2f} "
+        "MiB from the first ten minutes to the last, the process without its archive "
+        f"{min(rest):.0f} to {max(rest):.0f} MiB; the archive grows by {exact} the predicted "
+        f"{result['archive_bytes_per_frame']:,} bytes per frame. A question's first token takes "
+        f"{first[0]:.0f} ms after ten minutes and {first[-1]:.0f} ms at the end: scoring is one dot product "
+        "per frame and layer, so it grows with the stream, but little "
+        "(`python benchmarks/stream_memory.py`)."
+    )
+
+
+def gpu_card_block(folder: Path = RESULTS) -> str:
     """One row for every recorded GPU card and frame count: medians of method over dense."""
     cards = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("gpu_card_*.json"))]
     if not cards:
@@ -76,8 +122,7 @@ def _ratio(row: dict, stage: str) -> str:
 
 
 def selection_cost_block() -> str:
-    path = REPO / "benchmarks" / "results" / "selection_cost.json"
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = _read("selection_cost")
     env, found = result["environment"], result["token_methods"]
     worst = max(found, key=lambda name: found[name]["share_of_dense"])
     tower = ", ".join(f"`{name}` {row['over_dense']:.2f}" for name, row in result["tower_methods"].items())
@@ -94,6 +139,8 @@ def selection_cost_block() -> str:
 BLOCKS = {
     "methods": as_markdown,
     "cacher_cpu": cacher_cpu_block,
+    "prefill_cpu": prefill_cpu_block,
+    "stream_memory": stream_memory_block,
     "gpu_card": gpu_card_block,
     "selection_cost": selection_cost_block,
 }
