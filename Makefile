@@ -31,7 +31,7 @@ $(READY): pyproject.toml
 
 # A thin second environment: the oldest supported transformers, everything else from the first.
 $(OLD)/.ready: $(READY)
-	$(PYTHON) -m venv --without-pip $(OLD)
+	$(BIN)/python -m venv --without-pip $(OLD)
 	$(BIN)/python -m pip --python $(OLD)/bin/python install --quiet --no-deps \
 	  transformers==$(OLDEST) 'tokenizers>=0.22,<=0.23' 'huggingface-hub>=0.34,<1'
 	$(OLD)/bin/python -c 'import sysconfig, pathlib; \
