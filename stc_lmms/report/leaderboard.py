@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,28 +12,34 @@ from stc_lmms.report.published import NOTES, PUBLISHED, gaps
 from stc_lmms.report.runs import Run
 from stc_lmms.report.scores import Score
 
-# Key of a row to its heading; the order of every table.
-TEXT = {"run": "run", "model": "model", "method": "method", "memory": "memory", "benchmark": "benchmark"}
-NUMBERS = {
-    "n": "n",
-    "n_missing": "missing",
-    "n_unparsed": "unparsed",
-    "n_failed": "failed",
+# Key of a row to its heading, in the order of every table: what is asked first stands first.
+COLUMNS = {
+    "run": "run",
+    "method": "method",
+    "benchmark": "benchmark",
     "accuracy": "accuracy %",
-    "strict": "strict %",
-    "macro": "macro %",
-    "micro": "micro %",
     "tokens_mean": "tokens/frame",
-    "tokens_max": "tokens/frame max",
-    "recomputed": "recomputed %",
     "frame_ms": "ms/frame",
     "vit_ms": "ViT ms/frame",
     "prefill_ms": "prefill ms/frame",
     "ttft_ms": "TTFT ms",
     "token_ms": "ms/token",
+    "tokens_max": "tokens/frame max",
+    "recomputed": "recomputed %",
     "kv_mib": "KV MiB",
     "peak_mib": "peak MiB",
+    "strict": "strict %",
+    "macro": "macro %",
+    "micro": "micro %",
+    "n": "n",
+    "n_missing": "missing",
+    "n_unparsed": "unparsed",
+    "n_failed": "failed",
+    "memory": "memory",
+    "model": "model",
 }
+TEXT = frozenset({"run", "method", "benchmark", "memory", "model"})
+_OF_SCORE = ("n", "n_missing", "n_unparsed", "n_failed", "accuracy", "strict", "macro", "micro")
 DEFINITIONS = {
     "accuracy %": "the average that the benchmark itself reports, by its official scorer; missing, unparsed "
     "and failed answers count as wrong. Of plain lmms-eval files: the first metric of which more is better; "
@@ -57,7 +64,7 @@ DEFINITIONS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One run on one benchmark: `cells` has the keys of `TEXT`, `NUMBERS` and `front_tokens`, `front_ms`."""
+    """One run on one benchmark: `cells` has the keys of `COLUMNS`, and `front_tokens`, `front_ms`."""
 
     run: Run
     score: Score
@@ -65,9 +72,10 @@ class Row:
 
 
 def build(runs: Sequence[Run]) -> list[Row]:
-    """All rows, by benchmark and then by falling accuracy, with the Pareto fronts marked."""
+    """All rows with the Pareto fronts marked; the benchmark with most rows first, then by accuracy."""
     rows = [Row(run, score, _cells(run, score)) for run in runs for score in run.scores]
-    rows.sort(key=lambda row: (row.cells["benchmark"], -row.cells["accuracy"]))
+    count = Counter(row.score.benchmark for row in rows)
+    rows.sort(key=lambda row: (-count[row.score.benchmark], row.score.benchmark, -row.score.accuracy))
     for comparable in groups(rows):
         _mark(comparable, "tokens_mean", "front_tokens")
         for same in by_hardware(comparable).values():
@@ -115,7 +123,7 @@ def _cells(run: Run, score: Score) -> dict[str, Any]:
         "method": run.method,
         "memory": str(run.settings.get("memory", "-")),
         "benchmark": score.benchmark,
-        **{key: getattr(score, key) for key in list(NUMBERS)[:8]},
+        **{key: getattr(score, key) for key in _OF_SCORE},
         "tokens_mean": cost.get("llm_tokens_mean"),
         "tokens_max": cost.get("llm_tokens_max"),
         "recomputed": 100 * cost["tower_tokens_recomputed"] / seen if seen else None,
@@ -138,6 +146,11 @@ def shown(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def known_columns(rows: Sequence[Row]) -> dict[str, str]:
+    """The columns in which any row has something."""
+    return {key: name for key, name in COLUMNS.items() if any(row.cells[key] is not None for row in rows)}
 
 
 def comparison(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -199,7 +212,7 @@ def to_json(rows: Sequence[Row], runs: Sequence[Run]) -> str:
 
 def to_csv(rows: Sequence[Row]) -> str:
     """One line per row; empty where a number is not known."""
-    columns = [*TEXT, *NUMBERS, "average", "front_tokens", "front_ms", "hardware"]
+    columns = [*COLUMNS, "average", "front_tokens", "front_ms", "hardware"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
@@ -209,10 +222,9 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def to_markdown(rows: Sequence[Row], runs: Sequence[Run]) -> str:
     """The tables of the page, without its figures."""
-    head = {**TEXT, **NUMBERS}
-    columns = [key for key in head if key in TEXT or any(row.cells[key] is not None for row in rows)]
+    columns = known_columns(rows)
     body = [[shown(row.cells[key]) for key in columns] + [_front(row.cells)] for row in rows]
-    text = ["# Leaderboard", "", *_table([*(head[key] for key in columns), "Pareto front"], body, len(TEXT))]
+    text = ["# Leaderboard", "", *_table([*columns.values(), "Pareto front"], body, 3)]
     text += ["", "## Published numbers", ""]
     found = comparison(runs)
     heads = ["benchmark", "model", "method", "published %", "our run", "ours %", "gap", "known problems"]

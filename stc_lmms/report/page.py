@@ -7,7 +7,7 @@ from typing import Any
 from stc_lmms import __version__
 from stc_lmms.errors import StcError
 from stc_lmms.report.charts import charts
-from stc_lmms.report.leaderboard import DEFINITIONS, NUMBERS, TEXT, Row, comparison, groups, shown
+from stc_lmms.report.leaderboard import DEFINITIONS, TEXT, Row, comparison, groups, known_columns, shown
 from stc_lmms.report.published import NOTES
 from stc_lmms.report.runs import Run, differing_settings
 
@@ -22,16 +22,15 @@ def to_html(rows: Sequence[Row], runs: Sequence[Run]) -> str:
     """
     environment = _environment()
     text = files("stc_lmms.report").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    head = {**TEXT, **NUMBERS}
     return environment.from_string(text).render(
         version=__version__,
         rows=rows,
         runs=runs,
-        columns={key: head[key] for key in head if any(row.cells[key] is not None for row in rows)},
-        text_columns=set(TEXT),
+        columns=known_columns(rows),
+        text_columns=TEXT,
         benchmarks=list(dict.fromkeys(row.score.benchmark for row in rows)),
         comparisons=[_comparison(group) for group in groups(rows)],
-        published=comparison(runs),
+        published=_by_benchmark(comparison(runs)),
         published_notes=NOTES,
         differing=differing_settings(runs),
         definitions=DEFINITIONS,
@@ -68,6 +67,13 @@ def _comparison(rows: Sequence[Row]) -> dict[str, Any]:
         "charts": charts(rows),
         "heat": _heat(rows),
     }
+
+
+def _by_benchmark(lines: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line["benchmark"], []).append(line)
+    return found
 
 
 def _heat(rows: Sequence[Row]) -> dict[str, Any] | None:
