@@ -11,7 +11,7 @@ from stc_lmms.report.runs import Run
 from stc_lmms.report.scores import Score
 
 PAPER = "arXiv 2512.00891"
-REKV, DISPIDER, LIVECC, FOREST = "ReKV, LLaVA-OneVision 7B", "Dispider", "LiveCC", "StreamForest"
+REKV, DISPIDER, LIVECC, FOREST = "LLaVA-OneVision 7B", "Dispider", "LiveCC", "StreamForest"
 # How a checkpoint's name shows that it is one of these models.
 _CHECKPOINTS = {
     REKV: ("llava-onevision-qwen2-7b", "llava_onevision_qwen2_7b"),

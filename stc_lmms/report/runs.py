@@ -6,6 +6,7 @@ broken, are told in one line each and skipped.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,15 +108,15 @@ def rank_notes(ranks: Sequence[dict[str, Any]], answers: int) -> list[str]:
 
 
 def tell_apart(runs: Sequence[Run]) -> None:
-    """Set `label`: the name, then what differs between runs of one name, then their time or a number."""
+    """Set `label`: the name, then the settings that tell runs of one name apart, their time, or a number."""
     by_name: dict[str, list[Run]] = {}
     for run in runs:
         run.label = run.name
         by_name.setdefault(run.name, []).append(run)
     for same in (group for group in by_name.values() if len(group) > 1):
-        differing = differing_settings(same)
+        telling = _telling_settings(same)
         for run in same:
-            shown = ", ".join(f"{key}={run.settings[key]}" for key in differing if key in run.settings)
+            shown = ", ".join(f"{key}={run.settings[key]}" for key in telling if key in run.settings)
             run.label = f"{run.name} [{shown}]" if shown else run.name
         for ending in (lambda run, number: run.stamp, lambda run, number: f"#{number}"):
             labels = [run.label for run in same]
@@ -128,6 +129,18 @@ def differing_settings(runs: Sequence[Run]) -> list[str]:
     """Names of the settings that are not equal in all runs, in the order in which they are listed."""
     names = dict.fromkeys(name for run in runs for name in run.settings)
     return [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
+
+
+def _telling_settings(runs: Sequence[Run]) -> list[str]:
+    """The first few settings that are enough: methods differ in many arguments that say no more."""
+    chosen: list[str] = []
+    apart = 1
+    for name in differing_settings(runs):
+        found = len({tuple(repr(run.settings.get(key)) for key in (*chosen, name)) for run in runs})
+        if found > apart:
+            chosen.append(name)
+            apart = found
+    return chosen
 
 
 def _collect(paths: Sequence[Path], tell: Callable[[str], None]) -> list[_Files]:
@@ -159,26 +172,46 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
     """The content, or None and why it is not that of a run."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return None, f"not readable as JSON ({error})"
     if not isinstance(content, dict):
         return None, "not a file of a run"
     try:
         if path.name.startswith("stc_summary_"):
-            of_summary(content)
-            content["run"] is None or content["run"].strip()
+            _check(_run(_Files(path.parent, summaries=[content])), content["run"])
         elif path.name.startswith("stc_efficiency_"):
-            rank_notes([content], len(content["answers"]))
-            total(_costs([content]))
-            content["run"].strip()
+            _check(_run(_Files(path.parent, ranks=[content])), content["run"])
         elif path.name.endswith("_results.json"):
-            if not of_results(content):
+            run = _run(_Files(path.parent, results=content))
+            _check(run, None)
+            if not run.scores:
                 return None, "no scores of an lmms-eval run in it"
         else:
             return None, "not a file of a run"
     except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
         return None, f"not a file of a run ({type(error).__name__}: {error})"
     return content, ""
+
+
+def _check(run: Run, name: Any) -> None:
+    """What was read alone must be a run whose numbers are numbers, or the page would fail on it.
+
+    Raises:
+        TypeError, AttributeError: something is of another type.
+        ValueError: a number is not finite.
+    """
+    numbers = [value for value in run.cost.values() if value is not None]
+    for score in run.scores:
+        numbers += [
+            score.accuracy,
+            *score.parts.values(),
+            *(accuracy for accuracy, _ in score.tasks.values()),
+        ]
+        numbers += [x for x in (score.strict, score.macro, score.micro, score.n) if x is not None]
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("a number that is not finite")
+    if not isinstance(name, str | None) or not run.hardware:
+        raise TypeError("its run has no name")
 
 
 def _run(files: _Files) -> Run:

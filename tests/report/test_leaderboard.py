@@ -132,6 +132,7 @@ def test_the_page_asks_for_nothing(results):
 
 
 def test_broken_and_foreign_files_are_skipped_with_a_line_each(results, tmp_path, capsys):
+    summary = json.loads(next((results / "none").glob("stc_summary_*")).read_text())
     bad = {
         "stc_summary_x.json": '{"a"',
         "stc_summary_y.json": '{"benchmark": "y", "run": null}',
@@ -140,6 +141,10 @@ def test_broken_and_foreign_files_are_skipped_with_a_line_each(results, tmp_path
         "list_results.json": "[1]",
         "package.json": '{"name": "foreign"}',
         "bytes.json": b"\xff\xfe\x00",
+        "stc_summary_text.json": json.dumps(summary | {"settings": "method=stc"}),
+        "stc_summary_nan.json": json.dumps(summary).replace('"official": 1.0', '"official": NaN'),
+        "stc_summary_number.json": json.dumps(summary | {"run": 3}),
+        "odd_results.json": '{"results": {"t": {"acc": 0.5}}, "config": "text"}',
         "deep_results.json": '{"results": {"t": 7}, "group_subtasks": []}',
     }
     for name, text in bad.items():
@@ -171,6 +176,13 @@ def test_one_name_and_different_settings_are_told_apart(tmp_path):
         write_run(tmp_path / place / "stc", [question("EPM", 1)], [answer(1)], token_budget=budget)
     labels = [run.label for run in find_runs([tmp_path], pytest.fail)]
     assert labels == ["stc [token_budget=32]", "stc [token_budget=64]"]
+
+
+def test_a_label_has_no_more_settings_than_tell_runs_apart(tmp_path):
+    for method, also in (("stc", {"cache_interval": 4}), ("dycoke", {"merge_ratio": None}), ("none", {})):
+        write_run(tmp_path / "run", [question("EPM", 1)], [answer(1)], method=method, **also)
+    labels = {run.label for run in find_runs([tmp_path], pytest.fail)}
+    assert labels == {"run [method=stc]", "run [method=dycoke]", "run [method=none]"}
 
 
 def test_equal_runs_are_told_apart_by_time_or_number(tmp_path):
