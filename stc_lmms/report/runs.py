@@ -30,6 +30,7 @@ class Run:
         cost: `timers.total` over all answers (milliseconds, bytes); empty when nothing was measured.
         model: execution, attention, dtype, environment; empty for models that do not tell.
         source: the folder in which it was found, as the user wrote it.
+        limited: lmms-eval was told to ask only some questions.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Run:
     cost: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    limited: bool = False
     label: str = ""
 
     @property
@@ -236,6 +238,7 @@ def _run(files: _Files) -> Run:
         cost=total(_costs(files.ranks)) if files.ranks else {},
         model=next((rank["model"] for rank in files.ranks if rank.get("model")), {}),
         notes=rank_notes(files.ranks, len(answers)) if files.ranks else [],
+        limited=bool(config.get("limit")),
     )
 
 

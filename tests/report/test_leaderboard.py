@@ -214,6 +214,30 @@ def test_our_model_on_a_task_of_lmms_eval_has_its_cost(tmp_path):
     assert run.cost["frames_encoded"] == 4
 
 
+@pytest.mark.parametrize("limit", [None, 8])
+def test_the_chunk_task_of_lmms_eval_is_compared_too(tmp_path, limit):
+    write_run(tmp_path / "run", [], [answer(4)])
+    settings = {"method": "stc", "pretrained": CHECKPOINT, "memory": "rekv"}
+    for path in (tmp_path / "run").glob("stc_efficiency_*"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"settings": settings}))
+    told = {"resolved_cli_args": {"stc_run": "20260101_000000_000_stc"}, "limit": limit}
+    plain_results(tmp_path / "run", {"ovobench": {"overall,none": 50.0}}, config=told)
+    found = [own for line in comparison(find_runs([tmp_path], pytest.fail)) for own in line["ours"]]
+    if limit:
+        assert found == []
+    else:
+        assert (found[0]["gap"], found[0]["differs"]) == (-2.0, "prompt and scoring of lmms-eval's own task")
+
+
+def test_another_models_run_on_our_tasks_is_one_score(tmp_path):
+    content = {"benchmark": "ovobench", "run": None, "settings": None}
+    content["summary"] = ovobench.summarise([question("EPM", 1)])
+    (tmp_path / "stc_summary_ovobench.json").write_text(json.dumps(content))
+    plain_results(tmp_path, {"ovobench_stream_backward": {"acc,none": 100.0, "acc_strict,none": 100.0}})
+    (run,) = find_runs([tmp_path], pytest.fail)
+    assert (run.model_name, run.method, [score.n for score in run.scores]) == ("org__other", "-", [1])
+
+
 def test_groups_of_lmms_eval_are_one_score_with_sub_tasks():
     content = {
         "results": {
@@ -232,15 +256,17 @@ def test_groups_of_lmms_eval_are_one_score_with_sub_tasks():
 
 def test_published_numbers_stand_beside_the_same_whole_benchmark_only(tmp_path):
     settings = {"pretrained": CHECKPOINT, "memory": "rekv", "prompt": "chat", "token_budget": 64}
-    whole = [question(task, int(task != "EPM")) for task in ALL_TASKS]
+    some = [question(task, int(task != "EPM")) for task in ALL_TASKS]
+    whole = some + [question("EPM", 0)] * (3035 - len(some))
     write_run(tmp_path / "whole", whole, [answer(1)], **settings)
+    write_run(tmp_path / "limited", some, [answer(1)], **settings)
     write_run(tmp_path / "part", whole[:1], [answer(1)], **settings)
     write_run(tmp_path / "demo", whole, [answer(1)], pretrained="demo")
     lines = comparison(find_runs([tmp_path], pytest.fail))
     (line,) = (line for line in lines if line["ours"])
     assert (line["benchmark"], line["method"], line["published"]) == ("OVO-Bench", "STC", 52.0)
     (own,) = line["ours"]
-    assert own["run"] == "whole" and own["gap"] == pytest.approx(100 * 8 / 9 - 52.0)
+    assert own["run"] == "whole" and own["gap"] == pytest.approx(100 * 8 / 9 - 52.0)  # the mean of its parts
     assert own["gap_parts"]["backward"] == pytest.approx(200 / 3 - 45.3)
     assert own["differs"] == "prompt=chat"
 
@@ -254,7 +280,7 @@ def test_streamingbench_is_compared_in_its_real_time_part(tmp_path):
         "official": 1,
         "strict": 1,
     }
-    tasks = [{"part": "real", "task": task} | record for task in streamingbench.TASKS["real"]]
+    tasks = [{"part": "real", "task": task} | record for task in streamingbench.TASKS["real"]] * 250
     content = {"benchmark": "streamingbench", "run": "20260101_000000_000_none"}
     content |= {
         "settings": {"method": "none", "pretrained": CHECKPOINT},
