@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stc_lmms import __version__, plan_command, stream_command
+from stc_lmms import __version__, leaderboard_command, plan_command, stream_command
 from stc_lmms.bench import options as bench_options
 from stc_lmms.errors import DataError, StcError
 
@@ -60,6 +60,14 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="accuracy and efficiency tables of finished runs")
     report.add_argument("folders", nargs="+", type=Path, help="output paths of lmms-eval runs")
     report.set_defaults(run=_report)
+
+    board = commands.add_parser(
+        "leaderboard",
+        help="all runs as tables and one HTML page",
+        description=leaderboard_command.DESCRIPTION,
+    )
+    leaderboard_command.add_arguments(board)
+    board.set_defaults(run=leaderboard_command.run)
 
     stream = commands.add_parser(
         "stream",

@@ -61,6 +61,7 @@ def test_wheel_ships_tasks_and_recipes(installed):
     assert {p.name for p in (installed / "stc_lmms" / "model_configs").iterdir()} == {
         p.name for p in model_configs_root().iterdir()
     }
+    assert (installed / "stc_lmms" / "report" / "leaderboard.html.j2").is_file()
     metadata = next(installed.glob("stc_lmms-*.dist-info"))
     entries = (metadata / "entry_points.txt").read_text()
     assert "[lmms_eval.models]" in entries and "stc-lmms = stc_lmms.cli:main" in entries

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import DataError
+from stc_lmms.report.runs import rank_notes
+from stc_lmms.report.scores import mean_of_parts
 from stc_lmms.streaming.timers import total
 
 EFFICIENCY_COLUMNS = {
@@ -61,20 +63,8 @@ def _joined(name: str, summaries: list[dict[str, Any]], ranks: list[dict[str, An
         "summaries": summaries,
         "total": total([a["efficiency"] for a in answers if a.get("efficiency")]),
         "model": next((rank["model"] for rank in ranks if rank["model"]), None),
-        "notes": _notes(ranks, len(answers)),
+        "notes": rank_notes(ranks, len(answers)),
     }
-
-
-def _notes(ranks: list[dict[str, Any]], answers: int) -> list[str]:
-    sums = {key: sum(rank[key] for rank in ranks) for key in ("replayed", "beyond_context")}
-    notes = []
-    if ranks and len(ranks) < ranks[0]["world_size"]:
-        notes.append(f"efficiency of {len(ranks)} of {ranks[0]['world_size']} ranks only")
-    if sums["replayed"]:
-        notes.append(f"{sums['replayed']} of {answers} answers were timed by the run that it resumed")
-    if sums["beyond_context"]:
-        notes.append(f"{sums['beyond_context']} answers had more context than the model is made for")
-    return notes
 
 
 def _read(path: Path) -> Any:
@@ -91,7 +81,7 @@ def _accuracy(runs: Sequence[dict[str, Any]]) -> str:
     for run in runs:
         for entry in run["summaries"]:
             summary = entry["summary"]
-            macro = summary["total"] or _mean_of_parts(summary)
+            macro = summary["total"] or mean_of_parts(summary["parts"])
             counts = [str(summary[key]) for key in ("n", "n_missing", "n_unparsed", "n_failed")]
             own = macro if summary["headline"] == "macro" else summary["micro"]
             scores = (macro["official"], summary["micro"]["official"], own["strict"])
@@ -103,11 +93,6 @@ def _accuracy(runs: Sequence[dict[str, Any]]) -> str:
         "strict: strict scorer, in the average that the benchmark itself reports"
     )
     return f"Accuracy\n{align(rows)}\n{note}"
-
-
-def _mean_of_parts(summary: dict[str, Any]) -> dict[str, float]:
-    parts = [part["macro"] for part in summary["parts"].values()]
-    return {key: sum(part[key] for part in parts) / len(parts) for key in ("official", "strict")}
 
 
 def _efficiency(runs: Sequence[dict[str, Any]]) -> str:

@@ -1,0 +1,147 @@
+"""The accuracy of a run on one benchmark: from our summaries, and from lmms-eval's result files."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# Benchmarks of the summaries whose tasks have another name: lmms-eval has its own `ovobench`.
+_TASK_NAMES = {name: f"{name}_stream" for name in ("ovobench", "mlvu", "egoschema", "videomme")}
+_PREFERRED = ("acc", "accuracy", "exact_match", "score", "overall")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One run on one benchmark; all accuracies in percent.
+
+    Attributes:
+        benchmark: name of the task or group, with its parts when some are absent.
+        accuracy: the average that the benchmark itself reports, by its official scorer.
+        average: which one that is: `macro`, `micro`, or the metric of another model's result file.
+        strict: by the strict scorer, in the same average; None when there is none.
+        n: questions; None when the file does not tell. Missing and failed ones are among them.
+        parts: part -> accuracy in the benchmark's own average.
+        tasks: sub-task -> (accuracy, n).
+        ours: scored by our own tasks.
+    """
+
+    benchmark: str
+    accuracy: float
+    average: str
+    n: int | None
+    strict: float | None = None
+    macro: float | None = None
+    micro: float | None = None
+    n_missing: int | None = None
+    n_unparsed: int | None = None
+    n_failed: int | None = None
+    parts: dict[str, float] = field(default_factory=dict)
+    tasks: dict[str, tuple[float, int | None]] = field(default_factory=dict)
+    ours: bool = True
+
+
+def of_summary(content: Mapping[str, Any]) -> Score:
+    """The score in a `stc_summary_*.json`.
+
+    Raises:
+        KeyError, TypeError: it is not one.
+    """
+    summary, parts = content["summary"], content["summary"]["parts"]
+    kind = summary["headline"]
+    macro = summary["total"] or mean_of_parts(parts)
+    own = macro if kind == "macro" else summary["micro"]
+    mini = "_mini" if content["benchmark"].endswith("_mini") else ""
+    name = content["benchmark"].removesuffix("_mini")
+    absent = summary["total"] is None
+    return Score(
+        benchmark=_TASK_NAMES.get(name, name) + mini + (f" ({', '.join(parts)})" if absent else ""),
+        accuracy=100 * own["official"],
+        average=kind,
+        strict=100 * own["strict"],
+        macro=100 * macro["official"],
+        micro=100 * summary["micro"]["official"],
+        parts={part: 100 * values[kind]["official"] for part, values in parts.items()},
+        tasks={
+            f"{part} / {task}": (100 * values["accuracy"]["official"], values["n"])
+            for part, of_part in parts.items()
+            for task, values in of_part["tasks"].items()
+        },
+        **{key: summary[key] for key in ("n", "n_missing", "n_unparsed", "n_failed")},
+    )
+
+
+def mean_of_parts(parts: Mapping[str, Any]) -> dict[str, float]:
+    """Mean over the parts that are there of their macro averages, by each scorer."""
+    found = [part["macro"] for part in parts.values()]
+    return {key: sum(part[key] for part in found) / len(found) for key in ("official", "strict")}
+
+
+def of_results(content: Mapping[str, Any]) -> list[Score]:
+    """The scores in lmms-eval's `*_results.json`: one for each group or task that is in no group.
+
+    A metric counts when higher is better and it is a finite number. When none of its values in a group is
+    above 1, they are taken for fractions.
+    """
+    results = content["results"]
+    groups = {name: subs for name, subs in (content.get("group_subtasks") or {}).items() if subs}
+    inside = {sub for subs in groups.values() for sub in subs}
+    scores = []
+    for task in (name for name in results if name not in inside):
+        metric = _metric(content, task, groups.get(task, ()))
+        if metric is None:
+            continue
+        subs = [sub for sub in groups.get(task, ()) if _value(results.get(sub), metric) is not None]
+        values = {name: _value(results.get(name), metric) for name in (task, *subs)}
+        known = {name: value for name, value in values.items() if value is not None}
+        ours = any(_value(results[name], "acc_strict") is not None for name in known)
+        scale = 1 if ours or max(map(abs, known.values())) > 1 else 100
+        own = known.get(task)
+        counts = {name: _count(content, name, groups) for name in known}
+        scores.append(
+            Score(
+                benchmark=task,
+                accuracy=scale * (sum(known.values()) / len(known) if own is None else own),
+                average=metric if own is not None else f"mean {metric}",
+                n=_count(content, task, groups),
+                tasks={name: (scale * known[name], counts[name]) for name in subs},
+                ours=ours,
+            )
+        )
+    return scores
+
+
+def _metric(content: Mapping[str, Any], task: str, subs: Sequence[str]) -> str | None:
+    better = content.get("higher_is_better") or {}
+    for name in (task, *subs):
+        values = content["results"].get(name) or {}
+        metrics = dict.fromkeys(key.partition(",")[0] for key in values if not _is_error(key))
+        metrics = [m for m in metrics if _value(values, m) is not None]
+        metrics = [m for m in metrics if (better.get(name) or {}).get(m, True) is not False]
+        metrics.sort(key=lambda m: _PREFERRED.index(m) if m in _PREFERRED else len(_PREFERRED))
+        if metrics:
+            return metrics[0]
+    return None
+
+
+def _value(values: Mapping[str, Any] | None, metric: str) -> float | None:
+    """The metric of a task, whatever filter its name ends with (`acc,none`)."""
+    for key, value in (values or {}).items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if key.partition(",")[0] == metric and number:
+            return float(value)
+    return None
+
+
+def _is_error(key: str) -> bool:
+    return "_stderr" in key.partition(",")[0] or key in ("alias", "samples")
+
+
+def _count(content: Mapping[str, Any], task: str, groups: Mapping[str, Sequence[str]]) -> int | None:
+    """Questions of a task, or the sum over a group's tasks; of our tasks the questions, not the videos."""
+    values = _value(content["results"].get(task), "n")
+    if values is not None:
+        return int(values)
+    counts = [_count(content, sub, groups) for sub in groups.get(task, ())]
+    if counts:
+        return None if None in counts else sum(counts)
+    return ((content.get("n-samples") or {}).get(task) or {}).get("effective")
