@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stc_lmms import __version__, plan_command, stream_command
+from stc_lmms import __version__, plan_command, show_command, stream_command
 from stc_lmms.bench import options as bench_options
 from stc_lmms.errors import DataError, StcError
 
@@ -68,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     stream_command.add_arguments(stream)
     stream.set_defaults(run=stream_command.run)
+
+    show = commands.add_parser(
+        "show", help="a picture of what a method recomputes and keeps", description=show_command.DESCRIPTION
+    )
+    show_command.add_arguments(show)
+    show.set_defaults(run=show_command.run)
 
     bench = commands.add_parser("bench", help="latency card: every stage, dense against a method")
     bench_options.add_arguments(bench)
