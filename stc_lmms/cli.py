@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stc_lmms import __version__, plan_command, show_command, stream_command
+from stc_lmms import __version__, compare_command, plan_command, show_command, stream_command
 from stc_lmms.bench import options as bench_options
 from stc_lmms.errors import DataError, StcError
 
@@ -68,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     stream_command.add_arguments(stream)
     stream.set_defaults(run=stream_command.run)
+
+    compare = commands.add_parser(
+        "compare", help="methods at equal budgets, in one go", description=compare_command.DESCRIPTION
+    )
+    compare_command.add_arguments(compare)
+    compare.set_defaults(run=compare_command.run)
 
     show = commands.add_parser(
         "show", help="a picture of what a method recomputes and keeps", description=show_command.DESCRIPTION
