@@ -8,7 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stc_lmms import __version__, leaderboard_command, plan_command, stream_command
+from stc_lmms import (
+    __version__,
+    compare_command,
+    leaderboard_command,
+    plan_command,
+    show_command,
+    stream_command,
+)
 from stc_lmms.bench import options as bench_options
 from stc_lmms.errors import DataError, StcError
 
@@ -76,6 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     stream_command.add_arguments(stream)
     stream.set_defaults(run=stream_command.run)
+
+    compare = commands.add_parser(
+        "compare", help="methods at equal budgets, in one go", description=compare_command.DESCRIPTION
+    )
+    compare_command.add_arguments(compare)
+    compare.set_defaults(run=compare_command.run)
+
+    show = commands.add_parser(
+        "show", help="a picture of what a method recomputes and keeps", description=show_command.DESCRIPTION
+    )
+    show_command.add_arguments(show)
+    show.set_defaults(run=show_command.run)
 
     bench = commands.add_parser("bench", help="latency card: every stage, dense against a method")
     bench_options.add_arguments(bench)

@@ -112,6 +112,21 @@ _ENVIRONMENT = {
 }
 
 
+def parse_args(text: str) -> dict[str, str]:
+    """The value of `--model_args`, `name=value,...`, as a dict.
+
+    Raises:
+        SettingsError: a part is not of this form.
+    """
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise SettingsError(f"--model_args: {part!r} is not of the form name=value")
+        found[name.strip()] = value.strip()
+    return found
+
+
 def resolve(
     args: Mapping[str, Any],
     environ: Mapping[str, str] = os.environ,

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Print answers as they come; 0 if the source ended by itself and every question was asked."""
     from stc_lmms.models.base import Generation
     from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings
-    from stc_lmms.settings import resolve
+    from stc_lmms.settings import parse_args, resolve
     from stc_lmms.streaming.live import Schedule, Status, play
     from stc_lmms.video.live import LiveSource
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if not (math.isfinite(args.stall) and args.stall > 0):
         raise SettingsError(f"--stall {args.stall:g} must be a positive number of seconds")
     schedule = Schedule(tuple(args.ask), args.every, tuple(args.at))
-    settings = resolve(_model_args(args.model_args))
+    settings = resolve(parse_args(args.model_args))
     check_settings(settings)
     with LiveSource(
         args.source, settings.fps, args.backlog, args.stall, args.follow, args.realtime
@@ -133,13 +133,3 @@ def _json(told: Any) -> str:
 
 def _times(text: str) -> list[float]:
     return [float(part) for part in text.split(",") if part]
-
-
-def _model_args(text: str) -> dict[str, str]:
-    found = {}
-    for part in filter(None, text.split(",")):
-        name, equals, value = part.partition("=")
-        if not equals:
-            raise SettingsError(f"--model_args: {part!r} is not of the form name=value")
-        found[name.strip()] = value.strip()
-    return found

@@ -94,12 +94,16 @@ class LlavaOvStc(lmms):
         """The model; weights are loaded when the first question needs them, so a resumed run may not."""
         if self._model is None:
             try:
-                self._model = LlavaOnevision(self.settings)
+                self._model = self.load()
             except StcError as error:
                 fail(error)
             except (RuntimeError, MemoryError) as error:  # out of memory, a broken driver
                 fail(StcError(f"cannot load {self.settings.pretrained!r}: {reason(error)}"))
         return self._model
+
+    def load(self) -> StreamingModel:
+        """Load the weights; a comparison of several runs shares them."""
+        return LlavaOnevision(self.settings)
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
         """Streaming models generate; no task of theirs needs likelihoods."""

@@ -1,0 +1,78 @@
+"""`stc-lmms compare`: methods at equal budgets on the same questions, weights loaded once."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from stc_lmms.errors import SettingsError, StcError
+
+DESCRIPTION = (
+    "Runs every method at every budget through lmms-eval's evaluator, in one process, and prints accuracy "
+    "and cost. Start it again with the same output to go on where it was."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "--methods", required=True, help="with commas; all are compared to none if it is among them"
+    )
+    parser.add_argument("--tasks", required=True, help="tasks of this package, with commas")
+    parser.add_argument("--budgets", default="64", help="LLM tokens per frame, with commas (default: 64)")
+    parser.add_argument("--model", choices=["llava_ov_stc"], default="llava_ov_stc")
+    parser.add_argument("--model_args", "--model-args", default="", help="of all: name=value,...")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows (videos) of each task")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the grid and print the table; 0 if nothing failed (skipped ones have not)."""
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise SettingsError("compare runs in one process; start it without torchrun or accelerate launch")
+    methods, tasks = _names("--methods", args.methods), _names("--tasks", args.tasks)
+    budgets = _budgets(args.budgets)
+    if args.limit is not None and args.limit < 1:
+        raise SettingsError(f"--limit {args.limit} must be at least 1")
+    from stc_lmms.settings import parse_args
+
+    common = parse_args(args.model_args)
+    for name, option in (("method", "--methods"), ("token_budget", "--budgets")):
+        if name in common:
+            raise SettingsError(f"--model_args: give {name} with {option}")
+    from stc_lmms.harness.grid import configurations, run_grid
+    from stc_lmms.report.compare import rows, text
+
+    grid = configurations(methods, budgets)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StcError(f"cannot make the folder {args.output} ({error.strerror})") from error
+    outcomes = []
+    for outcome in run_grid(grid, tasks, common, args.output, args.limit):
+        outcomes.append(outcome)
+        found = rows(outcomes, args.seed)
+        about = {"tasks": tasks, "limit": args.limit, "seed": args.seed, "model_args": common}
+        path = args.output / "compare.json"
+        path.write_text(json.dumps(about | {"rows": found}, indent=1) + "\n", encoding="utf-8")
+    import torch
+
+    print(text(found, on_gpu=torch.cuda.is_available() and common.get("device") != "cpu"))
+    return 1 if any(o.trouble and not o.skipped for o in outcomes) else 0
+
+
+def _names(option: str, text: str) -> list[str]:
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise SettingsError(f"{option} is empty")
+    return names
+
+
+def _budgets(text: str) -> list[int]:
+    found = []
+    for name in _names("--budgets", text):
+        if not name.isdecimal() or int(name) < 1:
+            raise SettingsError(f"--budgets: {name!r} is not a whole number above 0")
+        found.append(int(name))
+    return found

@@ -1,0 +1,189 @@
+"""Many configurations through the real evaluator, in one process, with the weights loaded once."""
+
+import gc
+import logging
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.harness.jobs import reason
+from stc_lmms.harness.lmms_eval import LlavaOvStc
+from stc_lmms.methods.registry import recipe
+from stc_lmms.models.base import Generation, StreamingModel
+from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings
+from stc_lmms.resources import tasks_root
+from stc_lmms.settings import Settings, resolve
+from stc_lmms.suggest import unknown
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One cell of the grid; `budget` is None for a method that has none."""
+
+    method: str
+    budget: int | None
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        return self.method if self.budget is None else f"{self.method}_{self.budget}"
+
+    def model_args(self, common: dict[str, Any]) -> dict[str, Any]:
+        """Model arguments: the common ones with those of this cell."""
+        budget = {} if self.budget is None else {"token_budget": self.budget}
+        return common | {"method": self.method} | budget
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a configuration.
+
+    Attributes:
+        configuration: which.
+        trouble: why it was skipped or failed, in one line; "" if it ran.
+        skipped: it was never started: its budget or arguments do not fit.
+        scores: (video, official score) of every question, by task, video and question.
+        cost: the run's efficiency total, see `RunRecord.echo`.
+    """
+
+    configuration: Configuration
+    trouble: str = ""
+    skipped: bool = False
+    scores: dict[tuple[str, str, str], tuple[str, float]] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+
+
+def configurations(methods: Sequence[str], budgets: Sequence[int]) -> list[Configuration]:
+    """Every method at every budget; a method without a budget once.
+
+    Raises:
+        SettingsError: there is no such method.
+    """
+    found = []
+    for method in dict.fromkeys(methods):
+        given = dict.fromkeys(budgets) if "token_budget" in recipe(method).fields else (None,)
+        found += [Configuration(method, budget) for budget in given]
+    return found
+
+
+def run_grid(
+    grid: Sequence[Configuration],
+    tasks: Sequence[str],
+    common: dict[str, Any],
+    folder: Path,
+    limit: int | None = None,
+) -> Iterator[Outcome]:
+    """Run the configurations one after the other; one that fails does not stop the others.
+
+    Args:
+        grid: what to run.
+        tasks: tasks of this package.
+        common: model arguments of all, without `method` and `token_budget`.
+        folder: every configuration's output path is the folder of its name in it; a finished one is
+            replayed from the journal there, and needs no weights.
+        limit: rows per task; None: all.
+
+    Raises:
+        SettingsError, CheckpointError: a task or a common argument is wrong, or the checkpoint is.
+    """
+    manager = TaskManager(include_path=str(tasks_root()), include_defaults=False)
+    for task in tasks:
+        if task not in manager.all_tasks:
+            raise SettingsError(unknown("task", task, manager.all_tasks))
+    check_settings(resolve(common | {"method": "none"}))  # what is wrong for all
+    weights = _Weights()
+    for cell in grid:
+        try:
+            check_settings(resolve(cell.model_args(common)))
+        except SettingsError as error:
+            yield Outcome(cell, str(error), skipped=True)
+            continue
+        yield _run(cell, list(tasks), manager, weights, common, folder / cell.name, limit)
+
+
+class _Weights:
+    """A checkpoint that is loaded when the first configuration needs it."""
+
+    def __init__(self):
+        self._parts: tuple[Any, Any] | None = None
+
+    def model(self, settings: Settings) -> LlavaOnevision:
+        if self._parts is None:
+            model = LlavaOnevision(settings)
+            self._parts = model.model, model.processor
+            return model
+        return LlavaOnevision.from_parts(settings, *self._parts)
+
+
+class _Sharing(LlavaOvStc):
+    """The lmms-eval model around weights that others use, too."""
+
+    def __init__(self, weights: _Weights, **model_args: Any):
+        super().__init__(**model_args)
+        self._weights = weights
+
+    def load(self) -> StreamingModel:
+        model = self._weights.model(self.settings)
+        _warm_up(model)
+        return model
+
+
+def _warm_up(model: StreamingModel) -> None:
+    """Two frames and a question: what libraries do at first use would be billed to the first of the grid."""
+    frames = min(2, model.settings.max_frames or 2)
+    stream = model.open_stream()
+    stream.observe(np.zeros((frames, 64, 64, 3), np.uint8), [float(i) for i in range(frames)])
+    stream.ask("?", Generation(max_new_tokens=2))
+    stream.reset()
+
+
+def _run(
+    cell: Configuration,
+    tasks: list[str],
+    manager: TaskManager,
+    weights: _Weights,
+    common: dict[str, Any],
+    output: Path,
+    limit: int | None,
+) -> Outcome:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        results = simple_evaluate(
+            model=_Sharing(weights, **cell.model_args(common)),
+            tasks=tasks,
+            task_manager=manager,
+            cli_args=Namespace(output_path=str(output), process_with_media=False),
+            limit=limit,
+            bootstrap_iters=0,
+        )
+        cost = results["config"]["resolved_cli_args"]["stc_efficiency"]
+        return Outcome(cell, scores=_scores(results), cost=cost)
+    except SystemExit:  # the harness model has told why, in one line
+        return Outcome(cell, "ended with the error above")
+    except Exception as error:
+        logger.debug("traceback", exc_info=True)
+        return Outcome(cell, reason(error))
+    finally:
+        gc.collect()  # streams of a run that broke off hold its KV
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _scores(results: dict[str, Any]) -> dict[tuple[str, str, str], tuple[str, float]]:
+    return {
+        (task, record["video"], record["qid"]): (record["video"], float(record["official"]))
+        for task, samples in results["samples"].items()
+        for sample in samples
+        for record in sample["acc"]["records"]
+    }

@@ -1,0 +1,91 @@
+"""The table of a comparison: accuracy against `none` on the same questions, and what it cost."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from stc_lmms.harness.grid import Outcome
+from stc_lmms.report.paired import LEVEL, paired_difference
+from stc_lmms.report.tables import align
+
+BASE = "none"
+MIB = 2**20
+COLUMNS = {
+    "vit_ms_per_frame": "vit ms/frame",
+    "prefill_ms_per_frame": "prefill ms/frame",
+    "ttft_ms": "ttft ms",
+    "llm_tokens_mean": "tokens/frame",
+    "llm_tokens_max": "max",
+    "kv_mib": "KV MiB",
+    "peak_mib": "peak MiB",
+}
+
+
+def rows(outcomes: Sequence[Outcome], seed: int = 0) -> list[dict[str, Any]]:
+    """One row per configuration, as plain JSON values.
+
+    `accuracy` is the official score pooled over all questions, in percent; `difference` is that to `none`,
+    None if `none` did not run.
+    """
+    base = next((o.scores for o in outcomes if o.configuration.method == BASE and o.scores), None)
+    return [_row(outcome, base, seed) for outcome in outcomes]
+
+
+def _row(outcome: Outcome, base: dict | None, seed: int) -> dict[str, Any]:
+    cell, scores, cost = outcome.configuration, outcome.scores, outcome.cost
+    about = {"name": cell.name, "method": cell.method, "budget": cell.budget}
+    if not scores:
+        return about | {"trouble": outcome.trouble, "skipped": outcome.skipped}
+    found: dict[str, Any] = {
+        "n": len(scores),
+        "n_failed": cost["failed"],
+        "replayed": cost["replayed"],
+        "accuracy": 100 * sum(score for _, score in scores.values()) / len(scores),
+        "difference": None,
+    }
+    if base is not None and cell.method != BASE:
+        pairs = [(video, score, base[key][1]) for key, (video, score) in scores.items() if key in base]
+        found["difference"] = dataclasses.asdict(paired_difference(pairs, seed=seed))
+    sizes = {"kv_mib": cost["kv_bytes"] / MIB, "peak_mib": cost["peak_memory_bytes"] / MIB}
+    return about | found | {name: (cost | sizes).get(name) for name in COLUMNS}
+
+
+def text(found: Sequence[dict[str, Any]], on_gpu: bool) -> str:
+    """The rows as a table, with what every column means, and a line for each that did not run."""
+    ran = [row for row in found if "n" in row]
+    head = ("method", "budget", "n", "failed", "accuracy %", f"to {BASE}", f"{100 * LEVEL:.0f} % interval")
+    table = [(*head, *COLUMNS.values())]
+    for row in ran:
+        budget = "-" if row["budget"] is None else str(row["budget"])
+        counts = (row["method"], budget, str(row["n"]), str(row["n_failed"]), f"{row['accuracy']:.2f}")
+        table.append((*counts, *_difference(row["difference"]), *(_cell(row[name]) for name in COLUMNS)))
+    lines = [align(table)] if ran else []
+    for row in found:
+        if "n" not in row:
+            lines.append(f"{row['name']}: {'skipped' if row['skipped'] else 'failed'}: {row['trouble']}")
+    lines += [
+        f"{row['name']}: {row['replayed']} answers were timed by the run that it resumed"
+        for row in ran
+        if row["replayed"]
+    ]
+    if ran:
+        lines.append(
+            "accuracy: official score pooled over all questions; to none: percentage points on the same "
+            "questions, with a paired bootstrap over videos"
+        )
+        peak = "of the device, of each run" if on_gpu else "of the process so far, so it never falls"
+        lines.append(f"KV, max: largest of any answer; peak: {peak}")
+    return "\n".join(lines)
+
+
+def _difference(found: dict[str, Any] | None) -> tuple[str, str]:
+    if found is None:
+        return "-", "-"
+    interval = "-" if found["low"] is None else f"{found['low']:+.2f} to {found['high']:+.2f}"
+    return f"{found['mean']:+.2f}", interval
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
