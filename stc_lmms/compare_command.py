@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 from stc_lmms.errors import SettingsError, StcError
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     budgets = _budgets(args.budgets)
     if args.limit is not None and args.limit < 1:
         raise SettingsError(f"--limit {args.limit} must be at least 1")
+    if args.seed < 0:
+        raise SettingsError(f"--seed {args.seed} must be 0 or more")
     from stc_lmms.settings import parse_args
 
     common = parse_args(args.model_args)
@@ -52,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
     outcomes = []
     for outcome in run_grid(grid, tasks, common, args.output, args.limit):
         outcomes.append(outcome)
+        state = f"skipped: {outcome.trouble}" if outcome.skipped else outcome.trouble or "done"
+        step = f"{len(outcomes)} of {len(grid)}, {outcome.configuration.name}"
+        print(f"stc-lmms: {step}: {state}", file=sys.stderr)
         found = rows(outcomes, args.seed)
         about = {"tasks": tasks, "limit": args.limit, "seed": args.seed, "model_args": common}
         path = args.output / "compare.json"

@@ -131,6 +131,7 @@ def test_one_failing_configuration_does_not_stop_the_others(compare, tmp_path, m
     assert failed["trouble"] and not failed["skipped"] and ran["n"] > 0 and ran["difference"] is None
     said = capsys.readouterr()
     assert "the pruner broke" in said.err and f"stc_9: failed: {failed['trouble']}" in said.out
+    assert f"1 of 2, stc_9: {failed['trouble']}" in said.err and "2 of 2, stc_cacher: done" in said.err
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,7 @@ def test_one_failing_configuration_does_not_stop_the_others(compare, tmp_path, m
         (["--tasks", "ovobench_mini"], "unknown task 'ovobench_mini'; did you mean"),
         (["--budgets", "64,x"], "--budgets: 'x' is not a whole number above 0"),
         (["--budgets", "0"], "--budgets: '0' is not a whole number above 0"),
+        (["--seed", "-1"], "--seed -1 must be 0 or more"),
         (["--limit", "0"], "--limit 0 must be at least 1"),
         (["--model_args", "token_budget=9"], "give token_budget with --budgets"),
         (["--model_args", "method=stc"], "give method with --methods"),
