@@ -14,4 +14,6 @@ done
 echo
 stc-lmms report "$out/none" "$out/stc"
 echo
+stc-lmms leaderboard "$out" --output "$out/leaderboard"
+echo
 echo "pretrained=demo has random weights: its scores mean nothing. Everything is in $out/."
