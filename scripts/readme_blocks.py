@@ -42,9 +42,9 @@ def cacher_cpu_block() -> str:
         )
     lines += [
         "",
-        "The bound counts multiply-accumulates. A ratio below it is the CPU's caches, not the method: both run "
-        "16 frames in one call, where dense is slower per frame than in calls of 4, and STC-Cacher's batches "
-        "are smaller.",
+        "The bound counts multiply-accumulates. A ratio below it is the CPU's caches, not the method: both "
+        "run 16 frames in one call, where dense is slower per frame than in calls of 4, and STC-Cacher has "
+        "smaller batches.",
     ]
     return "\n".join(lines)
 
