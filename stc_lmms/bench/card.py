@@ -62,6 +62,8 @@ def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
         card["rows"].append(row)
         card["slower_than_dense"] += [{"frames": count} | found for found in measured.slower()]
         say(render.row(row, options.method))
+    after = pair.method.describe()  # capturing may have failed
+    card["launch"], card["launch_reason"] = after["launch"], after["launch_reason"]
     card["gpu_after"] = gpu_state()
     say(render.warnings(card))
     line = json.dumps(card)

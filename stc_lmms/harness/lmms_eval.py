@@ -158,6 +158,8 @@ class LlavaOvStc(lmms):
                 journal.put(key, self._entry(job))
             progress.update()
         progress.close()
+        if todo:  # again: a captured graph may have failed on the way
+            self._record.model = self.model.describe()
         if journal is not None:
             journal.close()
         if options is not None:  # lmms-eval echoes its command line's namespace in the results

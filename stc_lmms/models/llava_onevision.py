@@ -39,7 +39,7 @@ from stc_lmms.models.decoding import greedy
 from stc_lmms.ops.attention import kernel
 from stc_lmms.ops.grid import halve, halved
 from stc_lmms.settings import Settings
-from stc_lmms.streaming.graphs import CudaCapture, FrameRunner
+from stc_lmms.streaming.graphs import UNKNOWN_ROLE, CudaCapture, FrameRunner
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
 from stc_lmms.towers import open_tower
 from stc_lmms.towers.received import encode_with_last_input, received_in
@@ -160,10 +160,13 @@ class LlavaOnevision(StreamingModel):
         self.grid = grid if self.method.tower is None else self.method.tower.output_grid(grid)
         self.eos_ids = compat.eos_ids(model, processor.tokenizer)
         self.capture = CudaCapture(self.device, settings.cuda_graphs)
-        token = self.method.token
+        token, tower = self.method.token, self.method.tower
         self.reads_attention = token is not None and not token.needs.isdisjoint(ATTENTION)
-        if self.reads_attention and not self.capture.reason:
-            self.capture.reason = "the method reads the attention of the tower"
+        if not self.capture.reason:  # what is known before any frame must not be reported as graphed
+            if self.reads_attention:
+                self.capture.reason = "the method reads the attention of the tower"
+            elif tower is not None and tower.role(tower.open_state()) is None:
+                self.capture.reason = UNKNOWN_ROLE
 
     def open_stream(self) -> "LlavaOnevisionStream":
         """A new, empty stream."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from stc_lmms.methods.base import TowerMethod, TowerState
 from stc_lmms.towers import Patches, Tower
 
+UNKNOWN_ROLE = "what the method does with a frame is not known before it runs"
 _WARM_UPS = 3  # libraries choose kernels and allocate workspaces in the first calls
 
 
@@ -133,7 +134,7 @@ class FrameRunner:
             return "dense"
         role = self.method.role(self.state)
         if role is None and not self.capture.reason:
-            self.capture.reason = "what the method does with a frame is not known before it runs"
+            self.capture.reason = UNKNOWN_ROLE
         return role
 
     def _current(self, frame: _Frame) -> bool:

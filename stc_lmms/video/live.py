@@ -94,7 +94,7 @@ class LiveSource:
         # The worker itself ends a file that stops growing; its silence only counts after that.
         self._worker = DecoderProcess(job, stall_s + (5.0 if follow else 0.0))
         self._frames: deque[tuple[float, np.ndarray]] = deque()
-        self._arrived, self._ended = threading.Condition(), False
+        self._arrived, self._ended, self._closed = threading.Condition(), False, False
         try:
             info, _ = self._worker.receive()
         except VideoError as error:
@@ -120,6 +120,7 @@ class LiveSource:
 
     def close(self) -> None:
         """Stop the decoder."""
+        self._closed = True
         self._worker.close()
         with self._arrived:
             self._ended = True
@@ -145,8 +146,9 @@ class LiveSource:
                 self._put(time_s, image)
         except VideoError as error:
             self.failure = VideoError(f"{self.name} broke off: {error}")
-        except (OSError, ValueError):  # closed by us
-            pass
+        except (OSError, ValueError) as error:
+            if not self._closed:  # else reading from a worker that we have stopped
+                self.failure = VideoError(f"{self.name} broke off: {type(error).__name__}: {error}")
         finally:
             with self._arrived:
                 self._ended = True
