@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """Write the picture and print what is in it."""
     _check(args)
     from stc_lmms.demo.checkpoint import NOTICE
-    from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings
+    from stc_lmms.models.llava_onevision import LlavaOnevision
+    from stc_lmms.models.llava_onevision_config import check_settings
     from stc_lmms.report.overlay import picture
     from stc_lmms.report.watch import watch
     from stc_lmms.settings import parse_args, resolve

@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print answers as they come; 0 if the source ended by itself and every question was asked."""
     from stc_lmms.models.base import Generation
-    from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings
+    from stc_lmms.models.llava_onevision import LlavaOnevision
+    from stc_lmms.models.llava_onevision_config import check_settings
     from stc_lmms.settings import parse_args, resolve
     from stc_lmms.streaming.live import Schedule, Status, play
     from stc_lmms.video.live import LiveSource

@@ -19,9 +19,9 @@ from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.work import ModelShape
 from stc_lmms.errors import SettingsError
-from stc_lmms.models import llava_onevision
 from stc_lmms.models.base import StreamingModel, open_device
 from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.models.llava_onevision_config import check_fit, check_settings
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.suggest import unknown
 
@@ -81,15 +81,12 @@ class LlavaOnevisionEntry:
         if options.pretrained is not None:
             args |= {"pretrained": options.pretrained, "dtype": options.dtype}
             settings = resolve(args)
-            llava_onevision.check_settings(settings)
+            check_settings(settings)
             return settings
         automatic = "bfloat16" if device.type == "cuda" else "float32"
         args["dtype"] = automatic if options.dtype == "auto" else options.dtype
         settings = resolve(args | {"pretrained": f"random weights, {options.size}"})
-        token = settings.build_method().token
-        config = self._config(options)
-        if token is not None:
-            token.check(llava_onevision.tokens_per_frame(config))
+        check_fit(settings, self._config(options))
         return settings
 
     def open(self, options: Options, settings: Settings) -> Pair:

@@ -18,7 +18,8 @@ from stc_lmms.harness.jobs import reason
 from stc_lmms.harness.lmms_eval import LlavaOvStc
 from stc_lmms.methods.registry import recipe
 from stc_lmms.models.base import Generation, StreamingModel
-from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings
+from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.models.llava_onevision_config import check_settings
 from stc_lmms.resources import tasks_root
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.suggest import unknown

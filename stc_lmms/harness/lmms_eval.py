@@ -26,7 +26,8 @@ from stc_lmms.harness.jobs import AnswerText, Job, Round, reason
 from stc_lmms.harness.journal import Journal, file_identity, folder_identity, request_key
 from stc_lmms.harness.record import RunRecord, new_run
 from stc_lmms.models.base import Generation, StreamingModel
-from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings, checkpoint
+from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.models.llava_onevision_config import check_settings, checkpoint
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.streaming.player import Player
 from stc_lmms.streaming.timers import environment

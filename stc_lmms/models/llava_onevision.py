@@ -22,8 +22,7 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat
-from stc_lmms.demo.checkpoint import demo_folder
-from stc_lmms.errors import CheckpointError, SettingsError, StcError
+from stc_lmms.errors import CheckpointError, StcError
 from stc_lmms.methods.base import ATTENTION, Compressed, Context
 from stc_lmms.methods.budget import Usage, usage
 from stc_lmms.models.base import (
@@ -36,6 +35,13 @@ from stc_lmms.models.base import (
     open_device,
 )
 from stc_lmms.models.decoding import greedy
+from stc_lmms.models.llava_onevision_config import (
+    check_fit,
+    check_settings,
+    checkpoint,
+    patch_grid,
+    tokens_per_frame,
+)
 from stc_lmms.ops.attention import kernel
 from stc_lmms.ops.grid import halve, halved
 from stc_lmms.settings import Settings
@@ -46,57 +52,6 @@ from stc_lmms.towers.received import encode_with_last_input, received_in
 
 REKV_PREFIX = "<|im_start|>system \nYou are a helpful assistant.<|im_end|><|im_start|>user "
 REKV_SUFFIX = "\n{question}<|im_end|><|im_start|>assistant\n"
-
-
-def check_settings(settings: Settings) -> None:
-    """Read the checkpoint's config and refuse settings that do not fit it; loads no weights.
-
-    Raises:
-        CheckpointError: no such checkpoint, or not a LLaVA-OneVision one.
-        SettingsError: the method does not fit, for instance a budget above the tokens a frame has.
-    """
-    config = compat.load_config(checkpoint(settings), "llava_onevision", settings.revision)
-    if not isinstance(config.vision_feature_layer, int):
-        raise CheckpointError(
-            f"{settings.pretrained!r} joins the vision layers {config.vision_feature_layer}; one is supported"
-        )
-    _check_fit(settings, config)
-
-
-def _check_fit(settings: Settings, config: Any) -> None:
-    """Refuse a method or a memory that does not fit the model."""
-    method, memory, text = settings.build_method(), settings.build_memory(), config.text_config
-    if method.tower is not None:
-        method.tower.check(1)  # its towers have no merge groups
-        method.tower.check_budget(patch_grid(config), layers_used(config))
-    if method.token is not None:
-        method.token.check(tokens_per_frame(config))
-    reason = compat.why_not_hooked(text) if memory.runs_attention else None
-    if reason:
-        raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
-    memory.check(text.num_hidden_layers, None if method.token else tokens_per_frame(config))
-
-
-def checkpoint(settings: Settings) -> str:
-    """Folder or hub id of the weights; `demo` is made on first use."""
-    return str(demo_folder()) if settings.pretrained == "demo" else settings.pretrained
-
-
-def tokens_per_frame(config: Any) -> int:
-    """LLM tokens of one frame after the 2x2 pooling: 196 for 27 x 27 patches."""
-    return math.prod(halved(patch_grid(config)))
-
-
-def patch_grid(config: Any) -> tuple[int, int]:
-    """Rows and columns of a frame's patches in the tower."""
-    side = config.vision_config.image_size // config.vision_config.patch_size
-    return side, side
-
-
-def layers_used(config: Any) -> int:
-    """Tower layers that lead to the features."""
-    depth, layer = config.vision_config.num_hidden_layers, config.vision_feature_layer
-    return layer if layer >= 0 else depth + 1 + layer
 
 
 class LlavaOnevision(StreamingModel):
@@ -141,7 +96,7 @@ class LlavaOnevision(StreamingModel):
         Raises:
             SettingsError: the method does not fit the model.
         """
-        _check_fit(settings, model.config)
+        check_fit(settings, model.config)
         self = cls.__new__(cls)
         self._assemble(settings, model, processor)
         return self

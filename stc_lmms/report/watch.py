@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stc_lmms.methods.base import Compressed
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
-from stc_lmms.models.llava_onevision import LlavaOnevision, patch_grid
+from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.models.llava_onevision_config import patch_grid
 from stc_lmms.ops.grid import halved
 from stc_lmms.report.overlay import KEPT, MERGED, FrameView, shrink
 from stc_lmms.towers.received import encode_with_last_input

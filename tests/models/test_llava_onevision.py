@@ -7,7 +7,8 @@ import pytest
 
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.models.decoding import cut
-from stc_lmms.models.llava_onevision import LlavaOnevision, check_settings
+from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.models.llava_onevision_config import check_settings
 from stc_lmms.settings import resolve
 from tests.methods.streams import QUESTION, SHORT, logits, play
 
