@@ -11,13 +11,13 @@ the time of a block does not depend on their values.
 import argparse
 import json
 import statistics
-import time
 from pathlib import Path
 
 import torch
 
 from stc_lmms import compat
 from stc_lmms.bench.cost import saving, selective_over_dense
+from stc_lmms.bench.measure import alternate
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.streaming.timers import environment
 from stc_lmms.towers import open_tower
@@ -86,13 +86,7 @@ def main() -> None:
         "dense": lambda: tower.encode(pixels),
         "grouped": lambda: cacher.encode(tower, pixels, cacher.open_state()),
     }
-    samples_ms = {name: [] for name in runs}
-    for repeat in range(args.repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if repeat:  # the first round warms up
-                samples_ms[name].append((time.perf_counter() - start) * 1e3)
+    samples_ms = alternate(runs, args.repeats)
     medians = {name: statistics.median(times) for name, times in samples_ms.items()}
     ratio = medians["grouped"] / medians["dense"]
     for name, times in samples_ms.items():

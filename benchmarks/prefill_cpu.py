@@ -10,7 +10,7 @@ line is one JSON object with every sample. Random weights: the time does not dep
 import argparse
 import json
 import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ import torch
 from stc_lmms.bench import models
 from stc_lmms.bench import options as bench_options
 from stc_lmms.bench.cost import prefill_macs
+from stc_lmms.bench.measure import alternate
 from stc_lmms.streaming.timers import environment
 
 
@@ -45,15 +46,11 @@ def main() -> None:
     print(f"tokens over tokens:                {args.budget / args.dense:.3f}")
     print(f"arithmetic bound, attention too:   {bound:.3f}")
 
-    samples_ms: dict[str, list[float]] = {name: [] for name in tokens}
-    for repeat in range(args.repeats + 1):
-        for name, count in tokens.items():
-            memory = model.memory.open(model.llm)
-            start = time.perf_counter()
-            with torch.no_grad():
-                memory.append(embeds[name], [count] * args.frames)
-            if repeat:  # the first round warms up
-                samples_ms[name].append((time.perf_counter() - start) * 1e3)
+    @torch.no_grad()
+    def prefill(name: str) -> None:
+        model.memory.open(model.llm).append(embeds[name], [tokens[name]] * args.frames)
+
+    samples_ms = alternate({name: partial(prefill, name) for name in tokens}, args.repeats)
     medians = {name: statistics.median(times) for name, times in samples_ms.items()}
     ratio = medians["budget"] / medians["dense"]
     for name, times in samples_ms.items():

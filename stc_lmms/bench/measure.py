@@ -8,7 +8,7 @@ written, the device idle before and after, so the stages up to the prefill must 
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,18 @@ class Comparison:
     def _pairs(self, stage: str) -> list[float]:
         rounds = zip(self.method.ms[stage], self.dense.ms[stage], strict=True)
         return [method / dense for method, dense in rounds if dense > 0]
+
+
+def alternate(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Wall-clock milliseconds of every run, taken in turn (a, b, a, b, ...); the first round warms up."""
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(repeats + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if number:
+                samples[name].append((time.perf_counter() - start) * 1e3)
+    return samples
 
 
 def compare(

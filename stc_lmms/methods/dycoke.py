@@ -22,29 +22,16 @@ import torch
 from torch import Tensor
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
+from stc_lmms.methods.base import Compressed, Context, TokenMethod
 from stc_lmms.methods.budget import BudgetKind, at_least_one
-from stc_lmms.methods.temporal import between_anchors, gather, similarity, split_markers
+from stc_lmms.methods.temporal import LastFrames, between_anchors, gather, similarity, split_markers
 from stc_lmms.ops.rows import lowest
 
 WINDOW = 4
 
 
 @dataclass(frozen=True)
-class DyCokeState(State):
-    """Frames seen, and the patches [2,P,D] of the last two."""
-
-    frames: int = 0
-    last: Tensor | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the two frames."""
-        return 0 if self.last is None else self.last.nbytes
-
-
-@dataclass(frozen=True)
-class DyCoke(TokenMethod[DyCokeState]):
+class DyCoke(TokenMethod[LastFrames]):
     """DyCoke, first stage.
 
     Args:
@@ -67,9 +54,9 @@ class DyCoke(TokenMethod[DyCokeState]):
         """On average over a window; as published there is none."""
         return "on average" if self.merge_ratio is None else "none"
 
-    def open_state(self) -> DyCokeState:
+    def open_state(self) -> LastFrames:
         """No frame yet."""
-        return DyCokeState()
+        return LastFrames()
 
     def check(self, tokens_per_frame: int) -> None:
         """Refuse a budget that the whole frames alone exceed."""
@@ -82,8 +69,8 @@ class DyCoke(TokenMethod[DyCokeState]):
         return (int((1 - self.merge_ratio) * patches),) * (WINDOW - 1)
 
     def compress(
-        self, tokens_FND: Tensor, context: Context, state: DyCokeState
-    ) -> tuple[Compressed, DyCokeState]:
+        self, tokens_FND: Tensor, context: Context, state: LastFrames
+    ) -> tuple[Compressed, LastFrames]:
         """See `TokenMethod.compress`."""
         frames, length, _ = tokens_FND.shape
         patches, markers = split_markers(length, context, tokens_FND.device)
@@ -99,5 +86,5 @@ class DyCoke(TokenMethod[DyCokeState]):
                 continue
             earlier = known[first + i - (2 if place == 2 else 1)]
             kept.append(lowest(similarity(x_FPD[i], earlier)[None], keep[place - 1])[0])
-        new = DyCokeState(state.frames + frames, known[-2:].clone())
+        new = LastFrames(state.frames + frames, known[-2:].clone())
         return gather(tokens_FND, kept, patches, markers), new

@@ -18,27 +18,14 @@ import torch
 from torch import Tensor
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
+from stc_lmms.methods.base import Compressed, Context, TokenMethod
 from stc_lmms.methods.budget import BudgetKind
-from stc_lmms.methods.temporal import between_anchors, gather, similarity, split_markers
+from stc_lmms.methods.temporal import LastFrames, between_anchors, gather, similarity, split_markers
 from stc_lmms.ops.rows import lowest
 
 
 @dataclass(frozen=True)
-class StreamDyCokeState(State):
-    """Frames seen, and the patches [W,P,D] of the last ones."""
-
-    frames: int = 0
-    last: Tensor | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the buffered frames."""
-        return 0 if self.last is None else self.last.nbytes
-
-
-@dataclass(frozen=True)
-class StreamDyCoke(TokenMethod[StreamDyCokeState]):
+class StreamDyCoke(TokenMethod[LastFrames]):
     """StreamDyCoke's token selection.
 
     Args:
@@ -67,9 +54,9 @@ class StreamDyCoke(TokenMethod[StreamDyCokeState]):
         """On average over `anchor_every` frames; as published there is none."""
         return "on average" if self.similarity_threshold is None else "none"
 
-    def open_state(self) -> StreamDyCokeState:
+    def open_state(self) -> LastFrames:
         """No frame yet."""
-        return StreamDyCokeState()
+        return LastFrames()
 
     def check(self, tokens_per_frame: int) -> None:
         """Refuse a budget that the whole frames alone exceed."""
@@ -77,8 +64,8 @@ class StreamDyCoke(TokenMethod[StreamDyCokeState]):
             between_anchors(self.token_budget, tokens_per_frame, self.anchor_every)
 
     def compress(
-        self, tokens_FND: Tensor, context: Context, state: StreamDyCokeState
-    ) -> tuple[Compressed, StreamDyCokeState]:
+        self, tokens_FND: Tensor, context: Context, state: LastFrames
+    ) -> tuple[Compressed, LastFrames]:
         """See `TokenMethod.compress`."""
         frames, length, _ = tokens_FND.shape
         patches, markers = split_markers(length, context, tokens_FND.device)
@@ -93,7 +80,7 @@ class StreamDyCoke(TokenMethod[StreamDyCokeState]):
                 continue
             score_P = self.score(x_FPD[i], known[max(0, first + i - self.window_size + 1) : first + i])
             kept.append(self._choose(score_P, place))
-        new = StreamDyCokeState(state.frames + frames, known[1 - self.window_size :].clone())
+        new = LastFrames(state.frames + frames, known[1 - self.window_size :].clone())
         return gather(tokens_FND, kept, patches, markers), new
 
     def score(self, frame_PD: Tensor, earlier_WPD: Tensor) -> Tensor:

@@ -1,16 +1,31 @@
 """What DyCoke and StreamDyCoke share: tokens compared with the same position of earlier frames.
 
-Shapes: F frames, N tokens per frame, P patches (N without marker tokens), D width, K kept.
+Shapes: F frames, N tokens per frame, P patches (N without marker tokens), W frames kept,
+D width, K kept tokens.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stc_lmms.methods.base import Compressed, Context
+from stc_lmms.methods.base import Compressed, Context, State
 from stc_lmms.methods.budget import one_of, within
+
+
+@dataclass(frozen=True)
+class LastFrames(State):
+    """Frames seen, and the patches [W,P,D] of the last few."""
+
+    frames: int = 0
+    last: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the frames kept."""
+        return 0 if self.last is None else self.last.nbytes
 
 
 def similarity(x: Tensor, y: Tensor) -> Tensor:

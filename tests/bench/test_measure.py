@@ -8,7 +8,7 @@ import torch
 
 from stc_lmms.bench.frames import synthetic_frames, video_frames
 from stc_lmms.bench.hardware import measure_machine
-from stc_lmms.bench.measure import OBSERVE_STAGES, STAGES, Comparison, compare, one_round, summary
+from stc_lmms.bench.measure import OBSERVE_STAGES, STAGES, Comparison, alternate, compare, one_round, summary
 from stc_lmms.bench.models import Pair, StandInProcessor
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.models.llava_onevision import LlavaOnevision
@@ -36,6 +36,14 @@ def test_dense_and_method_alternate_and_warm_ups_are_dropped():
     assert calls == ["dense", "stc"] * 5
     assert result.dense.ms["vit_ms"] == [5.0, 7.0, 9.0] and result.method.ms["vit_ms"] == [6.0, 8.0, 10.0]
     assert (result.dense.sizes, result.method.sizes) == ({"of": "dense"}, {"of": "stc"})
+
+
+def test_runs_alternate_and_the_first_round_is_dropped():
+    calls = []
+    samples = alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == ["a", "b"] * 4
+    assert {name: len(times) for name, times in samples.items()} == {"a": 3, "b": 3}
+    assert all(time >= 0 for times in samples.values() for time in times)
 
 
 def test_ratio_is_of_rounds_so_a_slow_spell_cancels():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import threading
 import time
 
@@ -60,6 +61,24 @@ def test_a_pipe_gives_the_same_frames(video, tmp_path):
     with LiveSource(str(pipe)) as source:
         got = taken(source)
     assert [read_number(f) for _, f in got] == [10 * k for k in range(10)]
+
+
+def test_a_network_stream_gives_the_same_frames(video):
+    """A sender on this machine that writes the video piece by piece, as a camera's encoder does."""
+    data = video.read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def send():
+            connection, _ = server.accept()
+            with connection:
+                for start in range(0, len(data), 4096):
+                    connection.sendall(data[start : start + 4096])
+                    time.sleep(0.01)
+
+        threading.Thread(target=send, daemon=True).start()
+        with LiveSource(f"tcp://127.0.0.1:{server.getsockname()[1]}", stall_s=10) as source:
+            got = taken(source)
+    assert [read_number(f) for _, f in got] == [10 * k for k in range(10)] and source.failure is None
 
 
 def test_a_file_that_grows_is_followed_until_it_stops(video, tmp_path):
