@@ -28,7 +28,7 @@ def test_the_entry_point_gives_our_model():
     assert manifest.model_id == "llava_ov_stc" and manifest.chat_class_path is None
     module, _, name = manifest.simple_class_path.rpartition(".")
     source = Path(plugin.__file__).parents[1] / f"{module.replace('.', '/')}.py"
-    assert f"class {name}(lmms):" in source.read_text()
+    assert f"class {name}(Harness):" in source.read_text()
 
 
 def test_nothing_heavy_is_imported():

@@ -1,13 +1,26 @@
 """What a LLaVA-OneVision checkpoint's config tells before any weight: sizes, and whether settings fit."""
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from stc_lmms import compat
-from stc_lmms.demo.checkpoint import demo_folder
 from stc_lmms.errors import CheckpointError, SettingsError
+from stc_lmms.models.base import checkpoint
 from stc_lmms.ops.grid import halved
 from stc_lmms.settings import Settings
+
+
+@dataclass(frozen=True)
+class LlavaOnevisionOptions:
+    """Arguments of LLaVA-OneVision alone.
+
+    Attributes:
+        prompt: `chat` uses the checkpoint's chat template and its newline token after the video (what
+            the stock model does); `rekv` the strings of the ReKV and STC drivers, without newline.
+    """
+
+    prompt: Literal["chat", "rekv"] = "chat"
 
 
 def check_settings(settings: Settings) -> None:
@@ -41,11 +54,6 @@ def check_fit(settings: Settings, config: Any) -> None:
     if reason:
         raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
     memory.check(text.num_hidden_layers, None if method.token else tokens_per_frame(config))
-
-
-def checkpoint(settings: Settings) -> str:
-    """Folder or hub id of the weights; `demo` is made on first use."""
-    return str(demo_folder()) if settings.pretrained == "demo" else settings.pretrained
 
 
 def tokens_per_frame(config: Any) -> int:
