@@ -1,4 +1,4 @@
-"""The tables of methods, memories and models, from the registries: for the command line and for the README."""
+"""The tables of methods, memories and models, from their registries: for the command line and the README."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ HEADER = ("method", "slots", "causal", "budget", "attention", "paper", "what it 
 NOTES = (
     "slots: where it acts. causal: gives a frame out as soon as it has seen it. budget: tokens per frame are "
     "token_budget exactly (per frame), or on average. attention: reads attention weights of the tower's last "
-    f"layer. Every memory ({', '.join(MEMORIES)}) works behind every method, but a model may have its own instead. "
+    f"layer. Every memory ({', '.join(MEMORIES)}) works behind every method. "
     "Keeping only the last frames is a memory, not a method: method=none with memory=recent.",
 )
 

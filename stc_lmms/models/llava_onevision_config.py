@@ -1,26 +1,13 @@
 """What a LLaVA-OneVision checkpoint's config tells before any weight: sizes, and whether settings fit."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.models.base import checkpoint
 from stc_lmms.ops.grid import halved
 from stc_lmms.settings import Settings
-
-
-@dataclass(frozen=True)
-class LlavaOnevisionOptions:
-    """Arguments of LLaVA-OneVision alone.
-
-    Attributes:
-        prompt: `chat` uses the checkpoint's chat template and its newline token after the video (what
-            the stock model does); `rekv` the strings of the ReKV and STC drivers, without newline.
-    """
-
-    prompt: Literal["chat", "rekv"] = "chat"
 
 
 def check_settings(settings: Settings) -> None:

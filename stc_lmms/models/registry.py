@@ -5,11 +5,11 @@ To add a model:
 1. Write `models/my_model.py` with a class `MyModel(StreamingModel)`: its constructor takes `Settings` and
    nothing else; `check` refuses what does not fit before any weight; `with_settings` puts the same weights
    under other settings. `models/base.py` says what each must do.
-2. If it has arguments that no other model has, put a frozen dataclass of them, one docstring line each, into
-   `models/my_model_config.py`; `__post_init__` refuses values out of range with a `SettingsError`. Its fields
-   become model arguments of this model alone, and `settings.build_model_options()` gives it back filled in.
-   A field may not be called like a common argument or like one of a method or memory. Two models may share
-   a name. Keep the file light: it is imported whenever arguments are resolved, whatever the model.
+2. If it has arguments of its own, put a frozen dataclass of them, each with a default and a docstring line,
+   into `models/my_model_options.py`; `__post_init__` refuses values out of range with a `SettingsError`. Its
+   fields become model arguments, and `settings.build_model_options()` gives it back filled in. A field may
+   not be called like a common argument or like one of a method or memory; two models may share a name. The
+   file imports neither torch nor transformers: it is read whenever arguments are resolved, of any model.
 3. Add one `Model` line to `_MODELS` below. `defaults` are those of common or method arguments that differ
    (`fps`, `method`, `token_budget`, ...). If the model can only run on a memory of its own, name it as
    `own_memory`: `settings.memory` is that name then, `build_memory()` is None, and any other is refused. Its
@@ -91,7 +91,7 @@ _MODELS = (
         "LLaVA-OneVision (SigLIP and Qwen2)",
         "stc_lmms.models.llava_onevision.LlavaOnevision",
         "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-        options="stc_lmms.models.llava_onevision_config.LlavaOnevisionOptions",
+        options="stc_lmms.models.llava_onevision_options.LlavaOnevisionOptions",
         demo=True,
     ),
 )
