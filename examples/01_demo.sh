@@ -8,7 +8,7 @@ rm -rf "$out"
 for method in none stc; do
   echo "== lmms-eval --model llava_ov_stc --model_args pretrained=demo,method=$method =="
   lmms-eval --model llava_ov_stc --model_args "pretrained=demo,method=$method" \
-    --tasks ovobench_stream_tiny,streamingbench_tiny --device cpu \
+    --tasks ovobench_stream_tiny,streamingbench_tiny --limit 4 --device cpu \
     --output_path "$out/$method" --log_samples --verbosity WARNING
 done
 echo
