@@ -139,7 +139,7 @@ class Forest:
         return events
 
     def read(self) -> Tensor:
-        """Tokens [N,C] as a question sees them: events, then short frames, then the newest; changes nothing."""
+        """Tokens [N,C] as a question sees them: events, short frames, newest; changes nothing."""
         events = [event.tokens_fKC.flatten(0, 1) for event in self.consolidated()]
         return torch.cat((*events, *self.recent[: self.short_frames], *self.now))
 

@@ -1,5 +1,6 @@
 """The constants of StreamForest's memory; light, because they are model arguments."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,7 +49,7 @@ class ForestOptions:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name}={getattr(self, name)} must be a number of 0 or more")
         sizes = ("long_tokens", "short_tokens", "now_tokens")
-        for fewer, more in zip(sizes, sizes[1:], strict=False):
+        for fewer, more in itertools.pairwise(sizes):
             if getattr(self, fewer) > getattr(self, more):
                 raise SettingsError(
                     f"{fewer}={getattr(self, fewer)} must not exceed {more}={getattr(self, more)}: "

@@ -250,6 +250,7 @@ class StreamForestStream(Stream):
         self.encoder = FrameEncoder(
             self.clock, model.capture, model.tower, model.method.tower, project=lambda features: features
         )
+        self.tower_state = self.encoder.state
         self.forest = Forest(model.options, model.spec.vision.num_attention_heads)
         self.reset()
 
@@ -286,7 +287,8 @@ class StreamForestStream(Stream):
         settings = self.model.settings
         if settings.max_frames is not None and len(self.times_s) + len(frames) > settings.max_frames:
             raise StcError(
-                f"the stream is longer than max_frames={settings.max_frames}; raise it or sample at a lower fps"
+                f"the stream is longer than max_frames={settings.max_frames}; raise it or sample at a "
+                "lower fps"
             )
         for start in range(0, len(frames), settings.prefill_frames):
             group = slice(start, start + settings.prefill_frames)

@@ -26,7 +26,6 @@ from stc_lmms.models.released import (
     qwen2_config,
     read_json,
 )
-from stc_lmms.models.streamforest_options import StreamForestOptions
 from stc_lmms.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -138,22 +137,23 @@ def check_fit(settings: Settings, spec: StreamForestSpec) -> None:
     rows, columns = spec.grid
     if options.now_tokens > rows * columns:
         raise SettingsError(
-            f"now_tokens={options.now_tokens} is more than the {rows * columns} tokens a frame has in the tower"
+            f"now_tokens={options.now_tokens} is more than the {rows * columns} tokens "
+            "that a frame has in the tower"
         )
     use = "use method=stc_cacher or method=none"
     if method.token is not None:
         raise SettingsError(
-            f"method={method.name} leaves tokens out, but StreamForest's memory merges all {rows}x{columns} of "
-            f"a frame by their places and keeps {options.now_tokens} of the newest; {use}, and the memory's own "
-            "short_tokens, long_tokens and long_quota for a budget"
+            f"method={method.name} leaves tokens out, but StreamForest's memory merges all {rows}x{columns} "
+            f"tokens of a frame and keeps {options.now_tokens} of the newest; {use}, and for a budget the "
+            "memory's own short_tokens, long_tokens and long_quota"
         )
     if method.tower is not None:
         method.tower.check(1)
         method.tower.check_budget(spec.grid, spec.vision.num_hidden_layers)
         if method.tower.output_grid(spec.grid) != spec.grid:
             raise SettingsError(
-                f"method={method.name} changes the number of patches, but StreamForest's positions and memory "
-                f"are made for all {rows}x{columns}; {use}"
+                f"method={method.name} changes the number of patches, but StreamForest's positions and "
+                f"memory are made for all {rows}x{columns}; {use}"
             )
 
 

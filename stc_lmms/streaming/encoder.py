@@ -33,6 +33,7 @@ class FrameEncoder:
     Attributes:
         frames: frames encoded since the start of the stream.
         state: the stream's state in the method; None without one.
+        runner: its captured graphs.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class FrameEncoder:
     ):
         self.clock, self.tower, self.method, self.project = clock, tower, method, project
         self.state = method.open_state() if method else None
-        self._runner = FrameRunner(capture, tower, method, self.state, project)
+        self.runner = FrameRunner(capture, tower, method, self.state, project)
         self.reset()
 
     def reset(self) -> None:
@@ -58,7 +59,7 @@ class FrameEncoder:
     @property
     def nbytes(self) -> int:
         """Bytes of the method's state and of the graphs' buffers."""
-        return self._runner.nbytes + (self.state.nbytes if self.state is not None else 0)
+        return self.runner.nbytes + (self.state.nbytes if self.state is not None else 0)
 
     @property
     def recomputed(self) -> float:
@@ -76,7 +77,7 @@ class FrameEncoder:
         self.frames += len(pixels)
         if len(pixels) == 1:
             with self.clock.stage("vit_ms"):
-                tokens = self._runner.encode(pixels)
+                tokens = self.runner.encode(pixels)
             if tokens is not None:
                 self._graphed += 1
                 return tokens

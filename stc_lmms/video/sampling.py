@@ -9,6 +9,7 @@ A causal window [a, b) holds the grid times with a <= t < b. A clip that starts 
 anchored there, as if the video had been cut there.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ def spread_indices(
     wanted = max(min(math.floor(count / check_fps(avg_fps) + 1), max_frames), min(min_frames, count))
     pieces = min(wanted, count)
     edges = np.linspace(0, count, pieces + 1).astype(int)
-    middles = [first + int(a + b - 1) // 2 for a, b in zip(edges, edges[1:], strict=False)]
+    middles = [first + int(a + b - 1) // 2 for a, b in itertools.pairwise(edges)]
     return middles + middles[-1:] * (wanted - pieces)
 
 
