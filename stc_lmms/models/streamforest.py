@@ -49,8 +49,10 @@ from stc_lmms.streaming.encoder import FrameEncoder, note_unknown_role
 from stc_lmms.streaming.graphs import CudaCapture
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
 from stc_lmms.towers import open_tower
+from stc_lmms.video.sampling import spread_indices
 
 MOMENTS = 512  # rows of the temporal table; later frames begin anew
+SPREAD_FRAMES = 2048  # at most, in the released evaluation
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,9 @@ class StreamForest(StreamingModel):
         if tokenizer is not None:
             end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
             self.eos_ids = compat.eos_ids(networks.decoder, tokenizer) | {end}
+        if self.options.grid == "dynamic_fps1":
+            limit = settings.max_frames or SPREAD_FRAMES
+            self.spread = lambda count, fps, clip_s: spread_indices(count, fps, clip_s, limit)
         self.capture = CudaCapture(self.device, settings.cuda_graphs)
         note_unknown_role(self.capture, self.method.tower)
 

@@ -9,6 +9,7 @@ A causal window [a, b) holds the grid times with a <= t < b. A clip that starts 
 anchored there, as if the video had been cut there.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterable, Iterator
@@ -135,8 +136,30 @@ class Grid:
         return count
 
 
+@dataclass(frozen=True)
+class Picks:
+    """Single moments of one video in place of a grid.
+
+    Attributes:
+        times_s: rising, in seconds.
+    """
+
+    times_s: tuple[float, ...]
+
+    def time_s(self, k: int) -> float:
+        """Moment number `k`; behind the last there is none, that is, infinity."""
+        return self.times_s[k] if k < len(self.times_s) else math.inf
+
+    def count_before(self, until_s: float) -> int:
+        """Number of moments below `until_s`."""
+        return bisect.bisect_left(self.times_s, until_s)
+
+
 def on_screen(
-    frames: Iterable[tuple[float, float, Frame]], grid: Grid, first_k: int = 0, interval_s: float = 0.0
+    frames: Iterable[tuple[float, float, Frame]],
+    grid: Grid | Picks,
+    first_k: int = 0,
+    interval_s: float = 0.0,
 ) -> Iterator[tuple[int, Frame]]:
     """Pick the frame on screen at every grid time, reading one frame ahead and keeping two.
 
