@@ -213,7 +213,7 @@ class StreamForest(StreamingModel):
         self.eos_ids: frozenset[int] = frozenset()
         if tokenizer is not None:
             end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
-            self.eos_ids = compat.eos_ids(networks.decoder, tokenizer) | {end}
+            self.eos_ids = compat.eos_ids(networks.decoder, tokenizer) | {i for i in [end] if i is not None}
         if self.options.grid == "dynamic_fps1":
             limit = settings.max_frames or SPREAD_FRAMES
             self.spread = lambda count, fps, clip_s: spread_indices(count, fps, clip_s, limit)
