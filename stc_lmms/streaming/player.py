@@ -43,13 +43,13 @@ class Player:
 
     Args:
         model: sees the frames and answers.
-        opener: opens a video, as `open_video` does.
+        opener: opens a video in place of `open_video`.
 
     Attributes:
         restarts: how often a clip's video was read from its start again.
     """
 
-    def __init__(self, model: StreamingModel, opener: Callable[..., Any] = open_video):
+    def __init__(self, model: StreamingModel, opener: Callable[..., Any] | None = None):
         self.model, self._opener = model, opener
         self._video: Any = None
         self._stream: Stream | None = None
@@ -123,7 +123,7 @@ class Player:
         how["timeout_s"] = settings.decode_timeout_s
         if self.model.spread is not None:
             how["times_s"] = self._spread(clip, how)
-        self._video = self._opener(clip.path, **how)
+        self._video = (self._opener or open_video)(clip.path, **how)
         self._stream = self.model.open_stream()
         self._decode_ms = 0.0
 
