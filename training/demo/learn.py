@@ -17,7 +17,7 @@ from training.demo.lessons import PHASES, Phase, Teacher, Timely, losses
 from training.demo.muon import Muon
 from training.demo.scenes import DARK, LIT, NOTHING, SIGN, crowded
 
-LR, TABLE_LR, EVERY = 0.005, 1e-3, 50
+LR, TABLE_LR, EVERY, SAVE_EVERY = 0.005, 1e-3, 50, 100
 
 
 def learn(
@@ -63,7 +63,7 @@ def learn(
         if step % EVERY == EVERY - 1 or step == steps - 1:
             blueprint.log(folder / "language.jsonl", _told(step, time.time() - start, seen))
             seen.clear()
-        if step % 100 == 99 or step == steps - 1:
+        if step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1:
             state = {
                 "values": [p.data for _, p in named],
                 "optimizer": optimizer.state_dict(),

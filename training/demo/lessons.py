@@ -23,7 +23,7 @@ CHAT_HEAD, CHAT_TAIL = "<|im_start|>user ", "\n{question}<|im_end|><|im_start|>a
 READ_AFTER = 3
 TIMELY = {"motion": 5, "order": 8, "age": 8, "flashes": 10, "next": 10}
 WEIGHTS = {"answer": 1.0, "end": 0.05, "word": 0.75, "letters": 1.5, "timely": 0.3}
-VISUAL_PER_STEP, QUESTIONS_PER_STEP = 76, 100
+VISUAL_PER_STEP, QUESTIONS_PER_STEP, DRILLS_PER_STEP = 76, 100, 240  # frames, questions, drills
 DRILLS = [SHAPES, COLOR_NAMES, QUARTERS, DIGITS, MOTIONS]
 
 
@@ -93,7 +93,7 @@ class Teacher:
         """The batch of a step."""
         rng = np.random.default_rng([self.seed, 21, step])
         if rng.random() < phase.drills:
-            lines = [drill(rng, DRILLS) for _ in range(240)]
+            lines = [drill(rng, DRILLS) for _ in range(DRILLS_PER_STEP)]
             return self._assemble([None], [lines], rng)
         spans = list(phase.lengths)
         low, high = spans[rng.choice(len(spans), p=list(phase.lengths.values()))]
