@@ -12,9 +12,8 @@ from stc_lmms.bench.frames import SIZE, synthetic_frames, video_frames
 from stc_lmms.bench.hardware import Machine, gpu_state, measure_machine
 from stc_lmms.bench.measure import Comparison, compare, summary
 from stc_lmms.bench.options import PROTOCOLS, Options
-from stc_lmms.bench.work import Job, ModelShape, Work, bounds, kv_bytes_per_token, reference_bytes, stages
+from stc_lmms.bench.work import Job, ModelShape, Work, bounds, kv_bytes_per_token, reference_bytes
 from stc_lmms.errors import StcError
-from stc_lmms.methods.registry import Method
 
 SCHEMA = 1
 
@@ -99,7 +98,7 @@ def _static(
         "frames_from": str(options.video)
         if options.video
         else f"synthetic drifting noise, {SIZE[0]}x{SIZE[1]}",
-        "preprocess": "the checkpoint's processor" if options.pretrained else models.STAND_IN,
+        "preprocess": models.entry(options.model).preprocess(options),
         "clock": "CUDA events" if pair.dense.device.type == "cuda" else "wall clock",
         "peak_memory_of": "device" if pair.dense.device.type == "cuda" else "whole process so far",
         "shape": {"tower": vars(shape.tower), "decoder": vars(shape.decoder)}
@@ -109,7 +108,7 @@ def _static(
         "reference_bytes": reference_bytes(shape, pair.method.method.tower),
         "environment": how["environment"],
         "static": [
-            _work(shape, pair.dense.method, pair.method.method, _job(pair, count, prompt))
+            _work(models.entry(options.model), shape, pair, _job(pair, count, prompt))
             for count in options.frames
         ],
     }
@@ -119,8 +118,11 @@ def _job(pair: models.Pair, count: int, prompt: tuple[int, int]) -> Job:
     return Job(count, pair.method.settings.prefill_frames, *prompt)
 
 
-def _work(shape: ModelShape, dense: Method, method: Method, job: Job) -> dict[str, Any]:
-    work = {"dense": stages(shape, dense, job), "method": stages(shape, method, job)}
+def _work(entry: models.Entry, shape: ModelShape, pair: models.Pair, job: Job) -> dict[str, Any]:
+    work = {
+        who: entry.stages(shape, model.method, job)
+        for who, model in (("dense", pair.dense), ("method", pair.method))
+    }
     known = work["method"] is not None
     return {
         "frames": job.frames,

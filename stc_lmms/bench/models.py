@@ -7,21 +7,32 @@ weights: those of a checkpoint, or random ones of the real size (latency does no
 import dataclasses
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen2ForCausalLM,
+    SiglipVisionModel,
+)
 
 from stc_lmms import compat
 from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.options import Options
-from stc_lmms.bench.work import ModelShape
+from stc_lmms.bench.work import Job, ModelShape, Work, stages
 from stc_lmms.errors import SettingsError
+from stc_lmms.methods.registry import Method
+from stc_lmms.models import streamforest_config
 from stc_lmms.models.base import StreamingModel, open_device
 from stc_lmms.models.llava_onevision import LlavaOnevision
 from stc_lmms.models.llava_onevision_config import check_fit, check_settings
+from stc_lmms.models.streamforest import Networks, StreamForest
+from stc_lmms.models.streamforest_config import StreamForestSpec
+from stc_lmms.models.streamforest_text import PREFIX, suffix, time_sentence
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.suggest import unknown
 
@@ -51,6 +62,12 @@ class Entry(Protocol):
     def prompt_tokens(self, model: StreamingModel) -> tuple[int, int]:
         """Tokens before and behind the video when `QUESTION` is asked."""
 
+    def stages(self, shape: ModelShape, method: Method, job: Job) -> dict[str, Work] | None:
+        """Work of the stages that have a cost model; None if the method has none."""
+
+    def preprocess(self, options: Options) -> str:
+        """How frames become pixel values, in words."""
+
 
 def entry(name: str) -> Entry:
     """The entry called `name`.
@@ -72,19 +89,11 @@ class LlavaOnevisionEntry:
 
     def check(self, options: Options) -> Settings:
         """See `Entry.check`."""
-        device = open_device(options.device)
-        args = options.method_args | {"method": options.method, "device": str(device)}
-        args["prefill_frames"] = str(options.execution.prefill_frames)
-        args["cuda_graphs"] = str(options.execution.cuda_graphs)
+        settings = _settings(options)
         if options.pretrained is not None:
-            args |= {"pretrained": options.pretrained, "dtype": options.dtype}
-            settings = resolve(args)
             check_settings(settings)
-            return settings
-        automatic = "bfloat16" if device.type == "cuda" else "float32"
-        args["dtype"] = automatic if options.dtype == "auto" else options.dtype
-        settings = resolve(args | {"pretrained": f"random weights, {options.size}"})
-        check_fit(settings, self._config(options))
+        else:
+            check_fit(settings, self._config(options))
         return settings
 
     def open(self, options: Options, settings: Settings) -> Pair:
@@ -110,27 +119,15 @@ class LlavaOnevisionEntry:
 
     def shape(self, model: LlavaOnevision) -> ModelShape:
         """See `Entry.shape`."""
-        vision, text = model.model.config.vision_config, model.model.config.text_config
-        return ModelShape(
-            TowerShape(
-                len(model.tower.blocks),
-                model.tower.num_tokens,
-                vision.hidden_size,
-                vision.intermediate_size,
-                vision.patch_size,
-            ),
-            DecoderShape(
-                text.num_hidden_layers,
-                text.hidden_size,
-                text.num_attention_heads,
-                text.num_key_value_heads,
-                text.hidden_size // text.num_attention_heads,
-                text.intermediate_size,
-                text.vocab_size,
-            ),
-            model.tokens_per_frame,
-            model.dtype.itemsize,
-        )
+        return _shape(model, model.model.config.text_config, model.tokens_per_frame)
+
+    def stages(self, shape: ModelShape, method: Method, job: Job) -> dict[str, Work] | None:
+        """See `Entry.stages`."""
+        return stages(shape, method, job)
+
+    def preprocess(self, options: Options) -> str:
+        """See `Entry.preprocess`."""
+        return "the checkpoint's processor" if options.pretrained else STAND_IN
 
     def prompt_tokens(self, model: LlavaOnevision) -> tuple[int, int]:
         """See `Entry.prompt_tokens`."""
@@ -140,14 +137,8 @@ class LlavaOnevisionEntry:
     def _config(self, options: Options) -> LlavaOnevisionConfig:
         if options.size not in self.sizes:
             raise SettingsError(unknown("size", options.size, self.sizes))
-        text = dict(self.sizes[options.size])
-        vision = dict(self.vision)
-        for part, layers in ((vision, options.layers), (text, options.llm_layers)):
-            if layers is not None and layers > part["num_hidden_layers"]:
-                raise SettingsError(
-                    f"{layers} layers are more than the {part['num_hidden_layers']} of the model"
-                )
-            part["num_hidden_layers"] = layers or part["num_hidden_layers"]
+        vision = _cut(self.vision, options.layers)
+        text = _cut(self.sizes[options.size], options.llm_layers)
         return LlavaOnevisionConfig(
             vision_config={"model_type": "siglip_vision_model", "vision_use_head": False} | vision,
             text_config={"model_type": "qwen2", "max_position_embeddings": 32768} | text,
@@ -155,10 +146,127 @@ class LlavaOnevisionEntry:
         )
 
 
+@dataclass(frozen=True)
+class StreamForestEntry:
+    """StreamForest, whose language model has one public size.
+
+    It prefills when it is asked, so its `observe_ms` holds no prefill, and its `ttft_ms` does.
+    """
+
+    text: dict[str, Any]
+    vision: dict[str, Any]
+
+    def check(self, options: Options) -> Settings:
+        """See `Entry.check`."""
+        settings = _settings(options)
+        if options.pretrained is not None:
+            StreamForest.check(settings)
+        else:
+            streamforest_config.check_fit(settings, self._spec(options))
+        return settings
+
+    def open(self, options: Options, settings: Settings) -> Pair:
+        """See `Entry.open`."""
+        plain = dataclasses.replace(settings, method="none", options={})
+        if options.pretrained is not None:
+            model = StreamForest(settings)
+        else:
+            spec, device = self._spec(options), torch.device(settings.device)
+            made = {"dtype": getattr(torch, settings.dtype), "device": device}
+            attention = settings.attn_implementation
+            with torch.device(device):
+                projector = streamforest_config.make_projector(spec).to(made["dtype"]).eval()
+            networks = Networks(
+                compat.random_weights(SiglipVisionModel, spec.vision, **made, attn_implementation="sdpa"),
+                projector,
+                compat.random_weights(Qwen2ForCausalLM, spec.text, **made, attn_implementation=attention),
+            )
+            model = StreamForest.from_parts(settings, spec, networks, StandInTokenizer())
+        dense = model.with_settings(plain)
+        for each in (dense, model):
+            each.eos_ids = frozenset()  # every answer has the same length, whatever the weights say
+        return Pair(dense, model)
+
+    def shape(self, model: StreamForest) -> ModelShape:
+        """See `Entry.shape`; the tokens are those of the newest frame."""
+        return _shape(model, model.spec.text, model.options.now_tokens)
+
+    def prompt_tokens(self, model: StreamForest) -> tuple[int, int]:
+        """See `Entry.prompt_tokens`."""
+        sentence = time_sentence("short_online_v2", [0.0])
+        before, behind = (len(model.embed_text(part)) for part in (PREFIX, suffix(QUESTION, sentence)))
+        return before, behind
+
+    def stages(self, shape: ModelShape, method: Method, job: Job) -> dict[str, Work] | None:
+        """See `Entry.stages`: of the tower alone, for what is prefilled depends on the frames."""
+        known = stages(shape, method, job)
+        return None if known is None else {"vit_ms": known["vit_ms"]}
+
+    def preprocess(self, options: Options) -> str:
+        """See `Entry.preprocess`."""
+        return "Pillow, as in the original"
+
+    def _spec(self, options: Options) -> StreamForestSpec:
+        if options.size != "7b":
+            raise SettingsError(unknown("size", options.size, ("7b",)))
+        fields = _cut(self.text, options.llm_layers) | {"vision_config": _cut(self.vision, options.layers)}
+        return StreamForestSpec.of(Path("random weights"), fields)
+
+
+def _settings(options: Options) -> Settings:
+    """Settings of the method, resolved but not checked against a model."""
+    device = open_device(options.device)
+    args = options.method_args | {"method": options.method, "device": str(device)}
+    args["prefill_frames"] = str(options.execution.prefill_frames)
+    args["cuda_graphs"] = str(options.execution.cuda_graphs)
+    if options.pretrained is not None:
+        args |= {"pretrained": options.pretrained, "dtype": options.dtype}
+    else:
+        automatic = "bfloat16" if device.type == "cuda" else "float32"
+        args["dtype"] = automatic if options.dtype == "auto" else options.dtype
+        args["pretrained"] = f"random weights, {options.size}"
+    return resolve(args, model=options.model)
+
+
+def _cut(part: dict[str, Any], layers: int | None) -> dict[str, Any]:
+    """Fields of a network with so many of its layers; None: all."""
+    if layers is not None and layers > part["num_hidden_layers"]:
+        raise SettingsError(f"{layers} layers are more than the {part['num_hidden_layers']} of the model")
+    return part | {"num_hidden_layers": layers or part["num_hidden_layers"]}
+
+
+def _shape(model: Any, text: Any, tokens_per_frame: int) -> ModelShape:
+    """Shapes of a model whose tower is an image tower and whose decoder has the fields of Qwen2."""
+    vision = model.tower.config
+    return ModelShape(
+        TowerShape(
+            len(model.tower.blocks),
+            model.tower.num_tokens,
+            vision.hidden_size,
+            vision.intermediate_size,
+            vision.patch_size,
+        ),
+        DecoderShape(
+            text.num_hidden_layers,
+            text.hidden_size,
+            text.num_attention_heads,
+            text.num_key_value_heads,
+            text.hidden_size // text.num_attention_heads,
+            text.intermediate_size,
+            text.vocab_size,
+        ),
+        tokens_per_frame,
+        model.dtype.itemsize,
+    )
+
+
 class StandInTokenizer:
     """One token for each word or other sign: enough for the cost of a prompt, which is all it is for."""
 
     eos_token_id = None
+
+    def convert_tokens_to_ids(self, token: str) -> None:
+        """It knows no special tokens."""
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> "StandInTokenizer":
         """Ids 1, 2, 3, ... in `input_ids`."""
@@ -196,35 +304,28 @@ class StandInProcessor:
 
 
 # Public sizes of SigLIP-so400m (26 of its 27 layers are in the checkpoints) and of Qwen2.
+SO400M = streamforest_config.SO400M
+QWEN2 = {
+    "0.5b": {
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 4864,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "7b": {
+        "hidden_size": 3584,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "vocab_size": 152064,
+        "tie_word_embeddings": False,
+    },
+}
 MODELS: dict[str, Entry] = {
-    "llava_ov": LlavaOnevisionEntry(
-        sizes={
-            "0.5b": {
-                "hidden_size": 896,
-                "num_hidden_layers": 24,
-                "num_attention_heads": 14,
-                "num_key_value_heads": 2,
-                "intermediate_size": 4864,
-                "vocab_size": 151936,
-                "tie_word_embeddings": True,
-            },
-            "7b": {
-                "hidden_size": 3584,
-                "num_hidden_layers": 28,
-                "num_attention_heads": 28,
-                "num_key_value_heads": 4,
-                "intermediate_size": 18944,
-                "vocab_size": 152064,
-                "tie_word_embeddings": False,
-            },
-        },
-        vision={
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 26,
-            "num_attention_heads": 16,
-            "image_size": 384,
-            "patch_size": 14,
-        },
-    )
+    "llava_ov": LlavaOnevisionEntry(sizes=QWEN2, vision=SO400M),
+    "streamforest": StreamForestEntry(text=QWEN2["7b"], vision=SO400M),
 }

@@ -92,7 +92,8 @@ def stages(shape: ModelShape, method: Method, job: Job) -> dict[str, Work] | Non
 
 def bounds(dense: dict[str, Work], method: dict[str, Work]) -> dict[str, float]:
     """Method over dense, by what limits each stage: the ratio that a perfect implementation would show."""
-    return {name: getattr(method[name], what) / getattr(dense[name], what) for name, what in LIMITS.items()}
+    known = {name: what for name, what in LIMITS.items() if name in dense}
+    return {name: getattr(method[name], what) / getattr(dense[name], what) for name, what in known.items()}
 
 
 def reference_bytes(shape: ModelShape, cacher: TowerMethod | None) -> int:

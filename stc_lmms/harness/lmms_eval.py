@@ -337,3 +337,9 @@ class LlavaOvStc(Harness):
     """`--model llava_ov_stc`: LLaVA-OneVision."""
 
     registered = "llava_ov"
+
+
+class StreamforestStc(Harness):
+    """`--model streamforest_stc`: StreamForest."""
+
+    registered = "streamforest"

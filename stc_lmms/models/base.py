@@ -9,7 +9,7 @@ Invariants (tested for every model and method):
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -121,6 +121,9 @@ class StreamingModel(ABC):
     """
 
     settings: Settings
+    # Where a model samples every question's clip anew: (number of frames of the video, their rate, start and
+    # end in seconds or None for the whole video) to indices of frames. None: the fixed grid of `fps`.
+    spread: Callable[[int, float, tuple[float, float] | None], list[int]] | None = None
 
     @abstractmethod
     def __init__(self, settings: Settings): ...

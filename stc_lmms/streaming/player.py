@@ -43,13 +43,13 @@ class Player:
 
     Args:
         model: sees the frames and answers.
-        opener: opens a video, as `open_video` does.
+        opener: opens a video in place of `open_video`.
 
     Attributes:
         restarts: how often a clip's video was read from its start again.
     """
 
-    def __init__(self, model: StreamingModel, opener: Callable[..., Any] = open_video):
+    def __init__(self, model: StreamingModel, opener: Callable[..., Any] | None = None):
         self.model, self._opener = model, opener
         self._video: Any = None
         self._stream: Stream | None = None
@@ -108,6 +108,8 @@ class Player:
         self._video = self._stream = self._clip = None
 
     def _continues(self, clip: Clip) -> bool:
+        if self.model.spread is not None:  # its frames hang on the clip's end
+            return clip == self._clip
         if self._clip is None or (self._clip.path, self._clip.start_s) != (clip.path, clip.start_s):
             return False
         return _end(clip) >= _end(self._clip)
@@ -117,15 +119,27 @@ class Player:
         self.restarts += (clip.path, clip.start_s) in self._opened
         self._opened.add((clip.path, clip.start_s))
         settings = self.model.settings
-        self._video = self._opener(
-            clip.path,
-            fps=settings.fps,
-            start_s=clip.start_s,
-            decoder=settings.decoder,
-            timeout_s=settings.decode_timeout_s,
-        )
+        how: dict[str, Any] = {"fps": settings.fps, "start_s": clip.start_s, "decoder": settings.decoder}
+        how["timeout_s"] = settings.decode_timeout_s
+        if self.model.spread is not None:
+            how["times_s"] = self._spread(clip, how)
+        self._video = (self._opener or open_video)(clip.path, **how)
         self._stream = self.model.open_stream()
         self._decode_ms = 0.0
+
+    def _spread(self, clip: Clip, how: dict[str, Any]) -> tuple[float, ...]:
+        """Times of the frames that the model chooses for a clip, each once."""
+        with open_video(clip.path, **how) as video:
+            count, rate = video.n_frames, video.avg_fps
+        if count is None or rate is None:
+            raise VideoError(
+                f"{clip.path}: the file does not say how many frames it has, so they cannot be spread over a "
+                "clip; use grid=fixed"
+            )
+        span = (
+            None if clip.start_s == 0 and clip.end_s is None else (clip.start_s, clip.end_s or count / rate)
+        )
+        return tuple(round(index / rate, 6) for index in sorted(set(self.model.spread(count, rate, span))))
 
     def _advance(self, clip: Clip) -> None:
         """Frames go in by groups, so that no more than one group is ever held."""
