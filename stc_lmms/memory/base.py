@@ -64,6 +64,11 @@ class StreamMemory(ABC):
         """Bytes held on the compute device."""
 
     @property
+    def forgotten_frames(self) -> int:
+        """How many of the oldest frames no question can see any more."""
+        return 0
+
+    @property
     def archive_nbytes(self) -> int:
         """Bytes held in host memory or on disk."""
         return 0
@@ -110,6 +115,7 @@ class Memory(ABC):
     """The options of a memory: a frozen dataclass."""
 
     runs_attention = False  # does the attention of the decoder itself, see `compat.why_not_hooked`
+    one_axis = False  # places tokens anew on one axis: not for decoders with M-RoPE
 
     @abstractmethod
     def open(self, llm: "LanguageModel") -> StreamMemory:
