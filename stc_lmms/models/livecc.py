@@ -91,6 +91,12 @@ def check_commentary(settings: Settings) -> None:
             f"memory={settings.memory} does not fit a commentary, which reads all that was said and seen; "
             "use full, without decode_prune"
         )
+    token = settings.build_method().token
+    if token is not None and token.delay_frames:
+        raise SettingsError(
+            f"method={settings.method} holds frames back, but a comment must see those of its second; "
+            "use another method"
+        )
 
 
 class Commentary:
