@@ -6,9 +6,9 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 
-from stc_lmms.compat import LanguageModel, rope_parameters
+from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
 from stc_lmms.ops.mrope import Placed, axis_of_frequency, rotation_3d
 
@@ -32,13 +32,24 @@ def model_class(kind: str) -> type[PreTrainedModel]:
     return getattr(transformers, _CLASSES[kind])
 
 
-class MropeLanguageModel(LanguageModel):
+def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMixin:
+    """See `compat.load_processor`.
+
+    Frames come in their final size, so 5.x must not warn about a limit that it would set when resizing.
+    """
+    processor = compat.load_processor(pretrained, revision)
+    if getattr(processor.video_processor, "cap_pixels_per_frame", False) is None:
+        processor.video_processor.cap_pixels_per_frame = False
+    return processor
+
+
+class MropeLanguageModel(compat.LanguageModel):
     """The decoder of a Qwen-VL model: it is given `Placed` tokens, never bare embeddings."""
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
         config, rotary = self._decoder.config, self._decoder.rotary_emb
-        sections = rope_parameters(config).get("mrope_section") or rotary.mrope_section
+        sections = compat.rope_parameters(config).get("mrope_section") or rotary.mrope_section
         interleaved = config.model_type.startswith("qwen3_vl")  # fixed in the class, not in the config
         self._axis = axis_of_frequency(sections, interleaved).to(self.device)
 
@@ -100,7 +111,8 @@ def tiny_qwen_vl(
     }
     if int(transformers.__version__.partition(".")[0]) >= 5:
         own = {"rope_parameters": {"rope_type": "default", "rope_theta": theta, "mrope_section": sections}}
-    config = cls.config_class(vision_config=vision, text_config=text | own, **options)
+    own |= {"bos_token_id": None, "eos_token_id": None}
+    config = cls.config_class(vision_config=vision, text_config=own | text, **options)
     model = cls._from_config(config, attn_implementation="sdpa")
     if weights is not None:
         try:

@@ -67,7 +67,7 @@ class QwenVL(StreamingModel):
     def __init__(self, settings: Settings):
         self.check(settings)
         device = open_device(settings.device)
-        processor = compat.load_processor(checkpoint(settings), settings.revision)
+        processor = compat_qwen_vl.load_processor(checkpoint(settings), settings.revision)
         dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         if dtype == "auto" and device.type == "cpu":
             dtype = torch.float32
