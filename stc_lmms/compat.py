@@ -141,9 +141,7 @@ class LanguageModel:
         own = config._attn_implementation
         config._attn_implementation = _HOOK
         try:
-            out = self._decoder(
-                **given, past_key_values=cache, use_cache=cache is not None, attend=attend
-            )
+            out = self._decoder(**given, past_key_values=cache, use_cache=cache is not None, attend=attend)
         finally:
             config._attn_implementation = own
         return out.last_hidden_state[0]

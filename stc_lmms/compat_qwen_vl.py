@@ -118,5 +118,7 @@ def tiny_qwen_vl(
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise CheckpointError(f"the weights do not fit the config: {str(error).splitlines()[0]}") from error
+            raise CheckpointError(
+                f"the weights do not fit the config: {str(error).splitlines()[0]}"
+            ) from error
     return model.eval()

@@ -73,7 +73,9 @@ def run_stream(case: Case, case_path: Path, dtype: torch.dtype) -> CaseResult:
             found = _step(commentary, case, tensors, step, dtype)
             wanted = {
                 "features": tensors[f"{vision}.features.{step}"],
-                **{name: tensors[f"{run['prefix']}.{name}.{step}"] for name in ("gen", "logits", "positions")},
+                **{
+                    name: tensors[f"{run['prefix']}.{name}.{step}"] for name in ("gen", "logits", "positions")
+                },
             }
             for name, value in wanted.items():
                 error = distance(found[name], value)

@@ -14,6 +14,7 @@ Questions are answered as in Qwen2-VL; the commentary is another stream, in whic
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,10 @@ class Comment:
     text: str
     goes_on: bool
     token_ids: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, without the ids."""
+        return {name: getattr(self, name) for name in ("start_s", "end_s", "text", "goes_on")}
 
 
 class LiveCC(QwenVL):
@@ -142,26 +147,14 @@ class Commentary:
                 images, times, self._images, self._times_s = self._images, self._times_s, [], []
                 yield self._comment(np.stack(images), times)
 
-    def caption(self) -> str:
-        """All comments as one text."""
-        said = " ".join(comment.text for comment in self.comments if comment.text)
-        return said + "..." if said else ""
-
     @torch.no_grad()
     def _comment(self, frames: np.ndarray, times_s: Sequence[float]) -> Comment:
         start_s, end_s = times_s[0], times_s[-1] + 1 / self.model.settings.fps
         slices = [one for group in self.encoder.observe(frames, times_s) for one in group]
         before, behind = self.prompt(f"Time={start_s:.1f}-{end_s:.1f}s")
         decoded = self.advance(self.model.ids(before), slices, self.model.ids(behind))
-        text = decoded.text.strip()
-        pause = PAUSE.strip()
-        comment = Comment(
-            start_s,
-            end_s,
-            text.removesuffix(pause).rstrip(),
-            text.endswith(pause),
-            decoded.token_ids + (() if decoded.end_id is None else (decoded.end_id,)),
-        )
+        ids = decoded.token_ids + (() if decoded.end_id is None else (decoded.end_id,))
+        comment = Comment(start_s, end_s, *spoken(decoded.text), ids)
         self.comments.append(comment)
         return comment
 
@@ -226,3 +219,15 @@ class Commentary:
         if logits.softmax(-1)[pause] > options.silence_base + number * options.silence_step:
             return logits
         return logits.index_fill(0, torch.tensor([pause], device=logits.device), -torch.inf)
+
+
+def spoken(text: str) -> tuple[str, bool]:
+    """A generated text without the pause at its end (empty for silence), and whether it has one."""
+    text, pause = text.strip(), PAUSE.strip()
+    return text.removesuffix(pause).rstrip(), text.endswith(pause)
+
+
+def caption(comments: Sequence[Comment]) -> str:
+    """Comments as one text, joined as LiveCC's evaluation does; empty if nothing was said."""
+    said = " ".join(comment.text for comment in comments if comment.text)
+    return said + PAUSE.strip() if said else ""

@@ -113,7 +113,9 @@ class Course:
     def text(self, embeds_LD: Tensor, deepstack_BLD: Tensor | None = None) -> Placed:
         """Tokens at consecutive places, the same on all axes; a video that is open ends."""
         length = len(embeds_LD)
-        places_3L = torch.arange(length, device=embeds_LD.device) + self._tensor(self.next, embeds_LD)[:, None]
+        places_3L = (
+            torch.arange(length, device=embeds_LD.device) + self._tensor(self.next, embeds_LD)[:, None]
+        )
         if length:
             self.next, self.start = tuple(place + length for place in self.next), None
         return Placed(embeds_LD, places_3L, places_3L.new_empty(0, 3), deepstack_BLD)

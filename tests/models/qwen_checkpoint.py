@@ -29,7 +29,13 @@ CHAT_TEMPLATE = (
     "{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-_VISION = {"patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_heads": 2, "in_channels": 3}
+_VISION = {
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "num_heads": 2,
+    "in_channels": 3,
+}
 VISION = {
     "qwen2_vl": _VISION | {"depth": 2, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
     "qwen2_5_vl": _VISION
