@@ -154,7 +154,12 @@ class LanguageModel:
         return given
 
     def places(self, embeds_LD: Tensor, start: int) -> Tensor:
-        """Int64 places [A,L] on the A axes of this decoder's RoPE, for tokens that are `start`.. in a stream."""
+        """Places on the axes of this decoder's RoPE, int64 [A,L].
+
+        Args:
+            embeds_LD: the tokens.
+            start: number in the stream of the first of them.
+        """
         return torch.arange(start, start + len(embeds_LD), device=self.device)[None]
 
     def shifts(self, embeds_LD: Tensor, starts: Sequence[int], prefix: int) -> Tensor:

@@ -132,9 +132,7 @@ def _comment(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     if not commentary.comments:
-        print(
-            f"stc-lmms: {args.source} is shorter than the 3 s that a commentary begins with", file=sys.stderr
-        )
+        print(f"stc-lmms: {args.source} is shorter than a commentary's first 3 s", file=sys.stderr)
     return 0 if commentary.comments else 1
 
 

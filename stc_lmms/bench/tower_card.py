@@ -82,7 +82,7 @@ def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
     ]
     heads = "".join(f"{f'({interval}, {ratio:g})':>12}" for interval, ratio in pairs)
     say(
-        f"{options.model} 7b, tower {shape.layers} layers x {shape.width}, patch embedding and merger included\n"
+        f"{options.model} 7b, tower {shape.layers} layers x {shape.width} with patch embedding and merger\n"
         "static: multiply-accumulates of one temporal slice (2 frames), nothing is measured\n"
         "work saved by STC-Cacher at (cache_interval, update_ratio), on an endless stream\n\n"
         f"{'patches':>8}{'LLM tokens':>12}{'dense GFLOP':>13}{heads}"

@@ -171,7 +171,7 @@ class RecentMemory(StreamMemory):
 
     @staticmethod
     def _nearer(runs: list[tuple[int, int, int]], starts: Sequence[int], shifts_FA: Tensor) -> Tensor:
-        """What to take off every new token's place [A,M], so that the first frame it sees is right behind the text."""
+        """What to take off a new token's place [A,M] to put the first frame that it sees behind the text."""
         first = [len(starts) - 1 - starts[::-1].index(seen) for _, _, seen in runs]
         lengths = torch.tensor([stop - start for start, stop, _ in runs], device=shifts_FA.device)
         return shifts_FA[first].T.repeat_interleave(lengths, dim=1)

@@ -1,4 +1,4 @@
-"""Tiny random Qwen-VL checkpoints in the real layout: 8 pixels a token, so that a clip's frame has 12 tokens."""
+"""Tiny random Qwen-VL checkpoints in the real layout: 8 pixels a token, 12 tokens a slice of `clip`."""
 
 import json
 

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -138,12 +137,13 @@ def video(tmp_path_factory):
 
 
 def arguments(folder, **args):
-    args = {"pretrained": folder, "device": "cpu", "dtype": "float32"} | SMALL | args
+    args = {"pretrained": folder, "dtype": "float32"} | SMALL | args
     return ",".join(f"{name}={value}" for name, value in args.items())
 
 
 def test_stream_comment_prints_as_the_video_goes_on(qwen_checkpoint, video, capsys):
-    given = ["--model_args", arguments(qwen_checkpoint("qwen2_vl"), token_budget=4), "--max-new-tokens", "4"]
+    given = ["--model_args", arguments(qwen_checkpoint("qwen2_vl"), device="cpu", token_budget=4)]
+    given += ["--max-new-tokens", "4"]
     assert main(["stream", str(video), "--model", "livecc", "--comment", *given, "--json"]) == 0
     out, err = capsys.readouterr()
     found = [json.loads(line) for line in out.splitlines()]
@@ -158,7 +158,8 @@ def test_stream_comment_prints_as_the_video_goes_on(qwen_checkpoint, video, caps
 
 
 def test_stream_asks_any_of_them(qwen_checkpoint, video, capsys):
-    given = ["--model_args", arguments(qwen_checkpoint("qwen2_5_vl"), method="none"), "--max-new-tokens", "4"]
+    given = ["--model_args", arguments(qwen_checkpoint("qwen2_5_vl"), device="cpu", method="none")]
+    given += ["--max-new-tokens", "4"]
     assert main(["stream", str(video), "--model", "qwen2_5_vl", "--ask", "Who?", "--at", "2,5", *given]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("[2 s] Who?") and "[5 s] Who?" in out and "12 frames" in err
@@ -179,27 +180,16 @@ def test_the_static_card_prints_what_the_tower_saves(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("model", "args"),
-    [("livecc_stc", {"token_budget": 4}), ("qwen2_5_vl_stc", {"method": "none", "answer": "choices"})],
-)
-def test_lmms_eval_runs_a_mini_task(qwen_checkpoint, tmp_path, model, args):
-    folder = qwen_checkpoint("qwen2_vl" if model == "livecc_stc" else "qwen2_5_vl")
-    command = [sys.executable, "-m", "lmms_eval", "--model", model, "--tasks", "streamingbench_mini"]
-    command += ["--model_args", arguments(folder, **args), "--device", "cpu"]
-    command += ["--output_path", str(tmp_path), "--log_samples", "--limit", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)  # noqa: S603
+def test_lmms_eval_runs_a_mini_task(qwen_checkpoint, tmp_path):
+    command = [sys.executable, "-m", "lmms_eval", "--model", "livecc_stc", "--tasks", "streamingbench_mini"]
+    command += ["--model_args", arguments(qwen_checkpoint("qwen2_vl"), token_budget=4), "--device", "cpu"]
+    command += ["--output_path", str(tmp_path), "--log_samples", "--limit", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
-    (record,) = (json.loads(p.read_text()) for p in tmp_path.glob("stc_efficiency_*.json"))
-    assert record["failed"] == 0 and record["answered"] > 0
-    assert record["total"]["llm_tokens_max"] == (4 if model == "livecc_stc" else 12)
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("stc_efficiency_*.json")]
+    assert records, done.stdout + done.stderr
+    assert records[0]["failed"] == 0 and records[0]["answered"] > 0
+    assert records[0]["total"]["llm_tokens_max"] == 4
     (path,) = tmp_path.glob("*/[0-9]*_results.json")
     settings = json.loads(path.read_text())["config"]["resolved_cli_args"]["stc_settings"]
-    assert settings["fps"] == 2.0 and settings["slice_tokens"] == 12
-    texts = {a for p in tmp_path.glob("*/*_samples_*.jsonl") for a in _answers(p)}
-    assert "choices" not in args.values() or texts <= {"Yes", "No", *"0123456789ABCDE"}
-
-
-def _answers(path):
-    for line in path.read_text().splitlines():
-        yield from np.ravel(json.loads(line)["filtered_resps"]).tolist()
+    assert (settings["model"], settings["fps"], settings["slice_tokens"]) == ("livecc", 2.0, 12)
