@@ -163,12 +163,9 @@ class LanguageModel:
         return torch.arange(start, start + len(embeds_LD), device=self.device)[None]
 
     def shifts(self, embeds_LD: Tensor, starts: Sequence[int], prefix: int) -> Tensor:
-        """How much nearer each frame would stand if the video began with it, int64 [F,A].
+        """How much nearer each of F frames would stand if the video began with it, int64 [F,A].
 
-        Args:
-            embeds_LD: tokens of F frames.
-            starts: number in the stream of each frame's first token.
-            prefix: tokens before the video.
+        `starts` are the numbers in the stream of their first tokens, `prefix` is that of the first frame's.
         """
         return torch.tensor(starts, dtype=torch.long, device=self.device)[:, None] - prefix
 
