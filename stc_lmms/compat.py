@@ -127,7 +127,7 @@ class LanguageModel:
         """Last hidden states [L,D] of L new embeddings.
 
         Args:
-            embeds_LD: the embeddings.
+            embeds_LD: the embeddings; with M-RoPE, `Placed` ones.
             cache: gets their keys and values; positions go on behind it. None: nothing is kept, and
                 queries and keys reach `attend` without RoPE (all positions are 0).
             attend: runs in place of attention in every layer; it gets all keys of `cache`, or the new ones

@@ -8,6 +8,8 @@ Positions are consecutive: text, then the oldest frame kept, and so on, as if th
 turning all keys back at every step, frames keep their place in the whole stream and queries are turned
 once more for the few keys of the text, which thereby moves along.
 
+That is so on every axis of an M-RoPE, where the frame itself says how much nearer it would stand.
+
 Shapes: F frames, M tokens, L queries, G key heads, S keys, d head width, D width.
 """
 

@@ -127,7 +127,7 @@ class Commentary:
         self._position_s = -np.inf
 
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> Iterator[Comment]:
-        """Take in the next frames; yields a comment whenever a step is complete.
+        """Take in the next frames while it is iterated; yields a comment whenever a step is complete.
 
         Args:
             frames: uint8 RGB [F,H,W,3], sampled at the model's `fps`.
@@ -191,7 +191,7 @@ class Commentary:
         flat = options.positions == "livecc" and self._steps > 0
         pieces = [course.text(model.embed(before_ids))]
         pieces += [
-            course.text(one.tokens_KD) if flat else course.slice(one, int(number * model.stride))
+            course.text(one.tokens_KD) if flat else course.slice(one, number)
             for number, one in enumerate(slices)
         ]
         prompt = Placed.join([*pieces, course.text(model.embed(behind_ids))])

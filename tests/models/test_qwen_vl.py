@@ -14,6 +14,8 @@ from stc_lmms.models.base import Generation
 from stc_lmms.models.decoding import repetition_penalty
 from stc_lmms.models.qwen_vl import CHOICES
 from stc_lmms.models.qwen_vl_config import clip_slice_tokens, frame_size
+from stc_lmms.models.registry import model as registered
+from stc_lmms.settings import resolve
 from tests.methods.streams import QUESTION, SHORT, logits, play
 from tests.models.qwen_checkpoint import FAMILIES, SMALL
 
@@ -68,6 +70,7 @@ def test_no_method_is_the_stock_forward_at_the_training_positions(load_qwen, cli
     frames, _ = clip(22)  # 11 slices: more than a slice has rows or columns
     times = [k / 2 for k in range(22)]
     model = load_qwen(family, method="none")
+    assert model.stride == (2 if family == "qwen2_5_vl" else 1)
     stream = play(model, frames, times, pieces)
     rows = model.patches(stream.encoder._resize(frames))
     before, behind = (model.ids(part) for part in model.prompt_parts(QUESTION))
@@ -240,6 +243,26 @@ def test_sizes_follow_the_reference():
     assert [clip_slice_tokens(n) for n in (4, 64, 128, 480)] == [768, 768, 384, 105]
 
 
+def test_places_count_time_where_the_family_does(load_qwen):
+    for fps, stride in ((0.5, 8), (2, 2), (4, 1), (8, 0.5)):
+        assert load_qwen("qwen2_5_vl", method="none", fps=fps).stride == stride
+        assert load_qwen("qwen2_vl", method="none", fps=fps).stride == 1
+
+
+@pytest.mark.gpu
+@every_family
+@pytest.mark.parametrize("method", [{"method": "none"}, {"method": "stc", "token_budget": 4}])
+@pytest.mark.parametrize("memory", ["full", "recent"])
+def test_gpu_equals_cpu(load_qwen, qwen_checkpoint, clip, family, method, memory):
+    own = {"pretrained": str(qwen_checkpoint(family)), "device": "cuda", "dtype": "float32"}
+    settings = resolve(own | SMALL | method | {"memory": memory}, {}, family)
+    cuda = registered(family).load_class()(settings)
+    frames, times = clip(11)
+    on_cpu = logits(play(load_qwen(family, memory=memory, **method), frames, times))
+    for pieces in (2, 11):  # slice by slice, as captured graphs; and in one call
+        assert (logits(play(cuda, frames, times, pieces)).cpu() - on_cpu).abs().max() < 1e-3
+
+
 def message(error, function, *args):
     with pytest.raises(error) as caught:
         function(*args)
@@ -248,12 +271,9 @@ def message(error, function, *args):
 
 
 def test_what_does_not_fit_is_told_before_any_weight(load_qwen, qwen_checkpoint, checkpoint):
-    from stc_lmms.models.registry import model
-    from stc_lmms.settings import resolve
-
     def refused(error=SettingsError, name="qwen2_vl", **args):
         settings = resolve({"pretrained": str(qwen_checkpoint("qwen2_vl")), "device": "cpu"} | args, {}, name)
-        return message(error, model(name).load_class().check, settings)
+        return message(error, registered(name).load_class().check, settings)
 
     assert "have three (time, row, column); use full or recent" in refused(memory="rekv")
     assert "memory=bounded" in refused(memory="bounded")
