@@ -1,13 +1,15 @@
 """Plays video files into a streaming model, forward only, and asks on the way."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from stc_lmms.errors import VideoError
 from stc_lmms.models.base import Answer, Generation, Stream, StreamingModel
-from stc_lmms.video.decode import AGAIN, VideoStream, open_video
+from stc_lmms.video.decode import AGAIN, open_video
 
 PAST_END_S = 1.0  # annotators round question times up to the next second
 
@@ -39,13 +41,17 @@ class Player:
 
     A question that goes back, or another video, opens a new stream. A video that failed is not tried again.
 
+    Args:
+        model: sees the frames and answers.
+        opener: opens a video, as `open_video` does.
+
     Attributes:
         restarts: how often a clip's video was read from its start again.
     """
 
-    def __init__(self, model: StreamingModel):
-        self.model = model
-        self._video: VideoStream | None = None
+    def __init__(self, model: StreamingModel, opener: Callable[..., Any] = open_video):
+        self.model, self._opener = model, opener
+        self._video: Any = None
         self._stream: Stream | None = None
         self._clip: Clip | None = None
         self._broken: dict[tuple[str, float], tuple[float, Exception]] = {}
@@ -111,7 +117,7 @@ class Player:
         self.restarts += (clip.path, clip.start_s) in self._opened
         self._opened.add((clip.path, clip.start_s))
         settings = self.model.settings
-        self._video = open_video(
+        self._video = self._opener(
             clip.path,
             fps=settings.fps,
             start_s=clip.start_s,

@@ -1,4 +1,7 @@
-"""The trained parameters as a plain Hugging Face checkpoint: `python -m training.demo.export FOLDER [OUT]`."""
+"""The trained parameters as a plain Hugging Face checkpoint.
+
+python -m training.demo.export FOLDER [OUT]
+"""
 
 import argparse
 from pathlib import Path
