@@ -173,6 +173,11 @@ def _report(args: argparse.Namespace) -> int:
 
 def _bench(args: argparse.Namespace) -> int:
     options = bench_options.from_arguments(args)
+    from stc_lmms.bench import tower_card
+
+    if options.model in tower_card.TOWERS:
+        tower_card.run(options)
+        return 0
     from stc_lmms.bench.card import run
 
     run(options)

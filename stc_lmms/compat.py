@@ -1,8 +1,11 @@
-"""The only place that knows transformers' internals and how they differ between 4.56 and 5.x."""
+"""The only place that knows transformers' internals and how they differ between 4.56 and 5.x.
+
+(What concerns Qwen-VL models alone is in `compat_qwen_vl.py`.)
+"""
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from transformers import (
 from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms.errors import CheckpointError
+from stc_lmms.ops.rope import rotation
 
 _HUB_TIMEOUT_S = 10
 
@@ -123,26 +127,51 @@ class LanguageModel:
         """Last hidden states [L,D] of L new embeddings.
 
         Args:
-            embeds_LD: the embeddings.
+            embeds_LD: the embeddings; with M-RoPE, `Placed` ones.
             cache: gets their keys and values; positions go on behind it. None: nothing is kept, and
                 queries and keys reach `attend` without RoPE (all positions are 0).
             attend: runs in place of attention in every layer; it gets all keys of `cache`, or the new ones
                 without one. None: the model's own attention.
         """
+        given = self._given(embeds_LD, cache, unrotated=attend is not None and cache is None)
         if attend is None:
-            out = self._decoder(inputs_embeds=embeds_LD[None], past_key_values=cache, use_cache=True)
+            out = self._decoder(**given, past_key_values=cache, use_cache=True)
             return out.last_hidden_state[0]
-        kwargs: dict[str, Any] = {"past_key_values": cache, "use_cache": cache is not None}
-        if cache is None:
-            kwargs["position_ids"] = torch.zeros(1, len(embeds_LD), dtype=torch.long, device=self.device)
         config = self._decoder.config
         own = config._attn_implementation
         config._attn_implementation = _HOOK
         try:
-            out = self._decoder(inputs_embeds=embeds_LD[None], attend=attend, **kwargs)
+            out = self._decoder(**given, past_key_values=cache, use_cache=cache is not None, attend=attend)
         finally:
             config._attn_implementation = own
         return out.last_hidden_state[0]
+
+    def _given(self, embeds_LD: Tensor, cache: DynamicCache | None, unrotated: bool) -> dict[str, Any]:
+        """Arguments of the decoder: the embeddings, and their positions where it must not choose them."""
+        given: dict[str, Any] = {"inputs_embeds": embeds_LD[None]}
+        if unrotated:
+            given["position_ids"] = torch.zeros(1, len(embeds_LD), dtype=torch.long, device=self.device)
+        return given
+
+    def places(self, embeds_LD: Tensor, start: int) -> Tensor:
+        """Places on the axes of this decoder's RoPE, int64 [A,L].
+
+        Args:
+            embeds_LD: the tokens.
+            start: number in the stream of the first of them.
+        """
+        return torch.arange(start, start + len(embeds_LD), device=self.device)[None]
+
+    def shifts(self, embeds_LD: Tensor, starts: Sequence[int], prefix: int) -> Tensor:
+        """How much nearer each of F frames would stand if the video began with it, int64 [F,A].
+
+        `starts` are the numbers in the stream of their first tokens, `prefix` is that of the first frame's.
+        """
+        return torch.tensor(starts, dtype=torch.long, device=self.device)[:, None] - prefix
+
+    def rotation(self, places_AL: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine [L,d] at these places, see `ops.rope.rotation`."""
+        return rotation(places_AL[0], self.inv_freq, self.dtype)
 
     def head(self, hidden_D: Tensor) -> Tensor:
         """Float32 logits [V]."""
@@ -161,13 +190,18 @@ def why_not_hooked(text_config: PretrainedConfig) -> str | None:
 
     It rotates keys itself, so it must know the rotation; and it sees every layer's whole past.
     """
-    rope = getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
+    rope = rope_parameters(text_config)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         return f"its RoPE is of type {kind!r}, not plain"
     if set(getattr(text_config, "layer_types", None) or ()) - {"full_attention"}:
         return "some of its layers have a sliding window of their own"
     return None
+
+
+def rope_parameters(text_config: PretrainedConfig) -> dict[str, Any]:
+    """Parameters of its RoPE (5.x and 4.x name)."""
+    return getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: object) -> frozenset[int]:

@@ -17,7 +17,15 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("source", metavar="SOURCE")
-    parser.add_argument("--ask", action="append", required=True, metavar="QUESTION", help="may be repeated")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--ask", action="append", metavar="QUESTION", help="may be repeated")
+    what.add_argument(
+        "--comment",
+        nargs="?",
+        const="",
+        metavar="TASK",
+        help="comment on the video while it goes on (--model livecc); TASK is what the model is told to do",
+    )
     parser.add_argument("--every", type=float, metavar="S", help="ask every S seconds of the stream")
     parser.add_argument(
         "--at", type=_times, default=[], metavar="S,S", help="ask at these times (default: at the end)"
@@ -35,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--follow", action="store_true", help="the file is still being written")
     parser.add_argument("--realtime", action="store_true", help="play a file no faster than it would play")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--max-new-tokens", type=int, help="of an answer (default: 128) or comment (16)")
     parser.add_argument("--json", action="store_true", help="one JSON object per answer on standard output")
 
 
@@ -47,10 +55,12 @@ def run(args: argparse.Namespace) -> int:
     from stc_lmms.streaming.live import Schedule, Status, play
     from stc_lmms.video.live import LiveSource
 
-    if args.max_new_tokens < 1:
+    if args.max_new_tokens is not None and args.max_new_tokens < 1:
         raise SettingsError(f"--max-new-tokens {args.max_new_tokens} must be at least 1")
     if not (math.isfinite(args.stall) and args.stall > 0):
         raise SettingsError(f"--stall {args.stall:g} must be a positive number of seconds")
+    if args.comment is not None:
+        return _comment(args)
     schedule = Schedule(tuple(args.ask), args.every, tuple(args.at))
     chosen = registered(args.model)
     settings = resolve(parse_args(args.model_args), model=chosen.name)
@@ -63,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         model = cls(settings)
         missed, status = 0, None
         try:
-            for event in play(model, source, schedule, Generation(args.max_new_tokens)):
+            for event in play(model, source, schedule, Generation(args.max_new_tokens or 128)):
                 if isinstance(event, Status):
                     status = event
                     screen.show(status)
@@ -83,6 +93,47 @@ def run(args: argparse.Namespace) -> int:
         if status is None:
             screen.say(f"{args.source} gave no frame")
     return 1 if missed or status is None else 0
+
+
+def _comment(args: argparse.Namespace) -> int:
+    """Print comments as they come; 0 if the source ended by itself and was long enough for one."""
+    import numpy as np
+
+    from stc_lmms.models.livecc import QUERY, LiveCC, check_commentary
+    from stc_lmms.models.registry import model as registered
+    from stc_lmms.settings import parse_args, resolve
+    from stc_lmms.video.live import LiveSource
+
+    if args.every is not None or args.at:
+        raise SettingsError("--every and --at are times of questions; a comment comes every second")
+    settings = resolve(parse_args(args.model_args), model=registered(args.model).name)
+    check_commentary(settings)
+    LiveCC.check(settings)
+    with LiveSource(
+        args.source, settings.fps, args.backlog, args.stall, args.follow, args.realtime
+    ) as source:
+        commentary = LiveCC(settings).open_commentary(args.comment or QUERY, args.max_new_tokens or 16)
+        try:
+            for waiting in source.waiting(settings.prefill_frames):
+                images, times_s = np.stack([image for _, image in waiting]), [t for t, _ in waiting]
+                for comment in commentary.observe(images, times_s):
+                    if args.json:
+                        print(json.dumps(comment.to_dict(), ensure_ascii=False), flush=True)
+                    elif comment.text:
+                        print(f"[{comment.start_s:.1f}-{comment.end_s:.1f} s] {comment.text}", flush=True)
+        except KeyboardInterrupt:
+            print("stc-lmms: stopped", file=sys.stderr)
+        if source.failure is not None:
+            raise source.failure
+    said = sum(bool(comment.text) for comment in commentary.comments)
+    print(
+        f"{len(commentary.comments)} steps, {len(commentary.comments) - said} silent, "
+        f"{source.n_dropped} frames dropped",
+        file=sys.stderr,
+    )
+    if not commentary.comments:
+        print(f"stc-lmms: {args.source} is shorter than a commentary's first 3 s", file=sys.stderr)
+    return 0 if commentary.comments else 1
 
 
 class _Screen:

@@ -205,7 +205,7 @@ def test_an_area_without_an_implementation_is_skipped_and_counted(capsys, case, 
 
 def test_a_run_that_checked_nothing_is_no_success(capsys, tmp_path):
     (tmp_path / "other.json").write_text('{"golden": {"area": "decoder", "kind": "x"}}')
-    (tmp_path / "later.json").write_text('{"golden": {"area": "livecc", "kind": "stream"}}')
+    (tmp_path / "later.json").write_text('{"golden": {"area": "tower", "kind": "y"}}')
     for json_option in ([], ["--json"]):
         assert main(["verify", str(tmp_path), *json_option]) == 2
         out, err = capsys.readouterr()
@@ -213,18 +213,18 @@ def test_a_run_that_checked_nothing_is_no_success(capsys, tmp_path):
     assert json.loads(out)["skipped"] == 2
 
 
-def test_kinds_that_come_later_and_towers_that_are_missing_are_skipped(capsys, case, tmp_path, monkeypatch):
+def test_areas_that_come_later_and_towers_that_are_missing_are_skipped(capsys, case, tmp_path, monkeypatch):
     def missing(kind):
         raise CheckpointError(f"{kind} is not in transformers 4.56.2; it needs 4.57 or newer")
 
     monkeypatch.setattr(compat, "vision_classes", missing)
     case(QWEN)
     case(PRUNER)
-    (tmp_path / "later.json").write_text('{"golden": {"area": "livecc", "kind": "stream"}}')
+    (tmp_path / "later.json").write_text('{"golden": {"area": "decoder", "kind": "x"}}')
     assert main(["verify", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == (
-        "1 passed, 0 failed, 2 skipped (qwen2_5_vl is not in transformers 4.56.2; it needs 4.57 or newer; "
-        "the LiveCC model is not implemented)"
+        "1 passed, 0 failed, 2 skipped (area not implemented; "
+        "qwen2_5_vl is not in transformers 4.56.2; it needs 4.57 or newer)"
     )
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -118,17 +119,17 @@ def build_checkpoint(
     return folder
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, and the special tokens."""
+def byte_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
+    """One token per byte, and the special ones: first the padding, third the end of a turn."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
-        eos_token=SPECIAL[2],
-        pad_token=SPECIAL[0],
+        eos_token=special[2],
+        pad_token=special[0],
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )

@@ -1,4 +1,7 @@
-"""Area `livecc`: a small Qwen-VL tower with its weights, and what STC-Cacher makes of some slices."""
+"""Area `livecc`: a small Qwen-VL tower with its weights, and what STC-Cacher makes of some slices.
+
+The steps of a commentary are in `livecc_stream.py`.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,7 +32,9 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
     """
     kind = case["golden"]["kind"]
     if kind == "stream":
-        raise SkipCase("the LiveCC model is not implemented")
+        from stc_lmms.golden.livecc_stream import run_stream
+
+        return run_stream(case, case_path, dtype)
     if kind != "tower":
         return CaseResult(float("inf"), 0.0, False, f"unknown kind {kind!r}")
     try:

@@ -343,3 +343,27 @@ class StreamforestStc(Harness):
     """`--model streamforest_stc`: StreamForest."""
 
     registered = "streamforest"
+
+
+class LiveccStc(Harness):
+    """`--model livecc_stc`: LiveCC."""
+
+    registered = "livecc"
+
+
+class Qwen2VlStc(Harness):
+    """`--model qwen2_vl_stc`: Qwen2-VL."""
+
+    registered = "qwen2_vl"
+
+
+class Qwen25VlStc(Harness):
+    """`--model qwen2_5_vl_stc`: Qwen2.5-VL."""
+
+    registered = "qwen2_5_vl"
+
+
+class Qwen3VlStc(Harness):
+    """`--model qwen3_vl_stc`: Qwen3-VL."""
+
+    registered = "qwen3_vl"

@@ -7,6 +7,10 @@ the memory.
 
 Frames may be ragged, that is, have any number of tokens, also none. No memory here needs equal frames.
 
+Models with M-RoPE give `ops.mrope.Placed` wherever embeddings are meant here: as long, with their places. A
+memory hands them to `LanguageModel.hidden` and asks that model for places and rotations; one that counts
+places itself is `one_axis`, and refused for such models.
+
 What is told of every memory (tests/memory/test_contract.py):
   - what a question reads depends on the frames, not on how they were cut into `append` calls;
   - asking changes nothing, so K questions on one stream equal K streams asked once;
@@ -64,6 +68,11 @@ class StreamMemory(ABC):
         """Bytes held on the compute device."""
 
     @property
+    def forgotten_frames(self) -> int:
+        """How many of the oldest frames no question can see any more."""
+        return 0
+
+    @property
     def archive_nbytes(self) -> int:
         """Bytes held in host memory or on disk."""
         return 0
@@ -110,6 +119,7 @@ class Memory(ABC):
     """The options of a memory: a frozen dataclass."""
 
     runs_attention = False  # does the attention of the decoder itself, see `compat.why_not_hooked`
+    one_axis = False  # places tokens anew on one axis: not for decoders with M-RoPE
 
     @abstractmethod
     def open(self, llm: "LanguageModel") -> StreamMemory:

@@ -53,6 +53,8 @@ class Bounded(Memory):
     refresh_top_k: int = 64
     importance: Literal["novelty", "order"] = "novelty"
 
+    one_axis = True
+
     def __post_init__(self):
         """Check ranges."""
         for name, least in (

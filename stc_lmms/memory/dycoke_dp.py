@@ -74,9 +74,9 @@ class PrunedReader(Reader):
             self._prompt_read = True
             return self._memory.next_logits(embeds_LD)
         llm = self._memory.llm
-        for embed_D in embeds_LD:
+        for i in range(len(embeds_LD)):
             self._visible = None
-            hidden = llm.hidden(embed_D[None], self._memory.cache, self._attend)
+            hidden = llm.hidden(embeds_LD[i : i + 1], self._memory.cache, self._attend)
         return llm.head(hidden[-1])
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ Positions are consecutive: text, then the oldest frame kept, and so on, as if th
 turning all keys back at every step, frames keep their place in the whole stream and queries are turned
 once more for the few keys of the text, which thereby moves along.
 
+That is so on every axis of an M-RoPE, where the frame itself says how much nearer it would stand.
+
 Shapes: F frames, M tokens, L queries, G key heads, S keys, d head width, D width.
 """
 
@@ -23,7 +25,7 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
 from stc_lmms.memory.kv import KV, empty
 from stc_lmms.ops.attention import Part, attend, combine, windowed
-from stc_lmms.ops.rope import rotate, rotation
+from stc_lmms.ops.rope import rotate
 
 if TYPE_CHECKING:
     from stc_lmms.compat import LanguageModel
@@ -55,13 +57,16 @@ class Recent(Memory):
 class _State:
     """Keys of `prefix` are rotated at 0.., those of `frames` at their place in the whole stream.
 
-    `starts` are the places of the kept frames' first tokens, `end` is the place of the next token.
+    `starts` are the numbers in the stream of the kept frames' first tokens, `end` is that of the next token.
+    `shifts_FA` is how much nearer to the text each kept frame would stand if it were the first.
     """
 
     prefix: tuple[KV, ...]
     frames: tuple[KV, ...]
     starts: tuple[int, ...] = ()
     end: int = 0
+    shifts_FA: Tensor | None = None
+    forgotten: int = 0
 
 
 class RecentMemory(StreamMemory):
@@ -79,13 +84,18 @@ class RecentMemory(StreamMemory):
         return self._state.end
 
     @property
+    def forgotten_frames(self) -> int:
+        """Frames that were dropped."""
+        return self._state.forgotten
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the KV kept."""
         return sum(kv.nbytes for kv in (*self._state.prefix, *self._state.frames))
 
     def begin(self, prefix_LD: Tensor) -> None:
         """See `StreamMemory.begin`."""
-        turn = rotation(self._places(0, len(prefix_LD)), self.llm.inv_freq, self.llm.dtype)
+        turn = self.llm.rotation(self.llm.places(prefix_LD, 0))
         prefix: list[KV] = []
 
         def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -102,17 +112,24 @@ class RecentMemory(StreamMemory):
         old = self._state
         if not tokens_per_frame:
             return
-        starts = (*old.starts, *accumulate(tokens_per_frame[:-1], initial=old.end))
+        first_tokens = list(accumulate(tokens_per_frame[:-1], initial=old.end))
+        starts = (*old.starts, *first_tokens)
+        shifts_FA = self.llm.shifts(embeds_MD, first_tokens, len(old.prefix[0]))
+        if old.shifts_FA is not None:
+            shifts_FA = torch.cat((old.shifts_FA, shifts_FA))
         kept_starts = starts[-self.recent_frames :]
         end = old.end + len(embeds_MD)
         keep = end - kept_starts[0]
+        forgotten = old.forgotten + len(starts) - len(kept_starts)
+        now = (kept_starts, end, shifts_FA[-self.recent_frames :], forgotten)
         if not len(embeds_MD):  # frames without tokens, but others may have left for them
             frames = tuple(KV(*(x.clone() for x in kv.tail(keep).pair)) for kv in old.frames)
-            self._state = _State(old.prefix, frames, kept_starts, end)
+            self._state = _State(old.prefix, frames, *now)
             return
         runs = self._runs(starts, len(old.starts), end)
-        turn = rotation(self._places(old.end, end), self.llm.inv_freq, self.llm.dtype)
-        to_prefix = rotation(self._places_to_prefix(runs), self.llm.inv_freq, self.llm.dtype)
+        places_AM = self.llm.places(embeds_MD, old.end)
+        turn = self.llm.rotation(places_AM)
+        to_prefix = self.llm.rotation(places_AM - self._nearer(runs, starts, shifts_FA))
         new_frames: list[KV] = []
 
         def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -124,7 +141,7 @@ class RecentMemory(StreamMemory):
             return combine(parts).out_HLd
 
         self.llm.hidden(embeds_MD, None, step)
-        self._state = _State(old.prefix, tuple(new_frames), kept_starts, end)
+        self._state = _State(old.prefix, tuple(new_frames), *now)
 
     def _runs(self, starts: Sequence[int], known: int, end: int) -> list[tuple[int, int, int]]:
         """New tokens as (first, past the last, first place they see); neighbours that see alike together."""
@@ -154,15 +171,12 @@ class RecentMemory(StreamMemory):
             parts.append(windowed(q_HLd[:, start - first : stop - first], before, here, scale))
         return Part(torch.cat([p.out_HLd for p in parts], 1), torch.cat([p.lse_HL for p in parts], 1))
 
-    def _places_to_prefix(self, runs: list[tuple[int, int, int]]) -> Tensor:
-        """Place of every new token counted from the text, as if the first frame it sees came right after."""
-        prefix = len(self._state.prefix[0])
-        return torch.cat(
-            [self._places(start, stop) - (seen - prefix) for start, stop, seen in runs],
-        )
-
-    def _places(self, start: int, stop: int) -> Tensor:
-        return torch.arange(start, stop, device=self.llm.device)
+    @staticmethod
+    def _nearer(runs: list[tuple[int, int, int]], starts: Sequence[int], shifts_FA: Tensor) -> Tensor:
+        """What to take off a new token's place [A,M] to put the first frame that it sees behind the text."""
+        first = [len(starts) - 1 - starts[::-1].index(seen) for _, _, seen in runs]
+        lengths = torch.tensor([stop - start for start, stop, _ in runs], device=shifts_FA.device)
+        return shifts_FA[first].T.repeat_interleave(lengths, dim=1)
 
     def ask(self, question_LD: Tensor | None = None) -> Reader:
         """See `StreamMemory.ask`; reads the text before the video and the last frames."""
@@ -192,11 +206,10 @@ class RecentReader(Reader):
     def next_logits(self, embeds_LD: Tensor) -> Tensor:
         """See `Reader.next_logits`."""
         llm, state = self._llm, self._state
-        place = state.end + len(self._own[0])
-        places = torch.arange(place, place + len(embeds_LD), device=llm.device)
-        turn = rotation(places, llm.inv_freq, llm.dtype)
-        gone = state.end - self.context_tokens
-        to_prefix = rotation(places - gone, llm.inv_freq, llm.dtype)
+        places_AL = llm.places(embeds_LD, state.end + len(self._own[0]))
+        turn = to_prefix = llm.rotation(places_AL)
+        if state.shifts_FA is not None:
+            to_prefix = llm.rotation(places_AL - state.shifts_FA[:1].T)
 
         def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
             own, k = self._own[layer], rotate(k, turn)

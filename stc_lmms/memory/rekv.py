@@ -59,6 +59,7 @@ class ReKV(Memory):
     archive_cap_gib: float | None = None
 
     runs_attention = True
+    one_axis = True
 
     def __post_init__(self):
         """Check ranges."""

@@ -1,7 +1,7 @@
 """Greedy decoding from any stream memory."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,15 +10,22 @@ from torch import Tensor
 from stc_lmms.memory.base import Reader
 from stc_lmms.models.base import Generation
 
+# What is done to the logits [V] of a step, given the answer's ids so far.
+Adjust = Callable[[Tensor, Sequence[int]], Tensor]
+
 
 @dataclass(frozen=True)
 class Decoded:
-    """Token ids without the end token, their text, and the times of the first and of further tokens."""
+    """Token ids without the end token, their text, and the times of the first and of further tokens.
+
+    `end_id` is the end token, None where a stop string or the limit ended the answer.
+    """
 
     token_ids: tuple[int, ...]
     text: str
     ttft_ms: float
     per_token_ms: float | None
+    end_id: int | None = None
 
 
 @torch.no_grad()
@@ -29,23 +36,43 @@ def greedy(
     decode_text: Callable[[list[int]], str],
     eos_ids: Collection[int],
     generation: Generation,
+    adjust: Adjust | None = None,
 ) -> Decoded:
     """Prefill the prompt and append the most likely token until an end, a stop string or the limit."""
-    start = time.perf_counter()
-    logits = reader.next_logits(prompt_LD)
-    token = int(logits.argmax())
-    first = time.perf_counter()
     ids: list[int] = []
+
+    def likeliest(embeds_LD: Tensor) -> Tensor:
+        logits = reader.next_logits(embeds_LD)
+        return (logits if adjust is None else adjust(logits, ids)).argmax()
+
+    start = time.perf_counter()
+    best = likeliest(prompt_LD)
+    token = int(best)
+    first = time.perf_counter()
     text = ""
     while token not in eos_ids:
         ids.append(token)
         text, stopped = cut(decode_text(ids), generation.stop)
         if stopped or len(ids) >= generation.max_new_tokens:
             break
-        token = int(reader.next_logits(embed(logits.new_tensor([token], dtype=torch.long))).argmax())
+        best = likeliest(embed(best[None]))
+        token = int(best)
     steps = len(ids) - 1
     further = (time.perf_counter() - first) * 1e3 / steps if steps > 0 else None
-    return Decoded(tuple(ids), text, (first - start) * 1e3, further)
+    end_id = token if token in eos_ids else None
+    return Decoded(tuple(ids), text, (first - start) * 1e3, further, end_id)
+
+
+def repetition_penalty(logits_V: Tensor, ids: Collection[int], penalty: float) -> Tensor:
+    """Logits with those of the tokens `ids` made less likely (CTRL, arXiv 1909.05858).
+
+    Positive ones are divided by `penalty`, the others multiplied.
+    """
+    if penalty == 1 or not ids:
+        return logits_V
+    index = torch.tensor(sorted(ids), device=logits_V.device)
+    score = logits_V[index]
+    return logits_V.index_copy(0, index, torch.where(score < 0, score * penalty, score / penalty))
 
 
 def cut(text: str, stop: Collection[str]) -> tuple[str, bool]:

@@ -85,6 +85,8 @@ def _imported(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+# As Qwen's own processors sample; one temporal slice of the tower is then one second.
+_TWO_FRAMES_A_SECOND = MappingProxyType({"fps": 2.0})
 _MODELS = (
     Model(
         "llava_ov",
@@ -102,6 +104,29 @@ _MODELS = (
         options="stc_lmms.models.streamforest_options.StreamForestOptions",
         defaults=MappingProxyType({"method": "stc_cacher"}),
         own_memory="forest",
+    ),
+    Model(
+        "livecc",
+        "LiveCC (Qwen2-VL); comments on a video while it goes on",
+        "stc_lmms.models.livecc.LiveCC",
+        "chenjoya/LiveCC-7B-Instruct",
+        options="stc_lmms.models.qwen_vl_options.LiveCCOptions",
+        defaults=_TWO_FRAMES_A_SECOND,
+    ),
+    *(
+        Model(
+            name,
+            summary,
+            f"stc_lmms.models.qwen_vl.{cls}",
+            pretrained,
+            options="stc_lmms.models.qwen_vl_options.QwenVLOptions",
+            defaults=_TWO_FRAMES_A_SECOND,
+        )
+        for name, summary, cls, pretrained in (
+            ("qwen2_vl", "Qwen2-VL", "Qwen2VL", "Qwen/Qwen2-VL-7B-Instruct"),
+            ("qwen2_5_vl", "Qwen2.5-VL", "Qwen2_5VL", "Qwen/Qwen2.5-VL-7B-Instruct"),
+            ("qwen3_vl", "Qwen3-VL; needs transformers 4.57", "Qwen3VL", "Qwen/Qwen3-VL-8B-Instruct"),
+        )
     ),
 )
 MODELS: dict[str, Model] = {model.name: model for model in _MODELS}

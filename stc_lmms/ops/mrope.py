@@ -1,0 +1,189 @@
+"""M-RoPE: rotary positions on three axes (time, row, column), and where the tokens of a stream stand.
+
+Source: Qwen2-VL (arXiv 2409.12191), section on multimodal rotary position embedding. Text stands at the same
+place on all axes, one further per token. A video that starts at p has its token (t, i, j) at
+(p+t, p+i, p+j), and what follows stands at one more than the largest place it has on any axis. (From 5.x on
+transformers' own `get_rope_index` leaves the time axis out of that maximum, so that the text behind a long
+video overlaps it; the models were trained with the rule above.)
+
+Shapes: L tokens, K kept tokens of a slice, F slices, B deepstack levels, D width, d head width.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Embeddings and where they stand: what an M-RoPE decoder and its memory are given.
+
+    Attributes:
+        embeds_LD: the embeddings.
+        places_3L: int64 places on the three axes, counted from the start of the stream.
+        shifts_F3: for each slice in it, how much nearer to the text before the video it would stand if the
+            video began with it; a memory that forgets old slices needs it.
+        deepstack_BLD: added to the hidden states behind the first B decoder layers, zero for text; None: no
+            such features.
+    """
+
+    embeds_LD: Tensor
+    places_3L: Tensor
+    shifts_F3: Tensor
+    deepstack_BLD: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.embeds_LD)
+
+    def __getitem__(self, part: slice) -> "Placed":
+        """Some of the tokens, without shifts."""
+        deepstack = None if self.deepstack_BLD is None else self.deepstack_BLD[:, part]
+        return Placed(self.embeds_LD[part], self.places_3L[:, part], self.shifts_F3[:0], deepstack)
+
+    @staticmethod
+    def join(pieces: Sequence["Placed"]) -> "Placed":
+        """One piece behind the other."""
+        if len(pieces) == 1:
+            return pieces[0]
+        levels = [len(piece.deepstack_BLD) for piece in pieces if piece.deepstack_BLD is not None]
+        deepstack = None
+        if levels:
+            deepstack = torch.cat([piece._deepstack(levels[0]) for piece in pieces], dim=1)
+        return Placed(
+            torch.cat([piece.embeds_LD for piece in pieces]),
+            torch.cat([piece.places_3L for piece in pieces], dim=1),
+            torch.cat([piece.shifts_F3 for piece in pieces]),
+            deepstack,
+        )
+
+    def _deepstack(self, levels: int) -> Tensor:
+        if self.deepstack_BLD is not None:
+            return self.deepstack_BLD
+        return self.embeds_LD.new_zeros(levels, *self.embeds_LD.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """LLM tokens of one temporal slice, as a token method left them.
+
+    Attributes:
+        tokens_KD: the tokens.
+        kept_K: int64 number of each in the full grid, in raster order.
+        grid: rows and columns of the full grid.
+        time_s: time stamp in seconds, the mean of its frames.
+        deepstack_BKD: features for the first B decoder layers; None where the model has none.
+    """
+
+    tokens_KD: Tensor
+    kept_K: Tensor
+    grid: tuple[int, int]
+    time_s: float
+    deepstack_BKD: Tensor | None = None
+
+
+@dataclass
+class Course:
+    """Gives places to a stream, piece by piece.
+
+    Attributes:
+        next: place of the next text token on each axis.
+        start: where the video that is open began; None while none is.
+        end: places on the time axis that the open video takes.
+        first: offset on the time axis of the oldest slice of the open video that is still seen. Text behind
+            the video stands where it would, for that slice, if the video had begun there.
+    """
+
+    next: tuple[int, int, int] = (0, 0, 0)
+    start: tuple[int, int, int] | None = None
+    end: int = 0
+    first: int = 0
+    _grid: tuple[int, int] = (0, 0)
+    _origin: tuple[int, int, int] | None = None  # of the first slice with a stamp
+
+    def copy(self, first: int = 0) -> "Course":
+        """The same, going on by itself, with another oldest slice."""
+        other = dataclasses.replace(self, first=first)
+        if other.start is not None:
+            other._go_behind_video()
+        return other
+
+    def text(self, embeds_LD: Tensor, deepstack_BLD: Tensor | None = None) -> Placed:
+        """Tokens at consecutive places, the same on all axes; a video that is open ends."""
+        length = len(embeds_LD)
+        places_3L = (
+            torch.arange(length, device=embeds_LD.device) + self._tensor(self.next, embeds_LD)[:, None]
+        )
+        if length:
+            self.next, self.start = tuple(place + length for place in self.next), None
+        return Placed(embeds_LD, places_3L, places_3L.new_empty(0, 3), deepstack_BLD)
+
+    def slice(self, one: Slice, offset: int) -> Placed:
+        """The next slice of the open video; opens one at the present place if there is none.
+
+        Args:
+            one: the slice.
+            offset: places on the time axis between the start of the video and it.
+        """
+        if self.start is None:
+            self.start, self.end, self.first = self.next, 0, 0
+        columns = one.grid[1]
+        steps_3K = torch.stack(
+            (torch.full_like(one.kept_K, offset), one.kept_K // columns, one.kept_K % columns)
+        )
+        self.end, self._grid = max(self.end, offset + 1), one.grid
+        places_3K = steps_3K + self._tensor(self.start, one.kept_K)[:, None]
+        self._go_behind_video()
+        shift = self._tensor((offset, 0, 0), one.kept_K)[None]
+        return Placed(one.tokens_KD, places_3K, shift, one.deepstack_BKD)
+
+    def stamped(self, one: Slice, before_LD: Tensor, behind_LD: Tensor) -> Placed:
+        """The next slice as a video of its own, between two pieces of text."""
+        self._origin = self._origin or self.next
+        shift = tuple(now - then for now, then in zip(self.next, self._origin, strict=True))
+        pieces = [self.text(before_LD), self.slice(one, 0), self.text(behind_LD)]
+        return dataclasses.replace(Placed.join(pieces), shifts_F3=self._tensor(shift, one.kept_K)[None])
+
+    def _go_behind_video(self) -> None:
+        extent = max(self.end - self.first, *self._grid)
+        time, row, column = (place + extent for place in self.start)
+        self.next = (time + self.first, row, column)
+
+    @staticmethod
+    def _tensor(place: Sequence[int], like: Tensor) -> Tensor:
+        return torch.tensor(place, dtype=torch.long, device=like.device)
+
+
+def axis_of_frequency(sections: Sequence[int], interleaved: bool) -> Tensor:
+    """Which axis turns each of the d/2 frequencies, int64 [d/2].
+
+    Args:
+        sections: how many frequencies time, row and column have.
+        interleaved: Qwen3-VL takes turns (time, row, column, time, ...) as long as rows and columns have
+            frequencies left, the rest is time; the others give each axis one run.
+    """
+    if not interleaved:
+        return torch.arange(3).repeat_interleave(torch.tensor(sections))
+    axis = torch.zeros(sum(sections), dtype=torch.long)
+    for number in (1, 2):
+        axis[number : 3 * sections[number] : 3] = number
+    return axis
+
+
+def rotation_3d(
+    places_3L: Tensor, inv_freq: Tensor, axis: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [L,d] at places on three axes; precision as in `ops.rope.rotation`.
+
+    Args:
+        places_3L: int64.
+        inv_freq: [d/2] angles per position.
+        axis: of `axis_of_frequency`, on the same device.
+        dtype: of the tensors that will be rotated.
+    """
+    angle = places_3L[axis].T.double() * inv_freq.double()
+    angle = torch.cat((angle, angle), dim=-1)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return angle.cos().to(wide), angle.sin().to(wide)
