@@ -74,7 +74,7 @@ AttentionInterface.register(_HOOK, _hooked_attention)
 
 
 class LanguageModel:
-    """The stock decoder of a vision-language model and its head, one sequence at a time.
+    """The stock decoder of a (vision-)language model and its head, one sequence at a time.
 
     Attributes:
         embed: the input embedding, int64 ids [L] to [L,D].
@@ -87,7 +87,7 @@ class LanguageModel:
     """
 
     def __init__(self, model: nn.Module):
-        self._decoder = model.model.language_model
+        self._decoder = getattr(model.model, "language_model", model.model)  # of a plain decoder, itself
         self._head = model.lm_head
         self.embed: nn.Module = model.get_input_embeddings()
         config = self._decoder.config
@@ -184,14 +184,14 @@ def load_config(pretrained: str, model_type: str, revision: str | None = None) -
         CheckpointError: there is no such folder, the hub cannot be reached, or it is another model.
     """
     try:
-        _reach_hub(pretrained, revision)
+        reach_hub(pretrained, revision)
         config = AutoConfig.from_pretrained(pretrained, revision=revision)
     except (OSError, ValueError) as error:
         what = "has no usable config.json" if Path(pretrained).is_dir() else "is not a local folder"
         hub = "" if Path(pretrained).is_dir() else " and was not found on (or not reachable at) the model hub"
         raise CheckpointError(
             f"pretrained={pretrained!r} {what}{hub}; give a folder with a {model_type} checkpoint, "
-            f"or pretrained=demo ({_first_line(error)})"
+            f"or pretrained=demo ({first_line(error)})"
         ) from error
     if config.model_type != model_type:
         raise CheckpointError(
@@ -200,7 +200,7 @@ def load_config(pretrained: str, model_type: str, revision: str | None = None) -
     return config
 
 
-def _reach_hub(pretrained: str, revision: str | None) -> None:
+def reach_hub(pretrained: str, revision: str | None) -> None:
     """Ask the hub for a model that is not on this disk; without a network, loading would retry for 30 s."""
     if Path(pretrained).is_dir() or constants.HF_HUB_OFFLINE:
         return
@@ -208,7 +208,7 @@ def _reach_hub(pretrained: str, revision: str | None) -> None:
         try:
             HfApi().model_info(pretrained, revision=revision, timeout=_HUB_TIMEOUT_S)
         except Exception as error:  # each version of the hub's client has another HTTP library
-            raise OSError(_first_line(error)) from error
+            raise OSError(first_line(error)) from error
 
 
 def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMixin:
@@ -221,7 +221,7 @@ def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMix
         return AutoProcessor.from_pretrained(pretrained, revision=revision)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"cannot load the tokenizer and processor of {pretrained!r}: {_first_line(error)}"
+            f"cannot load the tokenizer and processor of {pretrained!r}: {first_line(error)}"
         ) from error
 
 
@@ -248,7 +248,7 @@ def load_weights(
             output_loading_info=True,
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise CheckpointError(f"cannot load the weights of {pretrained!r}: {_first_line(error)}") from error
+        raise CheckpointError(f"cannot load the weights of {pretrained!r}: {first_line(error)}") from error
     wrong = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
     if wrong:
         raise CheckpointError(
@@ -272,7 +272,8 @@ def random_weights(
     return model.eval()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """First line of an error's text, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -319,7 +320,7 @@ def tiny_vision_model(
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"the weights do not fit the config: {_first_line(error)}") from error
+        raise CheckpointError(f"the weights do not fit the config: {first_line(error)}") from error
     return model
 
 
@@ -356,7 +357,7 @@ def tiny_llava_onevision(
     try:
         model.load_state_dict(renamed)
     except RuntimeError as error:
-        raise CheckpointError(f"the weights do not fit the config: {_first_line(error)}") from error
+        raise CheckpointError(f"the weights do not fit the config: {first_line(error)}") from error
     return model.eval().to(dtype)
 
 

@@ -1,0 +1,218 @@
+"""What the files of a Dispider checkpoint tell before any weight, in both released layouts.
+
+The release of 2025 (`v1`) and the rewrite of 2026 (`v2`) describe one network with the same weight names;
+fields and folders have other names. A root folder holds the language model that answers, a folder in it
+holds the fields of the compact one that watches.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from huggingface_hub import snapshot_download
+from transformers import Qwen2Config
+
+from stc_lmms import compat
+from stc_lmms.errors import CheckpointError
+
+LAYOUTS: Mapping[str, Literal["v1", "v2"]] = {"long": "v1", "dispider_reaction": "v2"}
+DECISION_TYPES = ("stream_ground_qwen", "dispider_decision")
+DECISION_FOLDERS = ("perception_decision", "stream_compressor")
+_QWEN2_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "hidden_act",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "max_position_embeddings",
+    "use_sliding_window",
+    "sliding_window",
+    "max_window_layers",
+    "tie_word_embeddings",
+)
+_CONFIG_FILES = ["*.json", "*.txt", "*.model"]
+
+
+@dataclass(frozen=True)
+class DispiderSpec:
+    """Sizes and choices of one checkpoint.
+
+    Attributes:
+        folder: the root folder.
+        decision_folder: the one with the compact model's fields and tokenizer.
+        layout: which release.
+        reaction: the model that answers.
+        decision: the compact model that watches, width D.
+        vision: fields of the CLIP tower, if the checkpoint has them in a file; None: its weights tell.
+        select_layer: the hidden state of the tower that is the feature, in transformers' numbering.
+        tokens_per_frame: R, tokens of a frame after the 2x2 merge.
+        slots_per_frame: P, pooled slots of a frame, whose states are its memory.
+        image_markers: whether `<im_start>` and `<im_end>` stand around the video in the prompt.
+        repetition_penalty: what the checkpoint's generation config asks for.
+    """
+
+    folder: Path
+    decision_folder: Path
+    layout: Literal["v1", "v2"]
+    reaction: Qwen2Config
+    decision: Qwen2Config
+    vision: Mapping[str, Any] | None
+    select_layer: int
+    tokens_per_frame: int
+    slots_per_frame: int
+    image_markers: bool = False
+    repetition_penalty: float = 1.0
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's patches in the tower."""
+        side = 2 * math.isqrt(self.tokens_per_frame)
+        return side, side
+
+    @classmethod
+    def from_dir(cls, folder: Path) -> "DispiderSpec":
+        """Read the json files of a checkpoint.
+
+        Raises:
+            CheckpointError: it is not a Dispider, or a field is missing or asks for what no release has.
+        """
+        root = _json(folder / "config.json")
+        kind = root.get("model_type")
+        if kind not in LAYOUTS:
+            raise CheckpointError(
+                f"pretrained={str(folder)!r} is a {kind!r} checkpoint, not a Dispider ({' or '.join(LAYOUTS)})"
+            )
+        nested_folder = _decision_folder(folder, root)
+        nested = _json(nested_folder / "config.json")
+        fields = _Fields(folder, root | nested)
+        for names, wanted in (
+            (("mm_projector_type", "perception_projector_type"), "pool"),
+            (("mm_vision_select_feature", "perception_select_feature"), "patch"),
+        ):
+            fields.expect(names, wanted)
+        for names in (
+            ("compress_projector_type", "decision_projector_type"),
+            ("clip_projector_type", "perception_projector_type"),
+        ):
+            _Fields(folder, root).expect(names, "mlp2x_gelu")
+        decision = qwen2_config(nested)
+        width = _Fields(folder, root).get("compress_hidden_size", "decision_hidden_size")
+        if width != decision.hidden_size:
+            raise CheckpointError(
+                f"{str(folder)!r} joins a decision model of width {width}, the one in "
+                f"{nested_folder.name}/ has {decision.hidden_size}"
+            )
+        tokens, slots = fields.get("resolution"), fields.get("pool_num", default=1)
+        side, slot_side = math.isqrt(tokens), math.isqrt(slots)
+        if side**2 != tokens or slot_side**2 != slots or side % slot_side:
+            raise CheckpointError(
+                f"{str(folder)!r}: pool_num={slots} slots do not divide a square of resolution={tokens} tokens"
+            )
+        generation = folder / "generation_config.json"
+        return cls(
+            folder=folder,
+            decision_folder=nested_folder,
+            layout=LAYOUTS[kind],
+            reaction=qwen2_config(root),
+            decision=decision,
+            vision=_vision_fields(nested_folder, nested),
+            select_layer=fields.get("mm_vision_select_layer", "perception_select_layer"),
+            tokens_per_frame=tokens,
+            slots_per_frame=slots,
+            image_markers=bool(fields.get("mm_use_im_start_end", default=False)),
+            repetition_penalty=_json(generation).get("repetition_penalty", 1.0)
+            if generation.is_file()
+            else 1.0,
+        )
+
+
+def checkpoint_folder(pretrained: str, revision: str | None, *, weights: bool) -> Path:
+    """The checkpoint on this disk: a local folder, or a hub id whose files are fetched.
+
+    Args:
+        pretrained: folder or hub id.
+        revision: of the hub id.
+        weights: fetch the safetensors files, too.
+
+    Raises:
+        CheckpointError: there is no such folder, and the hub does not have it or cannot be reached.
+    """
+    if Path(pretrained).is_dir():
+        return Path(pretrained)
+    patterns = [*_CONFIG_FILES, "*.safetensors"] if weights else _CONFIG_FILES
+    try:
+        compat.reach_hub(pretrained, revision)
+        return Path(snapshot_download(pretrained, revision=revision, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"pretrained={pretrained!r} is not a local folder and was not found on (or not reachable at) the "
+            f"model hub; give a folder with a Dispider checkpoint ({compat.first_line(error)})"
+        ) from error
+
+
+def qwen2_config(fields: Mapping[str, Any]) -> Qwen2Config:
+    """The Qwen2 among a checkpoint's fields."""
+    return Qwen2Config(**{name: fields[name] for name in _QWEN2_FIELDS if fields.get(name) is not None})
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """Fields under the names of either release."""
+
+    folder: Path
+    values: Mapping[str, Any]
+
+    def get(self, *names: str, default: Any = None) -> Any:
+        found = [self.values[name] for name in names if self.values.get(name) is not None]
+        if not found and default is None:
+            raise CheckpointError(f"{str(self.folder)!r}: its config has no {' or '.join(names)}")
+        return found[0] if found else default
+
+    def expect(self, names: tuple[str, ...], wanted: str) -> None:
+        value = self.get(*names, default=wanted)
+        if value != wanted:
+            raise CheckpointError(
+                f"{str(self.folder)!r}: {' or '.join(names)} is {value!r}; only {wanted!r} is supported"
+            )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {compat.first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return content
+
+
+def _decision_folder(folder: Path, root: Mapping[str, Any]) -> Path:
+    """The compact model's folder; v1 names it by a path on its authors' disk, of which the end counts."""
+    named = root.get("perception_decision") or root.get("mm_compressor") or ""
+    for name in (PurePosixPath(str(named)).name, *DECISION_FOLDERS):
+        if name and (folder / name / "config.json").is_file():
+            return folder / name
+    for config in sorted(folder.glob("*/config.json")):
+        if _json(config).get("model_type") in DECISION_TYPES:
+            return config.parent
+    raise CheckpointError(
+        f"{str(folder)!r} has no folder of the decision model ({' or '.join(DECISION_FOLDERS)}); fetch it anew"
+    )
+
+
+def _vision_fields(folder: Path, nested: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    named = nested.get("perception_vision_tower") or nested.get("mm_vision_tower") or ""
+    path = folder / PurePosixPath(str(named)).name / "config.json"
+    if not named or not path.is_file():
+        return None
+    fields = _json(path)
+    return fields.get("vision_config", fields)

@@ -1,0 +1,219 @@
+"""The weights of a Dispider checkpoint, by the names of the release, in stock modules."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Qwen2ForCausalLM, Qwen2Model
+
+from stc_lmms import compat
+from stc_lmms.errors import CheckpointError
+from stc_lmms.models.dispider_config import DispiderSpec
+
+_COMPACT = "model.compressor.compressor."
+_PREFIXES = (  # of the release: which network, and what replaces the prefix; the first that fits counts
+    (f"{_COMPACT}model.vision_tower.vision_tower.vision_model.", "vision", ""),
+    (f"{_COMPACT}model.vision_tower.vision_tower.", "vision", ""),
+    (f"{_COMPACT}model.mm_projector.mlp.", "pool", ""),
+    (f"{_COMPACT}model.", "decision", ""),
+    (f"{_COMPACT}silent_head.", "silent_head", ""),
+    ("model.compress_projector.", "compress", ""),
+    ("model.clip_projector.", "clip", ""),
+    ("model.", "reaction", "model."),
+    ("lm_head.", "reaction", "lm_head."),
+)
+_UNUSED = (f"{_COMPACT}lm_head.",)  # the compact model is never asked for words
+_BUFFERS = (".inv_freq", ".position_ids")  # old transformers saved them; they follow from the config
+_HEAD_WIDTH = 64  # of every CLIP that was released
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of one Dispider, all of one dtype on one device.
+
+    Attributes:
+        vision: CLIP tower.
+        decision: compact decoder of width D, without a head for words.
+        silent_head: D to 1; above 0 means: answer now.
+        pool: merged tokens (4 times the tower's width) to D.
+        clip: merged tokens to the width H of the model that answers.
+        compress: D to H.
+        reaction: the model that answers.
+    """
+
+    vision: PreTrainedModel
+    decision: Qwen2Model
+    silent_head: nn.Linear
+    pool: nn.Sequential
+    clip: nn.Sequential
+    compress: nn.Sequential
+    reaction: Qwen2ForCausalLM
+
+    def to(self, device: torch.device) -> "Networks":
+        """Move all of them."""
+        for part in vars(self).values():
+            part.to(device)
+        return self
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One tensor of the files, not read yet."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+def load_networks(spec: DispiderSpec, dtype: str | torch.dtype, attn_implementation: str) -> Networks:
+    """Read the safetensors files of the root folder; nothing is read before all names and shapes fit.
+
+    Args:
+        spec: of the checkpoint.
+        dtype: of the weights; `auto` is the one of the files.
+        attn_implementation: of both language models; the tower runs SDPA.
+
+    Raises:
+        CheckpointError: there are none, or weights are missing, unexpected or of another shape.
+    """
+    try:
+        entries = _entries(spec.folder)
+        if dtype == "auto":
+            dtype = next(iter(entries.values())).read().dtype
+        return _build(spec, entries, dtype, attn_implementation)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot read the weights of {str(spec.folder)!r}: {compat.first_line(error)}"
+        ) from error
+
+
+def networks_from_tensors(
+    spec: DispiderSpec, weights: Mapping[str, Tensor], dtype: torch.dtype, attn_implementation: str = "sdpa"
+) -> Networks:
+    """The same from a complete state dict with the names of the release.
+
+    Raises:
+        CheckpointError: weights are missing, unexpected or of another shape.
+    """
+    entries = {name: _Entry(tuple(x.shape), lambda x=x: x) for name, x in weights.items()}
+    return _build(spec, entries, dtype, attn_implementation)
+
+
+def _entries(folder: Path) -> dict[str, _Entry]:
+    entries: dict[str, _Entry] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        file = safe_open(path, framework="pt")
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            shape = tuple(file.get_slice(name).get_shape())
+            entries[name] = _Entry(shape, lambda file=file, name=name: file.get_tensor(name))
+    if not entries:
+        raise CheckpointError(f"{str(folder)!r} has no weights as safetensors files; fetch the whole checkpoint")
+    return entries
+
+
+def _build(spec: DispiderSpec, entries: Mapping[str, _Entry], dtype: torch.dtype, attention: str) -> Networks:
+    parts: dict[str, dict[str, _Entry]] = {part: {} for _, part, _ in _PREFIXES}
+    problems: list[str] = []
+    for name, entry in entries.items():
+        if name.startswith(_UNUSED) or name.endswith(_BUFFERS):
+            continue
+        for prefix, part, instead in _PREFIXES:
+            if name.startswith(prefix):
+                parts[part][instead + name.removeprefix(prefix)] = entry
+                break
+        else:
+            problems.append(f"{name} is unexpected")
+
+    vision_config, vision_class = _vision(spec, parts["vision"])
+    for config, name in ((spec.reaction, "model.embed_tokens.weight"), (spec.decision, "embed_tokens.weight")):
+        part = parts["reaction" if config is spec.reaction else "decision"]
+        if name in part:  # rows may have been added for new tokens, and the config left as it was
+            config.vocab_size = part[name].shape[0]
+    width, out = spec.decision.hidden_size, spec.reaction.hidden_size
+    merged = 4 * vision_config.hidden_size
+    stock = {
+        "vision": (vision_class, vision_config, "sdpa"),
+        "decision": (Qwen2Model, spec.decision, attention),
+        "reaction": (Qwen2ForCausalLM, spec.reaction, attention),
+    }
+    small = {
+        "silent_head": lambda: nn.Linear(width, 1, bias=False),
+        "pool": lambda: _mlp(merged, width),
+        "clip": lambda: _mlp(merged, out),
+        "compress": lambda: _mlp(width, out),
+    }
+    with torch.device("meta"):
+        blank = {name: cls._from_config(config) for name, (cls, config, _) in stock.items()}
+        blank |= {name: make() for name, make in small.items()}
+    if compat.vision_core(blank["vision"]) is not blank["vision"]:
+        parts["vision"] = {f"vision_model.{name}": entry for name, entry in parts["vision"].items()}
+    for part, module in blank.items():
+        problems += _differences(part, module, parts[part])
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise CheckpointError(f"{str(spec.folder)!r}: {', '.join(problems[:4])}{more}")
+
+    built: dict[str, Any] = {}
+    for part, make in small.items():
+        built[part] = make().to(dtype).eval()
+        built[part].load_state_dict({name: entry.read() for name, entry in parts[part].items()})
+    for part, (cls, config, attn) in stock.items():
+        state = {name: entry.read() for name, entry in parts[part].items()}
+        built[part] = cls.from_pretrained(
+            None, config=config, state_dict=state, dtype=dtype, attn_implementation=attn
+        ).eval()
+    return Networks(**built)
+
+
+def _differences(part: str, module: nn.Module, entries: Mapping[str, _Entry]) -> Iterable[str]:
+    wanted = {name: tuple(x.shape) for name, x in module.state_dict().items()}
+    if getattr(getattr(module, "config", None), "tie_word_embeddings", False):
+        wanted.pop("lm_head.weight", None)  # it is the embedding
+        entries = {name: entry for name, entry in entries.items() if name != "lm_head.weight"}
+    for name in wanted.keys() - entries.keys():
+        yield f"{part}: {name} is missing"
+    for name in entries.keys() - wanted.keys():
+        yield f"{part}: {name} is unexpected"
+    for name in sorted(wanted.keys() & entries.keys()):
+        if wanted[name] != entries[name].shape:
+            yield f"{part}: {name} is {list(entries[name].shape)}, not {list(wanted[name])}"
+
+
+def _mlp(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
+
+
+def _vision(spec: DispiderSpec, entries: Mapping[str, _Entry]) -> tuple[Any, type[PreTrainedModel]]:
+    """Config and class of the tower: its fields, or what the shapes tell of a CLIP as it was released."""
+    config_class, model_class = compat.vision_classes("clip")
+    fields = dict(spec.vision or _fields_by_shape(spec, entries))
+    fields.pop("model_type", None)
+    config = config_class(**{k: v for k, v in fields.items() if k in config_class().to_dict()})
+    patches = (config.image_size // config.patch_size) ** 2
+    if patches != 4 * spec.tokens_per_frame:
+        raise CheckpointError(
+            f"{str(spec.folder)!r}: a tower of {patches} patches does not give resolution="
+            f"{spec.tokens_per_frame} tokens of 2x2 patches"
+        )
+    return config, model_class
+
+
+def _fields_by_shape(spec: DispiderSpec, entries: Mapping[str, _Entry]) -> dict[str, int]:
+    try:
+        width, _, patch, _ = entries["embeddings.patch_embedding.weight"].shape
+        positions = entries["embeddings.position_embedding.weight"].shape[0]
+        inner = entries["encoder.layers.0.mlp.fc1.weight"].shape[0]
+    except KeyError as error:
+        raise CheckpointError(f"{str(spec.folder)!r}: vision: {error.args[0]} is missing") from error
+    layers = {int(name.split(".")[2]) for name in entries if name.startswith("encoder.layers.")}
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": max(layers) + 1,
+        "num_attention_heads": max(1, width // _HEAD_WIDTH),
+        "image_size": patch * round((positions - 1) ** 0.5),
+        "patch_size": patch,
+    }
