@@ -60,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     verify.set_defaults(run=_verify)
 
-    methods = commands.add_parser("methods", help="list methods, memories and their arguments")
+    methods = commands.add_parser("methods", help="list methods, memories, models and their arguments")
+    methods.add_argument("--model", help="only what this model takes, with its defaults (default: all)")
     methods.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     methods.set_defaults(run=_methods)
 
@@ -153,9 +154,13 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _methods(args: argparse.Namespace) -> int:
-    from stc_lmms.methods.listing import as_text, facts, memories
+    from stc_lmms.methods.listing import as_text, facts, memories, models
 
-    print(json.dumps({"methods": facts(), "memories": memories()}, indent=1) if args.json else as_text())
+    if args.json:
+        listed = {kind.__name__: kind(args.model) for kind in (memories, models)}
+        print(json.dumps({"methods": facts(args.model)} | listed, indent=1))
+    else:
+        print(as_text(args.model))
     return 0
 
 

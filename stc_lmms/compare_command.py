@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from stc_lmms.errors import SettingsError, StcError
+from stc_lmms.models.registry import model
 
 DESCRIPTION = (
     "Runs every method at every budget through lmms-eval's evaluator, in one process, and prints accuracy "
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tasks", required=True, help="tasks of this package, with commas")
     parser.add_argument("--budgets", default="64", help="LLM tokens per frame, with commas (default: 64)")
-    parser.add_argument("--model", choices=["llava_ov_stc"], default="llava_ov_stc")
+    parser.add_argument("--model", default="llava_ov", help="see `stc-lmms methods` (default: llava_ov)")
     parser.add_argument("--model_args", "--model-args", default="", help="of all: name=value,...")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows (videos) of each task")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the grid and print the table; 0 if nothing failed (skipped ones have not)."""
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise SettingsError("compare runs in one process; start it without torchrun or accelerate launch")
+    chosen = model(args.model)
     methods, tasks = _names("--methods", args.methods), _names("--tasks", args.tasks)
     budgets = _budgets(args.budgets)
     if args.limit is not None and args.limit < 1:
@@ -53,13 +55,19 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise StcError(f"cannot make the folder {args.output} ({error.strerror})") from error
     outcomes = []
-    for outcome in run_grid(grid, tasks, common, args.output, args.limit):
+    for outcome in run_grid(grid, tasks, common, args.output, args.limit, chosen.name):
         outcomes.append(outcome)
         state = f"skipped: {outcome.trouble}" if outcome.skipped else outcome.trouble or "done"
         step = f"{len(outcomes)} of {len(grid)}, {outcome.configuration.name}"
         print(f"stc-lmms: {step}: {state}", file=sys.stderr)
         found = rows(outcomes, args.seed)
-        about = {"tasks": tasks, "limit": args.limit, "seed": args.seed, "model_args": common}
+        about = {
+            "model": chosen.name,
+            "tasks": tasks,
+            "limit": args.limit,
+            "seed": args.seed,
+            "model_args": common,
+        }
         path = args.output / "compare.json"
         path.write_text(json.dumps(about | {"rows": found}, indent=1) + "\n", encoding="utf-8")
     import torch

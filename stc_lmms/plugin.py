@@ -14,10 +14,12 @@ from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
+from stc_lmms.models import registry
+
 logger = logging.getLogger(__name__)
 
 # model id -> class, imported by lmms-eval only when the model is selected
-MODELS = {"llava_ov_stc": "stc_lmms.harness.lmms_eval.LlavaOvStc"}
+MODELS = {model.harness_id: model.harness_class for model in registry.MODELS.values()}
 
 
 def manifests() -> Iterable[object]:

@@ -18,6 +18,7 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.memory import registry as memories
 from stc_lmms.memory.base import Memory
 from stc_lmms.methods.registry import RECIPES, Method, build, recipe
+from stc_lmms.models import registry as models
 from stc_lmms.suggest import unknown
 
 logger = logging.getLogger(__name__)
@@ -28,13 +29,14 @@ class Settings:
     """Resolved model arguments.
 
     Attributes:
-        pretrained: hub id or local folder of the checkpoint; `demo` is the small one made on first use.
+        model: short name of the model, see `stc_lmms/models/registry.py`; chosen beside the arguments.
+        pretrained: hub id or local folder of the checkpoint; `demo` is the small LLaVA-OneVision
+            made on first use.
         method: compression method, see `stc-lmms methods`.
         memory: what stays of old frames: `full` keeps every token's KV, `recent` the last frames, `rekv`
-            a window and an archive searched by the question, `bounded` a fixed number of tokens.
+            a window and an archive searched by the question, `bounded` a fixed number of tokens. A model
+            may have one of its own instead.
         fps: frames sampled per second of video, on a fixed grid.
-        prompt: `chat` uses the checkpoint's chat template and its newline token after the video (what
-            the stock model does); `rekv` the strings of the ReKV and STC drivers, without newline.
         max_frames: refuse a stream longer than this (the sample is recorded as failed) instead of
             running out of memory; None is no limit.
         prefill_frames: frames encoded and prefilled together when that many are available.
@@ -48,13 +50,14 @@ class Settings:
         revision: revision of a hub checkpoint.
         options: the chosen method's own fields, all of them.
         memory_options: the chosen memory's own fields.
+        model_options: the model's own fields.
     """
 
-    pretrained: str = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+    model: str = "llava_ov"
+    pretrained: str = models.MODELS["llava_ov"].pretrained
     method: str = "stc"
-    memory: Literal["full", "recent", "rekv", "bounded"] = "full"
+    memory: str = "full"
     fps: float = 0.5
-    prompt: Literal["chat", "rekv"] = "chat"
     max_frames: int | None = None
     prefill_frames: int = 16
     dtype: Literal["auto", "float32", "float16", "bfloat16", "float64"] = "auto"
@@ -68,11 +71,17 @@ class Settings:
     revision: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     memory_options: Mapping[str, Any] = field(default_factory=dict)
+    model_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        """Check ranges of the common fields; the method checks its own."""
+        """Check ranges of the common fields; method, memory and model check their own."""
+        model = models.model(self.model)
         if not self.pretrained.strip():
             raise SettingsError("pretrained is empty; give a folder, a hub id or demo")
+        if self.pretrained == "demo" and not model.demo:
+            raise SettingsError(
+                f"pretrained=demo is a checkpoint of {_WITH_DEMO}; for {self.model} give a folder or a hub id"
+            )
         if not (math.isfinite(self.fps) and self.fps > 0):
             raise SettingsError(f"fps={self.fps} must be a positive number of frames per second")
         if self.prefill_frames < 1:
@@ -82,7 +91,9 @@ class Settings:
         if not 0 < self.decode_timeout_s <= 86400:  # a day; poll(2) overflows after some weeks
             raise SettingsError(f"decode_timeout_s={self.decode_timeout_s} must be in (0, 86400] seconds")
         self.build_method()
-        if self.build_memory().runs_attention and self.attn_implementation != "sdpa":
+        self.build_model_options()
+        memory = self.build_memory()
+        if memory is not None and memory.runs_attention and self.attn_implementation != "sdpa":
             raise SettingsError(
                 f"attn_implementation={self.attn_implementation} cannot be used with memory={self.memory}, "
                 "which runs the attention itself (SDPA kernels); leave it at sdpa"
@@ -92,18 +103,29 @@ class Settings:
         """The method with its hyper-parameters."""
         return build(self.method, dict(self.options))
 
-    def build_memory(self) -> Memory:
-        """The memory with its options."""
-        return memories.build(self.memory, self.memory_options)
+    def build_memory(self) -> Memory | None:
+        """The memory with its options; None if the model has one of its own."""
+        own = models.model(self.model).own_memory
+        if own and self.memory != own:
+            raise SettingsError(
+                f"memory={self.memory} does not fit {self.model}, whose own memory, {own}, is part of the "
+                "model; leave memory out"
+            )
+        return None if own else memories.build(self.memory, self.memory_options)
+
+    def build_model_options(self) -> Any:
+        """The model's own options as an object of their dataclass; None if it has none."""
+        options = models.model(self.model).load_options()
+        return options(**self.model_options) if options is not None else None
 
     def flat(self) -> dict[str, Any]:
         """All resolved arguments in one flat dict, as the results show them."""
-        return (
-            {name: getattr(self, name) for name in _COMMON} | dict(self.options) | dict(self.memory_options)
-        )
+        common = {name: getattr(self, name) for name in _COMMON}
+        return common | dict(self.model_options) | dict(self.options) | dict(self.memory_options)
 
 
-_COMMON = {f.name: f for f in dataclasses.fields(Settings) if f.name not in ("options", "memory_options")}
+_WITH_DEMO = " and ".join(name for name, model in models.MODELS.items() if model.demo)
+_COMMON = {f.name: f for f in dataclasses.fields(Settings) if not f.name.endswith("options")}
 _HINTS = typing.get_type_hints(Settings)
 _ENVIRONMENT = {
     "STC_CACHE_INTERVAL": ("cache_interval", int),
@@ -130,6 +152,7 @@ def parse_args(text: str) -> dict[str, str]:
 def resolve(
     args: Mapping[str, Any],
     environ: Mapping[str, str] = os.environ,
+    model: str = "llava_ov",
     also: Iterable[str] = (),
     **defaults: Any,
 ) -> Settings:
@@ -138,39 +161,51 @@ def resolve(
     Args:
         args: explicit arguments; strings are converted to the field's type.
         environ: where the STC_* variables are looked up.
+        model: the model that they are for, a short name or a harness id.
         also: arguments that the caller has dealt with; they are named when another one is unknown.
-        defaults: defaults of the model at hand that differ from those of `Settings`.
+        defaults: the caller's own defaults, before those of the model and of `Settings`.
 
     Raises:
-        SettingsError: unknown argument (names the nearest valid one), wrong type, or out of range.
+        SettingsError: unknown model or argument (names the nearest valid one), wrong type, or out of range.
     """
-    args = dict(args)
+    args, chosen_model = dict(args), models.model(model)
+    if models.model(str(args.get("model", model))) != chosen_model:
+        raise SettingsError(f"model={args['model']} is not the model that was chosen, {chosen_model.name}")
+    args["model"] = chosen_model.name
     of_memories = {name for memory in memories.MEMORIES for name in memories.fields(memory)}
-    known = set(_COMMON) | {name for r in RECIPES.values() for name in r.fields} | of_memories
+    of_methods = {name for r in RECIPES.values() for name in r.fields}
+    of_models = {name for each in models.MODELS.values() for name in option_fields(each)}
+    known = set(_COMMON) | of_methods | of_memories | of_models
     for name in args:
         if name not in known:
             raise SettingsError(unknown("model argument", name, known | set(also)))
 
     environment = _from_environment(environ, explicit=args)
-    implied = defaults | environment
+    of_model = {"pretrained": chosen_model.pretrained, "memory": chosen_model.own_memory or Settings.memory}
+    implied = of_model | dict(chosen_model.defaults) | defaults | environment
     method = _convert("method", args.get("method", implied.get("method", Settings.method)), str)
     fields = recipe(method).fields
-    memory = _convert("memory", args.get("memory", implied.get("memory", Settings.memory)), _HINTS["memory"])
-    memory_fields = memories.fields(memory)
+    memory = _convert("memory", args.get("memory", implied["memory"]), str)
+    memory_fields = {} if chosen_model.own_memory else memories.fields(memory)
+    model_fields = option_fields(chosen_model)
     for name in fields:
         if name in _COMMON:  # only possible in a plug-in; it would hide the value of ours
             raise SettingsError(
                 f"method {method!r} has a field called {name!r}, as every model has: rename it"
             )
+    for name in model_fields:
+        if name in _COMMON or name in of_memories or name in of_methods:
+            raise SettingsError(f"model {model!r} has an option called {name!r}, a name in use: rename it")
     used = [
         f"{name}={value}" for name, value in sorted(environment.items()) if name in fields or name in _COMMON
     ]
     if used:
         logger.warning("from STC_* environment variables: %s (arguments override them)", ", ".join(used))
-    unused = set(args) - set(fields) - set(memory_fields) - set(_COMMON)
+    unused = set(args) - set(fields) - set(memory_fields) - set(model_fields) - set(_COMMON)
     for chooser, names in (
-        (f"method={method}", unused - of_memories),
+        (f"method={method}", unused & of_methods),
         (f"memory={memory}", unused & of_memories),
+        (f"model {chosen_model.name}", unused & of_models),
     ):
         if names:
             logger.warning("%s does not use %s; ignored", chooser, ", ".join(sorted(names)))
@@ -179,11 +214,19 @@ def resolve(
     common = {name: _convert(name, value, _HINTS[name]) for name, value in given.items() if name in _COMMON}
     chosen = recipe(method)
     slots = [slot for slot in (chosen.tower, chosen.token) if slot is not None]
+    memory_owner = [] if chosen_model.own_memory else [memories.MEMORIES[memory]]
     return Settings(
         **common | {"method": method, "memory": memory},
         options=_options(given, fields, slots),
-        memory_options=_options(given, memory_fields, [memories.MEMORIES[memory]]),
+        memory_options=_options(given, memory_fields, memory_owner),
+        model_options=_options(given, model_fields, filter(None, [chosen_model.load_options()])),
     )
+
+
+def option_fields(model: models.Model) -> dict[str, dataclasses.Field]:
+    """A model's own arguments by name."""
+    options = model.load_options()
+    return {} if options is None else {f.name: f for f in dataclasses.fields(options)}
 
 
 def _from_environment(environ: Mapping[str, str], explicit: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ FRAMES_PER_SECOND = 2  # of an mp4: slow enough to look at
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("video", metavar="VIDEO")
+    parser.add_argument("--model", default="llava_ov", help="only llava_ov can be drawn yet (default)")
     parser.add_argument("--method", default="stc", help="see `stc-lmms methods` (default: stc)")
     parser.add_argument(
         "--model_args",
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     from stc_lmms.demo.checkpoint import NOTICE
     from stc_lmms.models.llava_onevision import LlavaOnevision
-    from stc_lmms.models.llava_onevision_config import check_settings
+    from stc_lmms.models.registry import model as registered
     from stc_lmms.report.overlay import picture
     from stc_lmms.report.watch import watch
     from stc_lmms.settings import parse_args, resolve
@@ -50,14 +51,18 @@ def run(args: argparse.Namespace) -> int:
     given = parse_args(args.model_args)
     if "method" in given:
         raise SettingsError("--model_args: give the method as --method")
-    settings = resolve(given | {"method": args.method}, pretrained="demo")
-    check_settings(settings)
+    chosen = registered(args.model)
+    cls = chosen.load_class()
+    if not issubclass(cls, LlavaOnevision):
+        raise SettingsError(f"show draws the frames of llava_ov; it cannot draw those of {chosen.name} yet")
+    settings = resolve(given | {"method": args.method}, model=chosen.name, pretrained="demo")
+    cls.check(settings)
     with open_video(
         args.video, fps=settings.fps, decoder=settings.decoder, timeout_s=settings.decode_timeout_s
     ) as video:
         if settings.pretrained == "demo":
             print(f"stc-lmms: {NOTICE}", file=sys.stderr)
-        views, notes = watch(LlavaOnevision(settings), itertools.islice(video.read(), args.frames))
+        views, notes = watch(cls(settings), itertools.islice(video.read(), args.frames))
     if not views:
         raise VideoError(f"{args.video} has no frame at {settings.fps:g} fps")
     for warning in video.warnings:

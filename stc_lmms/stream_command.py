@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--at", type=_times, default=[], metavar="S,S", help="ask at these times (default: at the end)"
     )
+    parser.add_argument("--model", default="llava_ov", help="see `stc-lmms methods` (default: llava_ov)")
     parser.add_argument("--model_args", "--model-args", default="", help="as for lmms-eval: name=value,...")
     parser.add_argument(
         "--backlog",
@@ -41,8 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print answers as they come; 0 if the source ended by itself and every question was asked."""
     from stc_lmms.models.base import Generation
-    from stc_lmms.models.llava_onevision import LlavaOnevision
-    from stc_lmms.models.llava_onevision_config import check_settings
+    from stc_lmms.models.registry import model as registered
     from stc_lmms.settings import parse_args, resolve
     from stc_lmms.streaming.live import Schedule, Status, play
     from stc_lmms.video.live import LiveSource
@@ -52,13 +52,15 @@ def run(args: argparse.Namespace) -> int:
     if not (math.isfinite(args.stall) and args.stall > 0):
         raise SettingsError(f"--stall {args.stall:g} must be a positive number of seconds")
     schedule = Schedule(tuple(args.ask), args.every, tuple(args.at))
-    settings = resolve(parse_args(args.model_args))
-    check_settings(settings)
+    chosen = registered(args.model)
+    settings = resolve(parse_args(args.model_args), model=chosen.name)
+    cls = chosen.load_class()
+    cls.check(settings)
     with LiveSource(
         args.source, settings.fps, args.backlog, args.stall, args.follow, args.realtime
     ) as source:
         screen = _Screen(sys.stderr)
-        model = LlavaOnevision(settings)
+        model = cls(settings)
         missed, status = 0, None
         try:
             for event in play(model, source, schedule, Generation(args.max_new_tokens)):

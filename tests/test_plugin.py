@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stc_lmms import plugin
+from stc_lmms.models.registry import MODELS
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -21,14 +22,16 @@ def python(code):
     ).stdout
 
 
-def test_the_entry_point_gives_our_model():
+def test_the_entry_point_gives_our_models():
     (found,) = (p for p in entry_points(group="lmms_eval.models") if p.name == "stc_lmms")
     assert found.load() is plugin.manifests
-    (manifest,) = plugin.manifests()
-    assert manifest.model_id == "llava_ov_stc" and manifest.chat_class_path is None
-    module, _, name = manifest.simple_class_path.rpartition(".")
-    source = Path(plugin.__file__).parents[1] / f"{module.replace('.', '/')}.py"
-    assert f"class {name}(lmms):" in source.read_text()
+    manifests = list(plugin.manifests())
+    assert [manifest.model_id for manifest in manifests] == [f"{name}_stc" for name in MODELS]
+    for manifest in manifests:
+        module, _, name = manifest.simple_class_path.rpartition(".")
+        source = Path(plugin.__file__).parents[1] / f"{module.replace('.', '/')}.py"
+        assert f"class {name}(Harness):" in source.read_text() and manifest.chat_class_path is None
+    assert manifests[0].simple_class_path == "stc_lmms.harness.lmms_eval.LlavaOvStc"
 
 
 def test_nothing_heavy_is_imported():
@@ -54,6 +57,15 @@ def test_a_broken_installation_never_raises(monkeypatch, caplog):
     assert list(plugin.manifests()) == []
     (record,) = caplog.records
     assert "stc-lmms is not available in lmms-eval: ModuleNotFoundError" in record.getMessage()
+
+
+def test_the_models_and_their_options_are_light():
+    code = (
+        "import sys; from stc_lmms.models.registry import MODELS\n"
+        "options = [model.load_options() for model in MODELS.values()]\n"
+        "print({'torch', 'transformers', 'numpy'} & set(sys.modules), len(options))"
+    )
+    assert python(code) == f"set() {len(MODELS)}\n"
 
 
 @pytest.mark.parametrize(

@@ -56,12 +56,10 @@ def entry(name: str) -> Entry:
     """The entry called `name`.
 
     Raises:
-        SettingsError: there is none, or not yet.
+        SettingsError: there is none yet.
     """
-    if name in PLANNED:
-        raise SettingsError(f"model {name!r} has no latency card yet (valid: {', '.join(sorted(MODELS))})")
     if name not in MODELS:
-        raise SettingsError(unknown("model", name, MODELS))
+        raise SettingsError(f"model {name!r} has no latency card yet (valid: {', '.join(sorted(MODELS))})")
     return MODELS[name]
 
 
@@ -94,7 +92,7 @@ class LlavaOnevisionEntry:
         plain = dataclasses.replace(settings, method="none", options={})
         if options.pretrained is not None:
             model = LlavaOnevision(settings)
-            dense = LlavaOnevision.from_parts(plain, model.model, model.processor)
+            dense = model.with_settings(plain)
         else:
             device, config = torch.device(settings.device), self._config(options)
             weights = compat.random_weights(
@@ -137,7 +135,7 @@ class LlavaOnevisionEntry:
     def prompt_tokens(self, model: LlavaOnevision) -> tuple[int, int]:
         """See `Entry.prompt_tokens`."""
         before, behind = (len(model.embed_text(part)) for part in model.prompt_parts(QUESTION))
-        return before, behind + (model.settings.prompt == "chat")  # the newline token that ends the video
+        return before, behind + (model.prompt == "chat")  # the newline token that ends the video
 
     def _config(self, options: Options) -> LlavaOnevisionConfig:
         if options.size not in self.sizes:
@@ -230,4 +228,3 @@ MODELS: dict[str, Entry] = {
         },
     )
 }
-PLANNED = ("dispider", "livecc", "streamforest")

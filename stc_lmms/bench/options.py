@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stc_lmms.errors import SettingsError
+from stc_lmms.models.registry import model
 from stc_lmms.suggest import unknown
 
 DTYPES = ("auto", "float32", "float16", "bfloat16")
@@ -139,7 +140,7 @@ def from_arguments(args: argparse.Namespace) -> Options:
     if args.output is not None and not args.output.absolute().parent.is_dir():
         raise SettingsError(f"--output {args.output}: there is no folder {args.output.absolute().parent}")
     return Options(
-        model=args.model,
+        model=model(args.model).name,
         size=args.size or "7b",
         pretrained=args.pretrained,
         layers=_count("--layers", args.layers),

@@ -15,11 +15,10 @@ from lmms_eval.tasks import TaskManager
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.harness.jobs import reason
-from stc_lmms.harness.lmms_eval import LlavaOvStc
+from stc_lmms.harness.lmms_eval import Harness
 from stc_lmms.methods.registry import recipe
+from stc_lmms.models import registry
 from stc_lmms.models.base import Generation, StreamingModel
-from stc_lmms.models.llava_onevision import LlavaOnevision
-from stc_lmms.models.llava_onevision_config import check_settings
 from stc_lmms.resources import tasks_root
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.suggest import unknown
@@ -83,6 +82,7 @@ def run_grid(
     common: dict[str, Any],
     folder: Path,
     limit: int | None = None,
+    model: str = "llava_ov",
 ) -> Iterator[Outcome]:
     """Run the configurations one after the other; one that fails does not stop the others.
 
@@ -93,6 +93,7 @@ def run_grid(
         folder: every configuration's output path is the folder of its name in it; a finished one is
             replayed from the journal there, and needs no weights.
         limit: rows per task; None: all.
+        model: name in the registry of models.
 
     Raises:
         SettingsError, CheckpointError: a task or a common argument is wrong, or the checkpoint is.
@@ -101,11 +102,13 @@ def run_grid(
     for task in tasks:
         if task not in manager.all_tasks:
             raise SettingsError(unknown("task", task, manager.all_tasks))
-    check_settings(resolve(common | {"method": "none"}))  # what is wrong for all
-    weights = _Weights()
+    chosen = registry.model(model)
+    cls = chosen.load_class()
+    cls.check(resolve(common | {"method": "none"}, model=model))  # what is wrong for all
+    weights = _Weights(chosen)
     for cell in grid:
         try:
-            check_settings(resolve(cell.model_args(common)))
+            cls.check(resolve(cell.model_args(common), model=model))
         except SettingsError as error:
             yield Outcome(cell, str(error), skipped=True)
             continue
@@ -115,23 +118,24 @@ def run_grid(
 class _Weights:
     """A checkpoint that is loaded when the first configuration needs it."""
 
-    def __init__(self):
-        self._parts: tuple[Any, Any] | None = None
+    def __init__(self, chosen: registry.Model):
+        self.chosen = chosen
+        self._newest: StreamingModel | None = None
 
-    def model(self, settings: Settings) -> LlavaOnevision:
-        if self._parts is None:
-            model = LlavaOnevision(settings)
-            self._parts = model.model, model.processor
-            return model
-        return LlavaOnevision.from_parts(settings, *self._parts)
+    def model(self, settings: Settings) -> StreamingModel:
+        if self._newest is None:
+            self._newest = self.chosen.load_class()(settings)
+        else:
+            self._newest = self._newest.with_settings(settings)
+        return self._newest
 
 
-class _Sharing(LlavaOvStc):
+class _Sharing(Harness):
     """The lmms-eval model around weights that others use, too."""
 
     def __init__(self, weights: _Weights, **model_args: Any):
+        self.registered, self._weights = weights.chosen.name, weights
         super().__init__(**model_args)
-        self._weights = weights
 
     def load(self) -> StreamingModel:
         model = self._weights.model(self.settings)

@@ -25,9 +25,8 @@ from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.harness.jobs import AnswerText, Job, Round, reason
 from stc_lmms.harness.journal import Journal, file_identity, folder_identity, request_key
 from stc_lmms.harness.record import RunRecord, new_run
-from stc_lmms.models.base import Generation, StreamingModel
-from stc_lmms.models.llava_onevision import LlavaOnevision
-from stc_lmms.models.llava_onevision_config import check_settings, checkpoint
+from stc_lmms.models import registry
+from stc_lmms.models.base import Generation, StreamingModel, checkpoint
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.streaming.player import Player
 from stc_lmms.streaming.timers import environment
@@ -35,8 +34,8 @@ from stc_lmms.streaming.timers import environment
 logger = logging.getLogger(__name__)
 
 
-class LlavaOvStc(lmms):
-    """`--model llava_ov_stc`: LLaVA-OneVision with a compression method.
+class Harness(lmms):
+    """Any streaming model in lmms-eval; the classes at the end of this file name which.
 
     Args:
         batch_size, max_batch_size: accepted from the harness; streams are evaluated one at a time.
@@ -49,6 +48,7 @@ class LlavaOvStc(lmms):
     """
 
     is_simple = True
+    registered: str  # name in `stc_lmms/models/registry.py`
 
     def __init__(
         self,
@@ -73,8 +73,11 @@ class LlavaOvStc(lmms):
         device = str(state.device) if device in (None, "", "auto") else str(device)
         try:
             self._device = _device(device)
-            self.settings: Settings = resolve(model_args | {"device": device}, also=("journal",))
-            check_settings(self.settings)
+            entry = registry.model(self.registered)
+            args = model_args | {"device": device}
+            self.settings: Settings = resolve(args, model=entry.name, also=("journal",))
+            self._class = entry.load_class()
+            self._class.check(self.settings)
         except StcError as error:
             fail(error)
         run = new_run(self.settings.method, self._world_size)
@@ -104,11 +107,12 @@ class LlavaOvStc(lmms):
 
     def load(self) -> StreamingModel:
         """Load the weights; a comparison of several runs shares them."""
-        return LlavaOnevision(self.settings)
+        return self._class(self.settings)
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
         """Streaming models generate; no task of theirs needs likelihoods."""
-        raise NotImplementedError("llava_ov_stc supports generate_until tasks, not loglikelihood")
+        name = registry.model(self.registered).harness_id
+        raise NotImplementedError(f"{name} supports generate_until tasks, not loglikelihood")
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """One answer per request, in request order."""
@@ -325,3 +329,9 @@ def _generation(kwargs: dict[str, Any]) -> Generation:
         max_new_tokens=int(kwargs.get("max_new_tokens") or 128),
         stop=(until,) if isinstance(until, str) else tuple(until),
     )
+
+
+class LlavaOvStc(Harness):
+    """`--model llava_ov_stc`: LLaVA-OneVision."""
+
+    registered = "llava_ov"

@@ -1,10 +1,12 @@
-"""The tables of methods and memories, from the registries: for the command line and for the README."""
+"""The tables of methods, memories and models, from their registries: for the command line and the README."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from stc_lmms.memory.registry import MEMORIES, fields
 from stc_lmms.methods.registry import RECIPES
+from stc_lmms.models import registry
+from stc_lmms.settings import option_fields
 
 HEADER = ("method", "slots", "causal", "budget", "attention", "paper", "what it does")
 NOTES = (
@@ -15,13 +17,47 @@ NOTES = (
 )
 
 
-def facts() -> list[dict[str, Any]]:
-    """What there is to say of every method, with its default arguments, as plain JSON values."""
-    return [recipe.facts() | {"memories": list(MEMORIES)} for recipe in RECIPES.values()]
+def facts(model: str | None = None) -> list[dict[str, Any]]:
+    """What there is to say of every method, with its default arguments, as plain JSON values.
+
+    Args:
+        model: say it for this model; its defaults and its own memory count then.
+
+    Raises:
+        SettingsError: there is no such model.
+    """
+    chosen = None if model is None else registry.model(model)
+    changed = {} if chosen is None else chosen.defaults
+    found = []
+    for recipe in RECIPES.values():
+        about = recipe.facts() | {"memories": [memory["name"] for memory in memories(model)]}
+        about["defaults"] |= {name: changed[name] for name in about["defaults"] if name in changed}
+        found.append(about)
+    return found
 
 
-def memories() -> list[dict[str, Any]]:
-    """Name, summary and default arguments of every memory, as plain JSON values."""
+def models(model: str | None = None) -> list[dict[str, Any]]:
+    """Name, summary and default arguments of every model, or of one, as plain JSON values."""
+    chosen = registry.MODELS.values() if model is None else [registry.model(model)]
+    return [
+        {
+            "name": each.name,
+            "harness_id": each.harness_id,
+            "summary": each.summary,
+            "memory": each.own_memory or None,
+            "defaults": {"pretrained": each.pretrained}
+            | dict(each.defaults)
+            | {field.name: field.default for field in option_fields(each).values()},
+        }
+        for each in chosen
+    ]
+
+
+def memories(model: str | None = None) -> list[dict[str, Any]]:
+    """Name, summary and default arguments of every memory (of a model's), as plain JSON values."""
+    own = "" if model is None else registry.model(model).own_memory
+    if own:
+        return [{"name": own, "summary": "part of the model", "defaults": {}}]
     return [
         {
             "name": name,
@@ -48,9 +84,9 @@ def rows(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     ]
 
 
-def as_text() -> str:
-    """The table for a terminal, with each method's arguments and their defaults below it."""
-    found = facts()
+def as_text(model: str | None = None) -> str:
+    """The table for a terminal, with the arguments of methods, memories and models below it."""
+    found = facts(model)
     cells = [HEADER, *rows(found)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
@@ -59,9 +95,10 @@ def as_text() -> str:
     for fact in found:
         shown = ", ".join(f"{name}={value}" for name, value in fact["defaults"].items())
         lines.append(f"{fact['name'].ljust(widths[0])}  {shown or '-'}")
-    for memory in memories():
-        shown = ", ".join(f"{name}={value}" for name, value in memory["defaults"].items())
-        lines.append(f"memory={memory['name']}: {memory['summary']}  {shown}")
+    for kind, listed in (("memory=", memories(model)), ("--model ", models(model))):
+        for each in listed:
+            shown = ", ".join(f"{name}={value}" for name, value in each["defaults"].items())
+            lines.append(f"{kind}{each['name']}: {each['summary']}  {shown}")
     return "\n".join(line.rstrip() for line in [*lines, "", *NOTES])
 
 

@@ -11,11 +11,12 @@ Invariants (tested for every model and method):
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
+from stc_lmms.demo.checkpoint import demo_folder
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import Efficiency
@@ -110,9 +111,42 @@ class Stream(ABC):
 
 
 class StreamingModel(ABC):
-    """A loaded model. It holds no stream state; any number of streams may be open."""
+    """A loaded model. It holds no stream state; any number of streams may be open.
+
+    Args:
+        settings: validated model arguments; loading the weights calls `check` first.
+
+    Raises:
+        CheckpointError, SettingsError: see `check`; or the weights cannot be loaded.
+    """
 
     settings: Settings
+
+    @abstractmethod
+    def __init__(self, settings: Settings): ...
+
+    @classmethod
+    @abstractmethod
+    def check(cls, settings: Settings) -> None:
+        """Read the checkpoint's config and refuse settings that do not fit it; loads no weights.
+
+        Raises:
+            CheckpointError: no such checkpoint, or one of another model.
+            SettingsError: method, memory or an option does not fit, for instance a budget above the tokens
+                that a frame has.
+        """
+
+    @abstractmethod
+    def with_settings(self, settings: Settings) -> Self:
+        """A model on the same weights, for instance with another method; this one stays as it is.
+
+        Args:
+            settings: what concerns loading (`pretrained`, `revision`, `dtype`, `device`,
+                `attn_implementation`) is as in the present ones.
+
+        Raises:
+            SettingsError: method, memory or an option does not fit.
+        """
 
     @abstractmethod
     def open_stream(self) -> Stream:
@@ -139,6 +173,11 @@ def check_frames(frames: np.ndarray, times_s: Sequence[float], position_s: float
                 f"time {time_s} s does not come after {position_s} s: a stream only goes forward"
             )
         position_s = time_s
+
+
+def checkpoint(settings: Settings) -> str:
+    """Folder or hub id of the weights; `demo` is made on first use."""
+    return str(demo_folder()) if settings.pretrained == "demo" else settings.pretrained
 
 
 def open_device(name: str) -> torch.device:

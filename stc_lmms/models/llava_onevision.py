@@ -32,13 +32,13 @@ from stc_lmms.models.base import (
     Stream,
     StreamingModel,
     check_frames,
+    checkpoint,
     open_device,
 )
 from stc_lmms.models.decoding import greedy
 from stc_lmms.models.llava_onevision_config import (
     check_fit,
     check_settings,
-    checkpoint,
     patch_grid,
     tokens_per_frame,
 )
@@ -84,7 +84,7 @@ class LlavaOnevision(StreamingModel):
     def from_parts(
         cls, settings: Settings, model: LlavaOnevisionForConditionalGeneration, processor: Any
     ) -> "LlavaOnevision":
-        """The same model around weights that are loaded already, for instance under another method.
+        """The same model around the parts of a stock model that are there already.
 
         Args:
             settings: as for the constructor; what concerns loading (`pretrained`, `revision`, `dtype`,
@@ -101,6 +101,15 @@ class LlavaOnevision(StreamingModel):
         self._assemble(settings, model, processor)
         return self
 
+    @classmethod
+    def check(cls, settings: Settings) -> None:
+        """See `StreamingModel.check`."""
+        check_settings(settings)
+
+    def with_settings(self, settings: Settings) -> "LlavaOnevision":
+        """See `StreamingModel.with_settings`."""
+        return self.from_parts(settings, self.model, self.processor)
+
     def _assemble(
         self, settings: Settings, model: LlavaOnevisionForConditionalGeneration, processor: Any
     ) -> None:
@@ -110,6 +119,7 @@ class LlavaOnevision(StreamingModel):
         self.tower = open_tower(model.model.vision_tower, config.vision_feature_layer)
         self.llm = compat.LanguageModel(model)
         self.method, self.memory = settings.build_method(), settings.build_memory()
+        self.prompt = settings.build_model_options().prompt
         self.tokens_per_frame = tokens_per_frame(config)
         grid = patch_grid(config)
         self.grid = grid if self.method.tower is None else self.method.tower.output_grid(grid)
@@ -176,7 +186,7 @@ class LlavaOnevision(StreamingModel):
 
     def prompt_parts(self, question: str) -> tuple[str, str]:
         """What stands before and behind the video when `question` is asked."""
-        if self.settings.prompt == "rekv" or self.processor.chat_template is None:
+        if self.prompt == "rekv" or self.processor.chat_template is None:
             return REKV_PREFIX, REKV_SUFFIX.replace("{question}", question)
         content = [{"type": "video"}, {"type": "text", "text": question}]
         text = self.processor.apply_chat_template(
@@ -341,7 +351,7 @@ class LlavaOnevisionStream(Stream):
         """
         _, suffix = self.model.prompt_parts(question)
         embeds = self.model.embed_text(suffix + opening)
-        if self.model.settings.prompt == "chat" and self.times_s:
+        if self.model.prompt == "chat" and self.times_s:
             embeds = torch.cat((self.model.model.model.image_newline[None].to(embeds), embeds))
         pending = self._pending()
         return embeds if pending is None else torch.cat((pending.tokens_MD.to(embeds), embeds))

@@ -4,8 +4,8 @@ import math
 from typing import Any
 
 from stc_lmms import compat
-from stc_lmms.demo.checkpoint import demo_folder
 from stc_lmms.errors import CheckpointError, SettingsError
+from stc_lmms.models.base import checkpoint
 from stc_lmms.ops.grid import halved
 from stc_lmms.settings import Settings
 
@@ -41,11 +41,6 @@ def check_fit(settings: Settings, config: Any) -> None:
     if reason:
         raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
     memory.check(text.num_hidden_layers, None if method.token else tokens_per_frame(config))
-
-
-def checkpoint(settings: Settings) -> str:
-    """Folder or hub id of the weights; `demo` is made on first use."""
-    return str(demo_folder()) if settings.pretrained == "demo" else settings.pretrained
 
 
 def tokens_per_frame(config: Any) -> int:

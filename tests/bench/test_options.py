@@ -26,7 +26,6 @@ def refused(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("--model livecc", "no latency card yet (valid: llava_ov)"),
         ("--model lava_ov", "did you mean 'llava_ov'?"),
         ("--method stcc", "did you mean 'stc'?"),
         ("--protocol groupd", "did you mean 'grouped'?"),

@@ -87,7 +87,7 @@ def no_model(monkeypatch):
         pytest.fail("weights were loaded")
 
     monkeypatch.setattr(LlavaOnevisionForConditionalGeneration, "from_pretrained", forbidden)
-    monkeypatch.setattr(module, "LlavaOnevision", forbidden)
+    monkeypatch.setattr(module.LlavaOvStc, "load", forbidden)
 
 
 def test_metrics_are_counts_accuracies_and_costs(run):

@@ -1,0 +1,110 @@
+"""All streaming models by name. Importing this imports no torch: lmms-eval's plug-in hook reads it.
+
+To add a model:
+
+1. Write `models/my_model.py` with a class `MyModel(StreamingModel)`: its constructor takes `Settings` and
+   nothing else; `check` refuses what does not fit before any weight; `with_settings` puts the same weights
+   under other settings. `models/base.py` says what each must do.
+2. If it has arguments of its own, put a frozen dataclass of them, each with a default and a docstring line,
+   into `models/my_model_options.py`; `__post_init__` refuses values out of range with a `SettingsError`. Its
+   fields become model arguments, and `settings.build_model_options()` gives it back filled in. A field may
+   not be called like a common argument or like one of a method or memory; two models may share a name. The
+   file imports neither torch nor transformers: it is read whenever arguments are resolved, of any model.
+3. Add one `Model` line to `_MODELS` below. `defaults` are those of common or method arguments that differ
+   (`fps`, `method`, `token_budget`, ...). If the model can only run on a memory of its own, name it as
+   `own_memory`: `settings.memory` is that name then, `build_memory()` is None, and any other is refused. Its
+   hyper-parameters are fields of the model's options.
+4. Add three lines to the end of `harness/lmms_eval.py`: `class MyModelStc(Harness)`, its docstring and
+   `registered = "my_model"`. lmms-eval then knows it as `my_model_stc`.
+
+Settings, `stc-lmms stream`, `compare` and `methods`, journal and records work from there. `show` and `bench`
+draw and count the parts of LLaVA-OneVision; they refuse other models (for a latency card: `bench/models.py`).
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.suggest import unknown
+
+if TYPE_CHECKING:
+    from stc_lmms.models.base import StreamingModel
+
+SUFFIX = "_stc"  # of a harness id: lmms-eval has models called llava_onevision and so on of its own
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of a model without importing it.
+
+    Attributes:
+        name: short name, as `stc-lmms stream --model NAME` takes it.
+        summary: one line for listings.
+        path: dotted path of its `StreamingModel`.
+        pretrained: default checkpoint, a hub id.
+        options: dotted path of the frozen dataclass of the arguments that are its own; "" if it has none.
+        defaults: defaults of common and method arguments that differ from those of `Settings`.
+        own_memory: name of the memory that is part of the model; "" if every memory works.
+        demo: whether `pretrained=demo` is a checkpoint of this model.
+    """
+
+    name: str
+    summary: str
+    path: str
+    pretrained: str
+    options: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    own_memory: str = ""
+    demo: bool = False
+
+    @property
+    def harness_id(self) -> str:
+        """What lmms-eval's `--model` takes."""
+        return self.name + SUFFIX
+
+    @property
+    def harness_class(self) -> str:
+        """Dotted path of its lmms-eval class: `my_model` has `MyModelStc`."""
+        words = "".join(word.capitalize() for word in self.harness_id.split("_"))
+        return f"stc_lmms.harness.lmms_eval.{words}"
+
+    def load_class(self) -> "type[StreamingModel]":
+        """Its `StreamingModel`; imports torch."""
+        return _imported(self.path)
+
+    def load_options(self) -> type | None:
+        """The dataclass of its own arguments, if it has any."""
+        return _imported(self.options) if self.options else None
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+_MODELS = (
+    Model(
+        "llava_ov",
+        "LLaVA-OneVision (SigLIP and Qwen2)",
+        "stc_lmms.models.llava_onevision.LlavaOnevision",
+        "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+        options="stc_lmms.models.llava_onevision_options.LlavaOnevisionOptions",
+        demo=True,
+    ),
+)
+MODELS: dict[str, Model] = {model.name: model for model in _MODELS}
+
+
+def model(name: str) -> Model:
+    """The model called `name`, a short name or a harness id.
+
+    Raises:
+        SettingsError: there is none; names the nearest.
+    """
+    short = name.removesuffix(SUFFIX)
+    if short not in MODELS:
+        raise SettingsError(unknown("model", name, MODELS))
+    return MODELS[short]
