@@ -77,7 +77,7 @@ def build_checkpoint(
     Returns:
         `folder`, ready for `from_pretrained`.
     """
-    tokenizer = _byte_tokenizer()
+    tokenizer = byte_tokenizer()
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     vision = SiglipVisionConfig(
         hidden_size=vision_width,
@@ -118,7 +118,8 @@ def build_checkpoint(
     return folder
 
 
-def _byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, and the special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

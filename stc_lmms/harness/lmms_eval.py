@@ -335,3 +335,9 @@ class LlavaOvStc(Harness):
     """`--model llava_ov_stc`: LLaVA-OneVision."""
 
     registered = "llava_ov"
+
+
+class DispiderStc(Harness):
+    """`--model dispider_stc`: Dispider."""
+
+    registered = "dispider"

@@ -64,9 +64,7 @@ class ClipMemory(Sequence[ClipState]):
     def append(self, clip: ClipState) -> None:
         """Take in the next clip; its tokens move to host memory."""
         self._clips.append(
-            ClipState(
-                clip.tokens_FRC.to("cpu"), clip.memory_MD, clip.indicator_D, clip.start_s, clip.end_s
-            )
+            ClipState(clip.tokens_FRC.to("cpu"), clip.memory_MD, clip.indicator_D, clip.start_s, clip.end_s)
         )
 
     def followed_by(self, clip: ClipState | None) -> "ClipMemory":

@@ -9,7 +9,7 @@ Invariants (tested for every model and method):
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -108,6 +108,52 @@ class Stream(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Forget everything; the next frame is the first of a new video."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a proactive stream made of the question that it watches for.
+
+    Attributes:
+        time_s: time stamp of the newest frame that it had seen.
+        logit: it wants to answer if this is above 0.
+    """
+
+    time_s: float
+    logit: float
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it wants to answer now."""
+        return self.logit > 0
+
+
+class ProactiveStream(Stream):
+    """A stream that decides by itself when to answer a question that was asked before."""
+
+    @abstractmethod
+    def watch(self, question: str, on_decision: Callable[[Decision], None] | None = None) -> None:
+        """Watch for a question from now on, instead of an earlier one.
+
+        Args:
+            question: the instruction, such as "say when the kettle boils".
+            on_decision: called within `observe` at every decision, while the stream has seen exactly the
+                frames that it was made on; it may call `speak`.
+        """
+
+    @abstractmethod
+    def should_speak(self) -> bool:
+        """Whether the newest decision was to answer, and `speak` has not been called since."""
+
+    @abstractmethod
+    def speak(self, generation: Generation = Generation()) -> Answer:
+        """Answer the question that is watched for, knowing the moments it was answered at before.
+
+        An empty text means that the model has nothing to say after all.
+
+        Raises:
+            StcError: nothing is watched for, or no frame has come.
+        """
 
 
 class StreamingModel(ABC):

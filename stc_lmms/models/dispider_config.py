@@ -16,7 +16,9 @@ from huggingface_hub import snapshot_download
 from transformers import Qwen2Config
 
 from stc_lmms import compat
-from stc_lmms.errors import CheckpointError
+from stc_lmms.errors import CheckpointError, SettingsError
+from stc_lmms.models.base import checkpoint
+from stc_lmms.settings import Settings
 
 LAYOUTS: Mapping[str, Literal["v1", "v2"]] = {"long": "v1", "dispider_reaction": "v2"}
 DECISION_TYPES = ("stream_ground_qwen", "dispider_decision")
@@ -39,6 +41,7 @@ _QWEN2_FIELDS = (
     "max_window_layers",
     "tie_word_embeddings",
 )
+_SENTENCE_TOKENS = 20  # about what a time sentence has
 _CONFIG_FILES = ["*.json", "*.txt", "*.model"]
 
 
@@ -57,7 +60,8 @@ class DispiderSpec:
         tokens_per_frame: R, tokens of a frame after the 2x2 merge.
         slots_per_frame: P, pooled slots of a frame, whose states are its memory.
         image_markers: whether `<im_start>` and `<im_end>` stand around the video in the prompt.
-        repetition_penalty: what the checkpoint's generation config asks for.
+        eos_ids: token ids that end an answer, of the generation config.
+        repetition_penalty: what the generation config asks for.
     """
 
     folder: Path
@@ -70,6 +74,7 @@ class DispiderSpec:
     tokens_per_frame: int
     slots_per_frame: int
     image_markers: bool = False
+    eos_ids: frozenset[int] = frozenset()
     repetition_penalty: float = 1.0
 
     @property
@@ -89,7 +94,7 @@ class DispiderSpec:
         kind = root.get("model_type")
         if kind not in LAYOUTS:
             raise CheckpointError(
-                f"pretrained={str(folder)!r} is a {kind!r} checkpoint, not a Dispider ({' or '.join(LAYOUTS)})"
+                f"pretrained={str(folder)!r} is a {kind!r} checkpoint, not Dispider ({' or '.join(LAYOUTS)})"
             )
         nested_folder = _decision_folder(folder, root)
         nested = _json(nested_folder / "config.json")
@@ -115,9 +120,11 @@ class DispiderSpec:
         side, slot_side = math.isqrt(tokens), math.isqrt(slots)
         if side**2 != tokens or slot_side**2 != slots or side % slot_side:
             raise CheckpointError(
-                f"{str(folder)!r}: pool_num={slots} slots do not divide a square of resolution={tokens} tokens"
+                f"{str(folder)!r}: pool_num={slots} slots do not tile resolution={tokens} tokens"
             )
         generation = folder / "generation_config.json"
+        decoding = _json(generation) if generation.is_file() else {}
+        eos = decoding.get("eos_token_id") or []
         return cls(
             folder=folder,
             decision_folder=nested_folder,
@@ -129,9 +136,48 @@ class DispiderSpec:
             tokens_per_frame=tokens,
             slots_per_frame=slots,
             image_markers=bool(fields.get("mm_use_im_start_end", default=False)),
-            repetition_penalty=_json(generation).get("repetition_penalty", 1.0)
-            if generation.is_file()
-            else 1.0,
+            eos_ids=frozenset(eos if isinstance(eos, list) else [eos]),
+            repetition_penalty=decoding.get("repetition_penalty") or 1.0,
+        )
+
+
+def check_settings(settings: Settings) -> DispiderSpec:
+    """Read the checkpoint's json files and refuse settings that do not fit it; loads no weights.
+
+    Raises:
+        CheckpointError: no such checkpoint, or not a Dispider.
+        SettingsError: the method does not fit.
+    """
+    spec = DispiderSpec.from_dir(checkpoint_folder(checkpoint(settings), settings.revision, weights=False))
+    check_fit(settings, spec)
+    return spec
+
+
+def check_fit(settings: Settings, spec: DispiderSpec) -> None:
+    """Refuse a method or a clip length that does not fit a model of these sizes.
+
+    Raises:
+        SettingsError: names what does not fit, and what would.
+    """
+    method, options = settings.build_method(), settings.build_model_options()
+    if method.token is not None:
+        raise SettingsError(
+            f"method={method.name} compresses tokens frame by frame, Dispider retrieves whole clips; "
+            "use method=stc_cacher or method=none"
+        )
+    if method.tower is not None:
+        method.tower.check(1)
+        if method.tower.output_grid(spec.grid) != spec.grid:
+            raise SettingsError(
+                f"method={method.name} changes the number of patches, Dispider needs all "
+                f"{spec.grid[0]}x{spec.grid[1]}; use method=stc_cacher or method=none"
+            )
+    row = options.frames_per_clip * (spec.tokens_per_frame + spec.slots_per_frame) + _SENTENCE_TOKENS
+    limit = spec.decision.max_position_embeddings
+    if row > limit:
+        raise SettingsError(
+            f"frames_per_clip={options.frames_per_clip} makes clips of {row} tokens, the decision model "
+            f"reads {limit}; the released value is 16"
         )
 
 
@@ -205,7 +251,7 @@ def _decision_folder(folder: Path, root: Mapping[str, Any]) -> Path:
         if _json(config).get("model_type") in DECISION_TYPES:
             return config.parent
     raise CheckpointError(
-        f"{str(folder)!r} has no folder of the decision model ({' or '.join(DECISION_FOLDERS)}); fetch it anew"
+        f"{str(folder)!r} has no folder {' or '.join(DECISION_FOLDERS)}; fetch the whole checkpoint"
     )
 
 

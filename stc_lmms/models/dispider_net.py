@@ -8,6 +8,7 @@ Shapes: F frames of a clip, T tower tokens, V tower width, R merged tokens per f
 frame, M = F*P, D width of the compact model, H width of the large one, N clips, L tokens of text.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -79,9 +80,7 @@ class DispiderNet:
         side = self.spec.grid[0] // 2
         slots_FPC = average(tokens_FRC, (side, side), self.spec.slots_per_frame)
         tokens = tokens_FRC.flatten(0, 1)
-        return self.networks.pool(
-            torch.cat((tokens, slots_FPC.flatten(0, 1), tokens.mean(0, keepdim=True)))
-        )
+        return self.networks.pool(torch.cat((tokens, slots_FPC.flatten(0, 1), tokens.mean(0, keepdim=True))))
 
     def perceive(self, tokens_FRC: Tensor, sentence_LD: Tensor) -> tuple[Tensor, Tensor]:
         """Memory states [M,D] and indicator [D] of a clip behind its time sentence."""
@@ -129,7 +128,7 @@ class DispiderNet:
             parts.append(words.question)
             if asked_at in answered_at:
                 parts.append(words.has_answer)
-            for before, split in zip(splits, splits[1:], strict=False):
+            for before, split in itertools.pairwise(splits):
                 parts += [summary(before, split), words.has_answer]
             parts += [clip.memory_MD for clip in list(clips)[splits[-1] :]]
         return self.read([*parts, words.question, words.to_do])[-1]

@@ -61,7 +61,8 @@ def released_sampling(
         frame_times_s: start and end of every frame, in seconds.
         avg_fps: average frame rate, frames per second.
         frames_per_clip: frames of a clip, which therefore spans about as many seconds.
-        max_clips, min_clips: bounds of their number.
+        max_clips: at most so many; then frames are further apart.
+        min_clips: at least so many; then frames are closer.
     """
     frames = len(frame_times_s)
     clips = min(max(round(frames / avg_fps / frames_per_clip), min_clips), max_clips)

@@ -110,7 +110,7 @@ def _entries(folder: Path) -> dict[str, _Entry]:
             shape = tuple(file.get_slice(name).get_shape())
             entries[name] = _Entry(shape, lambda file=file, name=name: file.get_tensor(name))
     if not entries:
-        raise CheckpointError(f"{str(folder)!r} has no weights as safetensors files; fetch the whole checkpoint")
+        raise CheckpointError(f"{str(folder)!r} has no weights as safetensors; fetch the whole checkpoint")
     return entries
 
 
@@ -128,10 +128,12 @@ def _build(spec: DispiderSpec, entries: Mapping[str, _Entry], dtype: torch.dtype
             problems.append(f"{name} is unexpected")
 
     vision_config, vision_class = _vision(spec, parts["vision"])
-    for config, name in ((spec.reaction, "model.embed_tokens.weight"), (spec.decision, "embed_tokens.weight")):
-        part = parts["reaction" if config is spec.reaction else "decision"]
-        if name in part:  # rows may have been added for new tokens, and the config left as it was
-            config.vocab_size = part[name].shape[0]
+    for config, embedding in (
+        (spec.reaction, parts["reaction"].get("model.embed_tokens.weight")),
+        (spec.decision, parts["decision"].get("embed_tokens.weight")),
+    ):
+        if embedding is not None:  # rows may have been added for new tokens, and the config left as it was
+            config.vocab_size = embedding.shape[0]
     width, out = spec.decision.hidden_size, spec.reaction.hidden_size
     merged = 4 * vision_config.hidden_size
     stock = {

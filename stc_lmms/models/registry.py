@@ -94,6 +94,15 @@ _MODELS = (
         options="stc_lmms.models.llava_onevision_options.LlavaOnevisionOptions",
         demo=True,
     ),
+    Model(
+        "dispider",
+        "Dispider (CLIP-L, Qwen2-1.5B that watches, Qwen2-7B that answers); proactive",
+        "stc_lmms.models.dispider.Dispider",
+        "Mar2Ding/Dispider",
+        options="stc_lmms.models.dispider_options.DispiderOptions",
+        defaults=MappingProxyType({"fps": 1.0, "method": "stc_cacher"}),
+        own_memory="clips",
+    ),
 )
 MODELS: dict[str, Model] = {model.name: model for model in _MODELS}
 
