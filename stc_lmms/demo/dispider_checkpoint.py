@@ -18,6 +18,7 @@ from stc_lmms.demo.checkpoint import byte_tokenizer
 from stc_lmms.models.dispider_text import END_OF_TURN, HAS_ANSWER, TO_DO
 
 _TOWER_WIDTH, _PATCH = 64, 8  # one attention head: 64 wide, as in every released CLIP
+_STRONG = ("q_proj.weight", "k_proj.weight", "embed_tokens.weight")
 _FOLDERS = {"v1": "stream_compressor", "v2": "perception_decision"}
 
 
@@ -157,10 +158,7 @@ def _weights(vision: nn.Module, reaction: Qwen2Config, decision: Qwen2Config) ->
     found = {}
     for prefix, module in parts.items():
         for name, weight in module.state_dict().items():
-            stronger = (
-                3.0 if name.endswith(("q_proj.weight", "k_proj.weight", "embed_tokens.weight")) else 1.0
-            )
-            found[prefix + name] = weight * stronger
+            found[prefix + name] = weight * (3.0 if name.endswith(_STRONG) else 1.0)
     return found
 
 
@@ -188,7 +186,7 @@ def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, slow: bool
         {
             "tokenizer_class": "Qwen2Tokenizer",
             "added_tokens_decoder": special,
-            "additional_special_tokens": [word for word in added],
+            "additional_special_tokens": list(added),
             "eos_token": END_OF_TURN,
             "pad_token": "<|endoftext|>",
             "unk_token": None,
