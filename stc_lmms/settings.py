@@ -193,9 +193,16 @@ def resolve(
             raise SettingsError(
                 f"method {method!r} has a field called {name!r}, as every model has: rename it"
             )
+        if name in model_fields:
+            raise SettingsError(
+                f"method {method!r} and model {chosen_model.name!r} both have a field called {name!r}: "
+                "rename it"
+            )
     for name in model_fields:
-        if name in _COMMON or name in of_memories or name in of_methods:
-            raise SettingsError(f"model {model!r} has an option called {name!r}, a name in use: rename it")
+        if name in _COMMON or name in of_memories:
+            raise SettingsError(
+                f"model {chosen_model.name!r} has an option called {name!r}, a name in use: rename it"
+            )
     used = [
         f"{name}={value}" for name, value in sorted(environment.items()) if name in fields or name in _COMMON
     ]

@@ -99,10 +99,20 @@ def test_an_argument_of_another_model_is_named_and_ignored(toy, caplog):
 
 
 def test_an_option_cannot_take_a_name_in_use(toy, monkeypatch):
-    for path in ("memory.recent.Recent", "methods.stc_pruner.STCPruner", "settings.Settings"):
+    for path, told in (
+        (
+            "memory.recent.Recent",
+            "model 'toy' has an option called 'recent_frames', a name in use: rename it",
+        ),
+        ("settings.Settings", "model 'toy' has an option called 'model', a name in use: rename it"),
+        (
+            "methods.controls.Uniform",
+            "'stc' and model 'toy' both have a field called 'token_budget': rename it",
+        ),
+    ):
         model = registry.Model("toy", "", TOY.path, "x", options=f"stc_lmms.{path}")
         monkeypatch.setitem(registry.MODELS, "toy", model)
-        assert "a name in use: rename it" in refusal()
+        assert told in refusal()
 
 
 def test_a_memory_that_is_part_of_the_model_is_the_only_one(toy):
