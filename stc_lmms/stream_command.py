@@ -17,7 +17,12 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("source", metavar="SOURCE")
-    parser.add_argument("--ask", action="append", required=True, metavar="QUESTION", help="may be repeated")
+    parser.add_argument("--ask", action="append", default=[], metavar="QUESTION", help="may be repeated")
+    parser.add_argument(
+        "--proactive",
+        metavar="QUESTION",
+        help="the model decides by itself when to answer this (models that can: dispider)",
+    )
     parser.add_argument("--every", type=float, metavar="S", help="ask every S seconds of the stream")
     parser.add_argument(
         "--at", type=_times, default=[], metavar="S,S", help="ask at these times (default: at the end)"
@@ -40,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print answers as they come; 0 if the source ended by itself and every question was asked."""
+    """Print answers as they come; 0 if the source ended by itself and every question was asked.
+
+    A proactive model that found no reason to speak is no failure.
+    """
     from stc_lmms.models.base import Generation
     from stc_lmms.models.registry import model as registered
     from stc_lmms.settings import parse_args, resolve
@@ -51,10 +59,14 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f"--max-new-tokens {args.max_new_tokens} must be at least 1")
     if not (math.isfinite(args.stall) and args.stall > 0):
         raise SettingsError(f"--stall {args.stall:g} must be a positive number of seconds")
+    if not args.ask and args.proactive is None:
+        raise SettingsError("there is nothing to answer; give --ask or --proactive")
     schedule = Schedule(tuple(args.ask), args.every, tuple(args.at))
     chosen = registered(args.model)
     settings = resolve(parse_args(args.model_args), model=chosen.name)
     cls = chosen.load_class()
+    if args.proactive is not None and not cls.proactive:
+        raise SettingsError(f"{chosen.name} does not decide by itself when to answer; use --model dispider")
     cls.check(settings)
     with LiveSource(
         args.source, settings.fps, args.backlog, args.stall, args.follow, args.realtime
@@ -63,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         model = cls(settings)
         missed, status = 0, None
         try:
-            for event in play(model, source, schedule, Generation(args.max_new_tokens)):
+            for event in play(model, source, schedule, Generation(args.max_new_tokens), args.proactive):
                 if isinstance(event, Status):
                     status = event
                     screen.show(status)

@@ -21,7 +21,7 @@ class ClipState:
         tokens_FRC: merged tower tokens.
         memory_MD: states of the compact model at the clip's slots.
         indicator_D: its state at the end of the clip: the clip indicator.
-        start_s, end_s: what its time sentence says, in seconds.
+        start_s, end_s: what its time sentence says, in seconds from the first frame of the stream on.
     """
 
     tokens_FRC: Tensor

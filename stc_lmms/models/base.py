@@ -146,6 +146,10 @@ class ProactiveStream(Stream):
         """Whether the newest decision was to answer, and `speak` has not been called since."""
 
     @abstractmethod
+    def poll(self) -> Answer:
+        """`Yes` or `No`: whether a decision since the last poll was to answer; with what it cost to know."""
+
+    @abstractmethod
     def speak(self, generation: Generation = Generation()) -> Answer:
         """Answer the question that is watched for, knowing the moments it was answered at before.
 
@@ -167,6 +171,7 @@ class StreamingModel(ABC):
     """
 
     settings: Settings
+    proactive: bool = False  # its streams are `ProactiveStream`s
 
     @abstractmethod
     def __init__(self, settings: Settings): ...

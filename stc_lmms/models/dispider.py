@@ -54,6 +54,8 @@ class Dispider(StreamingModel):
         CheckpointError, SettingsError: see `check_settings` and `load_networks`.
     """
 
+    proactive = True
+
     def __init__(self, settings: Settings):
         check_settings(settings)
         device = open_device(settings.device)

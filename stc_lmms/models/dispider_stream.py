@@ -40,6 +40,7 @@ class _Watch:
         answered_at: how many clips there were at each decision to answer.
         summaries: the summaries of the clips between those.
         pending: the newest decision was to answer, and nobody has.
+        polled: how many decisions there were at the last poll.
     """
 
     question: str
@@ -49,6 +50,7 @@ class _Watch:
     answered_at: list[int] = dataclasses.field(default_factory=list)
     summaries: dict[tuple[int, int], Tensor] = dataclasses.field(default_factory=dict)
     pending: bool = False
+    polled: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -79,9 +81,9 @@ class DispiderStream(ProactiveStream):
         self.clips = ClipMemory()
         self.decisions: list[Decision] = []
         self._filling: list[Tensor] = []  # merged tokens [.,R,C] of the clip that is not full yet
-        self._times_s: list[float] = []  # of its frames
+        self._times_s: list[float] = []  # of its frames, from the first frame of the stream on
         self._watch: _Watch | None = None
-        self._position_s = -math.inf
+        self._position_s, self._origin_s = -math.inf, 0.0
         self._frames = self._graphed = self._billed_frames = self._billed_recomputed = 0
         self.clock.take()
 
@@ -114,11 +116,13 @@ class DispiderStream(ProactiveStream):
             raise StcError(
                 f"the stream is longer than max_frames={settings.max_frames}; raise it or lower fps"
             )
+        if len(frames) and not self._frames:
+            self._origin_s = times_s[0]  # as released, a clip's times count from the start of what is watched
         start = 0
         while start < len(frames):
             end = min(start + settings.prefill_frames, start + clip - len(self._times_s), len(frames))
             self._filling.append(self._encode(frames[start:end]))
-            self._times_s.extend(times_s[start:end])
+            self._times_s.extend(time_s - self._origin_s for time_s in times_s[start:end])
             self._position_s, self._frames = times_s[end - 1], self._frames + end - start
             start = end
             if len(self._times_s) == clip:
@@ -181,14 +185,25 @@ class DispiderStream(ProactiveStream):
         """See `ProactiveStream.should_speak`."""
         return self._watch is not None and self._watch.pending
 
+    def poll(self) -> Answer:
+        """See `ProactiveStream.poll`."""
+        watch = self._watched()
+        fresh, watch.polled = self.decisions[watch.polled :], len(self.decisions)
+        text = "Yes" if any(decision.speaks for decision in fresh) else "No"
+        return Answer(text, (), self._bill())
+
     def speak(self, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
         """See `ProactiveStream.speak`."""
-        watch = self._watch
-        if watch is None:
-            raise StcError("nothing is watched for; call watch() with a question first")
+        watch = self._watched()
         watch.pending = False
         return self._answer(watch.question, generation, watch.words, watch.asked_at, watch.answered_at)
 
+    def _watched(self) -> _Watch:
+        if self._watch is None:
+            raise StcError("nothing is watched for; call watch() with a question first")
+        return self._watch
+
+    @torch.no_grad()
     def ask(
         self,
         question: str,

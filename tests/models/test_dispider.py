@@ -76,7 +76,9 @@ def test_a_stream_equals_the_stock_modules_on_the_whole_video(base):
     assert answer.efficiency.context_tokens == len(prompt)
     before, after = reaction_prompt(QUESTION)
     text_tokens = sum(len(base.tokenizer(text).input_ids) for text in (before, after))
-    assert len(prompt) - text_tokens == 4 * (4 * 16 + 4) + 6  # k clips of tokens and slots, one state per clip
+    assert (
+        len(prompt) - text_tokens == 4 * (4 * 16 + 4) + 6
+    )  # k clips of tokens and slots, one state per clip
 
 
 @pytest.mark.parametrize("method", ["none", "stc_cacher"])
@@ -266,6 +268,30 @@ def test_speaking_in_the_callback_sees_the_frames_of_its_moment(folders):
     assert states(stream).equal(states(play(model, frames, times)))
 
 
+def test_a_poll_tells_whether_a_decision_since_the_last_one_was_to_answer(folders):
+    frames, times = scene(32)
+    model = fresh(folders["v1"])
+    undecided(model, frames, times, QUESTION)
+    stream, polled = model.open_stream(), []
+    stream.watch(QUESTION)
+    for at in range(0, 32, 2):
+        stream.observe(frames[at : at + 2], times[at : at + 2])
+        polled.append(stream.poll())
+        assert polled[-1].efficiency.frames_encoded == 2
+    said = [answer.text == "Yes" for answer in polled]
+    assert said[1::2] == [decision.speaks for decision in stream.decisions]  # two polls a clip
+    assert not any(said[::2])
+    assert {answer.text for answer in polled} == {"Yes", "No"}
+
+
+def test_times_count_from_the_first_frame_of_the_stream(load):
+    frames, times = scene(9)
+    model = load(method="none")
+    later = play(model, frames, [time_s + 600 for time_s in times])
+    assert later.position_s == 608 and later.clips[1].start_s == 4
+    assert states(later).equal(states(play(model, frames, times)))
+
+
 def test_watching_from_the_middle_begins_with_a_summary(load):
     frames, times = scene(16)
     model = load(method="none")
@@ -280,7 +306,7 @@ def test_watching_from_the_middle_begins_with_a_summary(load):
 
 def test_what_cannot_be_done_is_told_in_one_line(load):
     stream = load(max_frames=3).open_stream()
-    for action in (lambda: stream.ask(QUESTION), lambda: stream.speak()):
+    for action in (lambda: stream.ask(QUESTION), stream.speak, stream.poll):
         with pytest.raises(StcError) as caught:
             action()
         assert "\n" not in str(caught.value)
