@@ -1,228 +1,230 @@
-"""Render the "mini" benchmark: twelve short videos with OVO-Bench and StreamingBench annotations.
+"""Render the mini benchmarks from held-out StreamWorlds.
 
     python scripts/render_mini.py [--out tasks/mini_data]
 
-`tasks/mini_data/storyboard.json` scripts twelve scenes (colored shapes, a sign with a number, a lamp) and
-says which question is asked where and when. Frames are drawn from the scenes (`mini_scenes.py`) and every
-gold answer is computed from them. A question is refused when frames sampled at 0.5 fps before
-`ceil(question time)` could not tell its answer. Nothing in the annotations is random; each scene's frames use
-one seeded generator.
+Videos, OVO-Bench rows and StreamingBench entries, in the annotation formats of the originals. Everything
+follows from one seed that training never uses; only the bytes of an mp4 also depend on the version of x264.
 """
 
 import argparse
-import itertools
 import json
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from mini_scenes import (
-    COLORS,
-    EPS,
-    LAMP,
-    SCENES,
-    SHAPES,
-    STILL,
-    STORY,
-    STORYBOARD,
-    Scene,
-    Thing,
-    encode,
-    need,
-    only,
+from tqdm import tqdm
+
+from stc_lmms.demo.questions import FAMILIES, Asked, ask
+from stc_lmms.demo.streaming_questions import (
+    CONTEXT_TYPES,
+    OMNI_TYPES,
+    REAL_TYPES,
+    ask_choice,
+    ask_proactive,
+    stamp,
 )
+from stc_lmms.demo.video import write_mp4
+from stc_lmms.demo.world import FRAME_S, SHAPES, World, make_world
 
-UNABLE = "Unable to answer"
-CORNERS = ["top left", "bottom right", "top right", "bottom left", "center"]
-MOTIONS = [STILL, "moving right", "moving left", "moving up", "moving down"]
-CAUSES = [*LAMP, "the sign was taken down", "the camera came closer"]
-
-
-def steady(tell: Callable[[float], object], t: float):
-    """The value of `tell` that the last 0.5 fps frame before ceil(t), second t and ceil(t) agree on."""
-    end = math.ceil(t)
-    values = [tell(x) for x in (2 * ((end - 1) // 2), t - EPS, end - EPS)]
-    need(values.count(values[0]) == 3, f"not decidable at {t} s: {values}")
-    return values[0]
-
-
-def arrivals(s: Scene, x: float) -> list[str]:
-    """Shapes that came up by second `x`, in that order."""
-    return [t.shape for t in sorted(s.things, key=lambda t: t.start) if t.start <= x]
-
-
-def next_number(s: Scene, x: float) -> str:
-    """The coming number, which two equal steps must have announced."""
-    shown, coming = [int(n) for t, n in s.sign if t <= x], next(n for t, n in s.sign if t > x)
-    need(len(shown) > 2 and len({*np.diff([*shown, int(coming)])}) == 1, f"{s.name}: no clear next number")
-    return coming
-
-
-def orders(s: Scene, x: float) -> list[str]:
-    """The true order in which three things came up, then the false ones."""
-    rows = itertools.permutations(arrivals(s, x), 3)
-    return ["first the {}, then the {}, then the {}".format(*row) for row in rows]
-
-
-def looks(s: Scene, x: float) -> list[str]:
-    """A true description of the visible things, then false ones (last thing left out, colors rotated)."""
-    colors, names = zip(*((t.color_at(x), t.shape) for t in s.visible(x)), strict=True)
-    turned = (colors[k:] + colors[:k] for k in range(len(names)))
-    lines = [" and ".join(f"a {c} {n}" for c, n in zip(row, names, strict=True)) for row in turned]
-    return [lines[0], lines[0].rsplit(" and ", 1)[0], *lines[1:]]
-
-
-def here(s: Scene, x: float, shape: str) -> Thing:
-    return only(t for t in s.visible(x) if t.shape == shape)
-
-
-def unless(s: Scene, shape: str) -> str:
-    need(all(t.shape != shape for t in s.things), f"{s.name} has a {shape}")
-    return UNABLE
-
-
-def same_kind(s: Scene, gold: str) -> list[str]:
-    """Words of the same kind as the gold answer, those that the scene uses first."""
-    lists = [words for words in (COLORS, SHAPES, CORNERS, MOTIONS, CAUSES) if gold in words]
-    words = only(lists) if lists else sorted(map(str, range(100)), key=lambda n: abs(int(n) - int(gold)))
-    return sorted(words, key=lambda word: repr(word) not in repr(s))
-
-
-# Kind of question -> [gold as told at second x, wrong options if `same_kind` has none].
-# fmt: off
-ASKS: dict[str, Callable[..., list[str]]] = {
-    "number": lambda s, x: [s.number(x)],
-    "next number": lambda s, x: [next_number(s, x)],
-    "first number": lambda s, x: [s.number(0)],
-    "lamp number": lambda s, x: [s.number(max(on for on, _ in s.lamp if on <= x))],
-    "color": lambda s, x, a: [here(s, x, a).color_at(x)],
-    "first color": lambda s, x, a: [only(t.color for t in s.things if t.shape == a and t.start <= x)],
-    "no color": lambda s, x, a: [unless(s, a), *COLORS],
-    "shape": lambda s, x, a: [only(t.shape for t in s.visible(x) if t.color_at(x) == a)],
-    "mover": lambda s, x: [only(t.shape for t in s.visible(x) if t.motion(x) != STILL)],
-    "after": lambda s, x, a: [arrivals(s, x)[arrivals(s, x).index(a) + 1]],
-    "corner": lambda s, x, a: [here(s, x, a).corner(x)],
-    "last corner": lambda s, x, a: [
-        only(t.corner(t.until - EPS) for t in s.things if t.shape == a and t.until <= x)],
-    "no corner": lambda s, x, a: [unless(s, a), *CORNERS],
-    "motion": lambda s, x, a: [here(s, x, a).motion(x)],
-    "count": lambda s, x: [str(len(s.visible(x)))],
-    "flashes": lambda s, x: [str(sum(off <= x for _, off in s.lamp))],
-    "order": lambda s, x: [orders(s, x)[0], *orders(s, x)[:0:-1]],
-    "latest": lambda s, x: [
-        only(e for t, e in s.events(x) if t == s.events(x)[-1][0]),
-        *(e for _, e in s.events(s.seconds)[::-1])],
-    "cause": lambda s, x: [LAMP[s.lit(x)]],
-    "scene": looks,
+SEED, VIDEOS, TINY = 2026, 72, 12
+ROWS_EACH, REAL_EACH = 52, 34  # questions of a family of OVO-Bench, of a type of StreamingBench
+# How videos are named says which part of StreamingBench they belong to; OVO-Bench asks about all.
+OTHERS = {
+    55: "sqa",
+    63: "proactive",
+    68: "Scene_Understanding_1-25",
+    69: "Source_Discrimination",
+    70: "Multimodal_Alignment",
+    71: "Misleading_Context_Understanding",
+    72: "Anomaly_Context_Understanding",
 }
-# fmt: on
+EARLIEST = 3
 
 
-def ask(turn: int, scene: Scene, t: float, kind: str, *args: str, n: int = 4) -> tuple[str, list[str], int]:
-    """Question, n options and gold index (from a balanced cycle), refused unless steady at `t`."""
-    gold = steady(lambda x: ASKS[kind](scene, x, *args)[0], t)
-    pool = ASKS[kind](scene, t - EPS, *args)[1:] or same_kind(scene, gold)
-    wrong = [option for option in dict.fromkeys(pool) if option != gold]
-    need(len(wrong) >= n - 1, f"too few wrong options for {gold!r}")
-    slot = int("2031130202133120"[turn % 16]) % n
-    return STORY["wording"][kind].format(*args), [*wrong[:slot], gold, *wrong[slot : n - 1]], slot
+def name_of(number: int) -> str:
+    """File name of video `number`, counted from 1."""
+    kind = next((OTHERS[first] for first in sorted(OTHERS, reverse=True) if number >= first), "real")
+    return f"sample_{number}_{kind}.mp4"
 
 
-def rounds(times: Iterable[float], key: str, tell: Callable[[float], int], **rest) -> list[dict]:
-    return [{"realtime": t, **rest, key: int(steady(tell, t))} for t in times]
+def frames_of(number: int) -> int:
+    """24 to 36 s for half of the videos, 40 to 64 s for a third, 80 to 120 s for the rest."""
+    low, high = ((12, 18), (12, 18), (12, 18), (20, 32), (20, 32), (40, 60))[number % 6]
+    return int(np.random.default_rng([SEED, 1, number]).integers(low, high + 1))
 
 
-def ovo_bench() -> list[dict]:
-    """Rows in the schema of OVO-Bench's `ovo_bench_new.json`."""
-    rows = []
-
-    def add(task: str, k: int, **fields) -> None:
-        rows.append({"id": len(rows), "task": task, "video": f"videos/{SCENES[k].name}.mp4", **fields})
-
-    for task, k, t, *what in STORY["ovo_choice"]:
-        n = STORY["ovo_option_count"].get(str(len(rows)), 4)
-        question, options, gt = ask(len(rows), SCENES[k], t, *what, n=n)
-        answer = f"It is at the {options[gt]}." if task == "STU" else options[gt]  # need not be an option
-        add(task, k, realtime=t, question=question, answer=answer, options=options, gt=gt)
-    for k, asked, clue, question, *what in STORY["ovo_crr"]:
-        times = (asked, clue - 3, clue + 3, clue + 5, clue + 7)
-        need(any(t == clue and what[1] in text for t, text in SCENES[k].events(clue)), f"no clue at {clue} s")
-        answer = ASKS[what[0]](SCENES[k], clue, *what[1:])[0]
-        info = rounds(times, "type", lambda x, clue=clue: x >= clue)
-        add("CRR", k, question=question, answer=answer, ask_time=asked, clue_time=clue, test_info=info)
-    for k, tutorial, names in STORY["ovo_ssr"]:
-        info, spans = [], [only(SCENES[k].spans(name)) for name in names]
-        for name, (a, b) in zip(names, spans, strict=True):
-            info += rounds((a - 3, a + 5, b, b + 5), "type", lambda x, a=a, b=b: a <= x < b, step=name)
-        starts, ends = map(list, zip(*spans, strict=True))
-        steps = {"all_steps": names, "start_time": starts, "end_time": ends}
-        add("SSR", k, tutorial=tutorial, **steps, test_info=info)
-    for k, activity, prefix, times in STORY["ovo_rec"]:
-        starts, ends = map(list, zip(*SCENES[k].spans(prefix), strict=True))
-        info = rounds(times, "count", lambda x, ends=ends: sum(end <= x for end in ends))
-        add("REC", k, activity=activity, start_times=starts, end_times=ends, test_info=info)
-    return rows
+def collect(count: int, salt: int, worlds: dict[int, World], make: Callable[..., Any]) -> list[Any]:
+    """`count` results of `make(number, world, rng)` that are not None, taking the videos in turn."""
+    rng, found, turn = np.random.default_rng([SEED, salt]), [], 0
+    numbers = sorted(worlds)
+    start = int(rng.integers(len(numbers)))
+    while len(found) < count:
+        number = numbers[(start + turn) % len(numbers)]
+        turn += 1
+        made = make(number, worlds[number], rng)
+        if made is not None:
+            found.append(made)
+    return found
 
 
-def stamp(t: float) -> str:
-    return f"00:{t // 60:02d}:{t % 60:02d}"
+def some_frame(world: World, rng: np.random.Generator) -> int:
+    return int(rng.integers(EARLIEST, world.frames))
 
 
-def entry(k: int, t: int, task_type: str, question: str, memory: str, **fields) -> dict:
-    """A StreamingBench entry with one question about scene `k`, asked at second `t`."""
-    start, end = (stamp(min(s, SCENES[k].seconds))[1:] for s in ((t - 1) // 10 * 10, (t + 9) // 10 * 10))
-    asked = {"task_type": task_type, "question": question, "time_stamp": stamp(t), **fields}
+def choice_row(family: str) -> Callable[..., dict[str, Any] | None]:
+    def make(number: int, world: World, rng: np.random.Generator) -> dict[str, Any] | None:
+        asked = ask(world, family, some_frame(world, rng), rng)
+        return asked and {"video": f"videos/{name_of(number)}"} | asked.row()
+
+    return make
+
+
+def two_frames(world: World, rng: np.random.Generator) -> list[int]:
+    return sorted(int(f) for f in rng.choice(np.arange(EARLIEST, world.frames), 2, replace=False))
+
+
+def rec_row(number: int, world: World, rng: np.random.Generator) -> dict[str, Any] | None:
+    asked = [ask(world, "REC", f, rng) for f in two_frames(world, rng)]
+    lit = [float(f * FRAME_S) for f in np.flatnonzero(world.lit)]
+    times = {"start_times": [max(0.0, t - 1) for t in lit], "end_times": [t + 1 for t in lit]}
+    return _forward(number, asked, {"activity": asked[0].text} | times)
+
+
+def ssr_row(number: int, world: World, rng: np.random.Generator) -> dict[str, Any] | None:
+    asked = [ask(world, "SSR", f, rng) for f in two_frames(world, rng)]
+    if None in asked:
+        return None
+    steps = list(dict.fromkeys(one.text for one in asked))
+    return _forward(number, asked, {"tutorial": "What happens in this video?", "all_steps": steps})
+
+
+def crr_row(number: int, world: World, rng: np.random.Generator) -> dict[str, Any] | None:
+    """Asked before the thing is there and after it has come."""
+    coming = np.flatnonzero((world.first_seen > EARLIEST) & (world.first_seen < world.frames - 1))
+    if not len(coming):
+        return None
+    k = int(rng.choice(coming))
+    first, text = int(world.first_seen[k]), f"What color is the {SHAPES[world.shape[k]]}?"
+    frames = [int(rng.integers(EARLIEST - 1, first)), int(rng.integers(first, world.frames))]
+    asked = [Asked("CRR", f, text, (), "Yes" if f >= first else "No") for f in frames]
+    times = {"ask_time": int(frames[0] * FRAME_S), "clue_time": int(first * FRAME_S)}
+    return _forward(number, asked, {"question": text} | times)
+
+
+def _forward(number: int, asked: list[Asked], fields: dict[str, Any]) -> dict[str, Any]:
+    rounds = {"test_info": [one.round() for one in asked]}
+    return {"video": f"videos/{name_of(number)}", "task": asked[0].family} | fields | rounds
+
+
+def ovo_bench(worlds: dict[int, World]) -> list[dict[str, Any]]:
+    """Rows of all twelve families, as many questions of each."""
+    forward = {"REC": rec_row, "SSR": ssr_row, "CRR": crr_row}
+    rows: list[dict[str, Any]] = []
+    for salt, family in enumerate(FAMILIES):
+        count = ROWS_EACH // 2 if family in forward else ROWS_EACH
+        rows += collect(count, 100 + salt, worlds, forward.get(family) or choice_row(family))
+    return [{"id": i} | row for i, row in enumerate(rows)]
+
+
+def streaming_entry(
+    number: int, task: str, question: str, seconds: int, fields: dict[str, Any]
+) -> dict[str, Any]:
+    told = {"task_type": task, "question": question, "time_stamp": stamp(seconds)}
+    start = seconds // 10 * 10
     return {
-        "time": f"[{start} - {end}]",
-        "questions": [asked | {"required_ability": f"{memory} memory"}],
-        "video_categories": "colored_shapes",
-        "video_path": f"./videos/{SCENES[k].name}.mp4",
+        "time": f"[{stamp(start)[1:]} - {stamp(start + 10)[1:]}]",
+        "questions": [told | fields | {"required_ability": "working memory"}],
+        "video_categories": "stream_world",
+        "video_path": f"./videos/{name_of(number)}",
     }
 
 
-def choice(turn: int, k: int, task_type: str, t: int, *what: str, text: str = "") -> dict:
-    question, options, gt = ask(turn, SCENES[k], t, *what)
-    lettered = [f"{letter}. {o[0].upper()}{o[1:]}." for letter, o in zip("ABCD", options, strict=True)]
-    memory = "working" if STORY["wording"][what[0]].endswith("now?") else "episodic"
-    return entry(k, t, task_type, text or question, memory, answer="ABCD"[gt], options=lettered)
+def choice_entry(task: str, family: str) -> Callable[..., dict[str, Any] | None]:
+    def make(number: int, world: World, rng: np.random.Generator) -> dict[str, Any] | None:
+        asked = ask_choice(world, family, some_frame(world, rng), rng)
+        return asked and as_entry(number, task, asked)
+
+    return make
 
 
-def streaming_bench() -> dict[str, list]:
-    """The four parts in the schema of StreamingBench's `questions_*.json`."""
-    plans = STORY["streaming_real"], STORY["streaming_omni"]
-    real, omni = ([choice(i, *row) for i, row in enumerate(plan)] for plan in plans)
-    task_type, rows = "Sequential Question Answering", STORY["streaming_sqa"]
-    sqa = [choice(i, k, task_type, *row, text=text) for i, (k, text, *row) in enumerate(rows)]
-    last = sqa[-1]["questions"][0]  # as in the original, some options of this part have no letter
-    last["options"] = [option[3:] for option in last["options"]]
-    proactive = []
-    for k, asked, span, text, output in STORY["streaming_proactive"]:
-        start, _ = only(SCENES[k].spans(span))
-        need(asked < start, f"{text} is asked too late")
-        truth = {"ground_truth_time_stamp": stamp(start), "ground_truth_output": output}
-        proactive.append(entry(k, asked, "Proactive Output", text, "working", **truth))
-    return {"real": real, "omni": omni, "sqa": [sqa], "proactive": proactive}
+def as_entry(number: int, task: str, asked: Asked) -> dict[str, Any]:
+    options = [f"{letter}. {text}" for letter, text in zip("ABCD", asked.options, strict=True)]
+    seconds = int(asked.frame * FRAME_S) + 1
+    return streaming_entry(number, task, asked.text, seconds, {"answer": asked.gold, "options": options})
 
 
-def annotations() -> dict[str, str]:
-    """Text of every annotation file by file name."""
-    files = {"ovo_bench_mini.json": ovo_bench()}
-    files |= {f"questions_{part}.json": entries for part, entries in streaming_bench().items()}
-    return {name: json.dumps(rows, indent=1) + "\n" for name, rows in files.items()}
+def proactive_entry(number: int, world: World, rng: np.random.Generator) -> dict[str, Any] | None:
+    asked = ask_proactive(world, rng)
+    if asked is None:
+        return None
+    fields = {
+        "ground_truth_time_stamp": stamp(int(asked.gold * FRAME_S)),
+        "ground_truth_output": asked.output,
+    }
+    return streaming_entry(number, "Proactive Output", asked.text, int(asked.frame * FRAME_S) + 1, fields)
+
+
+def sequence(number: int, world: World, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Five questions about one video, each after the last."""
+    found: list[dict[str, Any]] = []
+    for frame in np.linspace(EARLIEST, world.frames - 1, 5).astype(int):
+        asked = None
+        while asked is None:
+            asked = ask_choice(world, str(rng.choice(FAMILIES)), int(frame), rng)
+        found.append(as_entry(number, "Sequential Question Answering", asked))
+    return found
+
+
+def streaming_bench(worlds: dict[int, World]) -> dict[str, list[Any]]:
+    """Question files of the parts."""
+
+    def part(kind: str) -> dict[int, World]:
+        return {n: w for n, w in worlds.items() if name_of(n).removesuffix(".mp4").split("_", 2)[2] == kind}
+
+    real: list[Any] = []
+    for salt, (task, family) in enumerate(REAL_TYPES.items()):
+        real += collect(REAL_EACH, 200 + salt, part("real"), choice_entry(task, family))
+    omni: list[Any] = []
+    for salt, (task, family) in enumerate((OMNI_TYPES | CONTEXT_TYPES).items()):
+        kind = next(kind for kind in OTHERS.values() if kind.startswith(task.replace(" ", "_")))
+        omni += collect(6, 300 + salt, part(kind), choice_entry(task, family))
+    return {
+        "real": real,
+        "omni": omni,
+        "sqa": collect(len(part("sqa")), 400, part("sqa"), sequence),
+        "proactive": collect(10, 500, part("proactive"), proactive_entry),
+    }
+
+
+def annotations(worlds: dict[int, World]) -> dict[str, Any]:
+    """All annotation files."""
+    files: dict[str, Any] = {"ovo_bench_mini.json": ovo_bench(worlds)}
+    files |= {f"questions_{part}.json": entries for part, entries in streaming_bench(worlds).items()}
+    return files | {"tiny.json": [name_of(n) for n in tiny(worlds)]}
+
+
+def tiny(worlds: dict[int, World]) -> list[int]:
+    """Videos of at most a minute, spread over all parts of StreamingBench."""
+    short = [n for n in worlds if worlds[n].frames <= 30]
+    return sorted(short[:: max(1, len(short) // TINY)][:TINY])
+
+
+def all_worlds() -> dict[int, World]:
+    """The worlds of all videos."""
+    return {n: make_world(SEED, n, frames_of(n)) for n in range(1, VIDEOS + 1)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=STORYBOARD.parent)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "tasks/mini_data")
     out = parser.parse_args().out
     (out / "videos").mkdir(parents=True, exist_ok=True)
-    for name, text in annotations().items():
-        (out / name).write_text(text)
-    for scene in SCENES.values():
-        path = out / "videos" / f"{scene.name}.mp4"
-        encode(scene, path)
-        print(f"{path} {path.stat().st_size} bytes")
+    worlds = all_worlds()
+    for name, content in annotations(worlds).items():
+        (out / name).write_text(json.dumps(content, indent=1) + "\n")
+    for number, world in tqdm(worlds.items(), "videos"):
+        write_mp4(world, out / "videos" / name_of(number))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"  # a mistaken hub access fails at once
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,10 @@ torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
 for _name in [name for name in os.environ if name.startswith("STC_") and name != "STC_TEST_ANNOTATIONS"]:
     del os.environ[_name]  # a developer's own settings must not change what tests see
+
+# The mini tasks run on twelve hand-made videos with every quirk of the real annotations.
+QUIRKS = Path(__file__).parent / "quirks_data"
+os.environ["STC_MINI"] = str(QUIRKS)
 
 
 def pytest_collection_modifyitems(items):

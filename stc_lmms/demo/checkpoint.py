@@ -114,7 +114,7 @@ def build_checkpoint(
     model.generation_config.eos_token_id = ids["<|im_end|>"]
     model.to(dtype).save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-    _save_processor(folder, image_size, (image_size // patch_size) ** 2)
+    save_processor(folder, image_size, (image_size // patch_size) ** 2)
     return folder
 
 
@@ -142,7 +142,8 @@ def _spread_positions(model: LlavaOnevisionForConditionalGeneration) -> None:
             weight.data.mul_(3.0)
 
 
-def _save_processor(folder: Path, image_size: int, image_tokens: int) -> None:
+def save_processor(folder: Path, image_size: int, image_tokens: int) -> None:
+    """Write the processor files and the chat template of a checkpoint beside its weights."""
     common = {
         "do_convert_rgb": True,
         "do_normalize": True,

@@ -10,9 +10,9 @@ from stc_lmms.cli import main
 from stc_lmms.data import BENCHMARKS
 from stc_lmms.data.rows import PARTS, load_rows, needed_videos
 from stc_lmms.errors import DataError
-from stc_lmms.resources import tasks_root
+from tests.conftest import QUIRKS
 
-MINI = tasks_root() / "mini_data"
+MINI = QUIRKS
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 # (benchmark, part that is evaluated, options of the command, archives, size)
 PART_FACTS = [

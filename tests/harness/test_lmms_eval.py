@@ -16,6 +16,7 @@ from stc_lmms.harness.lmms_eval import LlavaOvStc
 from stc_lmms.report.tables import render
 from stc_lmms.resources import tasks_root
 from tests import media
+from tests.conftest import QUIRKS
 
 REAL = "streamingbench_mini"
 BACKWARD, FORWARD = (f"ovobench_stream_mini_{mode}" for mode in ("backward", "forward"))
@@ -74,7 +75,7 @@ def run(checkpoint, tmp_path_factory):
 @pytest.fixture
 def mini(tmp_path, monkeypatch):
     """A copy of the mini data that may be damaged; its folder of videos."""
-    shutil.copytree(tasks_root() / "mini_data", tmp_path / "mini")
+    shutil.copytree(QUIRKS, tmp_path / "mini")
     monkeypatch.setenv("STC_MINI", str(tmp_path / "mini"))
     return tmp_path / "mini" / "videos"
 

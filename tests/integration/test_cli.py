@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stc_lmms.resources import tasks_root
+from tests.conftest import QUIRKS
 from tests.media import encode_video, moving_square_frames
 
 pytestmark = pytest.mark.slow
@@ -125,7 +125,7 @@ def test_killed_run_resumes(checkpoint, uninterrupted, tmp_path):
 
 def test_builtin_ovobench_runs_unchanged(checkpoint, tmp_path):
     """lmms-eval's own task, offline, on chunk files: the layout its documentation describes."""
-    rows = json.loads((tasks_root() / "mini_data" / "ovo_bench_mini.json").read_text())
+    rows = json.loads((QUIRKS / "ovo_bench_mini.json").read_text())
     modes = {"backward": ("EPM", "HLD", "ASI"), "forward": ("REC", "SSR", "CRR")}
     data, chunks = tmp_path / "kcz358" / "OVOBench", tmp_path / "hf" / "ovobench" / "chunked_videos"
     data.mkdir(parents=True)
@@ -196,7 +196,7 @@ def test_two_ranks_give_the_metrics_of_one(checkpoint, uninterrupted, tmp_path):
 
 
 def test_two_ranks_without_any_answer_fail_with_one_line(checkpoint, tmp_path):
-    shutil.copytree(tasks_root() / "mini_data", tmp_path / "mini")
+    shutil.copytree(QUIRKS, tmp_path / "mini")
     for video in (tmp_path / "mini" / "videos").iterdir():
         video.write_bytes(b"")
     args = ["--model", "llava_ov_stc", "--model_args", f"pretrained={checkpoint},token_budget=9"]

@@ -1,7 +1,7 @@
-"""The world of the "mini" benchmark: colored shapes, a sign with a number, a lamp, and the frames of it all.
+"""The world of the hand-made benchmark: colored shapes, a sign with a number, a lamp, and their frames.
 
-`tasks/mini_data/storyboard.json` scripts the scenes. What is where, and when, is told by `Scene` and `Thing`;
-`frames` draws it, with one seeded generator per scene. `render_mini.py` asks about it.
+`storyboard.json` scripts the scenes. What is where, and when, is told by `Scene` and `Thing`;
+`frames` draws it, with one seeded generator per scene. `render.py` asks about it.
 """
 
 import itertools
@@ -39,7 +39,7 @@ DIGITS = [
         *("1f101e0101110e", "0608101e11110e", "1f010204080808", "0e11110e11110e", "0e11110f01020c"),
     )
 ]
-STORYBOARD = Path(__file__).parents[1] / "tasks/mini_data/storyboard.json"
+STORYBOARD = Path(__file__).with_name("storyboard.json")
 PLACES = {"TL": (0.2, 0.26), "TR": (0.8, 0.26), "BL": (0.2, 0.76), "BR": (0.8, 0.76)}  # parts of the frame
 STILL, NEVER, EPS = "standing still", math.inf, 1e-6
 LAMP = ["the lamp was switched off", "the lamp was switched on"]

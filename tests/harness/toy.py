@@ -16,7 +16,7 @@ from stc_lmms.models.registry import Model
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import Efficiency
 
-HERE = "tests.models.toy"
+HERE = "tests.harness.toy"
 
 
 @dataclasses.dataclass(frozen=True)

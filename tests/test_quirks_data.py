@@ -1,4 +1,4 @@
-"""The shipped mini benchmark: schemas, videos, times, and its agreement with the script that renders it."""
+"""The hand-made benchmark of the tests: schemas, videos, times, agreement with the script behind it."""
 
 import importlib
 import itertools
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DATA = ROOT / "tasks/mini_data"
+DATA = ROOT / "tests/quirks_data"
 CHOICE = ["EPM", "HLD", "ASI", "STU", "OJR", "ATR", "FPD", "ACR", "OCR"]
 NUMBER = (int, float)
 OVO_FIELDS = {
@@ -44,9 +44,9 @@ REAL_TYPES = {
 def mini():
     """The script that asks, as a module."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "scripts"))
-        yield importlib.import_module("render_mini")
-        for name in ("render_mini", "mini_scenes"):
+        patch.syspath_prepend(str(DATA))
+        yield importlib.import_module("render")
+        for name in ("render", "scenes"):
             del sys.modules[name]
 
 
@@ -200,13 +200,13 @@ def test_annotations_are_what_the_script_writes(mini):
     assert built == mini.annotations()
     assert {path.name for path in DATA.glob("*.json")} == {*built, "storyboard.json"}
     for name, text in built.items():
-        assert text == (DATA / name).read_text(), f"{name} is stale: run scripts/render_mini.py"
+        assert text == (DATA / name).read_text(), f"{name} is stale: run tests/quirks_data/render.py"
 
 
 def test_frames_are_deterministic_and_are_those_of_the_shipped_video(mini):
     decord = pytest.importorskip("decord")
     scene = mini.SCENES[8]
-    draw = sys.modules["mini_scenes"].frames
+    draw = sys.modules["scenes"].frames
     first, again = (np.stack(list(draw(scene))) for _ in range(2))
     assert np.array_equal(first, again)
     shipped = decord.VideoReader(str(DATA / "videos" / f"{scene.name}.mp4"), num_threads=1)

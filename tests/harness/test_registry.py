@@ -17,7 +17,7 @@ from stc_lmms.models.base import StreamingModel
 from stc_lmms.resources import tasks_root
 from stc_lmms.settings import Settings, option_fields, resolve
 from tests import media
-from tests.models.toy import FORGETFUL, TOY, Toy, ToyStc
+from tests.harness.toy import FORGETFUL, TOY, Toy, ToyStc
 
 BACKWARD = "ovobench_stream_mini_backward"
 

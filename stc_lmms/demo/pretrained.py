@@ -1,0 +1,64 @@
+"""`pretrained=demo`: the small trained LLaVA-OneVision that ships with the package.
+
+It was trained from nothing on StreamWorld (`training/demo` in the repository; its model card lies beside the
+weights). Its folder is a plain Hugging Face checkpoint; the checksums are ours.
+"""
+
+import functools
+import hashlib
+from pathlib import Path
+
+from stc_lmms.errors import CheckpointError
+from stc_lmms.suggest import unknown
+
+NAME = "demo"
+NOTICE = "pretrained=demo is a toy, trained on StreamWorld: its scores say nothing about real videos"
+CHECKSUMS = "SHA256SUMS"
+VARIANTS = {NAME: "stream_world"}
+
+
+def is_demo(pretrained: str) -> bool:
+    """Whether a value of `pretrained` means one of the shipped checkpoints, or tries to."""
+    return (pretrained == NAME or pretrained.startswith(f"{NAME}-")) and not Path(pretrained).exists()
+
+
+@functools.cache
+def demo_folder(variant: str = NAME) -> Path:
+    """Folder of a shipped checkpoint, its files checked.
+
+    Raises:
+        CheckpointError: there is no such variant, or a file is missing, damaged or not ours.
+    """
+    if variant not in VARIANTS:
+        raise CheckpointError(unknown("demo variant", variant, VARIANTS))
+    folder = Path(__file__).parent / "checkpoints" / VARIANTS[variant]
+    check(folder)
+    return folder
+
+
+def check(folder: Path) -> None:
+    """Compare the files of a folder with its `SHA256SUMS`.
+
+    Raises:
+        CheckpointError: names the first file that differs.
+    """
+    cure = "reinstall stc-lmms"
+    try:
+        listed = (folder / CHECKSUMS).read_text().splitlines()
+    except OSError:
+        raise CheckpointError(f"the demo checkpoint is not in {folder}: {cure}") from None
+    for line in listed:
+        wanted, _, name = line.partition("  ")
+        try:
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError:
+            raise CheckpointError(f"the demo checkpoint lacks {folder / name}: {cure}") from None
+        if found != wanted:
+            raise CheckpointError(f"{folder / name} is damaged or not the shipped file (sha256): {cure}")
+
+
+def write_checksums(folder: Path) -> None:
+    """List the checksums of all files of a folder, for a new checkpoint."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / CHECKSUMS).write_text("".join(lines))

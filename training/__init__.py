@@ -1,0 +1,1 @@
+"""Recipes: how the shipped weights were made. Not part of the package."""

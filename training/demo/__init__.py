@@ -1,0 +1,1 @@
+"""The demo model: a small LLaVA-OneVision that watches StreamWorld."""

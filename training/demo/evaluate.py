@@ -1,0 +1,98 @@
+"""Accuracy of a checkpoint on held-out worlds, as arrays: `python -m training.demo.evaluate CHECKPOINT`.
+
+Runs the product's own streaming model. Beside the accuracy of every method stand chance and the accuracy
+without any video: what the question alone gives away.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from stc_lmms.benchmarks.ovobench import official_score
+from stc_lmms.demo.questions import FAMILIES, Asked, ask
+from stc_lmms.demo.world import FRAME_S, World, make_world, render
+from stc_lmms.models.base import Generation
+from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.settings import parse_args, resolve
+
+SEED = 4242
+BRIEF = Generation(max_new_tokens=3)
+BLIND = "no video"
+
+
+def questions(world: World, number: int, each: int) -> list[Asked]:
+    """`each` questions of every family that the world allows, in order of time."""
+    rng, found = np.random.default_rng([SEED, 1, number]), []
+    for family in FAMILIES:
+        for _ in range(each):
+            asked = ask(world, family, int(rng.integers(3, world.frames)), rng)
+            found += [asked] if asked else []
+    return sorted(found, key=lambda asked: asked.frame)
+
+
+def answers(model: LlavaOnevision, world: World, asked: list[Asked], blind: bool = False) -> list[int]:
+    """The official score of every question, in order."""
+    stream, pictures, scores = model.open_stream(), render(world), []
+    done = 0
+    for one in asked:
+        upto = 0 if blind else one.frame + 1
+        stream.observe(pictures[done:upto], [FRAME_S * f for f in range(done, upto)])
+        done = max(done, upto)
+        kind = "choice" if one.options else "count" if one.family == "REC" else "yesno"
+        scores.append(official_score(kind, one.gold, stream.ask(one.prompt, BRIEF).text))
+    return scores
+
+
+def chance(asked: list[Asked]) -> float:
+    """What guessing gives: one of the options, yes or no; for counts, the most frequent answer."""
+    if asked[0].options:
+        return 1 / len(asked[0].options)
+    if asked[0].family != "REC":
+        return 0.5
+    counts = [one.answer for one in asked]
+    return max(counts.count(count) for count in set(counts)) / len(counts)
+
+
+def main() -> None:
+    """Print a line per method."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint")
+    parser.add_argument("--worlds", type=int, default=150)
+    parser.add_argument("--frames", default="12-16", help="shortest-longest video")
+    parser.add_argument("--each", type=int, default=1, help="questions of a family per video")
+    parser.add_argument("--methods", nargs="*", default=["method=none"], help="model arguments of each")
+    parser.add_argument("--blind", action="store_true", help="also without the video")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    low, high = map(int, args.frames.split("-"))
+    lengths = np.random.default_rng([SEED, 2]).integers(low, high + 1, args.worlds)
+    worlds = [make_world(SEED, i, int(n)) for i, n in enumerate(lengths)]
+    asked = [questions(world, i, args.each) for i, world in enumerate(worlds)]
+    flat = [one for some in asked for one in some]
+    by_family = {family: [one for one in flat if one.family == family] for family in FAMILIES}
+    rows = {"chance": {family: chance(some) for family, some in by_family.items()}}
+    base = LlavaOnevision(resolve({"pretrained": args.checkpoint, "method": "none", "device": "cpu"}))
+    runs = [(BLIND, "method=none", True)] if args.blind else []
+    for name, given, blind in (*runs, *((text, text, False) for text in args.methods)):
+        settings = resolve({"pretrained": args.checkpoint, "device": "cpu"} | parse_args(given))
+        model = LlavaOnevision.from_parts(settings, base.model, base.processor)
+        scores = defaultdict(list)
+        for world, some in zip(tqdm(worlds, name, mininterval=10), asked, strict=True):
+            for one, score in zip(some, answers(model, world, some, blind), strict=True):
+                scores[one.family].append(score)
+        rows[name] = {family: float(np.mean(scores[family])) for family in FAMILIES}
+    print("| | mean | " + " | ".join(FAMILIES) + " |\n|" + "---|" * (len(FAMILIES) + 2))
+    for name, row in rows.items():
+        cells = [f"{100 * row[family]:.0f}" for family in FAMILIES]
+        print(f"| {name} | {100 * np.mean(list(row.values())):.1f} | " + " | ".join(cells) + " |")
+    if args.json:
+        counts = {family: len(some) for family, some in by_family.items()}
+        args.json.write_text(json.dumps({"questions": counts, "accuracy": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

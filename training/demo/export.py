@@ -1,0 +1,41 @@
+"""The trained parameters as a plain Hugging Face checkpoint: `python -m training.demo.export FOLDER [OUT]`."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from stc_lmms.demo.checkpoint import save_processor
+from stc_lmms.demo.pretrained import write_checksums
+from stc_lmms.demo.world import SIDE
+from training.demo import model as blueprint
+from training.demo import tower
+from training.demo.learn import load_values, named_parameters
+from training.demo.tokenizer import build_tokenizer
+
+
+def export(folder: Path, out: Path, seed: int) -> None:
+    """Write float16 safetensors, config, tokenizer and processor to `out`."""
+    tokenizer = build_tokenizer()
+    stock = blueprint.build(seed, len(tokenizer), tokenizer.get_vocab())
+    tower.train(stock, folder, seed)  # only loads what is finished
+    tower.level(stock, seed)
+    state = torch.load(folder / "language.pt", weights_only=True)
+    load_values(named_parameters(stock), state)
+    out.mkdir(parents=True, exist_ok=True)
+    stock.generation_config.eos_token_id = tokenizer.eos_token_id
+    stock.generation_config.pad_token_id = tokenizer.pad_token_id
+    stock.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+    save_processor(out, SIDE, (SIDE // blueprint.PATCH) ** 2)
+    write_checksums(out)
+    print(f"{out}: step {state['step']}, {(out / 'model.safetensors').stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    export(args.folder, args.out or args.folder / "checkpoint", args.seed)

@@ -1,0 +1,94 @@
+"""The model that is trained: a small LLaVA-OneVision of stock parts, and what all stages share."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+from stc_lmms.demo.world import CELLS, SIDE
+
+WIDTH = 192
+PATCH = 8
+
+
+def build(
+    seed: int, vocabulary: int, ids: dict[str, int] | None = None
+) -> LlavaOnevisionForConditionalGeneration:
+    """The untrained model.
+
+    Args:
+        seed: of the initial weights.
+        vocabulary: number of tokens.
+        ids: of the special tokens.
+    """
+    ids = ids or {}
+    end = ids.get("<|im_end|>")
+    vision = SiglipVisionConfig(
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=SIDE,
+        patch_size=PATCH,
+        vision_use_head=False,
+    )
+    text = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=WIDTH,
+        intermediate_size=448,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=ids.get("<|endoftext|>"),
+        tie_word_embeddings=False,
+    )
+    config = LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=ids.get("<image>", 0),
+        video_token_index=ids.get("<video>", 0),
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(seed)
+    return LlavaOnevisionForConditionalGeneration(config)
+
+
+def see(tower: nn.Module, projector: nn.Module, pictures: np.ndarray) -> Tensor:
+    """Pictures uint8 [B,96,96,3] to pooled tokens [B,36,192], as the stock model makes them."""
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    features = tower(pixels, output_hidden_states=True).hidden_states[-1]
+    tokens = projector(features).unflatten(1, (2 * CELLS, 2 * CELLS)).permute(0, 3, 1, 2)
+    return nn.functional.avg_pool2d(tokens, 2).flatten(2).mT  # bilinear to exactly half is the mean of 2 x 2
+
+
+def schedule(step: int, steps: int, warmup: int, flat: float = 0.5) -> float:
+    """Share of the learning rate: up over `warmup` steps, level, and down to 0 from `flat` of the way on."""
+    down = (steps - step) / (steps * (1 - flat))
+    return max(0.0, min(1.0, (step + 1) / warmup, down))
+
+
+def log(path: Path, line: dict[str, object]) -> None:
+    """Append one JSON line, and show it."""
+    text = json.dumps(line)
+    print(text, flush=True)
+    with path.open("a") as file:
+        file.write(text + "\n")
+
+
+def save(path: Path, state: dict[str, object]) -> None:
+    """Write a state so that a kill leaves the old one or the new one."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, path)
