@@ -73,7 +73,7 @@ def test_recipe_is_valid(path):
     recipe = yaml.safe_load(path.read_text())
     assert recipe["model"] in MODELS
     args = dict(pair.split("=", 1) for pair in recipe["model_args"].split(","))
-    settings = resolve(args, environ={})
+    settings = resolve(args, environ={}, model=recipe["model"])
     assert set(args) <= set(settings.flat()), "an argument that the recipe's method does not use"
     files = [yaml.load(p.read_text(), _IgnoreTags) for p in tasks_root().glob("*/*.yaml")]  # noqa: S506
     known = {file.get(key) for file in files for key in ("task", "group") if isinstance(file.get(key), str)}

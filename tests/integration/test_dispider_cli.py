@@ -6,6 +6,7 @@ import pytest
 
 from stc_lmms.cli import main
 from stc_lmms.demo.dispider_checkpoint import build_dispider
+from tests.conftest import QUIRKS
 from tests.integration.test_cli import results, run, samples, scores
 from tests.media import encode_video, moving_square_frames
 
@@ -21,7 +22,7 @@ def folder(tmp_path_factory):
 def test_lmms_eval_runs_mini_tasks(folder, tmp_path):
     args = ["--model", "dispider_stc", "--model_args", f"pretrained={folder},frames_per_clip=4"]
     args += ["--tasks", ",".join(TASKS), "--device", "cpu", "--output_path", tmp_path, "--log_samples"]
-    code, log = run(args)
+    code, log = run(args, STC_MINI=QUIRKS)
     assert code == 0, log
     table = scores(tmp_path)
     assert all(table[task]["n,none"] > 0 and table[task]["n_failed,none"] == 0 for task in TASKS)
