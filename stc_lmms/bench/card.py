@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from stc_lmms.bench import models, render
+from stc_lmms.bench.entry import STAND_IN, Entry, Pair
 from stc_lmms.bench.frames import SIZE, synthetic_frames, video_frames
 from stc_lmms.bench.hardware import Machine, gpu_state, measure_machine
 from stc_lmms.bench.measure import Comparison, compare, summary
 from stc_lmms.bench.options import PROTOCOLS, Options
-from stc_lmms.bench.work import Job, ModelShape, Work, bounds, kv_bytes_per_token, reference_bytes, stages
+from stc_lmms.bench.work import Job, ModelShape, Work, bounds, kv_bytes_per_token, reference_bytes
 from stc_lmms.errors import StcError
-from stc_lmms.methods.registry import Method
 
 SCHEMA = 1
 
@@ -39,7 +39,8 @@ def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
     with _memory_errors("holding the model"):
         pair = entry.open(options, settings)
     shape, prompt = entry.shape(pair.method), entry.prompt_tokens(pair.method)
-    card = _static(options, pair, shape, prompt)
+    work = [_work(entry, pair, _job(pair, count, prompt)) for count in options.frames]
+    card = _static(options, pair, shape, prompt) | {"static": work}
     say(render.head(card))
 
     machine = measure_machine(pair.dense.device, pair.dense.dtype)
@@ -73,10 +74,8 @@ def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
     return card
 
 
-def _static(
-    options: Options, pair: models.Pair, shape: ModelShape, prompt: tuple[int, int]
-) -> dict[str, Any]:
-    """All that is known before anything runs; `static` has one entry for every frame count."""
+def _static(options: Options, pair: Pair, shape: ModelShape, prompt: tuple[int, int]) -> dict[str, Any]:
+    """All that is known before anything runs, whatever the frame count."""
     how = pair.method.describe()
     return {
         "benchmark": "card",
@@ -99,7 +98,7 @@ def _static(
         "frames_from": str(options.video)
         if options.video
         else f"synthetic drifting noise, {SIZE[0]}x{SIZE[1]}",
-        "preprocess": "the checkpoint's processor" if options.pretrained else models.STAND_IN,
+        "preprocess": "the checkpoint's processor" if options.pretrained else STAND_IN,
         "clock": "CUDA events" if pair.dense.device.type == "cuda" else "wall clock",
         "peak_memory_of": "device" if pair.dense.device.type == "cuda" else "whole process so far",
         "shape": {"tower": vars(shape.tower), "decoder": vars(shape.decoder)}
@@ -108,19 +107,15 @@ def _static(
         "kv_bytes_per_token": kv_bytes_per_token(shape),
         "reference_bytes": reference_bytes(shape, pair.method.method.tower),
         "environment": how["environment"],
-        "static": [
-            _work(shape, pair.dense.method, pair.method.method, _job(pair, count, prompt))
-            for count in options.frames
-        ],
     }
 
 
-def _job(pair: models.Pair, count: int, prompt: tuple[int, int]) -> Job:
+def _job(pair: Pair, count: int, prompt: tuple[int, int]) -> Job:
     return Job(count, pair.method.settings.prefill_frames, *prompt)
 
 
-def _work(shape: ModelShape, dense: Method, method: Method, job: Job) -> dict[str, Any]:
-    work = {"dense": stages(shape, dense, job), "method": stages(shape, method, job)}
+def _work(entry: Entry, pair: Pair, job: Job) -> dict[str, Any]:
+    work = {"dense": entry.stages(pair.dense, job), "method": entry.stages(pair.method, job)}
     known = work["method"] is not None
     return {
         "frames": job.frames,

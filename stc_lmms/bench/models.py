@@ -5,51 +5,24 @@ weights: those of a checkpoint, or random ones of the real size (latency does no
 """
 
 import dataclasses
-import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat
 from stc_lmms.bench.cost import DecoderShape, TowerShape
+from stc_lmms.bench.dispider import DispiderEntry
+from stc_lmms.bench.entry import QUESTION, Entry, Pair, StandInProcessor, fewer_layers
 from stc_lmms.bench.options import Options
-from stc_lmms.bench.work import ModelShape
+from stc_lmms.bench.work import Job, ModelShape, Work, stages
 from stc_lmms.errors import SettingsError
-from stc_lmms.models.base import StreamingModel, open_device
+from stc_lmms.models.base import open_device
 from stc_lmms.models.llava_onevision import LlavaOnevision
 from stc_lmms.models.llava_onevision_config import check_fit, check_settings
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.suggest import unknown
-
-QUESTION = "What is the person in the middle of the picture doing right now, and with what?"
-STAND_IN = "resized and normalised on the device (no checkpoint, so not its processor)"
-
-
-class Pair(NamedTuple):
-    """A dense model and the same one with a method, on shared weights."""
-
-    dense: StreamingModel
-    method: StreamingModel
-
-
-class Entry(Protocol):
-    """One model of the card."""
-
-    def check(self, options: Options) -> Settings:
-        """Settings of the method, checked against the model's config; loads no weights."""
-
-    def open(self, options: Options, settings: Settings) -> Pair:
-        """Load or make the weights once, and open both models around them."""
-
-    def shape(self, model: StreamingModel) -> ModelShape:
-        """Shapes for the cost model."""
-
-    def prompt_tokens(self, model: StreamingModel) -> tuple[int, int]:
-        """Tokens before and behind the video when `QUESTION` is asked."""
 
 
 def entry(name: str) -> Entry:
@@ -137,17 +110,15 @@ class LlavaOnevisionEntry:
         before, behind = (len(model.embed_text(part)) for part in model.prompt_parts(QUESTION))
         return before, behind + (model.prompt == "chat")  # the newline token that ends the video
 
+    def stages(self, model: LlavaOnevision, job: Job) -> dict[str, Work] | None:
+        """See `Entry.stages`."""
+        return stages(self.shape(model), model.method, job)
+
     def _config(self, options: Options) -> LlavaOnevisionConfig:
         if options.size not in self.sizes:
             raise SettingsError(unknown("size", options.size, self.sizes))
-        text = dict(self.sizes[options.size])
-        vision = dict(self.vision)
-        for part, layers in ((vision, options.layers), (text, options.llm_layers)):
-            if layers is not None and layers > part["num_hidden_layers"]:
-                raise SettingsError(
-                    f"{layers} layers are more than the {part['num_hidden_layers']} of the model"
-                )
-            part["num_hidden_layers"] = layers or part["num_hidden_layers"]
+        text = fewer_layers(self.sizes[options.size], options.llm_layers)
+        vision = fewer_layers(self.vision, options.layers)
         return LlavaOnevisionConfig(
             vision_config={"model_type": "siglip_vision_model", "vision_use_head": False} | vision,
             text_config={"model_type": "qwen2", "max_position_embeddings": 32768} | text,
@@ -155,47 +126,7 @@ class LlavaOnevisionEntry:
         )
 
 
-class StandInTokenizer:
-    """One token for each word or other sign: enough for the cost of a prompt, which is all it is for."""
-
-    eos_token_id = None
-
-    def __call__(self, text: str, add_special_tokens: bool = False) -> "StandInTokenizer":
-        """Ids 1, 2, 3, ... in `input_ids`."""
-        found = StandInTokenizer()
-        found.input_ids = list(range(1, 1 + len(re.findall(r"\w+|[^\w\s]", text))))
-        return found
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        """The ids as numbers."""
-        return " ".join(map(str, ids))
-
-
-class StandInProcessor:
-    """What `LlavaOnevision` needs of a processor when there is no checkpoint to take it from.
-
-    Frames become `side` x `side` pixel values in [-1, 1], resized (bicubic) on `device`.
-    """
-
-    chat_template = None
-
-    def __init__(self, side: int, device: torch.device):
-        self.side, self.device = side, device
-        self.tokenizer = StandInTokenizer()
-
-    def video_processor(self, videos: list[Tensor], **_: Any) -> dict[str, list[Tensor]]:
-        """Frames uint8 [F,3,H,W] to pixel values float32 [F,3,side,side]."""
-        size = (self.side, self.side)
-        pixels = [
-            functional.interpolate(
-                video.to(self.device).float(), size=size, mode="bicubic", antialias=True, align_corners=False
-            )
-            for video in videos
-        ]
-        return {"pixel_values_videos": [x.clamp_(0, 255).div_(127.5).sub_(1) for x in pixels]}
-
-
-# Public sizes of SigLIP-so400m (26 of its 27 layers are in the checkpoints) and of Qwen2.
+# Public sizes; of SigLIP-so400m (26 of its 27 layers are in the checkpoints) and of Qwen2.
 MODELS: dict[str, Entry] = {
     "llava_ov": LlavaOnevisionEntry(
         sizes={
@@ -226,5 +157,36 @@ MODELS: dict[str, Entry] = {
             "image_size": 384,
             "patch_size": 14,
         },
-    )
+    ),
+    # CLIP ViT-L/14, Qwen2-1.5B and Qwen2-7B.
+    "dispider": DispiderEntry(
+        sizes={
+            "7b": {
+                "hidden_size": 3584,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 28,
+                "num_key_value_heads": 4,
+                "intermediate_size": 18944,
+                "vocab_size": 152064,
+                "max_position_embeddings": 32768,
+            }
+        },
+        decision={
+            "hidden_size": 1536,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 2,
+            "intermediate_size": 8960,
+            "vocab_size": 151936,
+            "max_position_embeddings": 32768,
+        },
+        vision={
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 224,
+            "patch_size": 14,
+        },
+    ),
 }

@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pretrained", help="measure this checkpoint (folder, hub id or demo) instead of random weights")
     add("--layers", help="only so many vision layers, with random weights")
     add("--llm-layers", help="only so many language model layers, with random weights")
-    add("--method", default="stc", help="what is compared with dense (default: stc)")
+    add("--method", help="what is compared with dense (default: the model's own, such as stc)")
     add("--interval", help="a reference frame every so many frames (cache_interval)")
     add("--ratio", help="share of vision tokens recomputed in the other frames (update_ratio)")
     add("--selection", help="per_layer or shared")
@@ -139,13 +139,14 @@ def from_arguments(args: argparse.Namespace) -> Options:
         raise SettingsError(f"--video {args.video} is not a file")
     if args.output is not None and not args.output.absolute().parent.is_dir():
         raise SettingsError(f"--output {args.output}: there is no folder {args.output.absolute().parent}")
+    chosen = model(args.model)
     return Options(
-        model=model(args.model).name,
+        model=chosen.name,
         size=args.size or "7b",
         pretrained=args.pretrained,
         layers=_count("--layers", args.layers),
         llm_layers=_count("--llm-layers", args.llm_layers),
-        method=args.method,
+        method=args.method or chosen.defaults.get("method", "stc"),
         method_args={name: value for name, value in given.items() if value is not None},
         protocol=args.protocol,
         frames=protocol.frames if args.frames is None else _frames(args.frames),

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen2ForCausalLM, Qwen2Model
+from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
@@ -102,6 +103,18 @@ def networks_from_tensors(
     return _build(spec, entries, dtype, attn_implementation)
 
 
+def random_networks(
+    spec: DispiderSpec, dtype: torch.dtype, device: torch.device, attn_implementation: str
+) -> Networks:
+    """Random weights, made in their dtype on their device: no copy passes through the CPU."""
+    vision_config = _vision_config(spec, spec.vision or {})
+    with torch.device(device):
+        built = {name: make().to(dtype) for name, make in _small(spec, vision_config).items()}
+        for name, (cls, config, attention) in _stock(spec, vision_config, attn_implementation).items():
+            built[name] = cls._from_config(config, dtype=dtype, attn_implementation=attention)
+    return Networks(**{name: module.eval() for name, module in built.items()})
+
+
 def _entries(folder: Path) -> dict[str, _Entry]:
     entries: dict[str, _Entry] = {}
     for path in sorted(folder.glob("*.safetensors")):
@@ -127,26 +140,14 @@ def _build(spec: DispiderSpec, entries: Mapping[str, _Entry], dtype: torch.dtype
         else:
             problems.append(f"{name} is unexpected")
 
-    vision_config, vision_class = _vision(spec, parts["vision"])
+    vision_config = _vision_config(spec, spec.vision or _fields_by_shape(spec, parts["vision"]))
     for config, embedding in (
         (spec.reaction, parts["reaction"].get("model.embed_tokens.weight")),
         (spec.decision, parts["decision"].get("embed_tokens.weight")),
     ):
         if embedding is not None:  # rows may have been added for new tokens, and the config left as it was
             config.vocab_size = embedding.shape[0]
-    width, out = spec.decision.hidden_size, spec.reaction.hidden_size
-    merged = 4 * vision_config.hidden_size
-    stock = {
-        "vision": (vision_class, vision_config, "sdpa"),
-        "decision": (Qwen2Model, spec.decision, attention),
-        "reaction": (Qwen2ForCausalLM, spec.reaction, attention),
-    }
-    small = {
-        "silent_head": lambda: nn.Linear(width, 1, bias=False),
-        "pool": lambda: _mlp(merged, width),
-        "clip": lambda: _mlp(merged, out),
-        "compress": lambda: _mlp(width, out),
-    }
+    stock, small = _stock(spec, vision_config, attention), _small(spec, vision_config)
     with torch.device("meta"):
         blank = {name: cls._from_config(config) for name, (cls, config, _) in stock.items()}
         blank |= {name: make() for name, make in small.items()}
@@ -188,19 +189,44 @@ def _mlp(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
 
 
-def _vision(spec: DispiderSpec, entries: Mapping[str, _Entry]) -> tuple[Any, type[PreTrainedModel]]:
-    """Config and class of the tower: its fields, or what the shapes tell of a CLIP as it was released."""
-    config_class, model_class = compat.vision_classes("clip")
-    fields = dict(spec.vision or _fields_by_shape(spec, entries))
-    fields.pop("model_type", None)
-    config = config_class(**{k: v for k, v in fields.items() if k in config_class().to_dict()})
+def _stock(
+    spec: DispiderSpec, vision_config: PretrainedConfig, attention: str
+) -> dict[str, tuple[type[PreTrainedModel], PretrainedConfig, str]]:
+    """Class, config and attention of the networks that transformers has."""
+    return {
+        "vision": (compat.vision_classes("clip")[1], vision_config, "sdpa"),
+        "decision": (Qwen2Model, spec.decision, attention),
+        "reaction": (Qwen2ForCausalLM, spec.reaction, attention),
+    }
+
+
+def _small(spec: DispiderSpec, vision_config: PretrainedConfig) -> dict[str, Callable[[], nn.Module]]:
+    """Makers of the others."""
+    width, out, merged = spec.decision.hidden_size, spec.reaction.hidden_size, 4 * vision_config.hidden_size
+    return {
+        "silent_head": lambda: nn.Linear(width, 1, bias=False),
+        "pool": lambda: _mlp(merged, width),
+        "clip": lambda: _mlp(merged, out),
+        "compress": lambda: _mlp(width, out),
+    }
+
+
+def _vision_config(spec: DispiderSpec, fields: Mapping[str, Any]) -> PretrainedConfig:
+    """Config of the tower.
+
+    Raises:
+        CheckpointError: its patches do not make the tokens that the other networks were trained on.
+    """
+    config_class, _ = compat.vision_classes("clip")
+    known = config_class().to_dict().keys() - {"model_type"}
+    config = config_class(**{name: value for name, value in fields.items() if name in known})
     patches = (config.image_size // config.patch_size) ** 2
     if patches != 4 * spec.tokens_per_frame:
         raise CheckpointError(
             f"{str(spec.folder)!r}: a tower of {patches} patches does not give resolution="
             f"{spec.tokens_per_frame} tokens of 2x2 patches"
         )
-    return config, model_class
+    return config
 
 
 def _fields_by_shape(spec: DispiderSpec, entries: Mapping[str, _Entry]) -> dict[str, int]:
