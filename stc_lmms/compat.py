@@ -266,7 +266,9 @@ def random_weights(
     attn_implementation: str,
 ) -> PreTrainedModel:
     """A stock model with random weights, made in its dtype on its device: no copy passes through the CPU."""
-    attention = {"vision_config": "sdpa", "text_config": attn_implementation}
+    attention: Any = attn_implementation
+    if hasattr(config, "text_config"):
+        attention = {"vision_config": "sdpa", "text_config": attn_implementation}
     with torch.device(device):
         model = model_class._from_config(config, dtype=dtype, attn_implementation=attention)
     return model.eval()

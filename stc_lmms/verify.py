@@ -33,6 +33,7 @@ AREAS = {
     "benchmarks": "stc_lmms.golden.benchmarks",
     "livecc": "stc_lmms.golden.livecc",
     "dispider": "stc_lmms.golden.dispider",
+    "streamforest": "stc_lmms.golden.streamforest",
 }
 
 

@@ -22,6 +22,10 @@ TOME = ("tome/match_n40_cls_dist_r9", "tome/encoder_s81_sched_noprop", "tome/stc
 VISIONZIP = ("visionzip/cls_n64_d13_c5", "visionzip/siglip_frame_k64", "visionzip/siglip_score_g9")
 VIDCOM2 = ("vidcom2/qwen_T5_n36_b64of196", "vidcom2/llava_vid_T3", "vidcom2/rekv_stream_chunk1_two_score")
 QWEN = "livecc/qwen25vl_tower_a"
+FOREST = "streamforest/memory_c"
+FOREST_MERGE, FOREST_PROJECTOR = "streamforest/merge_tokens_a", "streamforest/projector_a"
+FOREST_TABLES, FOREST_PIXELS = "streamforest/pos_tables_a", "streamforest/preprocess_a"
+FOREST_WHOLE = "streamforest/e2e_small_c"
 
 
 @pytest.fixture
@@ -59,6 +63,7 @@ def run(capsys, *argv):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_recorded_cases_of_the_originals_pass(dtype):
     areas = ["cacher", "pruner", "livecc", "rekv", "dycoke", "streamdycoke", "tome", "visionzip", "vidcom2"]
+    areas.append("streamforest")
     outcomes = list(verify(GOLDEN, areas, dtype))
     if not has_qwen3:
         outcomes = [o for o in outcomes if o.result is not None or o.case != "qwen3vl_tower_a"]
@@ -124,6 +129,20 @@ def test_output_for_people(capsys, case, tmp_path):
         (DYCOKE_TTM, "out", lambda x: x + 1e-6, "gathered values differ"),
         (DYCOKE_DP, "kept.0", lambda x: x + 1, "visible tokens of step 0 differ"),
         (DYCOKE_DP, "key_out.1", lambda x: x * float("nan"), "gathered values differ"),
+        (FOREST, "tokens_batch", lambda x: x.flip(1), "batch: tokens differs"),
+        (FOREST, "tokens_online", lambda x: x * float("nan"), "online: tokens differs"),
+        (FOREST, "features", lambda x: x.flip(0), "differs"),
+        (FOREST_MERGE, "y2", lambda x: x.flip(1), "merge 2 differs"),
+        (FOREST_PROJECTOR, "output", lambda x: x + 1e-3, "output differs"),
+        (FOREST_TABLES, "spatial_rows", lambda x: x.flip(1), "spatial differs"),
+        (FOREST_PIXELS, "pixels1", lambda x: x + 1 / 255, "pixels 1 differs"),
+        (
+            FOREST_WHOLE,
+            "visual_tokens",
+            lambda x: x.flip(0),
+            "28 frames a call differs",
+        ),
+        (FOREST_WHOLE, "generated_ids", lambda x: x + 1, "generated ids differs"),
         (STREAMDYCOKE, "kept_mask", lambda x: 1 - x, "kept tokens of frame 0 differ"),
         (STREAMDYCOKE, "max_sim", lambda x: x + 1e-3, "values differ"),
     ],

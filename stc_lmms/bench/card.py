@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from stc_lmms.bench import models, render
-from stc_lmms.bench.entry import STAND_IN, Entry, Pair
+from stc_lmms.bench.entry import Entry, Pair
 from stc_lmms.bench.frames import SIZE, synthetic_frames, video_frames
 from stc_lmms.bench.hardware import Machine, gpu_state, measure_machine
 from stc_lmms.bench.measure import Comparison, compare, summary
@@ -98,7 +98,7 @@ def _static(options: Options, pair: Pair, shape: ModelShape, prompt: tuple[int, 
         "frames_from": str(options.video)
         if options.video
         else f"synthetic drifting noise, {SIZE[0]}x{SIZE[1]}",
-        "preprocess": "the checkpoint's processor" if options.pretrained else STAND_IN,
+        "preprocess": models.entry(options.model).preprocess(options),
         "clock": "CUDA events" if pair.dense.device.type == "cuda" else "wall clock",
         "peak_memory_of": "device" if pair.dense.device.type == "cuda" else "whole process so far",
         "shape": {"tower": vars(shape.tower), "decoder": vars(shape.decoder)}

@@ -10,47 +10,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2Config
 
-from stc_lmms.bench.cost import DecoderShape, TowerShape
-from stc_lmms.bench.entry import QUESTION, Pair, StandInTokenizer, fewer_layers
+from stc_lmms.bench.entry import (
+    QUESTION,
+    Pair,
+    StandInTokenizer,
+    decoder_shape,
+    fewer_layers,
+    method_settings,
+    model_shape,
+)
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.work import Job, ModelShape, Work, decoder_work, projector_work, tower_work
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.stc_cacher import STCCacher
-from stc_lmms.models.base import open_device
 from stc_lmms.models.dispider import Dispider
 from stc_lmms.models.dispider_config import DispiderSpec, check_fit, check_settings, qwen2_config
 from stc_lmms.models.dispider_net import STREAM_CLIPS
 from stc_lmms.models.dispider_text import reaction_prompt
 from stc_lmms.models.dispider_weights import random_networks
-from stc_lmms.settings import Settings, resolve
+from stc_lmms.settings import Settings
 from stc_lmms.suggest import unknown
 
 
 @dataclass(frozen=True)
 class DispiderEntry:
-    """Dispider; `sizes` holds the large model of the public checkpoint, `decision` its compact one."""
+    """Dispider, which has one public size."""
 
-    sizes: dict[str, dict[str, Any]]
+    reaction: dict[str, Any]
     decision: dict[str, Any]
     vision: dict[str, Any]
 
     def check(self, options: Options) -> Settings:
         """See `Entry.check`."""
-        device = open_device(options.device)
-        args = options.method_args | {"method": options.method, "device": str(device)}
-        args["prefill_frames"] = str(options.execution.prefill_frames)
-        args["cuda_graphs"] = str(options.execution.cuda_graphs)
+        settings = method_settings(options)
         if options.pretrained is not None:
-            args |= {"pretrained": options.pretrained, "dtype": options.dtype}
-            settings = resolve(args, model="dispider")
             check_settings(settings)
-            return settings
-        automatic = "bfloat16" if device.type == "cuda" else "float32"
-        args["dtype"] = automatic if options.dtype == "auto" else options.dtype
-        settings = resolve(args | {"pretrained": f"random weights, {options.size}"}, model="dispider")
-        check_fit(settings, self._spec(options))
+        else:
+            check_fit(settings, self._spec(options))
         return settings
 
     def open(self, options: Options, settings: Settings) -> Pair:
@@ -70,16 +67,11 @@ class DispiderEntry:
 
     def shape(self, model: Dispider) -> ModelShape:
         """See `Entry.shape`; the decoder is the large one."""
-        vision = model.tower.config
-        tower = TowerShape(
-            len(model.tower.blocks),
-            model.tower.num_tokens,
-            vision.hidden_size,
-            vision.intermediate_size,
-            vision.patch_size,
-        )
-        decoder = _decoder(model.spec.reaction)
-        return ModelShape(tower, decoder, model.spec.tokens_per_frame, model.dtype.itemsize)
+        return model_shape(model, model.spec.reaction, model.spec.tokens_per_frame)
+
+    def preprocess(self, options: Options) -> str:
+        """See `Entry.preprocess`."""
+        return "as in the original, on the device"
 
     def prompt_tokens(self, model: Dispider) -> tuple[int, int]:
         """See `Entry.prompt_tokens`; all of it is prefilled with the question."""
@@ -91,7 +83,7 @@ class DispiderEntry:
         if cacher is not None and not isinstance(cacher, STCCacher):
             return None
         shape, spec, length = self.shape(model), model.spec, model.options.frames_per_clip
-        size, compact, large = shape.itemsize, _decoder(spec.decision), shape.decoder
+        size, compact, large = shape.itemsize, decoder_shape(spec.decision), shape.decoder
         merged = 4 * shape.tower.width
 
         def perceive(frames: int) -> Work:
@@ -111,38 +103,24 @@ class DispiderEntry:
         question += decoder_work(large, size, visual + job.question_tokens, head=True)
         return {
             "vit_ms": sum((tower_work(shape, cacher, group) for group in job.groups), Work()),
-            "project_ms": Work(),  # patches are put side by side, nothing is multiplied
             "prefill_ms": sum((perceive(length) for _ in range(full)), Work()),
             "ttft_ms": question,
             "per_token_ms": decoder_work(large, size, 1, visual + job.question_tokens, head=True),
         }
 
     def _spec(self, options: Options) -> DispiderSpec:
-        if options.size not in self.sizes:
-            raise SettingsError(unknown("size", options.size, self.sizes))
+        if options.size != "7b":
+            raise SettingsError(unknown("size", options.size, ("7b",)))
         nowhere = Path(f"random weights, {options.size}")
         side = self.vision["image_size"] // self.vision["patch_size"]
         return DispiderSpec(
             folder=nowhere,
             decision_folder=nowhere,
             layout="v2",
-            reaction=qwen2_config(fewer_layers(self.sizes[options.size], options.llm_layers)),
+            reaction=qwen2_config(fewer_layers(self.reaction, options.llm_layers)),
             decision=qwen2_config(fewer_layers(self.decision, options.llm_layers)),
             vision=fewer_layers(self.vision, options.layers),
             select_layer=-2,
             tokens_per_frame=(side // 2) ** 2,
             slots_per_frame=1,
         )
-
-
-def _decoder(config: Qwen2Config) -> DecoderShape:
-    heads = config.num_attention_heads
-    return DecoderShape(
-        config.num_hidden_layers,
-        config.hidden_size,
-        heads,
-        config.num_key_value_heads,
-        config.hidden_size // heads,
-        config.intermediate_size,
-        config.vocab_size,
-    )

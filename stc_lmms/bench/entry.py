@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.work import Job, ModelShape, Work
 from stc_lmms.errors import SettingsError
-from stc_lmms.models.base import StreamingModel
-from stc_lmms.settings import Settings
+from stc_lmms.models.base import StreamingModel, open_device
+from stc_lmms.settings import Settings, resolve
 
 QUESTION = "What is the person in the middle of the picture doing right now, and with what?"
 STAND_IN = "resized and normalised on the device (no checkpoint, so not its processor)"
@@ -38,6 +39,9 @@ class Entry(Protocol):
 
     def prompt_tokens(self, model: StreamingModel) -> tuple[int, int]:
         """Tokens before and behind the video when `QUESTION` is asked."""
+
+    def preprocess(self, options: Options) -> str:
+        """How frames become pixel values, in words."""
 
     def stages(self, model: StreamingModel, job: Job) -> dict[str, Work] | None:
         """Work of every stage that has a cost model; None if the model's method has none."""
@@ -86,12 +90,50 @@ class StandInProcessor:
         return {"pixel_values_videos": [x.clamp_(0, 255).div_(127.5).sub_(1) for x in pixels]}
 
 
-def fewer_layers(part: dict[str, Any], layers: int | None) -> dict[str, Any]:
-    """Config fields with `layers` layers, or all if None.
+def method_settings(options: Options) -> Settings:
+    """Settings of the method, resolved but not checked against a model."""
+    device = open_device(options.device)
+    args = options.method_args | {"method": options.method, "device": str(device)}
+    args["prefill_frames"] = str(options.execution.prefill_frames)
+    args["cuda_graphs"] = str(options.execution.cuda_graphs)
+    if options.pretrained is not None:
+        args |= {"pretrained": options.pretrained, "dtype": options.dtype}
+    else:
+        automatic = "bfloat16" if device.type == "cuda" else "float32"
+        args["dtype"] = automatic if options.dtype == "auto" else options.dtype
+        args["pretrained"] = f"random weights, {options.size}"
+    return resolve(args, model=options.model)
 
-    Raises:
-        SettingsError: there are not so many.
-    """
+
+def fewer_layers(part: dict[str, Any], layers: int | None) -> dict[str, Any]:
+    """Fields of a network with so many of its layers; None: all."""
     if layers is not None and layers > part["num_hidden_layers"]:
         raise SettingsError(f"{layers} layers are more than the {part['num_hidden_layers']} of the model")
     return part | {"num_hidden_layers": layers or part["num_hidden_layers"]}
+
+
+def decoder_shape(config: Any) -> DecoderShape:
+    """Shape of a decoder whose config has the fields of Qwen2."""
+    heads = config.num_attention_heads
+    return DecoderShape(
+        config.num_hidden_layers,
+        config.hidden_size,
+        heads,
+        config.num_key_value_heads,
+        config.hidden_size // heads,
+        config.intermediate_size,
+        config.vocab_size,
+    )
+
+
+def model_shape(model: Any, text: Any, tokens_per_frame: int) -> ModelShape:
+    """Shapes of a model whose tower is an image tower and whose decoder has the fields of Qwen2."""
+    vision = model.tower.config
+    tower = TowerShape(
+        len(model.tower.blocks),
+        model.tower.num_tokens,
+        vision.hidden_size,
+        vision.intermediate_size,
+        vision.patch_size,
+    )
+    return ModelShape(tower, decoder_shape(text), tokens_per_frame, model.dtype.itemsize)

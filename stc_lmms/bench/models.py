@@ -12,16 +12,25 @@ import torch
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat
-from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.dispider import DispiderEntry
-from stc_lmms.bench.entry import QUESTION, Entry, Pair, StandInProcessor, fewer_layers
+from stc_lmms.bench.entry import (
+    QUESTION,
+    STAND_IN,
+    Entry,
+    Pair,
+    StandInProcessor,
+    fewer_layers,
+    method_settings,
+    model_shape,
+)
 from stc_lmms.bench.options import Options
+from stc_lmms.bench.streamforest import StreamForestEntry
 from stc_lmms.bench.work import Job, ModelShape, Work, stages
 from stc_lmms.errors import SettingsError
-from stc_lmms.models.base import open_device
 from stc_lmms.models.llava_onevision import LlavaOnevision
 from stc_lmms.models.llava_onevision_config import check_fit, check_settings
-from stc_lmms.settings import Settings, resolve
+from stc_lmms.models.streamforest_config import SO400M
+from stc_lmms.settings import Settings
 from stc_lmms.suggest import unknown
 
 
@@ -45,19 +54,11 @@ class LlavaOnevisionEntry:
 
     def check(self, options: Options) -> Settings:
         """See `Entry.check`."""
-        device = open_device(options.device)
-        args = options.method_args | {"method": options.method, "device": str(device)}
-        args["prefill_frames"] = str(options.execution.prefill_frames)
-        args["cuda_graphs"] = str(options.execution.cuda_graphs)
+        settings = method_settings(options)
         if options.pretrained is not None:
-            args |= {"pretrained": options.pretrained, "dtype": options.dtype}
-            settings = resolve(args)
             check_settings(settings)
-            return settings
-        automatic = "bfloat16" if device.type == "cuda" else "float32"
-        args["dtype"] = automatic if options.dtype == "auto" else options.dtype
-        settings = resolve(args | {"pretrained": f"random weights, {options.size}"})
-        check_fit(settings, self._config(options))
+        else:
+            check_fit(settings, self._config(options))
         return settings
 
     def open(self, options: Options, settings: Settings) -> Pair:
@@ -83,42 +84,26 @@ class LlavaOnevisionEntry:
 
     def shape(self, model: LlavaOnevision) -> ModelShape:
         """See `Entry.shape`."""
-        vision, text = model.model.config.vision_config, model.model.config.text_config
-        return ModelShape(
-            TowerShape(
-                len(model.tower.blocks),
-                model.tower.num_tokens,
-                vision.hidden_size,
-                vision.intermediate_size,
-                vision.patch_size,
-            ),
-            DecoderShape(
-                text.num_hidden_layers,
-                text.hidden_size,
-                text.num_attention_heads,
-                text.num_key_value_heads,
-                text.hidden_size // text.num_attention_heads,
-                text.intermediate_size,
-                text.vocab_size,
-            ),
-            model.tokens_per_frame,
-            model.dtype.itemsize,
-        )
+        return model_shape(model, model.model.config.text_config, model.tokens_per_frame)
+
+    def stages(self, model: LlavaOnevision, job: Job) -> dict[str, Work] | None:
+        """See `Entry.stages`."""
+        return stages(self.shape(model), model.method, job)
+
+    def preprocess(self, options: Options) -> str:
+        """See `Entry.preprocess`."""
+        return "the checkpoint's processor" if options.pretrained else STAND_IN
 
     def prompt_tokens(self, model: LlavaOnevision) -> tuple[int, int]:
         """See `Entry.prompt_tokens`."""
         before, behind = (len(model.embed_text(part)) for part in model.prompt_parts(QUESTION))
         return before, behind + (model.prompt == "chat")  # the newline token that ends the video
 
-    def stages(self, model: LlavaOnevision, job: Job) -> dict[str, Work] | None:
-        """See `Entry.stages`."""
-        return stages(self.shape(model), model.method, job)
-
     def _config(self, options: Options) -> LlavaOnevisionConfig:
         if options.size not in self.sizes:
             raise SettingsError(unknown("size", options.size, self.sizes))
-        text = fewer_layers(self.sizes[options.size], options.llm_layers)
         vision = fewer_layers(self.vision, options.layers)
+        text = fewer_layers(self.sizes[options.size], options.llm_layers)
         return LlavaOnevisionConfig(
             vision_config={"model_type": "siglip_vision_model", "vision_use_head": False} | vision,
             text_config={"model_type": "qwen2", "max_position_embeddings": 32768} | text,
@@ -126,67 +111,45 @@ class LlavaOnevisionEntry:
         )
 
 
-# Public sizes; of SigLIP-so400m (26 of its 27 layers are in the checkpoints) and of Qwen2.
+# Public sizes of Qwen2; of SigLIP-so400m, 26 of its 27 layers are in the checkpoints.
+QWEN2 = {
+    "0.5b": {
+        "hidden_size": 896,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 4864,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "7b": {
+        "hidden_size": 3584,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "vocab_size": 152064,
+        "tie_word_embeddings": False,
+    },
+}
+QWEN2_1_5B = {
+    "hidden_size": 1536,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "intermediate_size": 8960,
+    "vocab_size": 151936,
+}
+CLIP_L = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+}
 MODELS: dict[str, Entry] = {
-    "llava_ov": LlavaOnevisionEntry(
-        sizes={
-            "0.5b": {
-                "hidden_size": 896,
-                "num_hidden_layers": 24,
-                "num_attention_heads": 14,
-                "num_key_value_heads": 2,
-                "intermediate_size": 4864,
-                "vocab_size": 151936,
-                "tie_word_embeddings": True,
-            },
-            "7b": {
-                "hidden_size": 3584,
-                "num_hidden_layers": 28,
-                "num_attention_heads": 28,
-                "num_key_value_heads": 4,
-                "intermediate_size": 18944,
-                "vocab_size": 152064,
-                "tie_word_embeddings": False,
-            },
-        },
-        vision={
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 26,
-            "num_attention_heads": 16,
-            "image_size": 384,
-            "patch_size": 14,
-        },
-    ),
-    # CLIP ViT-L/14, Qwen2-1.5B and Qwen2-7B.
-    "dispider": DispiderEntry(
-        sizes={
-            "7b": {
-                "hidden_size": 3584,
-                "num_hidden_layers": 28,
-                "num_attention_heads": 28,
-                "num_key_value_heads": 4,
-                "intermediate_size": 18944,
-                "vocab_size": 152064,
-                "max_position_embeddings": 32768,
-            }
-        },
-        decision={
-            "hidden_size": 1536,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 12,
-            "num_key_value_heads": 2,
-            "intermediate_size": 8960,
-            "vocab_size": 151936,
-            "max_position_embeddings": 32768,
-        },
-        vision={
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "image_size": 224,
-            "patch_size": 14,
-        },
-    ),
+    "llava_ov": LlavaOnevisionEntry(sizes=QWEN2, vision=SO400M),
+    "streamforest": StreamForestEntry(text=QWEN2["7b"], vision=SO400M),
+    "dispider": DispiderEntry(reaction=QWEN2["7b"], decision=QWEN2_1_5B, vision=CLIP_L),
 }

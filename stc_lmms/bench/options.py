@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pretrained", help="measure this checkpoint (folder, hub id or demo) instead of random weights")
     add("--layers", help="only so many vision layers, with random weights")
     add("--llm-layers", help="only so many language model layers, with random weights")
-    add("--method", help="what is compared with dense (default: the model's own, such as stc)")
+    add("--method", help="what is compared with dense (default: the model's own; of llava_ov, stc)")
     add("--interval", help="a reference frame every so many frames (cache_interval)")
     add("--ratio", help="share of vision tokens recomputed in the other frames (update_ratio)")
     add("--selection", help="per_layer or shared")

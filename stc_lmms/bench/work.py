@@ -97,11 +97,8 @@ def bounds(dense: dict[str, Work], method: dict[str, Work]) -> dict[str, float]:
 
     Stages without work that counts have none.
     """
-    return {
-        name: getattr(method[name], what) / needed
-        for name, what in LIMITS.items()
-        if (needed := getattr(dense[name], what))
-    }
+    known = {name: what for name, what in LIMITS.items() if name in dense and getattr(dense[name], what)}
+    return {name: getattr(method[name], what) / getattr(dense[name], what) for name, what in known.items()}
 
 
 def reference_bytes(shape: ModelShape, cacher: TowerMethod | None) -> int:

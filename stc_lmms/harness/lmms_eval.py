@@ -344,3 +344,9 @@ class DispiderStc(Harness):
     """`--model dispider_stc`: Dispider."""
 
     registered = "dispider"
+
+
+class StreamforestStc(Harness):
+    """`--model streamforest_stc`: StreamForest."""
+
+    registered = "streamforest"

@@ -172,6 +172,9 @@ class StreamingModel(ABC):
 
     settings: Settings
     proactive: bool = False  # its streams are `ProactiveStream`s
+    # Where a model samples every question's clip anew: (number of frames of the video, their rate, start and
+    # end in seconds or None for the whole video) to indices of frames. None: the fixed grid of `fps`.
+    spread: Callable[[int, float, tuple[float, float] | None], list[int]] | None = None
 
     @abstractmethod
     def __init__(self, settings: Settings): ...

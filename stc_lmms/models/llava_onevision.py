@@ -45,7 +45,8 @@ from stc_lmms.models.llava_onevision_config import (
 from stc_lmms.ops.attention import kernel
 from stc_lmms.ops.grid import halve, halved
 from stc_lmms.settings import Settings
-from stc_lmms.streaming.graphs import UNKNOWN_ROLE, CudaCapture, FrameRunner
+from stc_lmms.streaming.encoder import FrameEncoder, note_unknown_role
+from stc_lmms.streaming.graphs import CudaCapture
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
 from stc_lmms.towers import open_tower
 from stc_lmms.towers.received import encode_with_last_input, received_in
@@ -125,13 +126,12 @@ class LlavaOnevision(StreamingModel):
         self.grid = grid if self.method.tower is None else self.method.tower.output_grid(grid)
         self.eos_ids = compat.eos_ids(model, processor.tokenizer)
         self.capture = CudaCapture(self.device, settings.cuda_graphs)
-        token, tower = self.method.token, self.method.tower
+        token = self.method.token
         self.reads_attention = token is not None and not token.needs.isdisjoint(ATTENTION)
-        if not self.capture.reason:  # what is known before any frame must not be reported as graphed
-            if self.reads_attention:
-                self.capture.reason = "the method reads the attention of the tower"
-            elif tower is not None and tower.role(tower.open_state()) is None:
-                self.capture.reason = UNKNOWN_ROLE
+        # What is known before any frame must not be reported as graphed.
+        if self.reads_attention and not self.capture.reason:
+            self.capture.reason = "the method reads the attention of the tower"
+        note_unknown_role(self.capture, self.method.tower)
 
     def open_stream(self) -> "LlavaOnevisionStream":
         """A new, empty stream."""
@@ -210,9 +210,8 @@ class LlavaOnevisionStream(Stream):
         self.model = model
         self.clock = StageClock(model.device)
         self.memory = model.memory.open(model.llm)
-        method = model.method.tower
-        self.tower_state = method.open_state() if method else None
-        self.runner = FrameRunner(model.capture, model.tower, method, self.tower_state, model.project)
+        self.encoder = FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, model.project)
+        self.tower_state = self.encoder.state
         self.reset()
 
     def reset(self) -> None:
@@ -220,14 +219,11 @@ class LlavaOnevisionStream(Stream):
         method = self.model.method
         self.memory.close()
         self.memory = self.model.memory.open(self.model.llm)
-        if self.tower_state is not None:
-            self.tower_state.reset()
+        self.encoder.reset()
         self.token_state = method.token.open_state() if method.token else None
         self.times_s: list[float] = []
         self.kept: list[int] = []
         self.clock.take()
-        self._graphed = 0  # frames since the last bill that were captured graphs
-        self._billed_frames = self._billed_recomputed = 0
 
     @property
     def position_s(self) -> float:
@@ -237,16 +233,13 @@ class LlavaOnevisionStream(Stream):
     @property
     def nbytes(self) -> int:
         """KV cache and method state."""
-        states = (self.tower_state, self.token_state)
-        held = sum(state.nbytes for state in states if state is not None)
-        return self.memory.nbytes + held + self.runner.nbytes
+        token = self.token_state.nbytes if self.token_state is not None else 0
+        return self.memory.nbytes + token + self.encoder.nbytes
 
     @property
     def progress(self) -> Progress:
         """See `Stream.progress`."""
-        frames, state = len(self.times_s), self.tower_state
-        recomputed = state.tokens_recomputed / state.tokens_seen if state and state.tokens_seen else 1.0
-        return Progress(frames, self._usage().mean, recomputed)
+        return Progress(len(self.times_s), self._usage().mean, self.encoder.recomputed)
 
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
@@ -281,22 +274,16 @@ class LlavaOnevisionStream(Stream):
 
         And the input [F,T,D] of the last tower block, if the token method reads its attention.
         """
-        model, method, last_input = self.model, self.model.method.tower, None
-        if len(pixels) == 1:
-            with self.clock.stage("vit_ms"):
-                tokens = self.runner.encode(pixels)
-            if tokens is not None:
-                self._graphed += 1
-                return tokens, None
-        with self.clock.stage("vit_ms"):
-            if method is not None:
-                features = method.encode(model.tower, pixels, self.tower_state)
-            elif model.reads_attention:
-                features, last_input = encode_with_last_input(model.tower, pixels)
-            else:
-                features = model.tower.encode(pixels)
-        with self.clock.stage("project_ms"):
-            return model.project(features), last_input
+        if not self.model.reads_attention:
+            return self.encoder.encode(pixels), None
+        seen = []
+
+        def dense(pixels: Tensor) -> Tensor:
+            features, last_input = encode_with_last_input(self.model.tower, pixels)
+            seen.append(last_input)
+            return features
+
+        return self.encoder.encode(pixels, dense), seen[0]
 
     def _prefill_prefix(self) -> None:
         if self.memory.length == 0:
@@ -367,22 +354,9 @@ class LlavaOnevisionStream(Stream):
 
     def _bill(self) -> Efficiency:
         """What the stream has done since the last bill."""
-        frames = len(self.times_s)
-        encoded = frames - self._billed_frames
-        tokens = encoded * self.model.tower.num_tokens
-        recomputed = tokens
-        if self.tower_state is not None:
-            recomputed = self.tower_state.tokens_recomputed - self._billed_recomputed
-            self._billed_recomputed = self.tower_state.tokens_recomputed
-        self._billed_frames = frames
-        graphed, self._graphed = self._graphed, 0
         kept = self._usage()
         return Efficiency(
-            frames_seen=frames,
-            frames_encoded=encoded,
-            frames_graphed=graphed,
-            tower_tokens=tokens,
-            tower_tokens_recomputed=recomputed,
+            **self.encoder.bill(),
             llm_tokens_mean=kept.mean,
             llm_tokens_max=kept.maximum,
             **self.clock.take(),

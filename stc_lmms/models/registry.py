@@ -103,6 +103,15 @@ _MODELS = (
         defaults=MappingProxyType({"fps": 1.0, "method": "stc_cacher"}),
         own_memory="clips",
     ),
+    Model(
+        "streamforest",
+        "StreamForest (SigLIP, an event memory of tower tokens, Qwen2)",
+        "stc_lmms.models.streamforest.StreamForest",
+        "MCG-NJU/StreamForest-Qwen2-7B",
+        options="stc_lmms.models.streamforest_options.StreamForestOptions",
+        defaults=MappingProxyType({"method": "stc_cacher"}),
+        own_memory="forest",
+    ),
 )
 MODELS: dict[str, Model] = {model.name: model for model in _MODELS}
 

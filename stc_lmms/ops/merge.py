@@ -27,6 +27,7 @@ class Matching:
         unmerged_FU: numbers within A of the tokens that stay.
         source_Fr: numbers within A of the tokens that merge.
         target_Fr: numbers within B of what they merge into.
+        similarity_Fr: how similar those two are, most similar first; float32 or wider.
         distill_token: see above.
     """
 
@@ -34,6 +35,7 @@ class Matching:
     unmerged_FU: Tensor
     source_Fr: Tensor
     target_Fr: Tensor
+    similarity_Fr: Tensor
     distill_token: bool = False
 
     def sum(self, x_FNC: Tensor) -> Tensor:
@@ -100,7 +102,10 @@ def match(
     unmerged = order[:, r:]
     if class_token:
         unmerged = unmerged.sort(dim=1).values
-    return Matching(tokens, unmerged, order[:, :r], partner.gather(1, order[:, :r]), distill_token)
+    source = order[:, :r]
+    return Matching(
+        tokens, unmerged, source, partner.gather(1, source), best.gather(1, source), distill_token
+    )
 
 
 def merge_weighted(matching: Matching, x_FNC: Tensor, size_FN1: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,6 +113,26 @@ def merge_weighted(matching: Matching, x_FNC: Tensor, size_FN1: Tensor) -> tuple
     size_FM1 = matching.sum(size_FN1)
     mean = matching.sum(x_FNC * size_FN1) / size_FM1  # sizes are float32 or wider, so this is, too
     return mean.to(x_FNC.dtype), size_FM1
+
+
+def head_mean(x_FNC: Tensor, heads: int) -> Tensor:
+    """Mean over heads of rows that hold `heads` heads side by side: [F,N,C/heads], float32 or wider."""
+    wide = torch.promote_types(x_FNC.dtype, torch.float32)
+    return x_FNC.unflatten(-1, (heads, -1)).mean(-2, dtype=wide)
+
+
+def merge_to(x_FNC: Tensor, count: int, heads: int) -> Tensor:
+    """Merge until `count` tokens are left, in as few steps as halving allows: [F,count,C].
+
+    Tokens are compared by their mean over heads. All weigh the same at the start; the arithmetic between
+    steps is in float32 or wider. Tokens that are `count` already, or fewer, keep their order.
+    """
+    mean_FMC = x_FNC.to(torch.promote_types(x_FNC.dtype, torch.float32))
+    size_FM1 = mean_FMC.new_ones((*mean_FMC.shape[:2], 1))
+    while mean_FMC.shape[1] > count:
+        matching = match(head_mean(mean_FMC, heads), mean_FMC.shape[1] - count)
+        mean_FMC, size_FM1 = merge_weighted(matching, mean_FMC, size_FM1)
+    return mean_FMC.to(x_FNC.dtype)
 
 
 def _rows(x_FNC: Tensor, index_FK: Tensor) -> Tensor:

@@ -127,6 +127,8 @@ class Player:
         self._video = self._stream = self._clip = None
 
     def _continues(self, clip: Clip) -> bool:
+        if self.model.spread is not None:  # its frames hang on the clip's end
+            return clip == self._clip
         if self._clip is None or (self._clip.path, self._clip.start_s) != (clip.path, clip.start_s):
             return False
         return _end(clip) >= _end(self._clip)
@@ -136,15 +138,27 @@ class Player:
         self.restarts += (clip.path, clip.start_s) in self._opened
         self._opened.add((clip.path, clip.start_s))
         settings = self.model.settings
-        self._video = open_video(
-            clip.path,
-            fps=settings.fps,
-            start_s=clip.start_s,
-            decoder=settings.decoder,
-            timeout_s=settings.decode_timeout_s,
-        )
+        how = {"fps": settings.fps, "start_s": clip.start_s, "decoder": settings.decoder}
+        how["timeout_s"] = settings.decode_timeout_s
+        self._video = open_video(clip.path, **how)
+        if self.model.spread is not None:
+            times_s = self._spread(self._video, clip)
+            self._video.close()
+            self._video = open_video(clip.path, **how, times_s=times_s)
         self._stream = self.model.open_stream()
         self._decode_ms, self._question = 0.0, ""
+
+    def _spread(self, video: VideoStream, clip: Clip) -> list[float]:
+        """Times of the frames that the model chooses for a clip, each once."""
+        if video.n_frames is None or video.avg_fps is None:
+            raise VideoError(
+                f"{clip.path}: the file does not say how many frames it has, so they cannot be spread over a "
+                "clip; sample on a fixed grid"
+            )
+        length_s = video.n_frames / video.avg_fps
+        span = None if clip.start_s == 0 and clip.end_s is None else (clip.start_s, clip.end_s or length_s)
+        chosen = self.model.spread(video.n_frames, video.avg_fps, span)
+        return [round(index / video.avg_fps, 6) for index in sorted(set(chosen))]
 
     def _advance(self, clip: Clip) -> None:
         """Frames go in by groups, so that no more than one group is ever held."""

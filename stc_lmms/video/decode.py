@@ -14,7 +14,7 @@ says so (`backend`, `fallback_reason`, `warnings`).
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 from stc_lmms.errors import SettingsError, VideoError
 from stc_lmms.video.delivery import Delivery
 from stc_lmms.video.process import DecoderProcess
-from stc_lmms.video.sampling import Grid, check_fps
+from stc_lmms.video.sampling import Grid, Picks, check_fps
 
 DECODERS = ("auto", "decord", "pyav", "torchcodec")
 # decord hangs on MPEG-TS and reports garbage times for AVI: it only gets containers it is known to read.
@@ -83,6 +83,7 @@ class VideoStream:
         start_s: float = 0.0,
         decoder: str = "auto",
         timeout_s: float = 60.0,
+        times_s: Sequence[float] | None = None,
     ) -> None:
         if decoder not in DECODERS:
             raise SettingsError(f"decoder={decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
@@ -91,6 +92,7 @@ class VideoStream:
         if not timeout_s > 0:
             raise SettingsError(f"timeout_s={timeout_s!r} must be above 0 seconds")
         self._fps, self._decoder, self._timeout_s = check_fps(fps), decoder, timeout_s
+        self._times_s = None if times_s is None else tuple(times_s)
         self.path = _local_video(path)
         self.start_s = self.position_s = float(start_s)
         self.ended = False
@@ -187,12 +189,15 @@ class VideoStream:
             "start_s": self.start_s,
             "avg_fps": self.avg_fps,
             "first_k": self._next_k,
+            "times_s": self._times_s,
         }
         self._worker = DecoderProcess(job, self._timeout_s)
         info, _ = self._worker.receive()
         self.duration_s, self.n_frames = info["duration_s"], info["n_frames"]
         self.avg_fps = self.avg_fps or info["avg_fps"]
         self.grid = Grid.of(self.avg_fps, self._fps, self.start_s)
+        if self._times_s is not None:
+            self.grid = Picks(self._times_s)
 
     def _unpack(self, header: dict[str, Any], pixels: bytearray) -> tuple[int, np.ndarray] | None:
         self.n_damaged = header["n_damaged"]
@@ -236,6 +241,7 @@ def open_video(
     start_s: float = 0.0,
     decoder: str = "auto",
     timeout_s: float = 60.0,
+    times_s: Sequence[float] | None = None,
 ) -> VideoStream:
     """Open a local video file for causal reading.
 
@@ -247,12 +253,13 @@ def open_video(
             for everything else, and for clips, because it alone can seek and check where it landed. "decord",
             "pyav" and "torchcodec" use that one or fail.
         timeout_s: Longest time without progress before the decoder counts as hung.
+        times_s: Moments to sample in place of the grid, rising, seconds in the source video.
 
     Raises:
         SettingsError: An argument is out of range.
         VideoError: The file is missing or cannot be decoded; one line with path, reason and fix.
     """
-    return VideoStream(path, fps=fps, start_s=start_s, decoder=decoder, timeout_s=timeout_s)
+    return VideoStream(path, fps=fps, start_s=start_s, decoder=decoder, timeout_s=timeout_s, times_s=times_s)
 
 
 def iter_frames(

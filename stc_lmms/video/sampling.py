@@ -9,10 +9,14 @@ A causal window [a, b) holds the grid times with a <= t < b. A clip that starts 
 anchored there, as if the video had been cut there.
 """
 
+import bisect
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
+
+import numpy as np
 
 from stc_lmms.errors import SettingsError
 
@@ -57,6 +61,41 @@ def grid_indices(n_frames: int, avg_fps: float, fps: float) -> list[int]:
     return list(range(0, n_frames, frame_step(avg_fps, fps)))
 
 
+def spread_indices(
+    n_frames: int,
+    avg_fps: float,
+    clip_s: tuple[float, float] | None = None,
+    max_frames: int = 2048,
+    min_frames: int = 4,
+) -> list[int]:
+    """Indices of about one frame per second, spread evenly over a clip: StreamForest's `dynamic_fps1`.
+
+    The clip is cut into as many pieces as it lasts seconds, begun ones included, and every piece gives its
+    middle frame. So all indices change with the clip's end, unlike those of a grid.
+
+    Args:
+        n_frames: frames of the video.
+        avg_fps: its average frame rate.
+        clip_s: start and end of the clip in seconds, cut to the video less 0.1 s; None is the whole video.
+        max_frames: at most so many indices.
+        min_frames: at least so many, if the clip has them.
+
+    Raises:
+        SettingsError: the rate is not finite and positive.
+    """
+    first, count = 0, n_frames
+    if clip_s is not None:
+        start_s, end_s = max(0.0, clip_s[0]), min(n_frames / check_fps(avg_fps) - 0.1, clip_s[1])
+        first, count = math.floor(start_s * avg_fps), math.floor((end_s - start_s) * avg_fps)
+    if count <= 0:
+        return []
+    wanted = max(min(math.floor(count / check_fps(avg_fps) + 1), max_frames), min(min_frames, count))
+    pieces = min(wanted, count)
+    edges = np.linspace(0, count, pieces + 1).astype(int)
+    middles = [first + int(a + b - 1) // 2 for a, b in itertools.pairwise(edges)]
+    return middles + middles[-1:] * (wanted - pieces)
+
+
 @dataclass(frozen=True)
 class Grid:
     """Sampling times of one video: `start_s + k * step_s` for k = 0, 1, 2, ..."""
@@ -97,8 +136,30 @@ class Grid:
         return count
 
 
+@dataclass(frozen=True)
+class Picks:
+    """Single moments of one video in place of a grid.
+
+    Attributes:
+        times_s: rising, in seconds.
+    """
+
+    times_s: tuple[float, ...]
+
+    def time_s(self, k: int) -> float:
+        """Moment number `k`; behind the last there is none, that is, infinity."""
+        return self.times_s[k] if k < len(self.times_s) else math.inf
+
+    def count_before(self, until_s: float) -> int:
+        """Number of moments below `until_s`."""
+        return bisect.bisect_left(self.times_s, until_s)
+
+
 def on_screen(
-    frames: Iterable[tuple[float, float, Frame]], grid: Grid, first_k: int = 0, interval_s: float = 0.0
+    frames: Iterable[tuple[float, float, Frame]],
+    grid: Grid | Picks,
+    first_k: int = 0,
+    interval_s: float = 0.0,
 ) -> Iterator[tuple[int, Frame]]:
     """Pick the frame on screen at every grid time, reading one frame ahead and keeping two.
 

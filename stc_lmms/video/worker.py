@@ -1,9 +1,9 @@
 """The decoder process: `python -m stc_lmms.video.worker JOB`, started by `process.DecoderProcess`.
 
 Decoders hang and abort on broken files, and neither can be caught; a process can be killed. JOB is a JSON
-object (backend, path, fps, start_s, avg_fps or null, first_k; for `live` also what `describe_source` says),
-or for a look at the packets only (backend: "scan", path). Messages go to standard output: the length of a
-JSON header as 4 bytes, the header, then `n_bytes` of pixels:
+object (backend, path, fps, start_s, avg_fps or null, first_k, times_s or null; for `live` also what
+`describe_source` says), or for a look at the packets only (backend: "scan", path). Messages go to standard
+output: the length of a JSON header as 4 bytes, the header, then `n_bytes` of pixels:
 
 - info: duration_s, n_frames, avg_fps
 - frame: k, height, width, n_damaged, and height x width x 3 bytes of RGB
@@ -27,7 +27,7 @@ from dataclasses import asdict
 from stc_lmms.errors import VideoError
 from stc_lmms.video.backends import SOURCES, PyAVSource, delivery_of
 from stc_lmms.video.live_input import LiveInput
-from stc_lmms.video.sampling import Grid
+from stc_lmms.video.sampling import Grid, Picks
 
 _BUSY_EVERY_S = 1.0
 
@@ -76,6 +76,8 @@ def decode(job: dict, messages: Messages) -> None:
         messages.send("info", **asdict(source.info))
         # After a fallback the grid stays that of the first decoder, or frames would repeat or go missing.
         grid = Grid.of(job["avg_fps"] or source.info.avg_fps, job["fps"], job["start_s"])
+        if job.get("times_s") is not None:
+            grid = Picks(tuple(job["times_s"]))
         for k, image_HWC in source.frames(grid, job["first_k"]):
             height, width, _ = image_HWC.shape
             pixels = memoryview(image_HWC).cast("B")

@@ -12,10 +12,9 @@ LLM = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 96,
-    "max_position_embeddings": 32768,
 }
 TINY = models.DispiderEntry(
-    sizes={"7b": LLM | {"vocab_size": 400}},
+    reaction=LLM | {"vocab_size": 400},
     decision=LLM | {"hidden_size": 32, "vocab_size": 300},
     vision={
         "hidden_size": 48,

@@ -153,7 +153,7 @@ def test_a_stream_of_single_frames_says_how_they_ran(load, clip):
     assert got.token_ids == wanted.token_ids
     assert got.efficiency.frames_graphed == 6 and wanted.efficiency.frames_graphed == 0
     assert got.efficiency.tower_tokens_recomputed == wanted.efficiency.tower_tokens_recomputed
-    assert stream.nbytes == plain.nbytes + stream.runner.nbytes > plain.nbytes
+    assert stream.nbytes == plain.nbytes + stream.encoder.runner.nbytes > plain.nbytes
     assert model.describe()["launch"] == "eager" and "no graphs on cpu" in model.describe()["launch_reason"]
 
 

@@ -1,0 +1,43 @@
+"""Sine and cosine position tables, in numpy float32: torch's own sines differ in the last bits.
+
+Shapes: T moments, H rows and W columns of patches, C width, D entries of one code.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_BASE = 10000
+
+
+def codes(width: int, positions: np.ndarray) -> np.ndarray:
+    """Sines, then cosines, of every position at `width / 2` frequencies: float32 [len(positions), width]."""
+    frequencies = 1.0 / _BASE ** (np.arange(width // 2, dtype=np.float32) / (width / 2))
+    angles = np.outer(positions.astype(np.float32), frequencies)
+    return np.concatenate((np.sin(angles), np.cos(angles)), axis=1).astype(np.float32)
+
+
+def split_width(width: int) -> tuple[int, int]:
+    """How many of C channels say when, and how many where: a quarter and the rest.
+
+    Raises:
+        ValueError: C is not a multiple of 16.
+    """
+    if width % 16:
+        raise ValueError(f"position tables need a width that is a multiple of 16, not {width}")
+    return width // 4, width - width // 4
+
+
+def spatial_table(grid: tuple[int, int], width: int) -> Tensor:
+    """Float32 [H*W,C]: zeros where a moment's code stands, the column's code, the row's code."""
+    when, where = split_width(width)
+    rows, columns = np.indices(grid)
+    parts = [codes(where // 2, axis.ravel()) for axis in (columns, rows)]
+    return torch.from_numpy(np.concatenate((np.zeros((rows.size, when), np.float32), *parts), axis=1))
+
+
+def temporal_table(moments: int, width: int) -> Tensor:
+    """Float32 [T,C]: the moment's code, zeros where a place's code stands."""
+    when, where = split_width(width)
+    code = codes(when, np.arange(moments))
+    return torch.from_numpy(np.concatenate((code, np.zeros((moments, where), np.float32)), axis=1))
