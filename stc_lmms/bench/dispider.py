@@ -25,10 +25,11 @@ from stc_lmms.bench.work import Job, ModelShape, Work, decoder_work, projector_w
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.models.dispider import Dispider
-from stc_lmms.models.dispider_config import DispiderSpec, check_fit, check_settings, qwen2_config
+from stc_lmms.models.dispider_config import DispiderSpec, check_fit, check_settings
 from stc_lmms.models.dispider_net import STREAM_CLIPS
 from stc_lmms.models.dispider_text import reaction_prompt
 from stc_lmms.models.dispider_weights import random_networks
+from stc_lmms.models.released import qwen2_config
 from stc_lmms.settings import Settings
 from stc_lmms.suggest import unknown
 

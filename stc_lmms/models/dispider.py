@@ -3,8 +3,9 @@
 Frames are encoded as they come and gathered into clips of 16. A full clip is read by the compact model and
 kept; a question retrieves some clips and the large model answers from those.
 
-The grid of frames is that of the stream (`fps`), where the released scripts spread a whole number of clips
-over a video whose length they know; time sentences, retrieval and prompts are the released ones.
+The grid of frames is that of the stream (`fps`); the released scripts spread a whole number of clips over a
+video whose length they know, which `grid=released` does. Time sentences, retrieval and prompts are the
+released ones.
 """
 
 import logging
@@ -14,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
 from stc_lmms.memory.clips import ClipState
 from stc_lmms.models.base import StreamingModel, checkpoint, open_device
-from stc_lmms.models.dispider_config import DispiderSpec, check_fit, check_settings, checkpoint_folder
+from stc_lmms.models.dispider_config import DispiderSpec, check_fit, check_settings
 from stc_lmms.models.dispider_net import DispiderNet, Words
 from stc_lmms.models.dispider_options import DispiderOptions
 from stc_lmms.models.dispider_pixels import pixel_values
@@ -31,11 +32,14 @@ from stc_lmms.models.dispider_text import (
     TO_DO,
     decision_question,
     reaction_prompt,
+    released_sampling,
     time_sentence,
 )
 from stc_lmms.models.dispider_weights import Networks, load_networks
+from stc_lmms.models.released import checkpoint_folder, load_tokenizer
 from stc_lmms.settings import Settings
-from stc_lmms.streaming.graphs import UNKNOWN_ROLE, CudaCapture
+from stc_lmms.streaming.encoder import note_unknown_role
+from stc_lmms.streaming.graphs import CudaCapture
 from stc_lmms.streaming.timers import environment
 from stc_lmms.towers import open_tower
 
@@ -61,7 +65,7 @@ class Dispider(StreamingModel):
         device = open_device(settings.device)
         folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
         spec = DispiderSpec.from_dir(folder)
-        tokenizer, compact = (_tokenizer(path) for path in (spec.folder, spec.decision_folder))
+        tokenizer, compact = (load_tokenizer(path) for path in (spec.folder, spec.decision_folder))
         dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
         if dtype == "auto" and device.type == "cpu":
             dtype = torch.float32
@@ -127,17 +131,27 @@ class Dispider(StreamingModel):
         self.eos_ids = compat.eos_ids(networks.reaction, tokenizer) | spec.eos_ids
         self.eos_ids |= {i for i in [tokenizer.convert_tokens_to_ids(END_OF_TURN)] if i is not None}
         self.capture = CudaCapture(self.device, settings.cuda_graphs)
-        tower = self.method.tower
-        if not self.capture.reason and tower is not None and tower.role(tower.open_state()) is None:
-            self.capture.reason = UNKNOWN_ROLE
+        note_unknown_role(self.capture, self.method.tower)
+        if self.options.grid == "released":
+            self.spread = self._released
         for line in self.off_distribution:
             logger.warning("%s", line)
+
+    def _released(self, count: int, fps: float, clip_s: tuple[float, float] | None) -> list[int]:
+        """See `StreamingModel.spread`; a clip is a video of its own, as the scripts cut it."""
+        first, end = 0, count
+        if clip_s is not None:
+            first, end = round(clip_s[0] * fps), min(count, round(clip_s[1] * fps))
+        if end <= first:
+            return []
+        chosen = released_sampling(end - first, fps, self.options.frames_per_clip)
+        return [first + index for index in chosen]
 
     @property
     def off_distribution(self) -> list[str]:
         """In what the settings leave the way Dispider was trained; empty if they do not."""
         found = []
-        if self.settings.fps != TRAINED_FPS:
+        if self.settings.fps != TRAINED_FPS and self.spread is None:
             found.append(f"fps={self.settings.fps:g}: Dispider was trained at about {TRAINED_FPS:g} fps")
         if self.options.frames_per_clip != TRAINED_FRAMES:
             found.append(
@@ -169,8 +183,8 @@ class Dispider(StreamingModel):
 
     def perceive(self, tokens_FRC: Tensor, times_s: Sequence[float]) -> ClipState:
         """A clip from its merged tokens and time stamps, complete or not."""
-        # A full clip lasts until the next frame; one that is filling ends with the frame it has.
-        full = len(times_s) == self.options.frames_per_clip
+        # On a grid, a full clip lasts until the next frame; one that is filling ends with the frame it has.
+        full = len(times_s) == self.options.frames_per_clip and self.spread is None
         start_s, end_s = times_s[0], times_s[-1] + (1 / self.settings.fps if full else 0)
         sentence = self._compact_embeds(time_sentence(start_s, end_s))
         return ClipState(tokens_FRC, *self.net.perceive(tokens_FRC, sentence), start_s, end_s)
@@ -192,12 +206,3 @@ class Dispider(StreamingModel):
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, device: torch.device) -> Tensor:
     ids = tokenizer(text, add_special_tokens=False).input_ids
     return torch.tensor(ids, dtype=torch.long, device=device)
-
-
-def _tokenizer(folder: Any) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"cannot load the tokenizer in {str(folder)!r}: {compat.first_line(error)}"
-        ) from error

@@ -5,44 +5,23 @@ fields and folders have other names. A root folder holds the language model that
 holds the fields of the compact one that watches.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from huggingface_hub import snapshot_download
 from transformers import Qwen2Config
 
-from stc_lmms import compat
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.models.base import checkpoint
+from stc_lmms.models.released import checkpoint_folder, qwen2_config, read_json
 from stc_lmms.settings import Settings
 
 LAYOUTS: Mapping[str, Literal["v1", "v2"]] = {"long": "v1", "dispider_reaction": "v2"}
 DECISION_TYPES = ("stream_ground_qwen", "dispider_decision")
 DECISION_FOLDERS = ("perception_decision", "stream_compressor")
-_QWEN2_FIELDS = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-    "hidden_act",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "max_position_embeddings",
-    "use_sliding_window",
-    "sliding_window",
-    "max_window_layers",
-    "tie_word_embeddings",
-)
 _SENTENCE_TOKENS = 20  # about what a time sentence has
-_CONFIG_FILES = ["*.json", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True)
@@ -90,14 +69,14 @@ class DispiderSpec:
         Raises:
             CheckpointError: it is not a Dispider, or a field is missing or asks for what no release has.
         """
-        root = _json(folder / "config.json")
+        root = read_json(folder / "config.json")
         kind = root.get("model_type")
         if kind not in LAYOUTS:
             raise CheckpointError(
                 f"pretrained={str(folder)!r} is a {kind!r} checkpoint, not Dispider ({' or '.join(LAYOUTS)})"
             )
         nested_folder = _decision_folder(folder, root)
-        nested = _json(nested_folder / "config.json")
+        nested = read_json(nested_folder / "config.json")
         fields = _Fields(folder, root | nested)
         for names, wanted in (
             (("mm_projector_type", "perception_projector_type"), "pool"),
@@ -123,7 +102,7 @@ class DispiderSpec:
                 f"{str(folder)!r}: pool_num={slots} slots do not tile resolution={tokens} tokens"
             )
         generation = folder / "generation_config.json"
-        decoding = _json(generation) if generation.is_file() else {}
+        decoding = read_json(generation) if generation.is_file() else {}
         eos = decoding.get("eos_token_id") or []
         return cls(
             folder=folder,
@@ -181,35 +160,6 @@ def check_fit(settings: Settings, spec: DispiderSpec) -> None:
         )
 
 
-def checkpoint_folder(pretrained: str, revision: str | None, *, weights: bool) -> Path:
-    """The checkpoint on this disk: a local folder, or a hub id whose files are fetched.
-
-    Args:
-        pretrained: folder or hub id.
-        revision: of the hub id.
-        weights: fetch the safetensors files, too.
-
-    Raises:
-        CheckpointError: there is no such folder, and the hub does not have it or cannot be reached.
-    """
-    if Path(pretrained).is_dir():
-        return Path(pretrained)
-    patterns = [*_CONFIG_FILES, "*.safetensors"] if weights else _CONFIG_FILES
-    try:
-        compat.reach_hub(pretrained, revision)
-        return Path(snapshot_download(pretrained, revision=revision, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"pretrained={pretrained!r} is not a local folder and was not found on (or not reachable at) the "
-            f"model hub; give a folder with a Dispider checkpoint ({compat.first_line(error)})"
-        ) from error
-
-
-def qwen2_config(fields: Mapping[str, Any]) -> Qwen2Config:
-    """The Qwen2 among a checkpoint's fields."""
-    return Qwen2Config(**{name: fields[name] for name in _QWEN2_FIELDS if fields.get(name) is not None})
-
-
 @dataclass(frozen=True)
 class _Fields:
     """Fields under the names of either release."""
@@ -231,16 +181,6 @@ class _Fields:
             )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {compat.first_line(error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return content
-
-
 def _decision_folder(folder: Path, root: Mapping[str, Any]) -> Path:
     """The compact model's folder; v1 names it by a path on its authors' disk, of which the end counts."""
     named = root.get("perception_decision") or root.get("mm_compressor") or ""
@@ -248,7 +188,7 @@ def _decision_folder(folder: Path, root: Mapping[str, Any]) -> Path:
         if name and (folder / name / "config.json").is_file():
             return folder / name
     for config in sorted(folder.glob("*/config.json")):
-        if _json(config).get("model_type") in DECISION_TYPES:
+        if read_json(config).get("model_type") in DECISION_TYPES:
             return config.parent
     raise CheckpointError(
         f"{str(folder)!r} has no folder {' or '.join(DECISION_FOLDERS)}; fetch the whole checkpoint"
@@ -260,5 +200,5 @@ def _vision_fields(folder: Path, nested: Mapping[str, Any]) -> Mapping[str, Any]
     path = folder / PurePosixPath(str(named)).name / "config.json"
     if not named or not path.is_file():
         return None
-    fields = _json(path)
+    fields = read_json(path)
     return fields.get("vision_config", fields)

@@ -16,10 +16,14 @@ class DispiderOptions:
         retrieval: clips that a question gets. `stream` is what the released streaming scripts do: the best
             4. `offline` is what the Video-MME script does: all above a similarity, 4 to 28, found by the
             bare question where the task tells it.
+        grid: `fixed` samples `fps` frames per second from the clip's start, each frame once for all
+            questions. `released` spreads whole clips over what a question sees, about one frame per second,
+            and reads it from its start again for every question.
     """
 
     frames_per_clip: int = 16
     retrieval: Literal["stream", "offline"] = "stream"
+    grid: Literal["fixed", "released"] = "fixed"
 
     def __post_init__(self):
         """Check ranges."""

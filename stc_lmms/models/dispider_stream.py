@@ -21,7 +21,7 @@ from stc_lmms.memory.full import Full
 from stc_lmms.models.base import Answer, Decision, Generation, ProactiveStream, Progress, check_frames
 from stc_lmms.models.decoding import greedy
 from stc_lmms.models.dispider_net import Found, Words
-from stc_lmms.streaming.graphs import FrameRunner
+from stc_lmms.streaming.encoder import FrameEncoder
 from stc_lmms.streaming.timers import Efficiency, StageClock, peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -69,22 +69,21 @@ class DispiderStream(ProactiveStream):
     def __init__(self, model: "Dispider"):
         self.model = model
         self.clock = StageClock(model.device)
-        method = model.method.tower
-        self.tower_state = method.open_state() if method else None
-        self.runner = FrameRunner(model.capture, model.tower, method, self.tower_state, model.net.merge)
+        self.encoder = FrameEncoder(
+            self.clock, model.capture, model.tower, model.method.tower, model.net.merge
+        )
+        self.tower_state = self.encoder.state
         self.reset()
 
     def reset(self) -> None:
         """Forget everything, the question that is watched for included."""
-        if self.tower_state is not None:
-            self.tower_state.reset()
+        self.encoder.reset()
         self.clips = ClipMemory()
         self.decisions: list[Decision] = []
         self._filling: list[Tensor] = []  # merged tokens [.,R,C] of the clip that is not full yet
         self._times_s: list[float] = []  # of its frames, from the first frame of the stream on
         self._watch: _Watch | None = None
         self._position_s, self._origin_s = -math.inf, 0.0
-        self._frames = self._graphed = self._billed_frames = self._billed_recomputed = 0
         self.clock.take()
 
     @property
@@ -95,60 +94,41 @@ class DispiderStream(ProactiveStream):
     @property
     def nbytes(self) -> int:
         """Bytes on the compute device: memory, filling clip, tower references, the question watched for."""
-        tower = self.tower_state.nbytes if self.tower_state is not None else 0
         filling = sum(x.nbytes for x in self._filling)
         watch = self._watch.nbytes if self._watch is not None else 0
-        return self.clips.nbytes + filling + tower + watch + self.runner.nbytes
+        return self.clips.nbytes + filling + watch + self.encoder.nbytes
 
     @property
     def progress(self) -> Progress:
         """See `Stream.progress`."""
-        state = self.tower_state
-        recomputed = state.tokens_recomputed / state.tokens_seen if state and state.tokens_seen else 1.0
-        return Progress(self._frames, float(self.model.spec.tokens_per_frame), recomputed)
+        per_frame = self.model.spec.tokens_per_frame
+        return Progress(self.encoder.frames, float(per_frame), self.encoder.recomputed)
 
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """See `Stream.observe`; encodes by `prefill_frames`, never over the end of a clip."""
         check_frames(frames, times_s, self.position_s)
         settings, clip = self.model.settings, self.model.options.frames_per_clip
-        if settings.max_frames is not None and self._frames + len(frames) > settings.max_frames:
+        if settings.max_frames is not None and self.encoder.frames + len(frames) > settings.max_frames:
             raise StcError(
                 f"the stream is longer than max_frames={settings.max_frames}; raise it or lower fps"
             )
-        if len(frames) and not self._frames:
-            self._origin_s = times_s[0]  # as released, a clip's times count from the start of what is watched
+        if len(frames) and not self.encoder.frames:
+            # As released, times count from the start of what is watched, which is at most a second earlier.
+            self._origin_s = math.floor(times_s[0])
         start = 0
         while start < len(frames):
             end = min(start + settings.prefill_frames, start + clip - len(self._times_s), len(frames))
-            self._filling.append(self._encode(frames[start:end]))
+            with self.clock.stage("preprocess_ms"):
+                pixels = self.model.pixels(frames[start:end])
+            self._filling.append(self.encoder.encode(pixels))
             self._times_s.extend(time_s - self._origin_s for time_s in times_s[start:end])
-            self._position_s, self._frames = times_s[end - 1], self._frames + end - start
-            start = end
+            self._position_s, start = times_s[end - 1], end
             if len(self._times_s) == clip:
                 with self.clock.stage("prefill_ms"):
                     self.clips.append(self._gathered())
                 self._filling, self._times_s = [], []
                 self._decide()
-
-    def _encode(self, frames: np.ndarray) -> Tensor:
-        """Merged tokens [F,R,C] of the next F frames."""
-        model, method = self.model, self.model.method.tower
-        with self.clock.stage("preprocess_ms"):
-            pixels = model.pixels(frames)
-        if len(pixels) == 1:
-            with self.clock.stage("vit_ms"):
-                tokens = self.runner.encode(pixels)
-            if tokens is not None:
-                self._graphed += 1
-                return tokens
-        with self.clock.stage("vit_ms"):
-            if method is None:
-                features = model.tower.encode(pixels)
-            else:
-                features = method.encode(model.tower, pixels, self.tower_state)
-        with self.clock.stage("project_ms"):
-            return model.net.merge(features)
 
     def _gathered(self) -> ClipState | None:
         """The clip that is filling, as far as it has come."""
@@ -235,7 +215,7 @@ class DispiderStream(ProactiveStream):
         answered_at: Sequence[int] = (),
     ) -> Answer:
         model = self.model
-        if not self._frames:
+        if not self.encoder.frames:
             raise StcError("no frame has come: Dispider answers from clips; ask after the first frame")
         self.clock.wait()  # the time to the first token begins with the question
         start = time.perf_counter()
@@ -267,20 +247,10 @@ class DispiderStream(ProactiveStream):
 
     def _bill(self) -> Efficiency:
         """What the stream has done since the last bill."""
-        encoded = self._frames - self._billed_frames
-        tokens = recomputed = encoded * self.model.tower.num_tokens
-        if self.tower_state is not None:
-            recomputed = self.tower_state.tokens_recomputed - self._billed_recomputed
-            self._billed_recomputed = self.tower_state.tokens_recomputed
-        graphed, self._graphed, self._billed_frames = self._graphed, 0, self._frames
         per_frame = self.model.spec.tokens_per_frame
         return Efficiency(
-            frames_seen=self._frames,
-            frames_encoded=encoded,
-            frames_graphed=graphed,
-            tower_tokens=tokens,
-            tower_tokens_recomputed=recomputed,
             llm_tokens_mean=float(per_frame),
             llm_tokens_max=per_frame,
+            **self.encoder.bill(),
             **self.clock.take(),
         )

@@ -1,8 +1,5 @@
 """What Dispider says and how it samples, byte for byte as released. No tensors, no models."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 TO_DO, HAS_ANSWER = "<to_do>", "<has_answer>"
 END_OF_TURN = "<|im_end|>"
 _SYSTEM = (
@@ -34,41 +31,20 @@ def reaction_prompt(question: str, opening: str = "", image_markers: bool = Fals
     return f"{_SYSTEM} USER: {before}", f"{after}\n{question} ASSISTANT:{begun}"
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the released scripts cut a whole video.
-
-    Attributes:
-        indices: frame numbers, clip after clip.
-        spans_s: start and end of each clip in seconds, from the start of its first frame to the end of its
-            last one.
-    """
-
-    indices: tuple[int, ...]
-    spans_s: tuple[tuple[float, float], ...]
-
-
 def released_sampling(
-    frame_times_s: Sequence[tuple[float, float]],
-    avg_fps: float,
-    frames_per_clip: int = 16,
-    max_clips: int = 100,
-    min_clips: int = 1,
-) -> Sampling:
-    """About one frame per second: as many clips as fit, frames in the middle of equal pieces of the video.
+    frames: int, avg_fps: float, frames_per_clip: int = 16, max_clips: int = 100, min_clips: int = 1
+) -> list[int]:
+    """Frame numbers, clip after clip, as the released scripts cut a whole video: about one frame per second.
+
+    As many clips as fit; every frame is the middle one of an equal piece of the video.
 
     Args:
-        frame_times_s: start and end of every frame, in seconds.
-        avg_fps: average frame rate, frames per second.
+        frames: of the video.
+        avg_fps: its average frame rate, frames per second.
         frames_per_clip: frames of a clip, which therefore spans about as many seconds.
         max_clips: at most so many; then frames are further apart.
         min_clips: at least so many; then frames are closer.
     """
-    frames = len(frame_times_s)
-    clips = min(max(round(frames / avg_fps / frames_per_clip), min_clips), max_clips)
-    total = clips * frames_per_clip
+    total = frames_per_clip * min(max(round(frames / avg_fps / frames_per_clip), min_clips), max_clips)
     piece = (frames - 1) / total
-    indices = [(round(piece * i) + round(piece * (i + 1))) // 2 for i in range(total)]
-    ends = [(indices[i], indices[i + frames_per_clip - 1]) for i in range(0, total, frames_per_clip)]
-    spans = [(frame_times_s[first][0], frame_times_s[last][1]) for first, last in ends]
-    return Sampling(tuple(indices), tuple(spans))
+    return [(round(piece * i) + round(piece * (i + 1))) // 2 for i in range(total)]

@@ -1,12 +1,11 @@
 """The weights of a Dispider checkpoint, by the names of the release, in stock modules."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen2ForCausalLM, Qwen2Model
 from transformers.configuration_utils import PretrainedConfig
@@ -14,6 +13,7 @@ from transformers.configuration_utils import PretrainedConfig
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
 from stc_lmms.models.dispider_config import DispiderSpec
+from stc_lmms.models.released import Entry, entries, entries_of, lacking, on_meta
 
 _COMPACT = "model.compressor.compressor."
 _PREFIXES = (  # of the release: which network, and what replaces the prefix; the first that fits counts
@@ -61,14 +61,6 @@ class Networks:
         return self
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One tensor of the files, not read yet."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], Tensor]
-
-
 def load_networks(spec: DispiderSpec, dtype: str | torch.dtype, attn_implementation: str) -> Networks:
     """Read the safetensors files of the root folder; nothing is read before all names and shapes fit.
 
@@ -80,15 +72,10 @@ def load_networks(spec: DispiderSpec, dtype: str | torch.dtype, attn_implementat
     Raises:
         CheckpointError: there are none, or weights are missing, unexpected or of another shape.
     """
-    try:
-        entries = _entries(spec.folder)
-        if dtype == "auto":
-            dtype = next(iter(entries.values())).read().dtype
-        return _build(spec, entries, dtype, attn_implementation)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"cannot read the weights of {str(spec.folder)!r}: {compat.first_line(error)}"
-        ) from error
+    found = entries(spec.folder)
+    if dtype == "auto":
+        dtype = next(iter(found.values())).read().dtype
+    return _build(spec, found, dtype, attn_implementation)
 
 
 def networks_from_tensors(
@@ -99,8 +86,7 @@ def networks_from_tensors(
     Raises:
         CheckpointError: weights are missing, unexpected or of another shape.
     """
-    entries = {name: _Entry(tuple(x.shape), lambda x=x: x) for name, x in weights.items()}
-    return _build(spec, entries, dtype, attn_implementation)
+    return _build(spec, entries_of(weights), dtype, attn_implementation)
 
 
 def random_networks(
@@ -115,22 +101,10 @@ def random_networks(
     return Networks(**{name: module.eval() for name, module in built.items()})
 
 
-def _entries(folder: Path) -> dict[str, _Entry]:
-    entries: dict[str, _Entry] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        file = safe_open(path, framework="pt")
-        for name in file.keys():  # noqa: SIM118 - no mapping
-            shape = tuple(file.get_slice(name).get_shape())
-            entries[name] = _Entry(shape, lambda file=file, name=name: file.get_tensor(name))
-    if not entries:
-        raise CheckpointError(f"{str(folder)!r} has no weights as safetensors; fetch the whole checkpoint")
-    return entries
-
-
-def _build(spec: DispiderSpec, entries: Mapping[str, _Entry], dtype: torch.dtype, attention: str) -> Networks:
-    parts: dict[str, dict[str, _Entry]] = {part: {} for _, part, _ in _PREFIXES}
+def _build(spec: DispiderSpec, found: Mapping[str, Entry], dtype: torch.dtype, attention: str) -> Networks:
+    parts: dict[str, dict[str, Entry]] = {part: {} for _, part, _ in _PREFIXES}
     problems: list[str] = []
-    for name, entry in entries.items():
+    for name, entry in found.items():
         if name.startswith(_UNUSED) or name.endswith(_BUFFERS):
             continue
         for prefix, part, instead in _PREFIXES:
@@ -148,16 +122,19 @@ def _build(spec: DispiderSpec, entries: Mapping[str, _Entry], dtype: torch.dtype
         if embedding is not None:  # rows may have been added for new tokens, and the config left as it was
             config.vocab_size = embedding.shape[0]
     stock, small = _stock(spec, vision_config, attention), _small(spec, vision_config)
-    with torch.device("meta"):
-        blank = {name: cls._from_config(config) for name, (cls, config, _) in stock.items()}
-        blank |= {name: make() for name, make in small.items()}
+    blank = {name: on_meta(partial(cls._from_config, config)) for name, (cls, config, _) in stock.items()}
+    blank |= {name: on_meta(make) for name, make in small.items()}
     if compat.vision_core(blank["vision"]) is not blank["vision"]:
         parts["vision"] = {f"vision_model.{name}": entry for name, entry in parts["vision"].items()}
     for part, module in blank.items():
-        problems += _differences(part, module, parts[part])
+        problems += [f"{part}: {problem}" for problem in lacking(module, parts[part])]
+        unknown = parts[part].keys() - module.state_dict().keys()
+        problems += [f"{part}: {name} is unexpected" for name in sorted(unknown)]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise CheckpointError(f"{str(spec.folder)!r}: {', '.join(problems[:4])}{more}")
+        raise CheckpointError(
+            f"{str(spec.folder)!r} lacks weights or has others: {', '.join(problems[:4])}{more}"
+        )
 
     built: dict[str, Any] = {}
     for part, make in small.items():
@@ -169,20 +146,6 @@ def _build(spec: DispiderSpec, entries: Mapping[str, _Entry], dtype: torch.dtype
             None, config=config, state_dict=state, dtype=dtype, attn_implementation=attn
         ).eval()
     return Networks(**built)
-
-
-def _differences(part: str, module: nn.Module, entries: Mapping[str, _Entry]) -> Iterable[str]:
-    wanted = {name: tuple(x.shape) for name, x in module.state_dict().items()}
-    if getattr(getattr(module, "config", None), "tie_word_embeddings", False):
-        wanted.pop("lm_head.weight", None)  # it is the embedding
-        entries = {name: entry for name, entry in entries.items() if name != "lm_head.weight"}
-    for name in wanted.keys() - entries.keys():
-        yield f"{part}: {name} is missing"
-    for name in entries.keys() - wanted.keys():
-        yield f"{part}: {name} is unexpected"
-    for name in sorted(wanted.keys() & entries.keys()):
-        if wanted[name] != entries[name].shape:
-            yield f"{part}: {name} is {list(entries[name].shape)}, not {list(wanted[name])}"
 
 
 def _mlp(width: int, out: int) -> nn.Sequential:
@@ -229,7 +192,7 @@ def _vision_config(spec: DispiderSpec, fields: Mapping[str, Any]) -> PretrainedC
     return config
 
 
-def _fields_by_shape(spec: DispiderSpec, entries: Mapping[str, _Entry]) -> dict[str, int]:
+def _fields_by_shape(spec: DispiderSpec, entries: Mapping[str, Entry]) -> dict[str, int]:
     try:
         width, _, patch, _ = entries["embeddings.patch_embedding.weight"].shape
         positions = entries["embeddings.position_embedding.weight"].shape[0]

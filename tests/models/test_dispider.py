@@ -8,7 +8,10 @@ from stc_lmms.errors import StcError
 from stc_lmms.memory.clips import ClipMemory
 from stc_lmms.models.base import Generation
 from stc_lmms.models.dispider import Dispider
-from stc_lmms.models.dispider_text import reaction_prompt
+from stc_lmms.models.dispider_text import reaction_prompt, released_sampling
+from stc_lmms.streaming.player import Clip as PlayerClip
+from stc_lmms.streaming.player import Player
+from tests.media import encode_video, moving_square_frames
 from tests.models.dispider_helpers import LAYOUTS, fresh, play, scene, settings, states, undecided
 
 QUESTION, SHORT = "What is shown?", Generation(6)
@@ -290,6 +293,20 @@ def test_times_count_from_the_first_frame_of_the_stream(load):
     later = play(model, frames, [time_s + 600 for time_s in times])
     assert later.position_s == 608 and later.clips[1].start_s == 4
     assert states(later).equal(states(play(model, frames, times)))
+
+
+def test_the_released_grid_spreads_whole_clips_over_what_a_question_sees(load, tmp_path):
+    video = encode_video(tmp_path / "v.mp4", moving_square_frames(170), 5)  # 34 s
+    model = load(method="none", grid="released", frames_per_clip=4)
+    player = Player(model)
+    for count, end_s in ((170, None), (90, 18.0)):
+        player.ask(QUESTION, PlayerClip(str(video), 0.0, end_s), SHORT)
+        spans = [(clip.start_s, clip.end_s) for clip in player._stream.clips]
+        wanted = released_sampling(count, 5.0, 4)
+        assert len(spans) == len(wanted) // 4 == {170: 8, 90: 4}[count]  # halves to even, as released
+        assert spans == [(wanted[i] / 5, wanted[i + 3] / 5) for i in range(0, len(wanted), 4)]
+    assert player.restarts == 1  # every question reads its clip from the start
+    player.close()
 
 
 def test_watching_from_the_middle_begins_with_a_summary(load):

@@ -121,8 +121,8 @@ def test_methods_and_memories_that_do_not_fit_are_refused_before_weights(built):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda w: w.pop("model.clip_projector.2.bias"), "clip: 2.bias is missing"),
-        (lambda w: w.pop(f"{COMPACT}silent_head.weight"), "silent_head: weight is missing"),
+        (lambda w: w.pop("model.clip_projector.2.bias"), "others: clip: 2.bias"),
+        (lambda w: w.pop(f"{COMPACT}silent_head.weight"), "others: silent_head: weight"),
         (lambda w: w.update({"other.weight": torch.zeros(1)}), "other.weight is unexpected"),
         (
             lambda w: w.update({"model.layers.7.extra": torch.zeros(1)}),
@@ -130,7 +130,7 @@ def test_methods_and_memories_that_do_not_fit_are_refused_before_weights(built):
         ),
         (
             lambda w: w.update({"model.compress_projector.0.weight": torch.zeros(3, 5)}),
-            "compress: 0.weight is [3, 5], not [32, 32]",
+            "compress: 0.weight (has [3, 5], needs [32, 32])",
         ),
     ],
 )
@@ -146,9 +146,9 @@ def test_weights_of_another_tower_or_none_are_refused(copy, built):
     change_weights(folder, lambda w: w.update({name: torch.zeros(17, 64)}))
     assert "a tower of 16 patches does not give resolution=16 tokens" in refusal(folder, Dispider)
     (folder / "model.safetensors").write_bytes(b"nothing")
-    assert "cannot read the weights" in refusal(folder, Dispider)
+    assert "model.safetensors cannot be read" in refusal(folder, Dispider)
     (folder / "model.safetensors").unlink()
-    assert "has no weights as safetensors; fetch the whole checkpoint" in refusal(folder, Dispider)
+    assert "has no weights as safetensors files; fetch the whole checkpoint" in refusal(folder, Dispider)
 
 
 def test_what_old_shards_carry_beside_the_weights_is_ignored(copy):
