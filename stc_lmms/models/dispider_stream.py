@@ -6,6 +6,7 @@ for, if there is one, should be answered now.
 """
 
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from stc_lmms.streaming.timers import Efficiency, StageClock, peak_memory_bytes
 
 if TYPE_CHECKING:
     from stc_lmms.models.dispider import Dispider
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -83,6 +86,7 @@ class DispiderStream(ProactiveStream):
         self._filling: list[Tensor] = []  # merged tokens [.,R,C] of the clip that is not full yet
         self._times_s: list[float] = []  # of its frames, from the first frame of the stream on
         self._watch: _Watch | None = None
+        self._long = False  # that it is has been told
         self._position_s, self._origin_s = -math.inf, 0.0
         self.clock.take()
 
@@ -128,11 +132,25 @@ class DispiderStream(ProactiveStream):
                 with self.clock.stage("prefill_ms"):
                     self.clips.append(self._gathered())
                 self._filling, self._times_s = [], []
+                self._warn_if_long()
                 self._decide()
 
     def _gathered(self) -> ClipState | None:
         """The clip that is filling, as far as it has come."""
         return self.model.perceive(torch.cat(self._filling), self._times_s) if self._filling else None
+
+    def _warn_if_long(self) -> None:
+        states = len(self.clips) * len(self.clips[0].memory_MD)
+        limit = self.model.spec.decision.max_position_embeddings
+        if states > limit and not self._long:
+            self._long = True
+            logger.warning(
+                "%d clips have %d memory states, more than the %d tokens that the model which finds clips "
+                "was made for: it may find the wrong ones",
+                len(self.clips),
+                states,
+                limit,
+            )
 
     def _decide(self) -> None:
         watch = self._watch

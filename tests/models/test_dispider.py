@@ -309,6 +309,28 @@ def test_the_released_grid_spreads_whole_clips_over_what_a_question_sees(load, t
     player.close()
 
 
+def test_a_player_polls_each_question_on_a_stream_of_its_own(folders, tmp_path):
+    video = encode_video(tmp_path / "v.mp4", moving_square_frames(60), 5)  # 12 s
+    player = Player(fresh(folders["v1"], method="none"))  # its random head always wants to answer
+    polled = {}
+    for question in ("A?", "B?"):
+        for end_s in range(3, 12):
+            answer, _ = player.poll(question, PlayerClip(str(video), 2.0, float(end_s)))
+            polled.setdefault(question, []).append(answer.text)
+    # Clips of 4 frames from 2 s on: complete when the frames at 5 s and at 9 s have come.
+    assert polled["A?"] == polled["B?"] == ["No"] * 3 + ["Yes"] + ["No"] * 3 + ["Yes", "No"]
+    assert player.restarts == 1
+    player.close()
+
+
+def test_more_memory_than_the_compact_model_was_made_for_is_told_once(folders, caplog):
+    model = fresh(folders["v1"], method="none")
+    model.spec.decision.max_position_embeddings = 10
+    play(model, *scene(20))
+    (told,) = [record.getMessage() for record in caplog.records if "memory states" in record.message]
+    assert told.startswith("3 clips have 12 memory states, more than the 10 tokens")
+
+
 def test_watching_from_the_middle_begins_with_a_summary(load):
     frames, times = scene(16)
     model = load(method="none")
