@@ -192,8 +192,8 @@ def _check_data(args: argparse.Namespace) -> int:
     from stc_lmms.data.rows import needed_videos
     from stc_lmms.video.decode import probe
 
-    benchmark, mini = args.benchmark.removesuffix("_mini"), args.benchmark.endswith("_mini")
-    root, needed = needed_videos(benchmark, args.parts, mini=mini)
+    benchmark, mini, _ = args.benchmark.partition("_mini")
+    root, needed = needed_videos(benchmark, args.parts, mini.removeprefix("_"))
     report = verify(args.benchmark, root, needed, probe)
     print(json.dumps(report.to_dict(), indent=1) if args.json else report.text())
     return 0 if report.ok else 1

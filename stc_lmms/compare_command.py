@@ -13,6 +13,7 @@ DESCRIPTION = (
     "Runs every method at every budget through lmms-eval's evaluator, in one process, and prints accuracy "
     "and cost. Start it again with the same output to go on where it was."
 )
+_OWN_OPTIONS = {"method": "--methods", "token_budget": "--budgets"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tasks", required=True, help="tasks of this package, with commas")
     parser.add_argument("--budgets", default="64", help="LLM tokens per frame, with commas (default: 64)")
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="NAME=V1,V2,...",
+        help="also every value of this argument, for the methods that have it (may be given again)",
+    )
     parser.add_argument("--model", default="llava_ov", help="see `stc-lmms methods` (default: llava_ov)")
     parser.add_argument("--model_args", "--model-args", default="", help="of all: name=value,...")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows (videos) of each task")
@@ -35,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("compare runs in one process; start it without torchrun or accelerate launch")
     chosen = model(args.model)
     methods, tasks = _names("--methods", args.methods), _names("--tasks", args.tasks)
-    budgets = _budgets(args.budgets)
+    budgets, varied = _budgets(args.budgets), _varied(args.vary)
     if args.limit is not None and args.limit < 1:
         raise SettingsError(f"--limit {args.limit} must be at least 1")
     if args.seed < 0:
@@ -43,13 +51,13 @@ def run(args: argparse.Namespace) -> int:
     from stc_lmms.settings import parse_args
 
     common = parse_args(args.model_args)
-    for name, option in (("method", "--methods"), ("token_budget", "--budgets")):
+    for name, option in (_OWN_OPTIONS | dict.fromkeys(varied, "--vary")).items():
         if name in common:
             raise SettingsError(f"--model_args: give {name} with {option}")
     from stc_lmms.harness.grid import configurations, run_grid
     from stc_lmms.report.compare import rows, text
 
-    grid = configurations(methods, budgets)
+    grid = configurations(methods, budgets, varied)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,6 +89,18 @@ def _names(option: str, text: str) -> list[str]:
     if not names:
         raise SettingsError(f"{option} is empty")
     return names
+
+
+def _varied(texts: list[str]) -> dict[str, list[str]]:
+    found = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not (name.strip() and equals):
+            raise SettingsError(f"--vary {text!r} is not of the form name=value,value,...")
+        if name in _OWN_OPTIONS:
+            raise SettingsError(f"--vary: give {name} with {_OWN_OPTIONS[name]}")
+        found[name.strip()] = _names(f"--vary {name}", values)
+    return found
 
 
 def _budgets(text: str) -> list[int]:

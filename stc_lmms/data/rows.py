@@ -1,11 +1,12 @@
 """Rows of a benchmark part, ready to evaluate: questions from the annotations, videos found on disk."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from stc_lmms.benchmarks import offline, ovobench, streamingbench, streamingbench_data
 from stc_lmms.benchmarks.base import Row
+from stc_lmms.benchmarks.fields import read_json
 from stc_lmms.data.catalog import BENCHMARKS, MINI, video_candidates
 from stc_lmms.data.offline import SOURCES, offline_candidates, offline_root, offline_rows
 from stc_lmms.data.questions import load_ovobench_rows
@@ -23,30 +24,31 @@ SCORERS: dict[str, Any] = {"ovobench": ovobench, "streamingbench": streamingbenc
 _DOWNLOAD = {"contextual": "omni"} | dict.fromkeys(ovobench.MODES, "src")
 
 
-def load_rows(benchmark: str, part: str, *, mini: bool = False) -> list[dict[str, Any]]:
+def load_rows(benchmark: str, part: str, size: str = "") -> list[dict[str, Any]]:
     """One row per source video.
 
     Args:
         benchmark: a key of `PARTS`.
         part: a key of `PARTS[benchmark]`.
-        mini: use the small data that ships with the package (not for offline sets).
+        size: "" is the whole benchmark, `mini` the small data that ships with the package, `tiny` the
+            videos of it that its `tiny.json` lists (offline sets: only "").
 
     Returns:
-        `Row`s with three more keys: `benchmark`, `mini`, and `path`, the absolute path of the video. A
+        `Row`s with three more keys: `benchmark`, `size`, and `path`, the absolute path of the video. A
         video that is not there keeps the path where it was expected: it fails when it is played, and is
         counted, instead of being left out.
 
     Raises:
         DataError: no data root, no annotations, or malformed ones; or not one video of the part is there.
     """
-    root = _root(benchmark, part, mini)
-    rows = _questions(root, benchmark, part, mini)
+    root = _root(benchmark, part, size)
+    rows = _questions(root, benchmark, part, size)
     if not rows:
         raise DataError(f"{benchmark} in {root} has no questions of part {part!r}")
     paths = [_locate(root, benchmark, row) for row in rows]
-    if not (mini or any(path.is_file() for path in paths)):
+    if not (size or any(path.is_file() for path in paths)):
         raise DataError(_no_videos(root, benchmark, part, len(paths)))
-    about = {"benchmark": benchmark, "mini": mini}
+    about = {"benchmark": benchmark, "size": size}
     return [dict(row) | about | {"path": str(path)} for row, path in zip(rows, paths, strict=True)]
 
 
@@ -61,17 +63,21 @@ def _no_videos(root: Path, benchmark: str, part: str, count: int) -> str:
     )
 
 
-def _root(benchmark: str, part: str, mini: bool) -> Path:
+def _root(benchmark: str, part: str, size: str) -> Path:
     if benchmark in SOURCES:
         return offline_root(benchmark)
-    return benchmark_root(MINI) if mini else benchmark_root(benchmark, _DOWNLOAD.get(part, part))
+    return benchmark_root(MINI) if size else benchmark_root(benchmark, _DOWNLOAD.get(part, part))
 
 
-def _questions(root: Path, benchmark: str, part: str, mini: bool) -> list[Row]:
+def _questions(root: Path, benchmark: str, part: str, size: str) -> list[Row]:
+    if size == "tiny":
+        listed = {PurePath(name).name for name in read_json(annotation_file(root, "tiny.json"))}
+        rows = _questions(root, benchmark, part, "mini")
+        return [row for row in rows if PurePath(row["video"]).name in listed]
     if benchmark in SOURCES:
         return offline_rows(root, benchmark)
     if benchmark == "ovobench":
-        name = "ovo_bench_mini.json" if mini else "ovo_bench_new.json"
+        name = "ovo_bench_mini.json" if size else "ovo_bench_new.json"
         return ovobench.build_rows(load_ovobench_rows(root, name), part)
     source = BENCHMARKS[benchmark].parts[_DOWNLOAD.get(part, part)]
     try:
@@ -99,7 +105,7 @@ def candidates_of(benchmark: str, row: Row) -> list[str]:
 
 
 def needed_videos(
-    benchmark: str, parts: Sequence[str] | None = None, *, mini: bool = False
+    benchmark: str, parts: Sequence[str] | None = None, size: str = ""
 ) -> tuple[Path, list[tuple[list[str], float]]]:
     """The data root, and for every row where its video may lie and up to when (seconds) it is needed.
 
@@ -112,11 +118,11 @@ def needed_videos(
     for part in parts or ():
         if part not in PARTS[benchmark]:
             raise DataError(unknown("part", part, PARTS[benchmark]))
-    root = _root(benchmark, (parts or PARTS[benchmark])[0], mini)
+    root = _root(benchmark, (parts or PARTS[benchmark])[0], size)
     needed: list[tuple[list[str], float]] = []
     for part in parts or PARTS[benchmark]:
         try:
-            rows = _questions(root, benchmark, part, mini)
+            rows = _questions(root, benchmark, part, size)
         except DataError:
             if parts or part == PARTS[benchmark][0]:
                 raise

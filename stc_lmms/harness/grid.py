@@ -1,11 +1,13 @@
-"""Many configurations through the real evaluator, in one process, with the weights loaded once."""
+"""Many configurations through the real evaluator, in one process: weights and frames are loaded once."""
 
 import gc
 import logging
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,26 +24,35 @@ from stc_lmms.models.base import Generation, StreamingModel
 from stc_lmms.resources import tasks_root
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.suggest import unknown
+from stc_lmms.video.shared import SharedVideos
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One cell of the grid; `budget` is None for a method that has none."""
+    """One cell of the grid.
+
+    Attributes:
+        method: name of the method.
+        budget: LLM tokens per frame; None for a method that has no budget.
+        varied: other arguments of the method that differ over the grid, (name, value).
+    """
 
     method: str
     budget: int | None
+    varied: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
         """Its folder."""
-        return self.method if self.budget is None else f"{self.method}_{self.budget}"
+        plain = self.method if self.budget is None else f"{self.method}_{self.budget}"
+        return ",".join((plain, *("=".join(pair) for pair in self.varied)))
 
     def model_args(self, common: dict[str, Any]) -> dict[str, Any]:
         """Model arguments: the common ones with those of this cell."""
         budget = {} if self.budget is None else {"token_budget": self.budget}
-        return common | {"method": self.method} | budget
+        return common | dict(self.varied) | {"method": self.method} | budget
 
 
 @dataclass(frozen=True)
@@ -63,16 +74,26 @@ class Outcome:
     cost: dict[str, Any] = field(default_factory=dict)
 
 
-def configurations(methods: Sequence[str], budgets: Sequence[int]) -> list[Configuration]:
-    """Every method at every budget; a method without a budget once.
+def configurations(
+    methods: Sequence[str], budgets: Sequence[int], varied: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[Configuration]:
+    """Every method at every budget and with every value of its varied arguments.
+
+    A method without a budget has one, and so has a method without a varied argument.
 
     Raises:
-        SettingsError: there is no such method.
+        SettingsError: there is no such method, or none of them has a varied argument.
     """
+    fields = {method: recipe(method).fields for method in methods}
+    for name in varied:
+        if not any(name in own for own in fields.values()):
+            known = sorted({known for own in fields.values() for known in own} - {"token_budget"})
+            raise SettingsError(unknown("argument of these methods", name, known))
     found = []
-    for method in dict.fromkeys(methods):
-        given = dict.fromkeys(budgets) if "token_budget" in recipe(method).fields else (None,)
-        found += [Configuration(method, budget) for budget in given]
+    for method, own in fields.items():
+        given = dict.fromkeys(budgets) if "token_budget" in own else (None,)
+        values = [[(name, value) for value in varied[name]] for name in varied if name in own]
+        found += [Configuration(method, budget, cell) for budget in given for cell in product(*values)]
     return found
 
 
@@ -105,14 +126,14 @@ def run_grid(
     chosen = registry.model(model)
     cls = chosen.load_class()
     cls.check(resolve(common | {"method": "none"}, model=model))  # what is wrong for all
-    weights = _Weights(chosen)
+    weights, videos = _Weights(chosen), SharedVideos()
     for cell in grid:
         try:
             cls.check(resolve(cell.model_args(common), model=model))
         except SettingsError as error:
             yield Outcome(cell, str(error), skipped=True)
             continue
-        yield _run(cell, list(tasks), manager, weights, common, folder / cell.name, limit)
+        yield _run(cell, list(tasks), manager, weights, videos, common, folder / cell.name, limit)
 
 
 class _Weights:
@@ -133,8 +154,8 @@ class _Weights:
 class _Sharing(Harness):
     """The lmms-eval model around weights that others use, too."""
 
-    def __init__(self, weights: _Weights, **model_args: Any):
-        self.registered, self._weights = weights.chosen.name, weights
+    def __init__(self, weights: _Weights, videos: SharedVideos, **model_args: Any):
+        self.registered, self._weights, self.opener = weights.chosen.name, weights, videos.open
         super().__init__(**model_args)
 
     def load(self) -> StreamingModel:
@@ -157,6 +178,7 @@ def _run(
     tasks: list[str],
     manager: TaskManager,
     weights: _Weights,
+    videos: SharedVideos,
     common: dict[str, Any],
     output: Path,
     limit: int | None,
@@ -165,7 +187,7 @@ def _run(
         torch.cuda.reset_peak_memory_stats()
     try:
         results = simple_evaluate(
-            model=_Sharing(weights, **cell.model_args(common)),
+            model=_Sharing(weights, videos, **cell.model_args(common)),
             tasks=tasks,
             task_manager=manager,
             cli_args=Namespace(output_path=str(output), process_with_media=False),

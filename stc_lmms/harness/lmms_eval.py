@@ -30,6 +30,7 @@ from stc_lmms.models.base import Generation, StreamingModel, checkpoint
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.streaming.player import Player
 from stc_lmms.streaming.timers import environment
+from stc_lmms.video.decode import open_video
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Harness(lmms):
     """
 
     is_simple = True
+    opener = staticmethod(open_video)
     registered: str  # name in `stc_lmms/models/registry.py`
 
     def __init__(
@@ -177,7 +179,7 @@ class Harness(lmms):
         """Run the jobs video by video; yields each as it finishes."""
         if not todo:
             return
-        player = Player(self.model)
+        player = Player(self.model, self.opener)
         by_video: dict[str, list[tuple[int, str, Job]]] = {}
         for item in todo:
             first = item[2].next

@@ -30,7 +30,7 @@ def rows(dataset: Any) -> Any:
 
     (source,) = dataset
     try:
-        found = load_rows(source["benchmark"], source["part"], mini=source["mini"])
+        found = load_rows(source["benchmark"], source["part"], source.get("size", ""))
     except StcError as error:
         print(f"stc-lmms: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -87,7 +87,7 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
         past_end={i for i, r in enumerate(said) if r.get("past_end")},
     )
     slim = [{name: record[name] for name in _SLIM} for record in records]
-    about = {"benchmark": doc["benchmark"], "mini": doc["mini"]}
+    about = {"benchmark": doc["benchmark"], "size": doc["size"]}
     costs = [r["efficiency"] for r in said if r.get("efficiency")]
     frames = sum(cost["frames_encoded"] for cost in costs)
     return {
@@ -107,7 +107,7 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
 
 
 # Records by part of every run. The run's namespace is kept, or its id could come back as another run's.
-_seen: dict[tuple[int, str, bool], tuple[Any, dict[str, list[dict[str, Any]]]]] = {}
+_seen: dict[tuple[int, str, str], tuple[Any, dict[str, list[dict[str, Any]]]]] = {}
 
 
 def acc(items: list[dict[str, Any]], args: Any = None) -> float:
@@ -116,13 +116,13 @@ def acc(items: list[dict[str, Any]], args: Any = None) -> float:
     Prints the part's table, with the benchmark's totals when this was its last part, and writes the summary
     of all parts so far to the output path.
     """
-    key = (id(args), items[0]["benchmark"], items[0]["mini"])
+    key = (id(args), items[0]["benchmark"], items[0]["size"])
     _, parts = _seen.setdefault(key, (args, {}))
     part = items[0]["records"][0]["part"]
     parts[part] = [record for item in items for record in item["records"]]
     benchmark = items[0]["benchmark"]
     summary = SCORERS[benchmark].summarise([record for records in parts.values() for record in records])
-    name = f"{benchmark}{'_mini' if items[0]['mini'] else ''}"
+    name = "_".join(filter(None, (benchmark, items[0]["size"])))
     table = format_table(summary, only=part)
     print(f"\n{name}: accuracy in percent (missing and failed answers count as wrong)\n{table}\n")
     output = getattr(args, "output_path", None)

@@ -33,7 +33,7 @@ def rows(outcomes: Sequence[Outcome], seed: int = 0) -> list[dict[str, Any]]:
 
 def _row(outcome: Outcome, base: dict | None, seed: int) -> dict[str, Any]:
     cell, scores, cost = outcome.configuration, outcome.scores, outcome.cost
-    about = {"name": cell.name, "method": cell.method, "budget": cell.budget}
+    about = {"name": cell.name, "method": cell.method, "budget": cell.budget, "varied": dict(cell.varied)}
     if not scores:
         return about | {"trouble": outcome.trouble, "skipped": outcome.skipped}
     found: dict[str, Any] = {
@@ -57,7 +57,8 @@ def text(found: Sequence[dict[str, Any]], on_gpu: bool) -> str:
     table = [(*head, *COLUMNS.values())]
     for row in ran:
         budget = "-" if row["budget"] is None else str(row["budget"])
-        counts = (row["method"], budget, str(row["n"]), str(row["n_failed"]), f"{row['accuracy']:.2f}")
+        method = " ".join((row["method"], *(f"{name}={value}" for name, value in row["varied"].items())))
+        counts = (method, budget, str(row["n"]), str(row["n_failed"]), f"{row['accuracy']:.2f}")
         table.append((*counts, *_difference(row["difference"]), *(_cell(row[name]) for name in COLUMNS)))
     lines = [align(table)] if ran else []
     for row in found:

@@ -50,11 +50,12 @@ def of_summary(content: Mapping[str, Any]) -> Score:
     kind = summary["headline"]
     macro = summary["total"] or mean_of_parts(parts)
     own = macro if kind == "macro" else summary["micro"]
-    mini = "_mini" if content["benchmark"].endswith("_mini") else ""
-    name = content["benchmark"].removesuffix("_mini")
+    name = content["benchmark"]
+    size = next((end for end in ("_mini", "_tiny") if name.endswith(end)), "")
+    name = name.removesuffix(size)
     absent = summary["total"] is None
     return Score(
-        benchmark=_TASK_NAMES.get(name, name) + mini + (f" ({', '.join(parts)})" if absent else ""),
+        benchmark=_TASK_NAMES.get(name, name) + size + (f" ({', '.join(parts)})" if absent else ""),
         accuracy=100 * own["official"],
         average=kind,
         strict=100 * own["strict"],

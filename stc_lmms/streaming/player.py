@@ -1,13 +1,15 @@
 """Plays video files into a streaming model, forward only, and asks on the way."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from stc_lmms.errors import VideoError
 from stc_lmms.models.base import Answer, Generation, Stream, StreamingModel
-from stc_lmms.video.decode import AGAIN, VideoStream, open_video
+from stc_lmms.video.decode import AGAIN, open_video
 
 PAST_END_S = 1.0  # annotators round question times up to the next second
 
@@ -39,13 +41,17 @@ class Player:
 
     A question that goes back, or another video, opens a new stream. A video that failed is not tried again.
 
+    Args:
+        model: sees the frames and answers.
+        opener: opens a video in place of `open_video`.
+
     Attributes:
         restarts: how often a clip's video was read from its start again.
     """
 
-    def __init__(self, model: StreamingModel):
-        self.model = model
-        self._video: VideoStream | None = None
+    def __init__(self, model: StreamingModel, opener: Callable[..., Any] | None = None):
+        self.model, self._opener = model, opener
+        self._video: Any = None
         self._stream: Stream | None = None
         self._clip: Clip | None = None
         self._broken: dict[tuple[str, float], tuple[float, Exception]] = {}
@@ -138,27 +144,27 @@ class Player:
         self.restarts += (clip.path, clip.start_s) in self._opened
         self._opened.add((clip.path, clip.start_s))
         settings = self.model.settings
-        how = {"fps": settings.fps, "start_s": clip.start_s, "decoder": settings.decoder}
+        how: dict[str, Any] = {"fps": settings.fps, "start_s": clip.start_s, "decoder": settings.decoder}
         how["timeout_s"] = settings.decode_timeout_s
-        self._video = open_video(clip.path, **how)
         if self.model.spread is not None:
-            times_s = self._spread(self._video, clip)
-            self._video.close()
-            self._video = open_video(clip.path, **how, times_s=times_s)
+            how["times_s"] = self._spread(clip, how)
+        self._video = (self._opener or open_video)(clip.path, **how)
         self._stream = self.model.open_stream()
         self._decode_ms, self._question = 0.0, ""
 
-    def _spread(self, video: VideoStream, clip: Clip) -> list[float]:
+    def _spread(self, clip: Clip, how: dict[str, Any]) -> tuple[float, ...]:
         """Times of the frames that the model chooses for a clip, each once."""
-        if video.n_frames is None or video.avg_fps is None:
+        with open_video(clip.path, **how) as video:
+            count, rate = video.n_frames, video.avg_fps
+        if count is None or rate is None:
             raise VideoError(
                 f"{clip.path}: the file does not say how many frames it has, so they cannot be spread over a "
-                "clip; sample on a fixed grid"
+                "clip; use grid=fixed"
             )
-        length_s = video.n_frames / video.avg_fps
-        span = None if clip.start_s == 0 and clip.end_s is None else (clip.start_s, clip.end_s or length_s)
-        chosen = self.model.spread(video.n_frames, video.avg_fps, span)
-        return [round(index / video.avg_fps, 6) for index in sorted(set(chosen))]
+        span = (
+            None if clip.start_s == 0 and clip.end_s is None else (clip.start_s, clip.end_s or count / rate)
+        )
+        return tuple(round(index / rate, 6) for index in sorted(set(self.model.spread(count, rate, span))))
 
     def _advance(self, clip: Clip) -> None:
         """Frames go in by groups, so that no more than one group is ever held."""

@@ -38,7 +38,7 @@ class Efficiency:
         preprocess_ms: resize and normalisation, and the copy to the device.
         vit_ms: vision tower, with the in-tower method; of captured frames with projector and pooling.
         project_ms: projector and pooling.
-        method_ms: token method.
+        method_ms: token method, or a memory that works on tokens.
         prefill_ms: prefill of visual tokens (and of the prompt's first part, once per stream).
         ttft_ms: from the question to its first answer token: question prefill and one decoding step.
         per_token_ms: mean time of each further token; None for one-token answers.

@@ -57,7 +57,6 @@ def test_missing_root_says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mini_is_the_shipped_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("STC_MINI")
     monkeypatch.setattr(roots, "tasks_root", lambda: tmp_path)
     with pytest.raises(DataError, match="mini_data is not a folder"):
         benchmark_root("mini")

@@ -96,7 +96,7 @@ def test_a_task_that_raises_fails_its_own_sample_only():
 
 
 def test_our_rounds_follow_the_answers():
-    (row,) = load_rows("streamingbench", "proactive", mini=True)
+    (row,) = load_rows("streamingbench", "proactive", "mini")
     request = multi(lmms_tasks.doc_to_text(row), lmms_tasks.doc_to_visual, lmms_tasks.doc_to_text)
 
     def yes_at_five(asked):

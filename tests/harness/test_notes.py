@@ -36,7 +36,7 @@ def played(checkpoint, path, ends_s):
         "part": "realtime",
         "questions": questions,
         "benchmark": "ovobench",
-        "mini": True,
+        "size": "mini",
     }
     return row, lm.generate_until(requests)
 
@@ -64,10 +64,10 @@ def test_past_the_end_of_a_whole_video(checkpoint, video, caplog):
 
 
 @pytest.mark.parametrize("task", ["ovobench_stream", "streamingbench"])
-@pytest.mark.parametrize("mini", ["", "_mini"])
-def test_every_count_is_declared_as_a_metric(task, mini):
+@pytest.mark.parametrize("size", ["", "_mini"])
+def test_every_count_is_declared_as_a_metric(task, size):
     """What is not declared, lmms-eval drops without a word."""
-    text = (tasks_root() / (task + mini) / "_common_yaml").read_text()
+    text = (tasks_root() / (task + size) / "_common_yaml").read_text()
     counts = {"n", "n_missing", "n_unparsed", "n_failed", "n_past_end"}
     assert counts <= {line.split()[2] for line in text.splitlines() if line.startswith("  - metric: ")}
 

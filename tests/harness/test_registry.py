@@ -56,8 +56,8 @@ def test_every_registered_model_is_complete():
 
 
 def test_an_unknown_model_is_told_with_the_nearest(toy, capsys):
-    known = ", ".join(sorted(registry.MODELS))
-    assert refusal(for_model="tois") == f"unknown model 'tois'; did you mean 'toy'? (valid: {known})"
+    listed = ", ".join(sorted(registry.MODELS))
+    assert refusal(for_model="tois") == f"unknown model 'tois'; did you mean 'toy'? (valid: {listed})"
     for command in (
         ["stream", "x.mp4", "--ask", "What?"],
         ["show", "x.mp4"],
@@ -145,7 +145,7 @@ def test_commands_that_need_the_parts_of_llava_ov_refuse_it(toy, capsys):
     assert main(["show", "x.mp4", "--model", "toy"]) == 2
     assert "show draws the frames of llava_ov; it cannot draw those of toy yet" in capsys.readouterr().err
     assert main(["bench", "--model", "toy_stc"]) == 2
-    assert "model 'toy' has no latency card yet (valid: llava_ov, streamforest)" in capsys.readouterr().err
+    assert "model 'toy' has no latency card yet (valid: llava_ov, " in capsys.readouterr().err
 
 
 def test_methods_lists_what_it_takes(toy, capsys):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from stc_lmms.demo.streamforest_checkpoint import build_streamforest
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.models.base import Generation
+from stc_lmms.models.released import load_tokenizer
 from stc_lmms.models.streamforest import StreamForest
 from stc_lmms.settings import resolve
 from stc_lmms.streaming.live import Schedule, play
@@ -308,3 +309,33 @@ def test_frames_of_any_shape_become_squares(load):
     tall = np.full((1, 90, 20, 3), 255, np.uint8)
     pixels = model.pixels(tall)
     assert pixels.shape == (1, 3, 48, 48) and torch.equal(pixels, torch.ones_like(pixels))
+
+
+def test_the_tokenizer_may_be_named_as_released(folder, tmp_path):
+    """A config of a type that transformers does not know, and the class name that the release has."""
+    named = tmp_path / "named"
+    shutil.copytree(folder, named)
+    path = named / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "Qwen2Tokenizer"}))
+    tokenizer = load_tokenizer(named)
+    ids = tokenizer("<|im_start|>user\nWhat?<|im_end|>", add_special_tokens=False).input_ids
+    plain = load_tokenizer(folder)
+    assert ids[0] == plain.convert_tokens_to_ids("<|im_start|>") and tokenizer.decode(ids).endswith(
+        "<|im_end|>"
+    )
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_what_the_cpu_gives(load, folder, clip):
+    """Float64, where nothing is decided by rounding: grouped, and one by one as captured graphs."""
+    frames, times_s = clip(20)
+    wanted = watched(load(**CACHER), frames, times_s).visual_tokens()
+    args = {"pretrained": str(folder), "device": "cuda", **MEMORY, **CACHER}
+    model = StreamForest(resolve(args | {"dtype": "float64"}, {}, model="streamforest"))
+    for step in (20, 1):
+        stream = watched(model, frames, times_s, step)
+        assert (stream.visual_tokens().cpu() - wanted).abs().max() < 1e-9
+    assert stream.ask(QUESTION, SHORT).efficiency.frames_graphed == 20
+    half = StreamForest(resolve(args | {"dtype": "float16"}, {}, model="streamforest"))
+    stream = watched(half, frames, times_s)
+    assert stream.visual_tokens().isfinite().all() and stream.ask(QUESTION, SHORT).token_ids

@@ -18,7 +18,6 @@ from training.demo import scenes
 LENGTHS = {16: 2200, 32: 300, 60: 200}  # frames of a clip -> how many
 TOKENS = CELLS * CELLS
 NOW = ("OCR", "ATR", "OJR", "STU", "ACR", "FPD", "HLD", "SSR")
-HARDER = {"ACR": 1.6, "ASI": 1.6, "EPM": 1.6, "REC": 1.3, "STU": 1.2, "HLD": 0.6}
 EMPTY, SIGN, LAMP = -1, 100, 101
 
 
@@ -92,10 +91,10 @@ def line(asked: Asked, prompt: str | None = None) -> Line:
 
 
 def draw(
-    world: World, frames: np.ndarray, count: int, families: tuple[str, ...], rng: np.random.Generator
+    world: World, frames: np.ndarray, count: int, shares: dict[str, float], rng: np.random.Generator
 ) -> list[Line]:
-    """`count` questions at some of the given frames."""
-    weights = np.array([HARDER.get(family, 1.0) for family in families])
+    """`count` questions at some of the given frames; `shares` says how often each family is asked."""
+    families, weights = list(shares), np.array(list(shares.values()))
     found: list[Line] = []
     while len(found) < count:
         frame, form = int(rng.choice(frames)), rng.random()

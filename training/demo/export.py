@@ -1,6 +1,10 @@
-"""The trained parameters as a plain Hugging Face checkpoint: `python -m training.demo.export FOLDER [OUT]`."""
+"""The trained parameters as a plain Hugging Face checkpoint.
+
+python -m training.demo.export FOLDER [OUT]
+"""
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -28,8 +32,23 @@ def export(folder: Path, out: Path, seed: int) -> None:
     stock.to(torch.float16).save_pretrained(out, safe_serialization=True)
     tokenizer.save_pretrained(out)
     save_processor(out, SIDE, (SIDE // blueprint.PATCH) ** 2)
+    _readable_by_all(out)
     write_checksums(out)
     print(f"{out}: step {state['step']}, {(out / 'model.safetensors').stat().st_size / 1e6:.1f} MB")
+
+
+def _readable_by_all(out: Path) -> None:
+    """What transformers 5 writes in its own words, in those that 4.56 knows, too."""
+    path = out / "tokenizer_config.json"
+    told = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    told.pop("backend", None)
+    path.write_text(json.dumps(told, indent=2) + "\n")
+    path = out / "config.json"
+    told = json.loads(path.read_text())
+    told["text_config"]["rope_theta"] = told["text_config"]["rope_parameters"]["rope_theta"]
+    path.write_text(json.dumps(told, indent=2) + "\n")
+    for path in out.iterdir():
+        path.chmod(0o644)
 
 
 if __name__ == "__main__":

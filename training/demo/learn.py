@@ -17,7 +17,7 @@ from training.demo.lessons import PHASES, Phase, Teacher, Timely, losses
 from training.demo.muon import Muon
 from training.demo.scenes import DARK, LIT, NOTHING, SIGN, crowded
 
-LR, TABLE_LR, EVERY = 0.013, 2e-3, 50
+LR, TABLE_LR, EVERY, SAVE_EVERY = 0.005, 1e-3, 50, 100
 
 
 def learn(
@@ -48,6 +48,7 @@ def learn(
         load_values(named, state)
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
+        teacher.skill |= state.get("skill", {})
     steps, start = sum(phase.steps for phase in phases), time.time()
     seen: dict[str, list] = defaultdict(list)
     for step in range(first, steps):
@@ -56,17 +57,19 @@ def learn(
             loss, told = losses(model, timely, lesson, motions, teacher.end)
         loss.backward()
         optimizer.step(blueprint.schedule(step, steps, warmup=40, flat=0.55))
+        teacher.mark({name: value for name, value in told.items() if isinstance(value, tuple)})
         for name, value in told.items():
             seen[name].append(value)
         if step % EVERY == EVERY - 1 or step == steps - 1:
             blueprint.log(folder / "language.jsonl", _told(step, time.time() - start, seen))
             seen.clear()
-        if step % 100 == 99 or step == steps - 1:
+        if step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1:
             state = {
                 "values": [p.data for _, p in named],
                 "optimizer": optimizer.state_dict(),
                 "step": step + 1,
             }
+            state["skill"] = teacher.skill
             blueprint.save(saved, state)
 
 

@@ -23,7 +23,7 @@ CHAT_HEAD, CHAT_TAIL = "<|im_start|>user ", "\n{question}<|im_end|><|im_start|>a
 READ_AFTER = 3
 TIMELY = {"motion": 5, "order": 8, "age": 8, "flashes": 10, "next": 10}
 WEIGHTS = {"answer": 1.0, "end": 0.05, "word": 0.75, "letters": 1.5, "timely": 0.3}
-VISUAL_PER_STEP, QUESTIONS_PER_STEP = 76, 100
+VISUAL_PER_STEP, QUESTIONS_PER_STEP, DRILLS_PER_STEP = 76, 100, 240  # frames, questions, drills
 DRILLS = [SHAPES, COLOR_NAMES, QUARTERS, DIGITS, MOTIONS]
 
 
@@ -42,7 +42,7 @@ PHASES = (
     Phase(120, {}, drills=1.0),
     Phase(380, {(4, 4): 1.0}, NOW, drills=0.12),
     Phase(700, {(6, 10): 1.0}, drills=0.06),
-    Phase(1300, {(8, 16): 0.85, (20, 32): 0.15}, sequences=0.03),
+    Phase(1300, {(4, 7): 0.4, (8, 16): 0.5, (20, 32): 0.1}, sequences=0.02),
     Phase(1700, {(8, 16): 0.55, (17, 32): 0.28, (33, 60): 0.17}, drills=0.02, sequences=0.04),
 )
 
@@ -77,12 +77,23 @@ class Teacher:
         self.tokenizer, self.clips, self.seed = tokenizer, clips, seed
         self.ids = tokenizer.get_vocab()
         self.end = self.ids["<|im_end|>"]
+        self.skill = dict.fromkeys(FAMILIES, 0.3)
+
+    def mark(self, told: dict[str, tuple[int, int]]) -> None:
+        """Take in how many questions of each family were answered right: what is known is asked less."""
+        for family in FAMILIES:
+            hits, count = told.get(family, (0, 0))
+            if count:
+                self.skill[family] += 0.08 * min(1.0, count / 8) * (hits / count - self.skill[family])
+
+    def _shares(self, families: tuple[str, ...]) -> dict[str, float]:
+        return {family: max(0.15, 1.1 - self.skill[family]) for family in families}
 
     def lesson(self, step: int, phase: Phase) -> Lesson:
         """The batch of a step."""
         rng = np.random.default_rng([self.seed, 21, step])
         if rng.random() < phase.drills:
-            lines = [drill(rng, DRILLS) for _ in range(240)]
+            lines = [drill(rng, DRILLS) for _ in range(DRILLS_PER_STEP)]
             return self._assemble([None], [lines], rng)
         spans = list(phase.lengths)
         low, high = spans[rng.choice(len(spans), p=list(phase.lengths.values()))]
@@ -98,7 +109,7 @@ class Teacher:
             if sequences:
                 lines.append(draw_sequences(clip.world, times, max(1, each // 3), rng))
             else:
-                lines.append(draw(clip.world, times, each, phase.families, rng))
+                lines.append(draw(clip.world, times, each, self._shares(phase.families), rng))
         return self._assemble(found, lines, rng)
 
     def _clip(self, frames: int, rng: np.random.Generator) -> tuple[Clip, np.ndarray]:

@@ -60,6 +60,7 @@ def build(
         image_token_index=ids.get("<image>", 0),
         video_token_index=ids.get("<video>", 0),
         tie_word_embeddings=False,
+        image_grid_pinpoints=[[SIDE, SIDE], [SIDE, 2 * SIDE]],
     )
     torch.manual_seed(seed)
     return LlavaOnevisionForConditionalGeneration(config)

@@ -1,0 +1,170 @@
+"""The recipe of the demo model: its parts are what they claim, and a killed run goes on where it was."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from stc_lmms.demo.questions import FAMILIES, ask
+from stc_lmms.demo.streaming_questions import ask_proactive, poll, prompt_of
+from stc_lmms.demo.world import make_world, render
+from training.demo import learn, lessons, scenes, tower
+from training.demo import model as blueprint
+from training.demo.clips import make_clips
+from training.demo.language import PackedQwen2
+from training.demo.muon import Muon, orthogonal
+from training.demo.tokenizer import UNKNOWN, build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture
+def stock(tokenizer):
+    return blueprint.build(0, len(tokenizer), tokenizer.get_vocab()).eval()
+
+
+@pytest.fixture(scope="module")
+def clips(tokenizer, tmp_path_factory):
+    stock = blueprint.build(0, len(tokenizer), tokenizer.get_vocab())
+    return make_clips(stock, tmp_path_factory.mktemp("clips"), 0, {16: 4, 32: 1})
+
+
+def test_every_prompt_is_in_the_vocabulary(tokenizer):
+    rng, unknown = np.random.default_rng(1), tokenizer.get_vocab()[UNKNOWN]
+    texts = []
+    for index in range(40):
+        world = make_world(5, index, 16)
+        asked = [a for family in FAMILIES if (a := ask(world, family, int(rng.integers(3, 16)), rng))]
+        choices = tuple(a for a in asked if a.options)
+        proactive = ask_proactive(world, rng)
+        texts += [a.prompt for a in asked] + [prompt_of(choices[0], choices[1:4])]
+        texts += poll(proactive) if proactive else []
+    rows = tokenizer(texts, add_special_tokens=False).input_ids
+    assert not any(unknown in row for row in rows)
+    assert max(len(row) for row, text in zip(rows, texts) if text.startswith("\nQuestion")) <= 26
+    for word in ("A", "Yes", "7", "moving left", "Unable to answer", "top-left"):
+        assert tokenizer.decode(tokenizer(word, add_special_tokens=False).input_ids) == word
+
+
+def test_the_packed_forward_is_the_stock_one(stock, tokenizer, clips):
+    for layer in stock.model.language_model.layers:  # initial output maps of zero would hide everything
+        torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=0.05)
+    teacher, text = lessons.Teacher(tokenizer, clips, 0), stock.model.language_model
+    for step in range(3):
+        batch = teacher.lesson(step, lessons.Phase(1, {(6, 12): 1.0}, drills=0)).batch
+        with torch.no_grad():
+            hidden, _ = PackedQwen2(stock)(batch, 3)
+            for clip, question in ((0, 0), (1, 2), (len(batch.ids) - 1, batch.ids.shape[1] - 1)):
+                seen = batch.visual[clip, : batch.seen[clip, question]]
+                parts = [text.embed_tokens(batch.head), seen]
+                parts += [stock.model.image_newline[None]] if batch.newline else []
+                parts += [text.embed_tokens(batch.ids[clip, question])]
+                wanted = text(inputs_embeds=torch.cat(parts)[None]).last_hidden_state[0]
+                torch.testing.assert_close(
+                    hidden[clip, question], wanted[-len(parts[-1]) :], atol=2e-5, rtol=1e-4
+                )
+
+
+def test_tokens_are_those_of_the_stock_model(stock):
+    pictures = render(make_world(5, 0, 4))
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        wanted = stock.model.get_video_features(
+            pixels[None], vision_feature_layer=-1, vision_feature_select_strategy="full"
+        )
+        wanted = getattr(wanted, "pooler_output", wanted)  # transformers 5
+        wanted = wanted.reshape(-1, blueprint.WIDTH)[: 4 * 36]  # the newline comes after them
+        found = blueprint.see(stock.model.vision_tower, stock.model.multi_modal_projector, pictures)
+    torch.testing.assert_close(found, wanted.reshape(found.shape), atol=1e-5, rtol=1e-4)
+
+
+def test_labels_of_crowded_pictures_are_what_is_drawn():
+    pictures, labels = scenes.crowded(np.random.default_rng(0), 16)
+    lit = np.argwhere(labels.kind == scenes.LIT)
+    dark = np.argwhere(labels.kind == scenes.DARK)
+    cell = pictures.reshape(16, 6, 16, 6, 16, 3).max((2, 4)).reshape(16, 36, 3)
+    assert len(lit) > 5 and cell[tuple(lit.T)].min(1).min() > 120
+    assert len(dark) > 5 and set(np.unique(labels.digit[labels.kind == scenes.SIGN])) <= set(range(10))
+    assert (labels.color[labels.kind >= scenes.SIGN] == scenes.IGNORE).all()
+    assert (labels.color[(labels.kind >= 0) & (labels.kind < scenes.SIGN)] >= 0).all()
+
+
+def test_muon_makes_all_directions_equal():
+    torch.manual_seed(0)
+    for shape in ((3, 40, 24), (2, 24, 40)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape)))
+        assert values.min() > 0.6 and values.max() < 1.3
+    weight = torch.nn.Parameter(torch.zeros(8, 8))
+    bias = torch.nn.Parameter(torch.zeros(8))
+    optimizer = Muon([("weight", weight), ("bias", bias)], lr=0.1, adam_lr=0.2, weight_decay=0)
+    weight.grad, bias.grad = torch.diag(torch.arange(1.0, 9.0)), torch.ones(8)
+    optimizer.step(0.5)
+    torch.testing.assert_close(bias.detach(), torch.full((8,), -0.1))
+    torch.testing.assert_close(weight.detach().diagonal(), torch.full((8,), -0.05), atol=0.02, rtol=0)
+
+
+def test_kept_tokens_are_as_many_in_every_frame_or_whole_frames():
+    rng, seen = np.random.default_rng(0), set()
+    thing = np.full((10, 36), -1)
+    thing[:, :5] = 0
+    for _ in range(200):
+        kept = lessons.keep(thing, rng)
+        per_frame = kept.sum(1)
+        if kept.all():
+            seen.add("all")
+        elif set(per_frame) <= {0, 36}:
+            seen.add("frames")
+            assert kept[-1].all()
+        else:
+            seen.add("tokens")
+            assert len(set(per_frame)) == 1 and per_frame[0] >= 4
+    assert seen == {"all", "frames", "tokens"}
+
+
+def test_a_killed_run_ends_where_an_unbroken_one_does(tokenizer, clips, tmp_path, monkeypatch):
+    phases = (lessons.Phase(2, {}, drills=1.0), lessons.Phase(4, {(6, 8): 1.0}))
+
+    def run(folder, stops):
+        folder.mkdir()
+        for stop in stops:
+            stock = blueprint.build(0, len(tokenizer), tokenizer.get_vocab())
+            for name, count in (("VISUAL_PER_STEP", 16), ("QUESTIONS_PER_STEP", 6), ("DRILLS_PER_STEP", 4)):
+                monkeypatch.setattr(lessons, name, count)
+            monkeypatch.setattr(learn, "SAVE_EVERY", stop)
+            monkeypatch.setattr(learn, "EVERY", 3)
+            if stop != stops[-1]:
+                monkeypatch.setattr(learn, "_told", fail)
+                with pytest.raises(KeyboardInterrupt):
+                    learn.learn(stock, tokenizer, clips, folder, 0, phases, bf16=False)
+                monkeypatch.undo()
+            else:
+                learn.learn(stock, tokenizer, clips, folder, 0, phases, bf16=False)
+        return learn.named_parameters(stock)
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    whole, broken = run(tmp_path / "whole", [6]), run(tmp_path / "broken", [2, 6])
+    for (name, a), (_, b) in zip(whole, broken):
+        torch.testing.assert_close(a, b, msg=name, atol=0, rtol=0)
+    logged = [json.loads(line) for line in (tmp_path / "whole" / "language.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged] == [3, 6]
+
+
+def test_the_tower_learns_and_resumes(tmp_path):
+    def losses(folder):
+        return [json.loads(line)["loss"] for line in (folder / "tower.jsonl").read_text().splitlines()]
+
+    stock = blueprint.build(0, 64)
+    tower.train(stock, tmp_path, 0, steps=3)
+    again = blueprint.build(1, 64)
+    tower.train(again, tmp_path, 0, steps=3)  # finished: only loaded
+    for (name, a), (_, b) in zip(
+        stock.model.vision_tower.named_parameters(), again.model.vision_tower.named_parameters()
+    ):
+        torch.testing.assert_close(a, b, msg=name, atol=0, rtol=0)
+    assert len(losses(tmp_path)) == 1
