@@ -17,9 +17,14 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("source", metavar="SOURCE")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--ask", action="append", metavar="QUESTION", help="may be repeated")
-    what.add_argument(
+    parser.add_argument("--ask", action="append", default=[], metavar="QUESTION", help="may be repeated")
+    own = parser.add_mutually_exclusive_group()
+    own.add_argument(
+        "--proactive",
+        metavar="QUESTION",
+        help="the model decides by itself when to answer this (models that can: dispider)",
+    )
+    own.add_argument(
         "--comment",
         nargs="?",
         const="",
@@ -48,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print answers as they come; 0 if the source ended by itself and every question was asked."""
+    """Print answers as they come; 0 if the source ended by itself and every question was asked.
+
+    A proactive model that found no reason to speak is no failure.
+    """
     from stc_lmms.models.base import Generation
     from stc_lmms.models.registry import model as registered
     from stc_lmms.settings import parse_args, resolve
@@ -61,10 +69,14 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f"--stall {args.stall:g} must be a positive number of seconds")
     if args.comment is not None:
         return _comment(args)
+    if not args.ask and args.proactive is None:
+        raise SettingsError("there is nothing to answer; give --ask, --proactive or --comment")
     schedule = Schedule(tuple(args.ask), args.every, tuple(args.at))
     chosen = registered(args.model)
     settings = resolve(parse_args(args.model_args), model=chosen.name)
     cls = chosen.load_class()
+    if args.proactive is not None and not cls.proactive:
+        raise SettingsError(f"{chosen.name} does not decide by itself when to answer; use --model dispider")
     cls.check(settings)
     with LiveSource(
         args.source, settings.fps, args.backlog, args.stall, args.follow, args.realtime
@@ -73,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
         model = cls(settings)
         missed, status = 0, None
         try:
-            for event in play(model, source, schedule, Generation(args.max_new_tokens or 128)):
+            generation = Generation(args.max_new_tokens or 128)
+            for event in play(model, source, schedule, generation, args.proactive):
                 if isinstance(event, Status):
                     status = event
                     screen.show(status)
@@ -104,8 +117,8 @@ def _comment(args: argparse.Namespace) -> int:
     from stc_lmms.settings import parse_args, resolve
     from stc_lmms.video.live import LiveSource
 
-    if args.every is not None or args.at:
-        raise SettingsError("--every and --at are times of questions; a comment comes every second")
+    if args.ask or args.every is not None or args.at:
+        raise SettingsError("--comment takes no questions: leave out --ask, --every and --at")
     settings = resolve(parse_args(args.model_args), model=registered(args.model).name)
     check_commentary(settings)
     LiveCC.check(settings)

@@ -32,6 +32,7 @@ AREAS = {
     "vidcom2": "stc_lmms.golden.vidcom2",
     "benchmarks": "stc_lmms.golden.benchmarks",
     "livecc": "stc_lmms.golden.livecc",
+    "dispider": "stc_lmms.golden.dispider",
     "streamforest": "stc_lmms.golden.streamforest",
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from stc_lmms.bench import models, render
+from stc_lmms.bench.entry import Entry, Pair
 from stc_lmms.bench.frames import SIZE, synthetic_frames, video_frames
 from stc_lmms.bench.hardware import Machine, gpu_state, measure_machine
 from stc_lmms.bench.measure import Comparison, compare, summary
@@ -38,7 +39,8 @@ def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
     with _memory_errors("holding the model"):
         pair = entry.open(options, settings)
     shape, prompt = entry.shape(pair.method), entry.prompt_tokens(pair.method)
-    card = _static(options, pair, shape, prompt)
+    work = [_work(entry, pair, _job(pair, count, prompt)) for count in options.frames]
+    card = _static(options, pair, shape, prompt) | {"static": work}
     say(render.head(card))
 
     machine = measure_machine(pair.dense.device, pair.dense.dtype)
@@ -72,10 +74,8 @@ def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
     return card
 
 
-def _static(
-    options: Options, pair: models.Pair, shape: ModelShape, prompt: tuple[int, int]
-) -> dict[str, Any]:
-    """All that is known before anything runs; `static` has one entry for every frame count."""
+def _static(options: Options, pair: Pair, shape: ModelShape, prompt: tuple[int, int]) -> dict[str, Any]:
+    """All that is known before anything runs, whatever the frame count."""
     how = pair.method.describe()
     return {
         "benchmark": "card",
@@ -107,22 +107,15 @@ def _static(
         "kv_bytes_per_token": kv_bytes_per_token(shape),
         "reference_bytes": reference_bytes(shape, pair.method.method.tower),
         "environment": how["environment"],
-        "static": [
-            _work(models.entry(options.model), shape, pair, _job(pair, count, prompt))
-            for count in options.frames
-        ],
     }
 
 
-def _job(pair: models.Pair, count: int, prompt: tuple[int, int]) -> Job:
+def _job(pair: Pair, count: int, prompt: tuple[int, int]) -> Job:
     return Job(count, pair.method.settings.prefill_frames, *prompt)
 
 
-def _work(entry: models.Entry, shape: ModelShape, pair: models.Pair, job: Job) -> dict[str, Any]:
-    work = {
-        who: entry.stages(shape, model.method, job)
-        for who, model in (("dense", pair.dense), ("method", pair.method))
-    }
+def _work(entry: Entry, pair: Pair, job: Job) -> dict[str, Any]:
+    work = {"dense": entry.stages(pair.dense, job), "method": entry.stages(pair.method, job)}
     known = work["method"] is not None
     return {
         "frames": job.frames,

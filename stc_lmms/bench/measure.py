@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from stc_lmms.bench.entry import QUESTION, Pair
 from stc_lmms.bench.hardware import synchronize
-from stc_lmms.bench.models import QUESTION, Pair
 from stc_lmms.models.base import Generation, Stream, StreamingModel
 
 # In the order in which they happen; `decode_ms` is measured apart, and only for a real video.

@@ -5,68 +5,33 @@ weights: those of a checkpoint, or random ones of the real size (latency does no
 """
 
 import dataclasses
-import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
-from transformers import (
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    Qwen2ForCausalLM,
-    SiglipVisionModel,
-)
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat
-from stc_lmms.bench.cost import DecoderShape, TowerShape
+from stc_lmms.bench.dispider import DispiderEntry
+from stc_lmms.bench.entry import (
+    QUESTION,
+    STAND_IN,
+    Entry,
+    Pair,
+    StandInProcessor,
+    fewer_layers,
+    method_settings,
+    model_shape,
+)
 from stc_lmms.bench.options import Options
+from stc_lmms.bench.streamforest import StreamForestEntry
 from stc_lmms.bench.work import Job, ModelShape, Work, stages
 from stc_lmms.errors import SettingsError
-from stc_lmms.methods.registry import Method
-from stc_lmms.models import streamforest_config
-from stc_lmms.models.base import StreamingModel, open_device
 from stc_lmms.models.llava_onevision import LlavaOnevision
 from stc_lmms.models.llava_onevision_config import check_fit, check_settings
-from stc_lmms.models.streamforest import Networks, StreamForest
-from stc_lmms.models.streamforest_config import StreamForestSpec
-from stc_lmms.models.streamforest_text import PREFIX, suffix, time_sentence
-from stc_lmms.settings import Settings, resolve
+from stc_lmms.models.streamforest_config import SO400M
+from stc_lmms.settings import Settings
 from stc_lmms.suggest import unknown
-
-QUESTION = "What is the person in the middle of the picture doing right now, and with what?"
-STAND_IN = "resized and normalised on the device (no checkpoint, so not its processor)"
-
-
-class Pair(NamedTuple):
-    """A dense model and the same one with a method, on shared weights."""
-
-    dense: StreamingModel
-    method: StreamingModel
-
-
-class Entry(Protocol):
-    """One model of the card."""
-
-    def check(self, options: Options) -> Settings:
-        """Settings of the method, checked against the model's config; loads no weights."""
-
-    def open(self, options: Options, settings: Settings) -> Pair:
-        """Load or make the weights once, and open both models around them."""
-
-    def shape(self, model: StreamingModel) -> ModelShape:
-        """Shapes for the cost model."""
-
-    def prompt_tokens(self, model: StreamingModel) -> tuple[int, int]:
-        """Tokens before and behind the video when `QUESTION` is asked."""
-
-    def stages(self, shape: ModelShape, method: Method, job: Job) -> dict[str, Work] | None:
-        """Work of the stages that have a cost model; None if the method has none."""
-
-    def preprocess(self, options: Options) -> str:
-        """How frames become pixel values, in words."""
 
 
 def entry(name: str) -> Entry:
@@ -89,7 +54,7 @@ class LlavaOnevisionEntry:
 
     def check(self, options: Options) -> Settings:
         """See `Entry.check`."""
-        settings = _settings(options)
+        settings = method_settings(options)
         if options.pretrained is not None:
             check_settings(settings)
         else:
@@ -119,11 +84,11 @@ class LlavaOnevisionEntry:
 
     def shape(self, model: LlavaOnevision) -> ModelShape:
         """See `Entry.shape`."""
-        return _shape(model, model.model.config.text_config, model.tokens_per_frame)
+        return model_shape(model, model.model.config.text_config, model.tokens_per_frame)
 
-    def stages(self, shape: ModelShape, method: Method, job: Job) -> dict[str, Work] | None:
+    def stages(self, model: LlavaOnevision, job: Job) -> dict[str, Work] | None:
         """See `Entry.stages`."""
-        return stages(shape, method, job)
+        return stages(self.shape(model), model.method, job)
 
     def preprocess(self, options: Options) -> str:
         """See `Entry.preprocess`."""
@@ -137,8 +102,8 @@ class LlavaOnevisionEntry:
     def _config(self, options: Options) -> LlavaOnevisionConfig:
         if options.size not in self.sizes:
             raise SettingsError(unknown("size", options.size, self.sizes))
-        vision = _cut(self.vision, options.layers)
-        text = _cut(self.sizes[options.size], options.llm_layers)
+        vision = fewer_layers(self.vision, options.layers)
+        text = fewer_layers(self.sizes[options.size], options.llm_layers)
         return LlavaOnevisionConfig(
             vision_config={"model_type": "siglip_vision_model", "vision_use_head": False} | vision,
             text_config={"model_type": "qwen2", "max_position_embeddings": 32768} | text,
@@ -146,165 +111,7 @@ class LlavaOnevisionEntry:
         )
 
 
-@dataclass(frozen=True)
-class StreamForestEntry:
-    """StreamForest, whose language model has one public size.
-
-    It prefills when it is asked, so its `observe_ms` holds no prefill, and its `ttft_ms` does.
-    """
-
-    text: dict[str, Any]
-    vision: dict[str, Any]
-
-    def check(self, options: Options) -> Settings:
-        """See `Entry.check`."""
-        settings = _settings(options)
-        if options.pretrained is not None:
-            StreamForest.check(settings)
-        else:
-            streamforest_config.check_fit(settings, self._spec(options))
-        return settings
-
-    def open(self, options: Options, settings: Settings) -> Pair:
-        """See `Entry.open`."""
-        plain = dataclasses.replace(settings, method="none", options={})
-        if options.pretrained is not None:
-            model = StreamForest(settings)
-        else:
-            spec, device = self._spec(options), torch.device(settings.device)
-            made = {"dtype": getattr(torch, settings.dtype), "device": device}
-            attention = settings.attn_implementation
-            with torch.device(device):
-                projector = streamforest_config.make_projector(spec).to(made["dtype"]).eval()
-            networks = Networks(
-                compat.random_weights(SiglipVisionModel, spec.vision, **made, attn_implementation="sdpa"),
-                projector,
-                compat.random_weights(Qwen2ForCausalLM, spec.text, **made, attn_implementation=attention),
-            )
-            model = StreamForest.from_parts(settings, spec, networks, StandInTokenizer())
-        dense = model.with_settings(plain)
-        for each in (dense, model):
-            each.eos_ids = frozenset()  # every answer has the same length, whatever the weights say
-        return Pair(dense, model)
-
-    def shape(self, model: StreamForest) -> ModelShape:
-        """See `Entry.shape`; the tokens are those of the newest frame."""
-        return _shape(model, model.spec.text, model.options.now_tokens)
-
-    def prompt_tokens(self, model: StreamForest) -> tuple[int, int]:
-        """See `Entry.prompt_tokens`."""
-        sentence = time_sentence("short_online_v2", [0.0])
-        before, behind = (len(model.embed_text(part)) for part in (PREFIX, suffix(QUESTION, sentence)))
-        return before, behind
-
-    def stages(self, shape: ModelShape, method: Method, job: Job) -> dict[str, Work] | None:
-        """See `Entry.stages`: of the tower alone, for what is prefilled depends on the frames."""
-        known = stages(shape, method, job)
-        return None if known is None else {"vit_ms": known["vit_ms"]}
-
-    def preprocess(self, options: Options) -> str:
-        """See `Entry.preprocess`."""
-        return "Pillow, as in the original"
-
-    def _spec(self, options: Options) -> StreamForestSpec:
-        if options.size != "7b":
-            raise SettingsError(unknown("size", options.size, ("7b",)))
-        fields = _cut(self.text, options.llm_layers) | {"vision_config": _cut(self.vision, options.layers)}
-        return StreamForestSpec.of(Path("random weights"), fields)
-
-
-def _settings(options: Options) -> Settings:
-    """Settings of the method, resolved but not checked against a model."""
-    device = open_device(options.device)
-    args = options.method_args | {"method": options.method, "device": str(device)}
-    args["prefill_frames"] = str(options.execution.prefill_frames)
-    args["cuda_graphs"] = str(options.execution.cuda_graphs)
-    if options.pretrained is not None:
-        args |= {"pretrained": options.pretrained, "dtype": options.dtype}
-    else:
-        automatic = "bfloat16" if device.type == "cuda" else "float32"
-        args["dtype"] = automatic if options.dtype == "auto" else options.dtype
-        args["pretrained"] = f"random weights, {options.size}"
-    return resolve(args, model=options.model)
-
-
-def _cut(part: dict[str, Any], layers: int | None) -> dict[str, Any]:
-    """Fields of a network with so many of its layers; None: all."""
-    if layers is not None and layers > part["num_hidden_layers"]:
-        raise SettingsError(f"{layers} layers are more than the {part['num_hidden_layers']} of the model")
-    return part | {"num_hidden_layers": layers or part["num_hidden_layers"]}
-
-
-def _shape(model: Any, text: Any, tokens_per_frame: int) -> ModelShape:
-    """Shapes of a model whose tower is an image tower and whose decoder has the fields of Qwen2."""
-    vision = model.tower.config
-    return ModelShape(
-        TowerShape(
-            len(model.tower.blocks),
-            model.tower.num_tokens,
-            vision.hidden_size,
-            vision.intermediate_size,
-            vision.patch_size,
-        ),
-        DecoderShape(
-            text.num_hidden_layers,
-            text.hidden_size,
-            text.num_attention_heads,
-            text.num_key_value_heads,
-            text.hidden_size // text.num_attention_heads,
-            text.intermediate_size,
-            text.vocab_size,
-        ),
-        tokens_per_frame,
-        model.dtype.itemsize,
-    )
-
-
-class StandInTokenizer:
-    """One token for each word or other sign: enough for the cost of a prompt, which is all it is for."""
-
-    eos_token_id = None
-
-    def convert_tokens_to_ids(self, token: str) -> None:
-        """It knows no special tokens."""
-
-    def __call__(self, text: str, add_special_tokens: bool = False) -> "StandInTokenizer":
-        """Ids 1, 2, 3, ... in `input_ids`."""
-        found = StandInTokenizer()
-        found.input_ids = list(range(1, 1 + len(re.findall(r"\w+|[^\w\s]", text))))
-        return found
-
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-        """The ids as numbers."""
-        return " ".join(map(str, ids))
-
-
-class StandInProcessor:
-    """What `LlavaOnevision` needs of a processor when there is no checkpoint to take it from.
-
-    Frames become `side` x `side` pixel values in [-1, 1], resized (bicubic) on `device`.
-    """
-
-    chat_template = None
-
-    def __init__(self, side: int, device: torch.device):
-        self.side, self.device = side, device
-        self.tokenizer = StandInTokenizer()
-
-    def video_processor(self, videos: list[Tensor], **_: Any) -> dict[str, list[Tensor]]:
-        """Frames uint8 [F,3,H,W] to pixel values float32 [F,3,side,side]."""
-        size = (self.side, self.side)
-        pixels = [
-            functional.interpolate(
-                video.to(self.device).float(), size=size, mode="bicubic", antialias=True, align_corners=False
-            )
-            for video in videos
-        ]
-        return {"pixel_values_videos": [x.clamp_(0, 255).div_(127.5).sub_(1) for x in pixels]}
-
-
-# Public sizes of SigLIP-so400m (26 of its 27 layers are in the checkpoints) and of Qwen2.
-SO400M = streamforest_config.SO400M
+# Public sizes of Qwen2; of SigLIP-so400m, 26 of its 27 layers are in the checkpoints.
 QWEN2 = {
     "0.5b": {
         "hidden_size": 896,
@@ -325,7 +132,24 @@ QWEN2 = {
         "tie_word_embeddings": False,
     },
 }
+QWEN2_1_5B = {
+    "hidden_size": 1536,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "intermediate_size": 8960,
+    "vocab_size": 151936,
+}
+CLIP_L = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+}
 MODELS: dict[str, Entry] = {
     "llava_ov": LlavaOnevisionEntry(sizes=QWEN2, vision=SO400M),
     "streamforest": StreamForestEntry(text=QWEN2["7b"], vision=SO400M),
+    "dispider": DispiderEntry(reaction=QWEN2["7b"], decision=QWEN2_1_5B, vision=CLIP_L),
 }

@@ -76,23 +76,28 @@ def stages(shape: ModelShape, method: Method, job: Job) -> dict[str, Work] | Non
     kept = getattr(method.token, "token_budget", shape.tokens_per_frame)
     before = job.prefix_tokens + job.frames * kept
     vit, project = Work(), Work()
-    prefill = _decode(shape, job.prefix_tokens, 0) if job.prefix_tokens else Work()
+    decoder, size = shape.decoder, shape.itemsize
+    prefill = decoder_work(decoder, size, job.prefix_tokens) if job.prefix_tokens else Work()
     for group in job.groups:
-        vit += _tower(shape, method.tower, group)
-        project += _project(shape, len(group))
-        prefill += _decode(shape, len(group) * kept, job.prefix_tokens + group.start * kept)
+        vit += tower_work(shape, method.tower, group)
+        tower_tokens, llm_tokens = (len(group) * n for n in (shape.tower.tokens, shape.tokens_per_frame))
+        project += projector_work(tower_tokens, shape.tower.width, decoder.width, size, llm_tokens)
+        prefill += decoder_work(decoder, size, len(group) * kept, job.prefix_tokens + group.start * kept)
     return {
         "vit_ms": vit,
         "project_ms": project,
         "prefill_ms": prefill,
-        "ttft_ms": _decode(shape, job.question_tokens, before, head=True),
-        "per_token_ms": _decode(shape, 1, before + job.question_tokens, head=True),
+        "ttft_ms": decoder_work(decoder, size, job.question_tokens, before, head=True),
+        "per_token_ms": decoder_work(decoder, size, 1, before + job.question_tokens, head=True),
     }
 
 
 def bounds(dense: dict[str, Work], method: dict[str, Work]) -> dict[str, float]:
-    """Method over dense, by what limits each stage: the ratio that a perfect implementation would show."""
-    known = {name: what for name, what in LIMITS.items() if name in dense}
+    """Method over dense, by what limits each stage: the ratio that a perfect implementation would show.
+
+    Stages without work that counts have none.
+    """
+    known = {name: what for name, what in LIMITS.items() if name in dense and getattr(dense[name], what)}
     return {name: getattr(method[name], what) / getattr(dense[name], what) for name, what in known.items()}
 
 
@@ -109,7 +114,8 @@ def kv_bytes_per_token(shape: ModelShape) -> int:
     return shape.decoder.kv_per_token * shape.itemsize
 
 
-def _tower(shape: ModelShape, cacher: STCCacher | None, group: range) -> Work:
+def tower_work(shape: ModelShape, cacher: STCCacher | None, group: range) -> Work:
+    """One call of the tower on the frames with these numbers."""
     tower = shape.tower
     dense, selective, selected = len(group), 0, 0
     if cacher is not None:
@@ -126,19 +132,18 @@ def _tower(shape: ModelShape, cacher: STCCacher | None, group: range) -> Work:
     )
 
 
-def _project(shape: ModelShape, frames: int) -> Work:
-    tower, width = shape.tower, shape.decoder.width
-    moved = frames * (tower.tokens * tower.width + shape.tokens_per_frame * width)
-    weights = tower.width * width + width**2
-    macs = projector_macs(frames * tower.tokens, tower.width, width)
-    return Work(2 * macs, (moved + weights) * shape.itemsize)
-
-
-def _decode(shape: ModelShape, new: int, past: int, *, head: bool = False) -> Work:
-    """One call of the decoder: its weights, the cache read and extended, the embeddings."""
-    decoder = shape.decoder
+def decoder_work(
+    decoder: DecoderShape, itemsize: int, new: int, past: int = 0, *, head: bool = False
+) -> Work:
+    """One call of a decoder: its weights, the cache read and extended, the embeddings."""
     macs, weights = prefill_macs(decoder, new, past), decoder.token_macs
     if head:
         macs, weights = macs + decoder.head_macs, weights + decoder.head_macs
     moved = weights + (past + new) * decoder.kv_per_token + 2 * new * decoder.width
-    return Work(2 * macs, moved * shape.itemsize)
+    return Work(2 * macs, moved * itemsize)
+
+
+def projector_work(tokens: int, width: int, out: int, itemsize: int, pooled: int | None = None) -> Work:
+    """One call of a two-layer projector, of whose output `pooled` tokens are left."""
+    moved = tokens * width + (tokens if pooled is None else pooled) * out + width * out + out**2
+    return Work(2 * projector_macs(tokens, width, out), moved * itemsize)

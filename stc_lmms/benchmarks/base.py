@@ -35,6 +35,7 @@ class Question(TypedDict):
         gold_s: `proactive`: when to answer; else -1.
         search: what a memory that searches is searched by; without it, the prompt.
         opening: the first words of the answer, put into the model's mouth.
+        watch: `proactive`: what a model that decides by itself when to answer is told to watch for.
     """
 
     qid: str
@@ -48,6 +49,7 @@ class Question(TypedDict):
     gold_s: float
     search: NotRequired[str]
     opening: NotRequired[str]
+    watch: NotRequired[str]
 
 
 class Row(TypedDict):
@@ -61,7 +63,7 @@ class Row(TypedDict):
 class Ask(NamedTuple):
     """One round: show the frames with start_s <= t < end_s (-1: to the end), then give the prompt.
 
-    `search` and `opening` are those of the question; empty if it has none.
+    `search`, `opening` and (in polls) `watch` are those of the question; empty if it has none.
     """
 
     start_s: float
@@ -70,6 +72,7 @@ class Ask(NamedTuple):
     qid: str
     search: str = ""
     opening: str = ""
+    watch: str = ""
 
 
 class Verdict(NamedTuple):
@@ -240,7 +243,8 @@ def score_row(
 def _poll(question: Question) -> Generator[Ask, str, None]:
     end_s = question["start_s"] + POLL_STEP_S
     while end_s <= question["end_s"]:
-        response = yield Ask(question["start_s"], end_s, question["prompt"], question["qid"])
+        watch = question.get("watch", "")
+        response = yield Ask(question["start_s"], end_s, question["prompt"], question["qid"], watch=watch)
         if "yes" in (response or "").lower():  # plain iteration sends None
             yield Ask(question["start_s"], end_s, question["follow_up"], question["qid"])
             return

@@ -188,7 +188,7 @@ def _question(entry: Entry, history: Sequence[Entry], context_s: int) -> Questio
     else:
         text, follow_up = prompt(entry, history), ""
         start_s, end_s = max(0, entry.time_s - context_s) if context_s > 0 else 0, entry.time_s
-    return {
+    question: Question = {
         "qid": entry.qid,
         "task": entry.task,
         "kind": "proactive" if entry.part == "proactive" else "choice",
@@ -199,6 +199,7 @@ def _question(entry: Entry, history: Sequence[Entry], context_s: int) -> Questio
         "follow_up": follow_up,
         "gold_s": entry.gold_s,
     }
+    return question | {"watch": entry.question} if entry.part == "proactive" else question
 
 
 def _lettered(options: Sequence[str]) -> list[str]:

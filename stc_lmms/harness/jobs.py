@@ -32,7 +32,7 @@ class AnswerText(str):
 class Round:
     """A question, or the reason why the task cannot ask it.
 
-    `search` and `opening`: see `Stream.ask` and `Generation`.
+    `search`, `opening` and `watch`: see `Stream.ask`, `Generation` and `Player.poll`.
     """
 
     prompt: str = ""
@@ -40,6 +40,7 @@ class Round:
     failed: str = ""
     search: str | None = None
     opening: str = ""
+    watch: str = ""
 
 
 class Job:
@@ -109,7 +110,8 @@ class Job:
             visuals, prompt = ask()
             clip, told = to_clip(visuals), _only(visuals)
             told = told if isinstance(told, dict) else {}
-            return Round(prompt, clip, search=told.get("search") or None, opening=told.get("opening") or "")
+            texts = {name: told.get(name) or "" for name in ("opening", "watch")}
+            return Round(prompt, clip, search=told.get("search") or None, **texts)
         except Exception as error:  # the batch goes on; the sample is recorded as failed
             return Round(failed=reason(error))
 
@@ -118,8 +120,8 @@ def to_clip(visuals: Any) -> Clip:
     """The one video among a task's visuals.
 
     Accepts a path (the whole file, from its start) or
-    `{"type": "video", "path" or "url": ..., "video_start": s, "video_end": s}`; our own tasks add `search`
-    and `opening` of the question, which are no part of the clip.
+    `{"type": "video", "path" or "url": ..., "video_start": s, "video_end": s}`; our own tasks add `search`,
+    `opening` and `watch` of the question, which are no part of the clip.
 
     Raises:
         DataError: there is not exactly one video.

@@ -206,7 +206,10 @@ class Harness(lmms):
             return AnswerText("", {"failed": asked.failed})
         try:
             generation = replace(_generation(job.request.args[1]), opening=asked.opening)
-            answer, note = player.ask(asked.prompt, asked.clip, generation, asked.search)
+            if asked.watch and player.model.proactive:
+                answer, note = player.poll(asked.watch, asked.clip)
+            else:
+                answer, note = player.ask(asked.prompt, asked.clip, generation, asked.search)
         # A bad sample is recorded, counted as wrong and as failed; the batch goes on.
         except Exception as error:
             why = str(error) if isinstance(error, StcError) else reason(error)
@@ -337,6 +340,12 @@ class LlavaOvStc(Harness):
     """`--model llava_ov_stc`: LLaVA-OneVision."""
 
     registered = "llava_ov"
+
+
+class DispiderStc(Harness):
+    """`--model dispider_stc`: Dispider."""
+
+    registered = "dispider"
 
 
 class StreamforestStc(Harness):

@@ -70,7 +70,7 @@ def _visual(doc: dict[str, Any], asked: Any) -> dict[str, Any]:
         "video_start": asked.start_s,
         "video_end": None if asked.end_s == NO_TIME_S else asked.end_s,
     }
-    told = {"search": asked.search, "opening": asked.opening}
+    told = {"search": asked.search, "opening": asked.opening, "watch": asked.watch}
     return visual | {name: text for name, text in told.items() if text}
 
 

@@ -110,6 +110,56 @@ class Stream(ABC):
         """Forget everything; the next frame is the first of a new video."""
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What a proactive stream made of the question that it watches for.
+
+    Attributes:
+        time_s: time stamp of the newest frame that it had seen.
+        logit: it wants to answer if this is above 0.
+    """
+
+    time_s: float
+    logit: float
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it wants to answer now."""
+        return self.logit > 0
+
+
+class ProactiveStream(Stream):
+    """A stream that decides by itself when to answer a question that was asked before."""
+
+    @abstractmethod
+    def watch(self, question: str, on_decision: Callable[[Decision], None] | None = None) -> None:
+        """Watch for a question from now on, instead of an earlier one.
+
+        Args:
+            question: the instruction, such as "say when the kettle boils".
+            on_decision: called within `observe` at every decision, while the stream has seen exactly the
+                frames that it was made on; it may call `speak`.
+        """
+
+    @abstractmethod
+    def should_speak(self) -> bool:
+        """Whether the newest decision was to answer, and `speak` has not been called since."""
+
+    @abstractmethod
+    def poll(self) -> Answer:
+        """`Yes` or `No`: whether a decision since the last poll was to answer; with what it cost to know."""
+
+    @abstractmethod
+    def speak(self, generation: Generation = Generation()) -> Answer:
+        """Answer the question that is watched for, knowing the moments it was answered at before.
+
+        An empty text means that the model has nothing to say after all.
+
+        Raises:
+            StcError: nothing is watched for, or no frame has come.
+        """
+
+
 class StreamingModel(ABC):
     """A loaded model. It holds no stream state; any number of streams may be open.
 
@@ -121,6 +171,7 @@ class StreamingModel(ABC):
     """
 
     settings: Settings
+    proactive: bool = False  # its streams are `ProactiveStream`s
     # Where a model samples every question's clip anew: (number of frames of the video, their rate, start and
     # end in seconds or None for the whole video) to indices of frames. None: the fixed grid of `fps`.
     spread: Callable[[int, float, tuple[float, float] | None], list[int]] | None = None

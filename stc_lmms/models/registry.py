@@ -97,6 +97,15 @@ _MODELS = (
         demo=True,
     ),
     Model(
+        "dispider",
+        "Dispider (CLIP-L, Qwen2-1.5B that watches, Qwen2-7B that answers); proactive",
+        "stc_lmms.models.dispider.Dispider",
+        "Mar2Ding/Dispider",
+        options="stc_lmms.models.dispider_options.DispiderOptions",
+        defaults=MappingProxyType({"fps": 1.0, "method": "stc_cacher"}),
+        own_memory="clips",
+    ),
+    Model(
         "streamforest",
         "StreamForest (SigLIP, an event memory of tower tokens, Qwen2)",
         "stc_lmms.models.streamforest.StreamForest",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.models.base import Answer, Generation, Progress, StreamingModel
+from stc_lmms.models.base import Answer, Decision, Generation, Progress, StreamingModel
 from stc_lmms.video.live import LiveSource
 
 
@@ -26,7 +26,7 @@ class Schedule:
         at_s: single times in seconds. Without these and a period, all is asked at the end.
 
     Raises:
-        SettingsError: a time or the period is not a positive number, or both are given.
+        SettingsError: a time or the period is not a positive number, both are given, or there is no question.
     """
 
     questions: tuple[str, ...]
@@ -35,6 +35,8 @@ class Schedule:
 
     def __post_init__(self):
         """Check the times."""
+        if not self.questions and (self.every_s is not None or self.at_s):
+            raise SettingsError("--every and --at say when to ask; give --ask, too")
         if self.every_s is not None and self.at_s:
             raise SettingsError("give either --every or --at, not both")
         if self.every_s is not None and not (math.isfinite(self.every_s) and self.every_s > 0):
@@ -57,7 +59,7 @@ class Told:
     """One question along a live stream.
 
     Attributes:
-        time_s: stream time of the question.
+        time_s: stream time of the question, or at which the model spoke by itself.
         question: its text.
         answer: the model's answer, None if it could not be asked.
         failed: why not, else empty.
@@ -90,9 +92,20 @@ class Status:
 
 
 def play(
-    model: StreamingModel, source: LiveSource, schedule: Schedule, generation: Generation
+    model: StreamingModel,
+    source: LiveSource,
+    schedule: Schedule,
+    generation: Generation,
+    watch: str | None = None,
 ) -> Iterator[Told | Status]:
     """Observe the source until it ends, and answer on the way.
+
+    Args:
+        model: must be proactive if something is watched for.
+        source: gives the frames.
+        schedule: what to ask when.
+        generation: how to answer.
+        watch: a question that the model answers whenever it decides to.
 
     Yields:
         A `Status` after every group of frames, and a `Told` for every question, when its time has come or
@@ -103,6 +116,20 @@ def play(
             "frames cannot be spread over a live stream, whose end is not known; use grid=fixed"
         )
     stream = model.open_stream()
+    spoken: list[Told] = []
+    speaking_s = 0.0
+
+    def decided(decision: Decision) -> None:
+        nonlocal speaking_s
+        if decision.speaks:
+            start = time.perf_counter()
+            answer = stream.speak(generation)
+            speaking_s += time.perf_counter() - start
+            if answer.text.strip():
+                spoken.append(Told(decision.time_s, watch, answer))
+
+    if watch is not None:
+        stream.watch(watch, decided)
     asks, never = iter(schedule), (math.nan, "")
     upcoming = next(asks, never)
 
@@ -120,9 +147,11 @@ def play(
             yield from due(frames[0][0])
             group = [frame for frame in frames if not frame[0] >= upcoming[0]]
             frames = frames[len(group) :]
-            start = time.perf_counter()
+            start, speaking_s = time.perf_counter(), 0.0
             stream.observe(np.stack([image for _, image in group]), [time_s for time_s, _ in group])
-            spent_ms = (time.perf_counter() - start) * 1e3 / len(group)
+            spent_ms = (time.perf_counter() - start - speaking_s) * 1e3 / len(group)
+            yield from spoken
+            spoken.clear()
             yield Status(
                 stream.position_s,
                 spent_ms,

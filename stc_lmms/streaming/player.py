@@ -56,6 +56,7 @@ class Player:
         self._clip: Clip | None = None
         self._broken: dict[tuple[str, float], tuple[float, Exception]] = {}
         self._decode_ms = 0.0
+        self._question = ""  # what the stream watches for
         self._opened: set[tuple[str, float]] = set()
         self.restarts = 0
 
@@ -76,14 +77,41 @@ class Player:
             Exception: whatever the model raised. If it was while frames went in, later questions about
                 this video get the same at once, without decoding it again.
         """
+        self._watch_up_to(clip)
+        try:
+            answer = self._stream.ask(prompt, generation, search=search)
+        except Exception:
+            self.close()  # the stream's state is not to be trusted
+            raise
+        return self._with_decoding(answer), self._note(clip)
+
+    def poll(self, question: str, clip: Clip) -> tuple[Answer, Note]:
+        """Observe up to the end of the clip; then `Yes` or `No`: would the model answer by itself by now?
+
+        The model must be proactive. Only what it decided since the last poll of the same question counts.
+
+        Args:
+            question: what it watches for, from the start of the clip on.
+            clip: as for `ask`.
+
+        Raises:
+            VideoError, Exception: as for `ask`.
+        """
+        self._watch_up_to(clip, question)
+        return self._with_decoding(self._stream.poll()), self._note(clip)
+
+    def _watch_up_to(self, clip: Clip, question: str = "") -> None:
         source = (clip.path, clip.start_s)
         since_s, error = self._broken.get(source, (math.inf, None))
         if error is not None and _end(clip) >= since_s:
             raise error
         since_s = -math.inf  # a video that does not open has nothing for any question
         try:
-            if not self._continues(clip):
+            if not self._continues(clip) or (question and question != self._question):
                 self._open(clip)
+            if question and question != self._question:
+                self._stream.watch(question)
+                self._question = question
             since_s = _end(clip)
             self._advance(clip)
         except Exception as error:
@@ -93,13 +121,10 @@ class Player:
         if self._stream.position_s == -math.inf:  # the video is not broken: a later question may have frames
             end = "its end" if clip.end_s is None else f"{clip.end_s:g} s"
             raise VideoError(f"{clip.path}: no frame between {clip.start_s:g} s and {end}")
-        try:
-            answer = self._stream.ask(prompt, generation, search=search)
-        except Exception:
-            self.close()  # the stream's state is not to be trusted
-            raise
+
+    def _with_decoding(self, answer: Answer) -> Answer:
         spent, self._decode_ms = self._video.decode_ms - self._decode_ms, self._video.decode_ms
-        return replace(answer, efficiency=replace(answer.efficiency, decode_ms=spent)), self._note(clip)
+        return replace(answer, efficiency=replace(answer.efficiency, decode_ms=spent))
 
     def close(self) -> None:
         """Close the video and drop the stream."""
@@ -125,7 +150,7 @@ class Player:
             how["times_s"] = self._spread(clip, how)
         self._video = (self._opener or open_video)(clip.path, **how)
         self._stream = self.model.open_stream()
-        self._decode_ms = 0.0
+        self._decode_ms, self._question = 0.0, ""
 
     def _spread(self, clip: Clip, how: dict[str, Any]) -> tuple[float, ...]:
         """Times of the frames that the model chooses for a clip, each once."""

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from stc_lmms.bench.entry import Pair, StandInProcessor
 from stc_lmms.bench.frames import synthetic_frames, video_frames
 from stc_lmms.bench.hardware import measure_machine
 from stc_lmms.bench.measure import OBSERVE_STAGES, STAGES, Comparison, alternate, compare, one_round, summary
-from stc_lmms.bench.models import Pair, StandInProcessor
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.models.llava_onevision import LlavaOnevision
 from stc_lmms.settings import resolve

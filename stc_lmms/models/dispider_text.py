@@ -1,0 +1,50 @@
+"""What Dispider says and how it samples, byte for byte as released. No tensors, no models."""
+
+TO_DO, HAS_ANSWER = "<to_do>", "<has_answer>"
+END_OF_TURN = "<|im_end|>"
+_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+def time_sentence(start_s: float, end_s: float) -> str:
+    """What stands before the tokens of a clip; whole seconds, halves to even as NumPy rounds."""
+    return f"This contains a clip sampled in {round(start_s)} to {round(end_s)} seconds"
+
+
+def decision_question(question: str) -> str:
+    """What the compact model reads."""
+    return question + TO_DO
+
+
+def reaction_prompt(question: str, opening: str = "", image_markers: bool = False) -> tuple[str, str]:
+    """What stands before and behind the video in the prompt of the model that answers.
+
+    Args:
+        question: the whole prompt of a benchmark.
+        opening: words that the answer begins with.
+        image_markers: put `<im_start>` and `<im_end>` around the video.
+    """
+    before, after = ("<im_start>", "<im_end>") if image_markers else ("", "")
+    begun = f" {opening}" if opening else ""
+    return f"{_SYSTEM} USER: {before}", f"{after}\n{question} ASSISTANT:{begun}"
+
+
+def released_sampling(
+    frames: int, avg_fps: float, frames_per_clip: int = 16, max_clips: int = 100, min_clips: int = 1
+) -> list[int]:
+    """Frame numbers, clip after clip, as the released scripts cut a whole video: about one frame per second.
+
+    As many clips as fit; every frame is the middle one of an equal piece of the video.
+
+    Args:
+        frames: of the video.
+        avg_fps: its average frame rate, frames per second.
+        frames_per_clip: frames of a clip, which therefore spans about as many seconds.
+        max_clips: at most so many; then frames are further apart.
+        min_clips: at least so many; then frames are closer.
+    """
+    total = frames_per_clip * min(max(round(frames / avg_fps / frames_per_clip), min_clips), max_clips)
+    piece = (frames - 1) / total
+    return [(round(piece * i) + round(piece * (i + 1))) // 2 for i in range(total)]
