@@ -117,7 +117,7 @@ class Teacher:
         length = min(size for size in self.clips if size >= frames)
         clips = self.clips[length]
         clip = clips[rng.integers(len(clips))]
-        at_start = frames > 10 and rng.random() < 0.7
+        at_start = frames > 4 and rng.random() < 0.6  # orders and firsts need a beginning
         clip = clip.window(0 if at_start else int(rng.integers(length - frames + 1)), frames)
         return clip, keep(clip.thing, rng)
 
