@@ -21,7 +21,7 @@ MINI = "ovobench_stream_mini,streamingbench_mini"
 
 
 def start(args, command=LMMS_EVAL, cwd=None, **environ):
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("STC_")} | environ
+    environ = dict(os.environ) | environ
     return subprocess.Popen(
         [*command, *map(str, args)],
         stdout=subprocess.PIPE,

@@ -17,7 +17,7 @@ from training.demo.lessons import PHASES, Phase, Teacher, Timely, losses
 from training.demo.muon import Muon
 from training.demo.scenes import DARK, LIT, NOTHING, SIGN, crowded
 
-LR, TABLE_LR, EVERY, SAVE_EVERY = 0.005, 1e-3, 50, 100
+LR, TABLE_LR, EVERY, SAVE_EVERY = 0.013, 2e-3, 50, 100
 
 
 def learn(
@@ -52,11 +52,12 @@ def learn(
     steps, start = sum(phase.steps for phase in phases), time.time()
     seen: dict[str, list] = defaultdict(list)
     for step in range(first, steps):
-        lesson = teacher.lesson(step, phase_of(step, phases))
+        phase = phase_of(step, phases)
+        lesson = teacher.lesson(step, phase)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss, told = losses(model, timely, lesson, motions, teacher.end)
         loss.backward()
-        optimizer.step(blueprint.schedule(step, steps, warmup=40, flat=0.55))
+        optimizer.step(phase.rate * blueprint.schedule(step, steps, warmup=40))
         teacher.mark({name: value for name, value in told.items() if isinstance(value, tuple)})
         for name, value in told.items():
             seen[name].append(value)

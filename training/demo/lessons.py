@@ -29,20 +29,30 @@ DRILLS = [SHAPES, COLOR_NAMES, QUARTERS, DIGITS, MOTIONS]
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps that share a diet: lengths of the videos with their shares, and the share of drills."""
+    """Steps that share a diet.
+
+    Attributes:
+        steps: how many.
+        lengths: (shortest, longest) video in frames -> its share.
+        families: what is asked.
+        drills: share of steps without any video.
+        sequences: share of steps whose questions follow others (StreamingBench's sequential part).
+        rate: share of the highest learning rate.
+    """
 
     steps: int
     lengths: dict[tuple[int, int], float]
     families: tuple[str, ...] = FAMILIES
     drills: float = 0.03
     sequences: float = 0.0
+    rate: float = 0.45
 
 
 PHASES = (
-    Phase(120, {}, drills=1.0),
-    Phase(380, {(4, 4): 1.0}, NOW, drills=0.12),
+    Phase(120, {}, drills=1.0, rate=1.0),
+    Phase(480, {(4, 4): 1.0}, NOW, drills=0.12),
     Phase(700, {(6, 10): 1.0}, drills=0.06),
-    Phase(1300, {(4, 7): 0.4, (8, 16): 0.5, (20, 32): 0.1}, sequences=0.02),
+    Phase(1300, {(6, 8): 0.3, (9, 16): 0.6, (20, 32): 0.1}, sequences=0.02),
     Phase(1700, {(8, 16): 0.55, (17, 32): 0.28, (33, 60): 0.17}, drills=0.02, sequences=0.04),
 )
 
