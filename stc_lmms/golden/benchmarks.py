@@ -232,7 +232,7 @@ def _sb_polls(polls: Mapping[tuple[str, str, str], list[Ask]], cases: Sequence[C
         machine = rounds(make_row(video, "proactive", [question]))
         ask = next(machine, None)
         while ask is not None:
-            asked.append(ask._replace(watch=""))  # told to models that decide by themselves; no recording has it
+            asked.append(ask._replace(watch=""))  # ours, for models that decide by themselves
             following = recorded[len(asked)] if len(asked) < len(recorded) else None
             yes = following is not None and following.prompt == question["follow_up"]
             try:
