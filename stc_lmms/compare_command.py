@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods", required=True, help="with commas; all are compared to none if it is among them"
     )
     parser.add_argument("--tasks", required=True, help="tasks of this package, with commas")
-    parser.add_argument("--budgets", default="64", help="LLM tokens per frame, with commas (default: 64)")
+    parser.add_argument(
+        "--budgets", help="LLM tokens per frame, with commas (default: the checkpoint's, see token_budget)"
+    )
     parser.add_argument(
         "--vary",
         action="append",
@@ -43,12 +45,13 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("compare runs in one process; start it without torchrun or accelerate launch")
     chosen = model(args.model)
     methods, tasks = _names("--methods", args.methods), _names("--tasks", args.tasks)
-    budgets, varied = _budgets(args.budgets), _varied(args.vary)
+    budgets = None if args.budgets is None else _budgets(args.budgets)
+    varied = _varied(args.vary)
     if args.limit is not None and args.limit < 1:
         raise SettingsError(f"--limit {args.limit} must be at least 1")
     if args.seed < 0:
         raise SettingsError(f"--seed {args.seed} must be 0 or more")
-    from stc_lmms.settings import parse_args
+    from stc_lmms.settings import parse_args, resolve
 
     common = parse_args(args.model_args)
     for name, option in (_OWN_OPTIONS | dict.fromkeys(varied, "--vary")).items():
@@ -57,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     from stc_lmms.harness.grid import configurations, run_grid
     from stc_lmms.report.compare import rows, text
 
+    if budgets is None:
+        budgets = [resolve(common | {"method": "stc_pruner"}, model=chosen.name).options["token_budget"]]
     grid = configurations(methods, budgets, varied)
     try:
         args.output.mkdir(parents=True, exist_ok=True)

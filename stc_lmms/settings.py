@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from stc_lmms.demo.pretrained import defaults_of, is_demo
 from stc_lmms.errors import SettingsError
 from stc_lmms.memory import registry as memories
 from stc_lmms.memory.base import Memory
@@ -30,8 +31,8 @@ class Settings:
 
     Attributes:
         model: short name of the model, see `stc_lmms/models/registry.py`; chosen beside the arguments.
-        pretrained: hub id or local folder of the checkpoint; `demo` is the small LLaVA-OneVision
-            made on first use.
+        pretrained: hub id or local folder of the checkpoint; `demo` is the small trained
+            LLaVA-OneVision that ships with the package.
         method: compression method, see `stc-lmms methods`.
         memory: what stays of old frames: `full` keeps every token's KV, `recent` the last frames, `rekv`
             a window and an archive searched by the question, `bounded` a fixed number of tokens. A model
@@ -78,9 +79,10 @@ class Settings:
         model = models.model(self.model)
         if not self.pretrained.strip():
             raise SettingsError("pretrained is empty; give a folder, a hub id or demo")
-        if self.pretrained == "demo" and not model.demo:
+        if is_demo(self.pretrained) and not model.demo:
             raise SettingsError(
-                f"pretrained=demo is a checkpoint of {_WITH_DEMO}; for {self.model} give a folder or a hub id"
+                f"pretrained={self.pretrained} is a checkpoint of {_WITH_DEMO}; for {self.model} give "
+                "a folder or a hub id"
             )
         if not (math.isfinite(self.fps) and self.fps > 0):
             raise SettingsError(f"fps={self.fps} must be a positive number of frames per second")
@@ -163,7 +165,7 @@ def resolve(
         environ: where the STC_* variables are looked up.
         model: the model that they are for, a short name or a harness id.
         also: arguments that the caller has dealt with; they are named when another one is unknown.
-        defaults: the caller's own defaults, before those of the model and of `Settings`.
+        defaults: the caller's own defaults, before those of the checkpoint, the model and `Settings`.
 
     Raises:
         SettingsError: unknown model or argument (names the nearest valid one), wrong type, or out of range.
@@ -182,7 +184,9 @@ def resolve(
 
     environment = _from_environment(environ, explicit=args)
     of_model = {"pretrained": chosen_model.pretrained, "memory": chosen_model.own_memory or Settings.memory}
-    implied = of_model | dict(chosen_model.defaults) | defaults | environment
+    checkpoint = str(args.get("pretrained", defaults.get("pretrained", chosen_model.pretrained)))
+    of_checkpoint = dict(defaults_of(checkpoint))
+    implied = of_model | dict(chosen_model.defaults) | of_checkpoint | defaults | environment
     method = _convert("method", args.get("method", implied.get("method", Settings.method)), str)
     fields = recipe(method).fields
     memory = _convert("memory", args.get("memory", implied["memory"]), str)

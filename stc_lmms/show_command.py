@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the picture and print what is in it."""
     _check(args)
-    from stc_lmms.demo.checkpoint import NOTICE
+    from stc_lmms.demo.pretrained import NOTICE, is_demo
     from stc_lmms.models.llava_onevision import LlavaOnevision
     from stc_lmms.models.registry import model as registered
     from stc_lmms.report.overlay import picture
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     with open_video(
         args.video, fps=settings.fps, decoder=settings.decoder, timeout_s=settings.decode_timeout_s
     ) as video:
-        if settings.pretrained == "demo":
+        if is_demo(settings.pretrained):
             print(f"stc-lmms: {NOTICE}", file=sys.stderr)
         views, notes = watch(cls(settings), itertools.islice(video.read(), args.frames))
     if not views:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     title = f"{Path(args.video).name}, {args.method}: {_options(settings.options)}".rstrip(": ")
     # A picture is passed on without the command that made it.
-    foot = [*notes, NOTICE] if settings.pretrained == "demo" else notes
+    foot = [*notes, NOTICE] if is_demo(settings.pretrained) else notes
     try:
         if args.output.suffix.lower() == ".png":
             _write_png(args.output, picture(views, title, foot))

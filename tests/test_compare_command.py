@@ -10,7 +10,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms.cli import main
 from stc_lmms.harness import grid
-from stc_lmms.harness.grid import Configuration, Outcome, configurations
+from stc_lmms.harness.grid import Configuration, Outcome, Scored, configurations
 from stc_lmms.harness.lmms_eval import LlavaOvStc
 from stc_lmms.methods.stc_pruner import STCPruner
 from stc_lmms.report.compare import rows, text
@@ -179,7 +179,10 @@ def test_configurations():
 
 def test_the_table(capsys):
     def outcome(method, budget, values):
-        asked = {("task", f"v{i // 2}", str(i)): (f"v{i // 2}", value) for i, value in enumerate(values)}
+        asked = {
+            ("task", f"v{i // 2}", str(i)): Scored(f"v{i // 2}", "OCR" if i < 3 else "ATR", value)
+            for i, value in enumerate(values)
+        }
         return Outcome(Configuration(method, budget), scores=asked, cost=COST)
 
     outcomes = [
@@ -189,6 +192,9 @@ def test_the_table(capsys):
     ]
     found = rows(outcomes)
     assert [row.get("accuracy") for row in found] == [25, 75, None]
+    assert found[0]["subtasks"] == {"task": {"ATR": (1, 0), "OCR": (3, 100 / 3)}}
+    assert found[1]["subtasks"]["task"]["ATR"] == (1, 100)
+    assert found[0]["interval"] == [0, 50] and found[1]["interval"] == [50, 100]  # of two videos
     shown = text(found, on_gpu=False)
     (line,) = [x for x in shown.splitlines() if x.startswith("stc ")]
     assert line.split()[:8] == ["stc", "9", "4", "0", "75.00", "+50.00", "+50.00", "to"]

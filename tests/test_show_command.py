@@ -152,8 +152,8 @@ def test_the_demo_model_is_the_default(video, tmp_path, capsys):
     output = tmp_path / "demo.png"
     assert main(["show", str(video), "--frames", "2", "--output", str(output)]) == 0
     said = capsys.readouterr()
-    assert "182 of 729 patches recomputed, 64 of 196 tokens kept" in said.out
-    assert "random weights" in said.err and output.stat().st_size > 10_000
+    assert "36 of 144 patches recomputed, 12 of 36 tokens kept" in said.out
+    assert "trained on StreamWorld" in said.err and output.stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

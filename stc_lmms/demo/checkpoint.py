@@ -1,14 +1,10 @@
-"""`pretrained=demo`: a tiny LLaVA-OneVision checkpoint in the real layout, made on first use.
+"""Tiny checkpoints in the real layout with random weights: they fit any shape, for tests and benchmarks.
 
-The weights are random, so its answers mean nothing; it exists to run the whole pipeline anywhere. The
-tokenizer is byte-level: any text is one token per byte, plus the special tokens of the real model.
+Their answers mean nothing. The tokenizer is byte-level: any text is one token per byte, plus the special
+tokens of the real model.
 """
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,17 +18,6 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-# The token geometry of the real model (27 x 27 patches, 196 tokens per frame), so that every default fits,
-# and a tower wide enough for its arithmetic, not its overhead, to decide how long it takes.
-DEMO_SIZES = {
-    "image_size": 216,
-    "patch_size": 8,
-    "vision_width": 192,
-    "vision_layers": 4,
-    "text_width": 128,
-    "text_layers": 2,
-}
-NOTICE = "pretrained=demo has random weights: its answers and scores mean nothing"
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + ' ' }}"
@@ -42,23 +27,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-
-
-def demo_folder() -> Path:
-    """Folder of the demo checkpoint in the user's cache; makes it if it is not there yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stc-lmms"
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-    folder = cache / f"demo-random-{recipe}"
-    if not (folder / "config.json").exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        # Made aside and renamed: two ranks may come here at once, and neither may see half a checkpoint.
-        part = Path(tempfile.mkdtemp(dir=cache))
-        build_checkpoint(part, **DEMO_SIZES)
-        try:
-            part.rename(folder)
-        except OSError:
-            shutil.rmtree(part)
-    return folder
 
 
 def build_checkpoint(

@@ -6,7 +6,11 @@ weights). Its folder is a plain Hugging Face checkpoint; the checksums are ours.
 
 import functools
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from stc_lmms.errors import CheckpointError
 from stc_lmms.suggest import unknown
@@ -14,12 +18,33 @@ from stc_lmms.suggest import unknown
 NAME = "demo"
 NOTICE = "pretrained=demo is a toy, trained on StreamWorld: its scores say nothing about real videos"
 CHECKSUMS = "SHA256SUMS"
-VARIANTS = {NAME: "stream_world"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A shipped checkpoint.
+
+    Attributes:
+        folder: its name below `checkpoints`.
+        defaults: defaults of model arguments where those of the big models do not fit it.
+    """
+
+    folder: str
+    defaults: Mapping[str, Any]
+
+
+# A third of its 36 tokens per frame, as 64 is of LLaVA-OneVision's 196.
+VARIANTS = {NAME: Variant("stream_world", MappingProxyType({"token_budget": 12}))}
 
 
 def is_demo(pretrained: str) -> bool:
     """Whether a value of `pretrained` means one of the shipped checkpoints, or tries to."""
     return (pretrained == NAME or pretrained.startswith(f"{NAME}-")) and not Path(pretrained).exists()
+
+
+def defaults_of(pretrained: str) -> Mapping[str, Any]:
+    """Defaults of model arguments that a value of `pretrained` brings along."""
+    return VARIANTS[pretrained].defaults if is_demo(pretrained) and pretrained in VARIANTS else {}
 
 
 @functools.cache
@@ -31,7 +56,7 @@ def demo_folder(variant: str = NAME) -> Path:
     """
     if variant not in VARIANTS:
         raise CheckpointError(unknown("demo variant", variant, VARIANTS))
-    folder = Path(__file__).parent / "checkpoints" / VARIANTS[variant]
+    folder = Path(__file__).parent / "checkpoints" / VARIANTS[variant].folder
     check(folder)
     return folder
 

@@ -56,6 +56,15 @@ class Configuration:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """The official score of a question, 0 to 1, with its video and sub-task."""
+
+    video: str
+    subtask: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a configuration.
 
@@ -63,14 +72,14 @@ class Outcome:
         configuration: which.
         trouble: why it was skipped or failed, in one line; "" if it ran.
         skipped: it was never started: its budget or arguments do not fit.
-        scores: (video, official score) of every question, by task, video and question.
+        scores: of every question, by task, video and question.
         cost: the run's efficiency total, see `RunRecord.echo`.
     """
 
     configuration: Configuration
     trouble: str = ""
     skipped: bool = False
-    scores: dict[tuple[str, str, str], tuple[str, float]] = field(default_factory=dict)
+    scores: dict[tuple[str, str, str], Scored] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
 
 
@@ -207,9 +216,11 @@ def _run(
             torch.cuda.empty_cache()
 
 
-def _scores(results: dict[str, Any]) -> dict[tuple[str, str, str], tuple[str, float]]:
+def _scores(results: dict[str, Any]) -> dict[tuple[str, str, str], Scored]:
     return {
-        (task, record["video"], record["qid"]): (record["video"], float(record["official"]))
+        (task, record["video"], record["qid"]): Scored(
+            record["video"], record["task"], float(record["official"])
+        )
         for task, samples in results["samples"].items()
         for sample in samples
         for record in sample["acc"]["records"]

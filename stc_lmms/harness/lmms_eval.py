@@ -20,7 +20,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
-from stc_lmms.demo.checkpoint import NOTICE
+from stc_lmms.demo.pretrained import NOTICE, is_demo
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.harness.jobs import AnswerText, Job, Round, reason
 from stc_lmms.harness.journal import Journal, file_identity, folder_identity, request_key
@@ -85,7 +85,7 @@ class Harness(lmms):
         run = new_run(self.settings.method, self._world_size)
         self._record = RunRecord(run, self.settings, self._rank, self._world_size)
         if self._rank == 0:
-            if self.settings.pretrained == "demo":
+            if is_demo(self.settings.pretrained):
                 print(f"stc-lmms: {NOTICE}", file=sys.stderr)
             shown = ", ".join(f"{k}={v}" for k, v in self.settings.flat().items())
             print(f"stc-lmms: settings: {shown}", file=sys.stderr)

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from stc_lmms.demo.checkpoint import demo_folder
+from stc_lmms.demo.pretrained import demo_folder, is_demo
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import Efficiency
@@ -230,8 +230,8 @@ def check_frames(frames: np.ndarray, times_s: Sequence[float], position_s: float
 
 
 def checkpoint(settings: Settings) -> str:
-    """Folder or hub id of the weights; `demo` is made on first use."""
-    return str(demo_folder()) if settings.pretrained == "demo" else settings.pretrained
+    """Folder or hub id of the weights; the files of `demo` are checked on first use."""
+    return str(demo_folder(settings.pretrained)) if is_demo(settings.pretrained) else settings.pretrained
 
 
 def open_device(name: str) -> torch.device:

@@ -1,10 +1,10 @@
 """The table of a comparison: accuracy against `none` on the same questions, and what it cost."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stc_lmms.harness.grid import Outcome
+from stc_lmms.harness.grid import Outcome, Scored
 from stc_lmms.report.paired import LEVEL, paired_difference
 from stc_lmms.report.tables import align
 
@@ -24,8 +24,8 @@ COLUMNS = {
 def rows(outcomes: Sequence[Outcome], seed: int = 0) -> list[dict[str, Any]]:
     """One row per configuration, as plain JSON values.
 
-    `accuracy` is the official score pooled over all questions, in percent; `difference` is that to `none`,
-    None if `none` did not run.
+    `accuracy` is the official score pooled over all questions, in percent, `interval` its own; `difference`
+    is that to `none`, None if `none` did not run; `subtasks` is [questions, accuracy] by task and sub-task.
     """
     base = next((o.scores for o in outcomes if o.configuration.method == BASE and o.scores), None)
     return [_row(outcome, base, seed) for outcome in outcomes]
@@ -40,14 +40,31 @@ def _row(outcome: Outcome, base: dict | None, seed: int) -> dict[str, Any]:
         "n": len(scores),
         "n_failed": cost["failed"],
         "replayed": cost["replayed"],
-        "accuracy": 100 * sum(score for _, score in scores.values()) / len(scores),
+        "accuracy": 100 * sum(one.score for one in scores.values()) / len(scores),
+        "interval": _interval(scores, seed),
         "difference": None,
+        "subtasks": _subtasks(scores),
     }
     if base is not None and cell.method != BASE:
-        pairs = [(video, score, base[key][1]) for key, (video, score) in scores.items() if key in base]
+        pairs = [(one.video, one.score, base[key].score) for key, one in scores.items() if key in base]
         found["difference"] = dataclasses.asdict(paired_difference(pairs, seed=seed))
     sizes = {"kv_mib": cost["kv_bytes"] / MIB, "peak_mib": cost["peak_memory_bytes"] / MIB}
     return about | found | {name: (cost | sizes).get(name) for name in COLUMNS}
+
+
+def _interval(scores: Mapping[tuple[str, str, str], Scored], seed: int) -> list[float | None]:
+    own = paired_difference([(one.video, one.score, 0.0) for one in scores.values()], seed=seed)
+    return [own.low, own.high]
+
+
+def _subtasks(scores: Mapping[tuple[str, str, str], Scored]) -> dict[str, dict[str, tuple[int, float]]]:
+    found: dict[str, dict[str, list[float]]] = {}
+    for (task, _, _), one in scores.items():
+        found.setdefault(task, {}).setdefault(one.subtask, []).append(one.score)
+    return {
+        task: {name: (len(own), 100 * sum(own) / len(own)) for name, own in sorted(parts.items())}
+        for task, parts in found.items()
+    }
 
 
 def text(found: Sequence[dict[str, Any]], on_gpu: bool) -> str:

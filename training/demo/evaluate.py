@@ -1,11 +1,12 @@
-"""Accuracy of a checkpoint on held-out worlds, as arrays: `python -m training.demo.evaluate CHECKPOINT`.
+"""Accuracy of a checkpoint on held-out worlds: `python -m training.demo.evaluate CHECKPOINT`.
 
-Runs the product's own streaming model. Beside the accuracy of every method stand chance and the accuracy
+The worlds are arrays, or with --mp4 files that are encoded and decoded as every user's video is. Runs the product's own streaming model. Beside the accuracy of every method stand chance and the accuracy
 without any video: what the question alone gives away.
 """
 
 import argparse
 import json
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from tqdm import tqdm
 
 from stc_lmms.benchmarks.ovobench import official_score
 from stc_lmms.demo.questions import FAMILIES, Asked, ask
+from stc_lmms.demo.video import write_mp4
 from stc_lmms.demo.world import FRAME_S, World, make_world, render
 from stc_lmms.models.base import Generation
 from stc_lmms.models.llava_onevision import LlavaOnevision
 from stc_lmms.settings import parse_args, resolve
+from stc_lmms.video.decode import iter_frames
 
 SEED = 4242
 BRIEF = Generation(max_new_tokens=3)
@@ -34,9 +37,19 @@ def questions(world: World, number: int, each: int) -> list[Asked]:
     return sorted(found, key=lambda asked: asked.frame)
 
 
-def answers(model: LlavaOnevision, world: World, asked: list[Asked], blind: bool = False) -> list[int]:
-    """The official score of every question, in order."""
-    stream, pictures, scores = model.open_stream(), render(world), []
+def decoded(world: World) -> np.ndarray:
+    """The world's frames uint8 [F,H,W,3] out of an H.264 file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "world.mp4"
+        write_mp4(world, path)
+        return np.stack([image for _, image in iter_frames(path, fps=1 / FRAME_S)])
+
+
+def answers(
+    model: LlavaOnevision, pictures: np.ndarray, asked: list[Asked], blind: bool = False
+) -> list[int]:
+    """The official score of every question, in order, on frames uint8 [F,H,W,3]."""
+    stream, scores = model.open_stream(), []
     done = 0
     for one in asked:
         upto = 0 if blind else one.frame + 1
@@ -66,6 +79,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=1, help="questions of a family per video")
     parser.add_argument("--methods", nargs="*", default=["method=none"], help="model arguments of each")
     parser.add_argument("--blind", action="store_true", help="also without the video")
+    parser.add_argument("--mp4", action="store_true", help="encode and decode every video")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     low, high = map(int, args.frames.split("-"))
@@ -75,6 +89,7 @@ def main() -> None:
     flat = [one for some in asked for one in some]
     by_family = {family: [one for one in flat if one.family == family] for family in FAMILIES}
     rows = {"chance": {family: chance(some) for family, some in by_family.items()}}
+    see = decoded if args.mp4 else render
     base = LlavaOnevision(resolve({"pretrained": args.checkpoint, "method": "none", "device": "cpu"}))
     runs = [(BLIND, "method=none", True)] if args.blind else []
     for name, given, blind in (*runs, *((text, text, False) for text in args.methods)):
@@ -82,7 +97,7 @@ def main() -> None:
         model = LlavaOnevision.from_parts(settings, base.model, base.processor)
         scores = defaultdict(list)
         for world, some in zip(tqdm(worlds, name, mininterval=10), asked, strict=True):
-            for one, score in zip(some, answers(model, world, some, blind), strict=True):
+            for one, score in zip(some, answers(model, see(world), some, blind), strict=True):
                 scores[one.family].append(score)
         rows[name] = {family: float(np.mean(scores[family])) for family in FAMILIES}
     print("| | mean | " + " | ".join(FAMILIES) + " |\n|" + "---|" * (len(FAMILIES) + 2))
@@ -90,8 +105,10 @@ def main() -> None:
         cells = [f"{100 * row[family]:.0f}" for family in FAMILIES]
         print(f"| {name} | {100 * np.mean(list(row.values())):.1f} | " + " | ".join(cells) + " |")
     if args.json:
+        about = {"videos": args.worlds, "frames": args.frames, "mp4": args.mp4}
         counts = {family: len(some) for family, some in by_family.items()}
-        args.json.write_text(json.dumps({"questions": counts, "accuracy": rows}, indent=1) + "\n")
+        found = about | {"questions": counts, "accuracy": rows}
+        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -50,10 +50,10 @@ class Phase:
 
 PHASES = (
     Phase(120, {}, drills=1.0, rate=1.0),
-    Phase(480, {(4, 4): 1.0}, NOW, drills=0.12),
-    Phase(700, {(6, 10): 1.0}, drills=0.06),
+    Phase(600, {(4, 4): 1.0}, NOW, drills=0.12),
+    Phase(800, {(6, 10): 1.0}, drills=0.06),
     Phase(1300, {(6, 8): 0.3, (9, 16): 0.6, (20, 32): 0.1}, sequences=0.02),
-    Phase(1700, {(8, 16): 0.55, (17, 32): 0.28, (33, 60): 0.17}, drills=0.02, sequences=0.04),
+    Phase(2100, {(8, 16): 0.55, (17, 32): 0.28, (33, 60): 0.17}, drills=0.02, sequences=0.04),
 )
 
 
