@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         if name in common:
             raise SettingsError(f"--model_args: give {name} with {option}")
     from stc_lmms.harness.grid import configurations, run_grid
-    from stc_lmms.report.compare import rows, text
+    from stc_lmms.report.compare import by_question, rows, text
 
     if budgets is None:
         budgets = [resolve(common | {"method": "stc_pruner"}, model=chosen.name).options["token_budget"]]
@@ -81,12 +81,16 @@ def run(args: argparse.Namespace) -> int:
             "seed": args.seed,
             "model_args": common,
         }
-        path = args.output / "compare.json"
-        path.write_text(json.dumps(about | {"rows": found}, indent=1) + "\n", encoding="utf-8")
+        _write(args.output / "compare.json", json.dumps(about | {"rows": found}, indent=1))
+        _write(args.output / "scores.json", json.dumps(by_question(outcomes)))
     import torch
 
     print(text(found, on_gpu=torch.cuda.is_available() and common.get("device") != "cpu"))
     return 1 if any(o.trouble and not o.skipped for o in outcomes) else 0
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _names(option: str, text: str) -> list[str]:

@@ -13,7 +13,7 @@ from stc_lmms.harness import grid
 from stc_lmms.harness.grid import Configuration, Outcome, Scored, configurations
 from stc_lmms.harness.lmms_eval import LlavaOvStc
 from stc_lmms.methods.stc_pruner import STCPruner
-from stc_lmms.report.compare import rows, text
+from stc_lmms.report.compare import by_question, rows, text
 from stc_lmms.report.tables import render
 from stc_lmms.resources import tasks_root
 
@@ -195,6 +195,9 @@ def test_the_table(capsys):
     assert found[0]["subtasks"] == {"task": {"ATR": (1, 0), "OCR": (3, 100 / 3)}}
     assert found[1]["subtasks"]["task"]["ATR"] == (1, 100)
     assert found[0]["interval"] == [0, 50] and found[1]["interval"] == [50, 100]  # of two videos
+    each = by_question(outcomes)
+    assert each["questions"][3] == ["task", "v1", "3", "ATR"]
+    assert each["scores"] == {"none": [1, 0, 0, 0], "stc_9": [1, 1, 0, 1]}
     shown = text(found, on_gpu=False)
     (line,) = [x for x in shown.splitlines() if x.startswith("stc ")]
     assert line.split()[:8] == ["stc", "9", "4", "0", "75.00", "+50.00", "+50.00", "to"]

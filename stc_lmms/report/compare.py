@@ -31,6 +31,16 @@ def rows(outcomes: Sequence[Outcome], seed: int = 0) -> list[dict[str, Any]]:
     return [_row(outcome, base, seed) for outcome in outcomes]
 
 
+def by_question(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Every question as [task, video, id, sub-task], and each configuration's scores in that order."""
+    ran = [outcome for outcome in outcomes if outcome.scores]
+    asked = {key: one.subtask for outcome in ran for key, one in outcome.scores.items()}
+    scores = {
+        o.configuration.name: [o.scores[key].score if key in o.scores else None for key in asked] for o in ran
+    }
+    return {"questions": [[*key, subtask] for key, subtask in asked.items()], "scores": scores}
+
+
 def _row(outcome: Outcome, base: dict | None, seed: int) -> dict[str, Any]:
     cell, scores, cost = outcome.configuration, outcome.scores, outcome.cost
     about = {"name": cell.name, "method": cell.method, "budget": cell.budget, "varied": dict(cell.varied)}

@@ -1,7 +1,8 @@
 """Accuracy of a checkpoint on held-out worlds: `python -m training.demo.evaluate CHECKPOINT`.
 
-The worlds are arrays, or with --mp4 files that are encoded and decoded as every user's video is. Runs the product's own streaming model. Beside the accuracy of every method stand chance and the accuracy
-without any video: what the question alone gives away.
+The worlds are arrays, or with --mp4 files that are encoded and decoded as every user's video is. Runs
+the product's own streaming model. Beside the accuracy of every method stand chance and the accuracy without
+any video: what the question alone gives away.
 """
 
 import argparse
