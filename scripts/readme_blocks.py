@@ -5,9 +5,10 @@ python scripts/readme_blocks.py --check  exit with status 1 if it is not up to d
 """
 
 import json
-import re
 import sys
 from pathlib import Path
+
+from blocks import fill
 
 from stc_lmms.methods.listing import as_markdown
 
@@ -152,22 +153,11 @@ BLOCKS = {
 }
 
 
-def fill(text: str) -> str:
-    """The text with every generated block renewed."""
-    for name, make in BLOCKS.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise ValueError(f"README.md has no block {name!r}")
-        text = pattern.sub(lambda match, make=make: f"{match[1]}{make()}\n{match[2]}", text)
-    return text
-
-
 def main() -> int:
     readme = REPO / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = fill(old)
+    new = fill(readme, BLOCKS)
     if "--check" in sys.argv[1:]:
-        return int(new != old)
+        return int(new != readme.read_text(encoding="utf-8"))
     readme.write_text(new, encoding="utf-8")
     return 0
 

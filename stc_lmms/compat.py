@@ -30,6 +30,7 @@ from transformers import (
 from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms.errors import CheckpointError
+from stc_lmms.ops.places import Placed
 from stc_lmms.ops.rope import rotation
 
 _HUB_TIMEOUT_S = 10
@@ -127,7 +128,7 @@ class LanguageModel:
         """Last hidden states [L,D] of L new embeddings.
 
         Args:
-            embeds_LD: the embeddings; with M-RoPE, `Placed` ones.
+            embeds_LD: the embeddings; `Placed` ones where the decoder does not place them itself.
             cache: gets their keys and values; positions go on behind it. None: nothing is kept, and
                 queries and keys reach `attend` without RoPE (all positions are 0).
             attend: runs in place of attention in every layer; it gets all keys of `cache`, or the new ones
@@ -176,6 +177,25 @@ class LanguageModel:
     def head(self, hidden_D: Tensor) -> Tensor:
         """Float32 logits [V]."""
         return self._head(hidden_D).float()
+
+
+class PlacedLanguageModel(LanguageModel):
+    """A decoder that is given `Placed` tokens, never bare embeddings.
+
+    Flash attention takes places that do not count up by one for several sequences, so it cannot be used.
+    """
+
+    def _given(self, embeds_LD: Placed, cache: DynamicCache | None, unrotated: bool) -> dict[str, Any]:
+        given = super()._given(embeds_LD.embeds_LD, cache, unrotated)
+        return {"position_ids": embeds_LD.places_AL} | given
+
+    def places(self, embeds_LD: Placed, start: int) -> Tensor:
+        """Those that it carries."""
+        return embeds_LD.places_AL
+
+    def shifts(self, embeds_LD: Placed, starts: Sequence[int], prefix: int) -> Tensor:
+        """Those that it carries."""
+        return embeds_LD.shifts_FA
 
 
 def head_dim(text_config: PretrainedConfig) -> int:

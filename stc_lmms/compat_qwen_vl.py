@@ -1,6 +1,5 @@
 """The part of `compat.py` that concerns Qwen2-VL, Qwen2.5-VL and Qwen3-VL: classes, decoder, positions."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
-from stc_lmms.ops.mrope import Placed, axis_of_frequency, rotation_3d
+from stc_lmms.ops.mrope import axis_of_frequency, rotation_3d
+from stc_lmms.ops.places import Placed
 
 _CLASSES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -43,7 +43,7 @@ def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMix
     return processor
 
 
-class MropeLanguageModel(compat.LanguageModel):
+class MropeLanguageModel(compat.PlacedLanguageModel):
     """The decoder of a Qwen-VL model: it is given `Placed` tokens, never bare embeddings."""
 
     def __init__(self, model: nn.Module):
@@ -59,7 +59,7 @@ class MropeLanguageModel(compat.LanguageModel):
         # Four rows: the first says that this is one sequence. Without it 4.56 takes the time axis for that,
         # and flash attention sees a new sequence wherever it does not count up.
         order_L = torch.arange(start, start + length, device=self.device)
-        places_3L = order_L.new_zeros(3, length) if unrotated else embeds_LD.places_3L
+        places_3L = order_L.new_zeros(3, length) if unrotated else embeds_LD.places_AL
         given = {
             "inputs_embeds": embeds_LD.embeds_LD[None],
             "position_ids": torch.cat((order_L[None], places_3L))[:, None],
@@ -68,14 +68,6 @@ class MropeLanguageModel(compat.LanguageModel):
             given["visual_pos_masks"] = torch.ones(1, length, dtype=torch.bool, device=self.device)
             given["deepstack_visual_embeds"] = list(embeds_LD.deepstack_BLD)
         return given
-
-    def places(self, embeds_LD: Placed, start: int) -> Tensor:
-        """Those that it carries."""
-        return embeds_LD.places_3L
-
-    def shifts(self, embeds_LD: Placed, starts: Sequence[int], prefix: int) -> Tensor:
-        """Those that it carries."""
-        return embeds_LD.shifts_F3
 
     def rotation(self, places_AL: Tensor) -> tuple[Tensor, Tensor]:
         """See `ops.mrope.rotation_3d`."""

@@ -1,17 +1,18 @@
 """Figures and tables in the README are those of the recorded JSON and the registry."""
 
-import importlib.util
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 
 
-def test_generated_blocks_are_up_to_date():
-    spec = importlib.util.spec_from_file_location("readme_blocks", REPO / "scripts" / "readme_blocks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    text = (REPO / "README.md").read_text(encoding="utf-8")
-    assert module.fill(text) == text, "run: python scripts/readme_blocks.py"
+@pytest.mark.parametrize("script", ["readme_blocks", "demo_results"])
+def test_generated_text_and_figures_are_up_to_date(script):
+    done = subprocess.run([sys.executable, f"scripts/{script}.py", "--check"], cwd=REPO, check=False)
+    assert done.returncode == 0, f"run: python scripts/{script}.py"
 
 
 def test_every_model_argument_is_documented():

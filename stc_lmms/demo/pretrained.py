@@ -17,7 +17,7 @@ from stc_lmms.suggest import unknown
 
 NAME = "demo"
 NOTICE = "pretrained=demo is a toy, trained on StreamWorld: its scores say nothing about real videos"
-CHECKSUMS = "SHA256SUMS"
+CHECKSUMS, CARD = "SHA256SUMS", "README.md"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def check(folder: Path) -> None:
 
 
 def write_checksums(folder: Path) -> None:
-    """List the checksums of all files of a folder, for a new checkpoint."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    """List the checksums of all files that are loaded from a folder, for a new checkpoint."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    loaded = [name for name in names if name not in (CHECKSUMS, CARD)]
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in loaded]
     (folder / CHECKSUMS).write_text("".join(lines))

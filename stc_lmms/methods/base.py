@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from stc_lmms.methods.budget import BudgetKind
@@ -139,6 +140,13 @@ class Compressed:
     tokens_MD: Tensor
     kept_M: Tensor
     tokens_per_frame: tuple[int, ...] = field(default=())
+
+
+def whole(tokens_FND: Tensor) -> Compressed:
+    """All tokens of the frames."""
+    frames, tokens, _ = tokens_FND.shape
+    kept_M = torch.arange(frames * tokens, device=tokens_FND.device)
+    return Compressed(tokens_FND.flatten(0, 1), kept_M, (tokens,) * frames)
 
 
 class TokenMethod(ABC, Generic[S]):

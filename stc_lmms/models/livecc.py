@@ -26,7 +26,8 @@ from stc_lmms.models.base import Generation, check_frames
 from stc_lmms.models.decoding import Decoded, repetition_penalty
 from stc_lmms.models.qwen_vl import QwenVL
 from stc_lmms.models.qwen_vl_slices import SliceEncoder
-from stc_lmms.ops.mrope import Course, Placed, Slice
+from stc_lmms.ops.mrope import Course, Slice
+from stc_lmms.ops.places import Placed
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import StageClock
 
@@ -195,7 +196,7 @@ class Commentary:
             for number, one in enumerate(slices)
         ]
         prompt = Placed.join([*pieces, course.text(model.embed(behind_ids))])
-        self.positions = prompt.places_3L
+        self.positions = prompt.places_AL
         self._seen.update(before_ids, behind_ids, [model.video_id] if slices else [])
         self._steps += 1
 

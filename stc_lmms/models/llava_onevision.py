@@ -23,7 +23,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError, StcError
-from stc_lmms.methods.base import ATTENTION, Compressed, Context
+from stc_lmms.methods.base import ATTENTION, Compressed, Context, whole
 from stc_lmms.methods.budget import Usage, usage
 from stc_lmms.models.base import (
     Answer,
@@ -44,6 +44,7 @@ from stc_lmms.models.llava_onevision_config import (
 )
 from stc_lmms.ops.attention import kernel
 from stc_lmms.ops.grid import halve, halved
+from stc_lmms.ops.places import Closed, Line, Placed
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.encoder import FrameEncoder, note_unknown_role
 from stc_lmms.streaming.graphs import CudaCapture
@@ -118,9 +119,10 @@ class LlavaOnevision(StreamingModel):
         self.settings, self.model, self.processor = settings, model, processor
         self.device, self.dtype = model.device, model.dtype
         self.tower = open_tower(model.model.vision_tower, config.vision_feature_layer)
-        self.llm = compat.LanguageModel(model)
+        options = settings.build_model_options()
+        self.prompt, self.keeps_places = options.prompt, options.positions == "original"
+        self.llm = (compat.PlacedLanguageModel if self.keeps_places else compat.LanguageModel)(model)
         self.method, self.memory = settings.build_method(), settings.build_memory()
-        self.prompt = settings.build_model_options().prompt
         self.tokens_per_frame = tokens_per_frame(config)
         grid = patch_grid(config)
         self.grid = grid if self.method.tower is None else self.method.tower.output_grid(grid)
@@ -219,10 +221,12 @@ class LlavaOnevisionStream(Stream):
         method = self.model.method
         self.memory.close()
         self.memory = self.model.memory.open(self.model.llm)
+        self.places = Line() if self.model.keeps_places else Closed()
         self.encoder.reset()
         self.token_state = method.token.open_state() if method.token else None
         self.times_s: list[float] = []
         self.kept: list[int] = []
+        self._tokens = 0  # of a frame, before the token method
         self.clock.take()
 
     @property
@@ -257,17 +261,21 @@ class LlavaOnevisionStream(Stream):
         with self.clock.stage("preprocess_ms"):
             pixels = model.pixels(frames)
         tokens, last_input = self._encode(pixels)
-        kept = [tokens.shape[1]] * len(frames)
-        if method.token is not None:
+        self._tokens = tokens.shape[1]
+        if method.token is None:
+            compressed = whole(tokens)
+        else:
             with self.clock.stage("method_ms"):
                 context = model.context(times_s, pixels, last_input)
                 compressed, self.token_state = method.token.compress(tokens, context, self.token_state)
-                tokens, kept = compressed.tokens_MD, compressed.tokens_per_frame
         with self.clock.stage("prefill_ms"):
             self._prefill_prefix()
-            self.memory.append(tokens.reshape(-1, tokens.shape[-1]), kept)
+            self.memory.append(self._placed(compressed, self.places), compressed.tokens_per_frame)
         self.times_s.extend(times_s)
-        self.kept.extend(kept)
+        self.kept.extend(compressed.tokens_per_frame)
+
+    def _placed(self, found: Compressed, places: Closed | Line) -> Tensor | Placed:
+        return places.frames(found.tokens_MD, found.kept_M, len(found.tokens_per_frame), self._tokens)
 
     def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """LLM tokens [F,N,D] of the next F frames, before the token method.
@@ -289,7 +297,7 @@ class LlavaOnevisionStream(Stream):
         if self.memory.length == 0:
             prefix, _ = self.model.prompt_parts("")
             if prefix:
-                self.memory.begin(self.model.embed_text(prefix))
+                self.memory.begin(self.places.text(self.model.embed_text(prefix)))
 
     @torch.no_grad()
     def ask(
@@ -304,14 +312,14 @@ class LlavaOnevisionStream(Stream):
         with self.clock.stage("prefill_ms"):
             self._prefill_prefix()
         kv_bytes, state_bytes = self.memory.nbytes, self.nbytes
-        prompt = self.question_embeds(question, generation.opening)
+        prompt, places = self._question(question, generation.opening)
         searched_by = model.embed_text(question if search is None else search)
         self.clock.wait()  # the time to the first token begins with the question
         with self.memory.ask(searched_by) as reader:
             decoded = greedy(
                 reader,
                 prompt,
-                model.llm.embed,
+                lambda ids: places.text(model.llm.embed(ids)),
                 lambda ids: model.processor.tokenizer.decode(ids, skip_special_tokens=True),
                 model.eos_ids,
                 generation,
@@ -331,17 +339,22 @@ class LlavaOnevisionStream(Stream):
         )
         return Answer(decoded.text, decoded.token_ids, efficiency)
 
-    def question_embeds(self, question: str, opening: str = "") -> Tensor:
+    def question_embeds(self, question: str, opening: str = "") -> Tensor | Placed:
         """Embeddings [L,D] of all that comes behind the memory.
 
         Frames that the method still holds back, newline (if any), question, and the answer's opening.
         """
+        return self._question(question, opening)[0]
+
+    def _question(self, question: str, opening: str) -> tuple[Tensor | Placed, Closed | Line]:
+        """That, and the places that go on behind it."""
+        places, pending = self.places.copy(), self._pending()
+        pieces = [] if pending is None else [self._placed(pending, places)]
         _, suffix = self.model.prompt_parts(question)
         embeds = self.model.embed_text(suffix + opening)
         if self.model.prompt == "chat" and self.times_s:
             embeds = torch.cat((self.model.model.model.image_newline[None].to(embeds), embeds))
-        pending = self._pending()
-        return embeds if pending is None else torch.cat((pending.tokens_MD.to(embeds), embeds))
+        return places.join([*pieces, places.text(embeds)]), places
 
     def _pending(self) -> Compressed | None:
         token = self.model.method.token

@@ -40,6 +40,17 @@ def check_fit(settings: Settings, config: Any) -> None:
     reason = compat.why_not_hooked(text) if memory.runs_attention else None
     if reason:
         raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
+    if settings.build_model_options().positions == "original":
+        if memory.one_axis:
+            raise SettingsError(
+                f"memory={settings.memory} places tokens anew itself, so positions=original cannot be kept; "
+                "use memory=full or recent"
+            )
+        if settings.attn_implementation.startswith("flash"):
+            raise SettingsError(
+                f"attn_implementation={settings.attn_implementation} takes gaps in the positions for "
+                "separate sequences; use sdpa with positions=original"
+            )
     memory.check(text.num_hidden_layers, None if method.token else tokens_per_frame(config))
 
 

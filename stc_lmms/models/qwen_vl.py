@@ -40,7 +40,8 @@ from stc_lmms.models.decoding import Decoded, greedy, repetition_penalty
 from stc_lmms.models.qwen_vl_config import check_fit, check_settings, has_stamps, time_stride
 from stc_lmms.models.qwen_vl_slices import SliceEncoder
 from stc_lmms.ops.attention import kernel
-from stc_lmms.ops.mrope import Course, Placed, Slice
+from stc_lmms.ops.mrope import Course, Slice
+from stc_lmms.ops.places import Placed
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.graphs import UNKNOWN_ROLE, CudaCapture
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes

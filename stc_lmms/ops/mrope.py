@@ -16,53 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """Embeddings and where they stand: what an M-RoPE decoder and its memory are given.
-
-    Attributes:
-        embeds_LD: the embeddings.
-        places_3L: int64 places on the three axes, counted from the start of the stream.
-        shifts_F3: for each slice in it, how much nearer to the text before the video it would stand if the
-            video began with it; a memory that forgets old slices needs it.
-        deepstack_BLD: added to the hidden states behind the first B decoder layers, zero for text; None: no
-            such features.
-    """
-
-    embeds_LD: Tensor
-    places_3L: Tensor
-    shifts_F3: Tensor
-    deepstack_BLD: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.embeds_LD)
-
-    def __getitem__(self, part: slice) -> "Placed":
-        """Some of the tokens, without shifts."""
-        deepstack = None if self.deepstack_BLD is None else self.deepstack_BLD[:, part]
-        return Placed(self.embeds_LD[part], self.places_3L[:, part], self.shifts_F3[:0], deepstack)
-
-    @staticmethod
-    def join(pieces: Sequence["Placed"]) -> "Placed":
-        """One piece behind the other."""
-        if len(pieces) == 1:
-            return pieces[0]
-        levels = [len(piece.deepstack_BLD) for piece in pieces if piece.deepstack_BLD is not None]
-        deepstack = None
-        if levels:
-            deepstack = torch.cat([piece._deepstack(levels[0]) for piece in pieces], dim=1)
-        return Placed(
-            torch.cat([piece.embeds_LD for piece in pieces]),
-            torch.cat([piece.places_3L for piece in pieces], dim=1),
-            torch.cat([piece.shifts_F3 for piece in pieces]),
-            deepstack,
-        )
-
-    def _deepstack(self, levels: int) -> Tensor:
-        if self.deepstack_BLD is not None:
-            return self.deepstack_BLD
-        return self.embeds_LD.new_zeros(levels, *self.embeds_LD.shape)
+from stc_lmms.ops.places import Placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +98,7 @@ class Course:
         self._origin = self._origin or self.next
         shift = tuple(now - then for now, then in zip(self.next, self._origin, strict=True))
         pieces = [self.text(before_LD), self.slice(one, 0), self.text(behind_LD)]
-        return dataclasses.replace(Placed.join(pieces), shifts_F3=self._tensor(shift, one.kept_K)[None])
+        return dataclasses.replace(Placed.join(pieces), shifts_FA=self._tensor(shift, one.kept_K)[None])
 
     def _go_behind_video(self) -> None:
         extent = max(self.end - self.first, *self._grid)

@@ -11,6 +11,7 @@ from stc_lmms.report.tables import align
 BASE = "none"
 MIB = 2**20
 COLUMNS = {
+    "recomputed": "recomputed %",
     "vit_ms_per_frame": "vit ms/frame",
     "prefill_ms_per_frame": "prefill ms/frame",
     "ttft_ms": "ttft ms",
@@ -58,7 +59,9 @@ def _row(outcome: Outcome, base: dict | None, seed: int) -> dict[str, Any]:
     if base is not None and cell.method != BASE:
         pairs = [(one.video, one.score, base[key].score) for key, one in scores.items() if key in base]
         found["difference"] = dataclasses.asdict(paired_difference(pairs, seed=seed))
-    sizes = {"kv_mib": cost["kv_bytes"] / MIB, "peak_mib": cost["peak_memory_bytes"] / MIB}
+    seen, again = cost.get("tower_tokens"), cost.get("tower_tokens_recomputed")
+    sizes: dict[str, Any] = {"recomputed": 100 * again / seen if seen else None}
+    sizes |= {"kv_mib": cost["kv_bytes"] / MIB, "peak_mib": cost["peak_memory_bytes"] / MIB}
     return about | found | {name: (cost | sizes).get(name) for name in COLUMNS}
 
 

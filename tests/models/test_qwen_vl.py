@@ -163,7 +163,7 @@ def test_a_kept_token_stays_where_it_was(load_qwen, clip, family):
         text = len(full) - 12
         left = text and text - 1  # of a stamp and its marks, the closing one stands behind
         index = [*range(left), *(left + one.kept_K).tolist(), *range(left + 12, len(full))]
-        assert torch.equal(part.places_3L, full.places_3L[:, index])
+        assert torch.equal(part.places_AL, full.places_AL[:, index])
         assert torch.equal(part.embeds_LD, full.embeds_LD[index])
         if family == "qwen3_vl":
             assert torch.equal(part.deepstack_BLD, full.deepstack_BLD[:, index])

@@ -1,0 +1,294 @@
+"""Fill docs/demo-model.md and the model card, and draw the figures, from recorded results of the demo model.
+
+python scripts/demo_results.py          write the page and the figures
+python scripts/demo_results.py --check  exit with status 1 if they are not up to date
+
+The results are those of `benchmarks/demo_model.sh`, by `stc-lmms compare` and `training.demo.evaluate`.
+"""
+
+import itertools
+import json
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from blocks import fill
+
+from stc_lmms.demo.questions import FAMILIES
+from stc_lmms.report.charts import ticks
+from stc_lmms.report.leaderboard import pareto
+from stc_lmms.report.paired import Difference, paired_difference
+
+REPO = Path(__file__).resolve().parents[1]
+CARD = REPO / "stc_lmms" / "demo" / "checkpoints" / "stream_world" / "README.md"
+RESULTS, PAGE = REPO / "benchmarks" / "results" / "demo", REPO / "docs" / "demo-model.md"
+SOLVED = 0.3  # a family that the question alone lifts this far above chance tells nothing about vision
+MAIN = 12  # the budget that the heat map shows
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What one `stc-lmms compare` wrote."""
+
+    rows: dict[str, dict]
+    questions: list[tuple[str, str, str, str]]  # task, video, id, sub-task
+    scores: dict[str, list[float]]
+
+    @classmethod
+    def read(cls, name: str) -> "Grid":
+        """The grid in a folder of the results."""
+        folder = RESULTS / name
+        rows = json.loads((folder / "compare.json").read_text("utf-8"))["rows"]
+        each = json.loads((folder / "scores.json").read_text("utf-8"))
+        return cls(
+            {row["name"]: row for row in rows if "n" in row},
+            [tuple(q) for q in each["questions"]],
+            each["scores"],
+        )
+
+    @cached_property
+    def _by_family(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for i, (task, *_, subtask) in enumerate(self.questions):
+            found.setdefault(subtask if task.startswith("ovobench") else "StreamingBench", []).append(i)
+        return found
+
+    def family(self, name: str, family: str) -> float:
+        """Accuracy of a configuration in a family, in percent."""
+        own = self._by_family[family]
+        return 100 * sum(self.scores[name][i] for i in own) / len(own)
+
+    def mean(self, name: str, families: tuple[str, ...], base: str | None = None) -> Difference:
+        """Accuracy pooled over families, or its difference to that of another configuration."""
+        chosen = [i for family in families for i in self._by_family[family]]
+        other = self.scores[base] if base else [0.0] * len(self.questions)
+        return paired_difference([(self.questions[i][1], self.scores[name][i], other[i]) for i in chosen])
+
+
+def evaluation(name: str) -> dict:
+    """What `training.demo.evaluate` wrote."""
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+
+
+def headline() -> tuple[str, ...]:
+    """The families that cannot be answered without the video."""
+    rows = evaluation("arrays")["accuracy"]
+    return tuple(f for f in FAMILIES if rows["no video"][f] - rows["chance"][f] < SOLVED)
+
+
+def families_block() -> str:
+    """Dense, blind and guessing per family, on arrays and on encoded videos."""
+    arrays, videos = evaluation("arrays"), evaluation("mp4")
+    rows = arrays["accuracy"] | {"dense, from H.264": videos["accuracy"]["method=none"]}
+    names = {"method=none": "dense"}
+    kept = headline()
+    lines = [
+        f"{arrays['videos']} videos of {arrays['frames']} frames, {sum(arrays['questions'].values())} "
+        "questions, accuracy in percent:",
+        "",
+        "| | headline mean | mean of 12 | " + " | ".join(FAMILIES) + " |",
+        "|---|" + "---|" * (len(FAMILIES) + 2),
+    ]
+    for name, row in rows.items():
+        means = (_mean([row[f] for f in kept]), _mean([row[f] for f in FAMILIES]))
+        cells = [f"{100 * value:.1f}" for value in means] + [f"{100 * row[f]:.0f}" for f in FAMILIES]
+        lines.append(f"| {names.get(name, name)} | " + " | ".join(cells) + " |")
+    left = [family for family in FAMILIES if family not in kept]
+    lines += ["", f"Not in the headline mean: {', '.join(left) or 'none'}, which the question alone answers."]
+    return "\n".join(lines)
+
+
+def methods_block() -> str:
+    """Every method at every budget."""
+    grid, kept = Grid.read("methods"), headline()
+    order = sorted(grid.rows, key=lambda name: (-_budget(grid, name), -grid.mean(name, kept).mean))
+    lines = [
+        f"{len(grid.questions)} questions on {len({q[1] for q in grid.questions})} videos "
+        "(`ovobench_stream_mini`, `streamingbench_mini`):",
+        "",
+        "| method | budget | tokens/frame, most | headline mean | 95 % | to dense | 95 % | StreamingBench |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in order:
+        lines.append(
+            f"| `{grid.rows[name]['method']}` | {_shown_budget(grid, name)} | {_cells(grid, name, kept)} |"
+        )
+    return "\n".join(lines)
+
+
+def cacher_block() -> str:
+    """STC-Cacher by interval and update ratio."""
+    return _varied("cacher", ("cache_interval", "update_ratio"), ("interval", "update ratio"))
+
+
+def choices_block() -> str:
+    """What the defaults were chosen by."""
+    return _varied("choices", ("history", "selection", "refresh"), ("history", "selection", "refresh"))
+
+
+def spread_block() -> str:
+    """Dense accuracy of every training run."""
+    runs = sorted(RESULTS.glob("run_*.json"))
+    kept = headline()
+    lines = ["| training run | headline mean | mean of 12 | lowest family |", "|---|---|---|---|"]
+    for path in runs:
+        row = evaluation(path.stem)["accuracy"]["method=none"]
+        low = min(kept, key=row.get)
+        means = 100 * _mean([row[f] for f in kept]), 100 * _mean([row[f] for f in FAMILIES])
+        shown = f"{means[0]:.1f} | {means[1]:.1f} | {low} {100 * row[low]:.0f}"
+        lines.append(f"| {path.stem.removeprefix('run_').replace('_', ' ')} | {shown} |")
+    return "\n".join(lines)
+
+
+def _varied(folder: str, names: tuple[str, ...], headings: tuple[str, ...]) -> str:
+    grid, kept = Grid.read(folder), headline()
+    lines = [
+        f"| method | {' | '.join(headings)} | recomputed % | headline mean | 95 % | to dense | 95 % |",
+        "|---|" + "---|" * (len(headings) + 5),
+    ]
+    for name, row in grid.rows.items():
+        values = [row["varied"].get(each, "-") for each in names]
+        cells = _cells(grid, name, kept).split(" | ")[1:5]
+        again = f"{row['recomputed']:.1f}"
+        lines.append(f"| `{row['method']}` | " + " | ".join([*values, again, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _cells(grid: Grid, name: str, kept: tuple[str, ...]) -> str:
+    row, own = grid.rows[name], grid.mean(name, kept)
+    cells = [f"{row['llm_tokens_mean']:.1f}, {row['llm_tokens_max']}", f"{own.mean:.1f}", _interval(own, "")]
+    if name == "none":
+        cells += ["-", "-"]
+    else:
+        gap = grid.mean(name, kept, "none")
+        cells += [f"{gap.mean:+.1f}", _interval(gap, "+")]
+    streaming = "StreamingBench" in {_kind(q) for q in grid.questions}
+    return " | ".join([*cells, f"{grid.family(name, 'StreamingBench'):.1f}" if streaming else "-"])
+
+
+def _kind(question: tuple[str, str, str, str]) -> str:
+    return "OVO-Bench" if question[0].startswith("ovobench") else "StreamingBench"
+
+
+def _interval(found: Difference, sign: str) -> str:
+    return f"{found.low:{sign}.1f} to {found.high:{sign}.1f}"
+
+
+def _budget(grid: Grid, name: str) -> float:
+    return grid.rows[name]["budget"] or grid.rows[name]["llm_tokens_mean"]
+
+
+def _shown_budget(grid: Grid, name: str) -> str:
+    return "-" if grid.rows[name]["budget"] is None else str(grid.rows[name]["budget"])
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+# Figures ------------------------------------------------------------------------------------------------
+
+STYLE = (
+    "<style>text{font:12px system-ui,sans-serif;fill:#444}.name{fill:#111}.rule{stroke:#ddd}"
+    ".front{fill:none;stroke:#0b6e4f;stroke-width:1.5;stroke-dasharray:5 4}"
+    ".point{fill:#fff;stroke:#888;stroke-width:1.6}.on{fill:#0b6e4f;stroke:#0b6e4f}</style>"
+)
+
+
+def pareto_figure() -> str:
+    """Headline accuracy against tokens per frame."""
+    grid, kept = Grid.read("methods"), headline()
+    wide, high, left, top, bottom = 760, 420, 48, 14, 44
+    points = {n: (row["llm_tokens_mean"], grid.mean(n, kept).mean) for n, row in grid.rows.items()}
+    front = [name for name, on in zip(points, pareto(list(points.values())), strict=True) if on]
+    across = ticks(0, max(x for x, _ in points.values()))
+    up = ticks(min(y for _, y in points.values()), max(y for _, y in points.values()))
+
+    def x(value: float) -> float:
+        return round(left + (value - across[0]) / (across[-1] - across[0]) * (wide - left - 110), 1)
+
+    def y(value: float) -> float:
+        return round(high - bottom - (value - up[0]) / (up[-1] - up[0]) * (high - top - bottom), 1)
+
+    parts = [f'<line class="rule" x1="{left}" x2="{wide - 110}" y1="{y(v)}" y2="{y(v)}"/>' for v in up]
+    parts += [f'<text x="{left - 8}" y="{y(v) + 4}" text-anchor="end">{v:g}</text>' for v in up]
+    parts += [f'<text x="{x(v)}" y="{high - bottom + 18}" text-anchor="middle">{v:g}</text>' for v in across]
+    middle = (left + wide - 110) / 2
+    parts.append(f'<text x="{middle}" y="{high - 6}" text-anchor="middle">LLM tokens per frame, mean</text>')
+    parts.append(f'<text x="{left}" y="{top - 3}">headline accuracy %</text>')
+    ends = sorted((x(points[n][0]), y(points[n][1])) for n in front)
+    steps = ends[:1] + [c for a, b in itertools.pairwise(ends) for c in ((b[0], a[1]), b)]
+    parts.append(f'<polyline class="front" points="{" ".join(f"{a},{b}" for a, b in steps)}"/>')
+    taken: dict[int, list[float]] = {}
+    for name, (tokens, accuracy) in sorted(points.items(), key=lambda item: -item[1][1]):
+        on = " on" if name in front else ""
+        parts.append(f'<circle class="point{on}" cx="{x(tokens)}" cy="{y(accuracy)}" r="4.5"/>')
+        at, column = y(accuracy) + 4, taken.setdefault(round(tokens), [])
+        if all(abs(at - other) > 11 for other in column):  # else its neighbour's label is near enough
+            column.append(at)
+            method = grid.rows[name]["method"]
+            parts.append(f'<text class="name" x="{x(tokens) + 9}" y="{at}">{method}</text>')
+    return _svg(wide, high, parts)
+
+
+def families_figure() -> str:
+    """Accuracy of every method at the main budget, per family."""
+    grid = Grid.read("methods")
+    names = [n for n, row in grid.rows.items() if row["budget"] in (None, MAIN)]
+    names.sort(key=lambda name: -grid.mean(name, headline()).mean)
+    left, top, cell, line = 150, 26, 46, 24
+    wide, high = left + cell * len(FAMILIES) + 8, top + line * len(names) + 8
+    parts = [
+        f'<text x="{left + cell * (i + 0.5)}" y="{top - 8}" text-anchor="middle">{family}</text>'
+        for i, family in enumerate(FAMILIES)
+    ]
+    for j, name in enumerate(names):
+        at = top + line * j
+        parts.append(f'<text class="name" x="{left - 8}" y="{at + 16}" text-anchor="end">{name}</text>')
+        for i, family in enumerate(FAMILIES):
+            value = grid.family(name, family)
+            share = max(0.0, (value - 20) / 80)
+            box = f'x="{left + cell * i}" y="{at}" width="{cell - 2}" height="{line - 2}"'
+            ink = ' style="fill:#fff"' if share > 0.6 else ""
+            where = f'x="{left + cell * (i + 0.5) - 1}" y="{at + 15}" text-anchor="middle"'
+            parts.append(f'<rect {box} fill="#0b6e4f" fill-opacity="{share:.2f}"/>')
+            parts.append(f"<text {where}{ink}>{value:.0f}</text>")
+    return _svg(wide, high, parts)
+
+
+def _svg(wide: float, high: float, parts: list[str]) -> str:
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}">'
+    )
+    back = f'<rect width="{wide}" height="{high}" fill="#fff"/>'
+    return "\n".join([head, STYLE, back, *parts, "</svg>", ""])
+
+
+BLOCKS = {
+    "families": families_block,
+    "methods": methods_block,
+    "cacher": cacher_block,
+    "choices": choices_block,
+    "spread": spread_block,
+}
+FIGURES = {"demo-pareto.svg": pareto_figure, "demo-families.svg": families_figure}
+
+
+def build() -> dict[Path, str]:
+    """All files and what is to stand in them."""
+    pages = {PAGE: fill(PAGE, BLOCKS), CARD: fill(CARD, {"families": families_block})}
+    return pages | {PAGE.parent / name: make() for name, make in FIGURES.items()}
+
+
+def main() -> int:
+    files = build()
+    if "--check" in sys.argv[1:]:
+        return int(any(not p.exists() or p.read_text("utf-8") != text for p, text in files.items()))
+    for path, text in files.items():
+        path.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The quality gate: what the demo model answers, dense and with STC, stays what it was.
+
+Deterministic on one machine; other processors round otherwise and flip an answer now and then, which the
+bounds allow for. A method that is broken must not pass: the gate is tried on two that are.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stc_lmms.demo.pretrained import demo_folder
+from stc_lmms.demo.world import make_world, render
+from stc_lmms.methods import stc_cacher
+from stc_lmms.methods.stc_pruner import STCPruner
+from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.settings import resolve
+from training.demo.evaluate import SEED, answers, questions
+
+BOUNDS = json.loads((Path(__file__).parent / "quality_bounds.json").read_text(encoding="utf-8"))
+FIRST, WORLDS, FRAMES = 500, 16, 28  # worlds that no other evaluation uses; long enough for a cut to matter
+# What the question alone answers, and an accuracy that does not show a broken method.
+LEFT_OUT = ("HLD",)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def lessons():
+    worlds = [make_world(SEED, FIRST + i, FRAMES) for i in range(WORLDS)]
+    asked = [
+        [one for one in questions(world, FIRST + i, 2) if one.family not in LEFT_OUT]
+        for i, world in enumerate(worlds)
+    ]
+    return [(render(world), some) for world, some in zip(worlds, asked, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def base():
+    return LlavaOnevision(resolve({"pretrained": str(demo_folder()), "method": "none", "device": "cpu"}))
+
+
+@pytest.fixture(scope="module")
+def accuracy(lessons, base):
+    """`accuracy(method)`: mean official score in percent."""
+
+    def measure(method):
+        args = {"pretrained": "demo", "device": "cpu", "method": method}
+        model = LlavaOnevision.from_parts(resolve(args, environ={}), base.model, base.processor)
+        scores = [score for pictures, asked in lessons for score in answers(model, pictures, asked)]
+        return 100 * float(np.mean(scores))
+
+    return measure
+
+
+@pytest.fixture(scope="module")
+def dense(accuracy):
+    return accuracy("none")
+
+
+def outside(name, value):
+    """Why a value does not pass; "" if it does."""
+    low, high = BOUNDS[name]
+    print(name, round(value, 2))
+    return "" if low <= value <= high else f"{name} is {value:.2f}, recorded bounds are {low} to {high}"
+
+
+def test_dense_accuracy(dense):
+    assert not outside("dense", dense)
+
+
+@pytest.mark.parametrize("method", ["stc", "stc_cacher", "stc_pruner"])
+def test_difference_to_dense(accuracy, dense, method):
+    assert not outside(f"{method} to dense", accuracy(method) - dense)
+
+
+def test_a_reference_that_is_never_refreshed_fails(accuracy, dense, monkeypatch):
+    def only_the_first(step, frames, interval, chunk):
+        return tuple(step + i == 0 for i in range(frames))
+
+    monkeypatch.setattr(stc_cacher, "fixed_roles", only_the_first)
+    assert outside("stc to dense", accuracy("stc") - dense)
+    assert outside("stc_cacher to dense", accuracy("stc_cacher") - dense)
+
+
+def test_a_pruner_that_keeps_the_most_similar_fails(accuracy, dense, monkeypatch):
+    gaussian = STCPruner._gaussian
+    monkeypatch.setattr(STCPruner, "_gaussian", lambda *args: -gaussian(*args))
+    assert outside("stc to dense", accuracy("stc") - dense)
+    assert outside("stc_pruner to dense", accuracy("stc_pruner") - dense)
