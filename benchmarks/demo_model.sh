@@ -7,18 +7,18 @@ out=${1:-results/demo-model} kept=benchmarks/results/demo
 methods=stc,stc_pruner,tome,tome_oneshot,visionzip,vidcom2,vidcom2_two_score,dycoke,streamdycoke
 controls=random,uniform,uniform_frames,downsample,pixel_diff
 
-compare() { # folder, options
-  local folder=$1
-  shift
-  stc-lmms compare --tasks ovobench_stream_mini,streamingbench_mini --model_args pretrained=demo,device=cpu \
-    --output "$out/$folder" "$@"
+compare() { # folder, further model arguments, options
+  local folder=$1 args=pretrained=demo,device=cpu$2
+  shift 2
+  stc-lmms compare --tasks ovobench_stream_mini,streamingbench_mini --model_args "$args" --output "$out/$folder" "$@"
   mkdir -p "$kept/$folder"
   cp "$out/$folder/compare.json" "$out/$folder/scores.json" "$kept/$folder/"
 }
 
 python -m training.demo.evaluate demo --blind --json $kept/arrays.json --methods method=none method=stc
 python -m training.demo.evaluate demo --mp4 --json $kept/mp4.json
-compare methods --methods none,stc_cacher,$methods,$controls --budgets 18,12,9
-compare cacher --methods none,stc_cacher --vary cache_interval=2,4,8 --vary update_ratio=0.1,0.25,0.5
-compare choices --methods none,stc --vary history=official,aligned --vary selection=per_layer,shared
-compare adaptive --methods none,stc --vary refresh=adaptive --vary cut_similarity=0.8,0.9,0.95
+compare methods "" --methods none,stc_cacher,$methods,$controls --budgets 18,12,9
+compare cacher "" --methods none,stc_cacher --vary cache_interval=2,4,8 --vary update_ratio=0.1,0.25,0.5
+compare choices "" --methods none,stc --vary history=official,aligned --vary selection=per_layer,shared
+compare adaptive ,refresh=adaptive --methods none,stc --vary cut_similarity=0.8,0.9,0.95
+compare positions ,positions=original --methods none,stc,stc_pruner,random,uniform_frames --budgets 18,12,9

@@ -54,6 +54,11 @@ class Grid:
             found.setdefault(subtask if task.startswith("ovobench") else "StreamingBench", []).append(i)
         return found
 
+    def in_order(self, name: str, questions: list[tuple[str, str, str, str]]) -> list[float]:
+        """Scores of a configuration in the order of another grid's questions."""
+        scores = dict(zip(self.questions, self.scores[name], strict=True))
+        return [scores[question] for question in questions]
+
     def family(self, name: str, family: str) -> float:
         """Accuracy of a configuration in a family, in percent."""
         own = self._by_family[family]
@@ -123,8 +128,34 @@ def cacher_block() -> str:
 
 
 def choices_block() -> str:
-    """What the defaults were chosen by."""
-    return _varied("choices", ("history", "selection", "refresh"), ("history", "selection", "refresh"))
+    """The pruner's history, and how often the cacher selects."""
+    return _varied("choices", ("history", "selection"), ("history", "selection"))
+
+
+def adaptive_block() -> str:
+    """Reference frames at scene cuts, by threshold."""
+    return _varied("adaptive", ("cut_similarity",), ("cut similarity",))
+
+
+def positions_block() -> str:
+    """Kept tokens at their places in the dense stream, against closed gaps."""
+    closed, original, kept = Grid.read("methods"), Grid.read("positions"), headline()
+    lines = [
+        "| method | budget | closed | original | difference | 95 % | original to dense | 95 % |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    both = Grid(
+        original.rows, original.questions, original.scores | {"closed": []}
+    )  # one grid, so that the two can be paired
+    for name, row in original.rows.items():
+        if name == "none":
+            continue
+        both.scores["closed"] = closed.in_order(name, original.questions)
+        gap, to_dense = both.mean(name, kept, "closed"), both.mean(name, kept, "none")
+        cells = [f"{both.mean(each, kept).mean:.1f}" for each in ("closed", name)]
+        cells += [f"{gap.mean:+.1f}", _interval(gap, "+"), f"{to_dense.mean:+.1f}", _interval(to_dense, "+")]
+        lines.append(f"| `{row['method']}` | {_shown_budget(original, name)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def spread_block() -> str:
@@ -270,6 +301,8 @@ BLOCKS = {
     "methods": methods_block,
     "cacher": cacher_block,
     "choices": choices_block,
+    "adaptive": adaptive_block,
+    "positions": positions_block,
     "spread": spread_block,
 }
 FIGURES = {"demo-pareto.svg": pareto_figure, "demo-families.svg": families_figure}

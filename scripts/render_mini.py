@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from stc_lmms.benchmarks.ovobench import MODE_OF
 from stc_lmms.demo.questions import FAMILIES, Asked, ask
 from stc_lmms.demo.streaming_questions import (
     CONTEXT_TYPES,
@@ -29,6 +30,8 @@ from stc_lmms.demo.world import FRAME_S, SHAPES, World, make_world
 
 SEED, VIDEOS, TINY = 2026, 72, 12
 ROWS_EACH, REAL_EACH = 52, 34  # questions of a family of OVO-Bench, of a type of StreamingBench
+# As in OVO-Bench, a video is nearly always of one mode, so that it is watched once: half are for realtime.
+MODE_OF_TURN = ("backward", "realtime", "forward", "realtime")
 # How videos are named says which part of StreamingBench they belong to; OVO-Bench asks about all.
 OTHERS = {
     55: "sqa",
@@ -123,7 +126,8 @@ def ovo_bench(worlds: dict[int, World]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for salt, family in enumerate(FAMILIES):
         count = ROWS_EACH // 2 if family in forward else ROWS_EACH
-        rows += collect(count, 100 + salt, worlds, forward.get(family) or choice_row(family))
+        own = {n: w for n, w in worlds.items() if MODE_OF_TURN[n // 2 % 4] == MODE_OF[family]}
+        rows += collect(count, 100 + salt, own, forward.get(family) or choice_row(family))
     return [{"id": i} | row for i, row in enumerate(rows)]
 
 
@@ -218,11 +222,15 @@ def all_worlds() -> dict[int, World]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "tasks/mini_data")
-    out = parser.parse_args().out
+    parser.add_argument("--questions-only", action="store_true", help="leave the videos as they are")
+    args = parser.parse_args()
+    out = args.out
     (out / "videos").mkdir(parents=True, exist_ok=True)
     worlds = all_worlds()
     for name, content in annotations(worlds).items():
         (out / name).write_text(json.dumps(content, indent=1) + "\n")
+    if args.questions_only:
+        return
     for number, world in tqdm(worlds.items(), "videos"):
         write_mp4(world, out / "videos" / name_of(number))
 
