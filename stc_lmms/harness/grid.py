@@ -1,7 +1,9 @@
 """Many configurations through the real evaluator, in one process: weights and frames are loaded once."""
 
+import contextlib
 import gc
 import logging
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -195,14 +197,15 @@ def _run(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        results = simple_evaluate(
-            model=_Sharing(weights, videos, **cell.model_args(common)),
-            tasks=tasks,
-            task_manager=manager,
-            cli_args=Namespace(output_path=str(output), process_with_media=False),
-            limit=limit,
-            bootstrap_iters=0,
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # tables of single runs; the comparison is the output
+            results = simple_evaluate(
+                model=_Sharing(weights, videos, **cell.model_args(common)),
+                tasks=tasks,
+                task_manager=manager,
+                cli_args=Namespace(output_path=str(output), process_with_media=False),
+                limit=limit,
+                bootstrap_iters=0,
+            )
         cost = results["config"]["resolved_cli_args"]["stc_efficiency"]
         return Outcome(cell, scores=_scores(results), cost=cost)
     except SystemExit:  # the harness model has told why, in one line
