@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import QUIRKS
-from tests.media import encode_video, moving_square_frames
+from tests.integration.builtin import lay_out_ovobench
 
 pytestmark = pytest.mark.slow
 
@@ -124,36 +124,13 @@ def test_killed_run_resumes(checkpoint, uninterrupted, tmp_path):
 
 
 def test_builtin_ovobench_runs_unchanged(checkpoint, tmp_path):
-    """lmms-eval's own task, offline, on chunk files: the layout its documentation describes."""
-    rows = json.loads((QUIRKS / "ovo_bench_mini.json").read_text())
-    modes = {"backward": ("EPM", "HLD", "ASI"), "forward": ("REC", "SSR", "CRR")}
-    data, chunks = tmp_path / "kcz358" / "OVOBench", tmp_path / "hf" / "ovobench" / "chunked_videos"
-    data.mkdir(parents=True)
-    chunks.mkdir(parents=True)
-    picked = {
-        "backward": [r for r in rows if r["task"] in modes["backward"]][:2],
-        "forward": [r for r in rows if r["task"] in modes["forward"]][:1],
-        "realtime": [r for r in rows if r["task"] not in modes["backward"] + modes["forward"]][:2],
-    }
-    for mode, some in picked.items():
-        (data / f"{mode}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in some))
-    configs = "".join(
-        f"- config_name: {m}\n  data_files:\n  - split: test\n    path: {m}.jsonl\n" for m in picked
-    )
-    (data / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    video = encode_video(tmp_path / "chunk.mp4", moving_square_frames(40, 64, 64), fps=8)
-    for row in picked["backward"] + picked["realtime"]:
-        shutil.copy(video, chunks / f"{row['id']}.mp4")
-    (forward,) = picked["forward"]
-    for i in range(1, len(forward["test_info"])):  # round 0 has no file: it fails, the others do not
-        shutil.copy(video, chunks / f"{forward['id']}_{i}.mp4")
-
+    answered = lay_out_ovobench(tmp_path)
     code, log = evaluate(checkpoint, tmp_path / "out", "ovobench", cwd=tmp_path, HF_HOME=str(tmp_path / "hf"))
     assert code == 0, log
     found = results(tmp_path / "out")["results"]
     assert {"ovo_backward", "ovo_realtime", "ovo_forward"} <= set(found)
     (record,) = (json.loads(p.read_text()) for p in (tmp_path / "out").glob("stc_efficiency_*.json"))
-    assert record["answered"] == 4 + len(forward["test_info"]) - 1 and record["failed"] == 1
+    assert record["answered"] == answered and record["failed"] == 1
     assert "chunk path does not exists" in next(a["failed"] for a in record["answers"] if a.get("failed"))
 
 
