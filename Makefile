@@ -13,10 +13,15 @@ OLD    := $(VENV)-transformers-$(OLDEST)
 demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/01_demo.sh
 
+# One process per core and one thread each: the models of the tests are too small for more. A file's tests stay
+# together, for they share what they have built.
+PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadfile
+test: export OMP_NUM_THREADS := 1
+
 test: lint $(OLD)/.ready
-	$(OLD)/bin/python -m pytest -q tests/towers tests/methods tests/models tests/memory tests/ops tests/bench \
+	$(OLD)/bin/python $(PYTEST) -q tests/towers tests/methods tests/models tests/memory tests/ops tests/bench \
 	  tests/test_verify.py -m 'not slow'
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .
