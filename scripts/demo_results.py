@@ -172,6 +172,18 @@ def spread_block() -> str:
     return "\n".join(lines)
 
 
+def curve_block() -> str:
+    """Accuracy on the training questions, on the way."""
+    text = (RESULTS / "curve.jsonl").read_text("utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    shown = [row for row in rows if row["step"] % 500 == 0 or row is rows[-1]]
+    lines = ["| step | " + " | ".join(FAMILIES) + " |", "|---|" + "---|" * len(FAMILIES)]
+    for row in shown:
+        cells = [f"{100 * row[family]:.0f}" if family in row else "-" for family in FAMILIES]
+        lines.append(f"| {row['step']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _varied(folder: str, names: tuple[str, ...], headings: tuple[str, ...]) -> str:
     grid, kept = Grid.read(folder), headline()
     lines = [
@@ -303,6 +315,7 @@ BLOCKS = {
     "choices": choices_block,
     "adaptive": adaptive_block,
     "positions": positions_block,
+    "curve": curve_block,
     "spread": spread_block,
 }
 FIGURES = {"demo-pareto.svg": pareto_figure, "demo-families.svg": families_figure}
