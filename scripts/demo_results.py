@@ -139,6 +139,8 @@ def adaptive_block() -> str:
 
 def positions_block() -> str:
     """Kept tokens at their places in the dense stream, against closed gaps."""
+    if not (RESULTS / "positions").exists():
+        return "Not recorded yet."
     closed, original, kept = Grid.read("methods"), Grid.read("positions"), headline()
     lines = [
         "| method | budget | closed | original | difference | 95 % | original to dense | 95 % |",
@@ -163,6 +165,8 @@ def spread_block() -> str:
     runs = sorted(RESULTS.glob("run_*.json"))
     kept = headline()
     lines = ["| training run | headline mean | mean of 12 | lowest family |", "|---|---|---|---|"]
+    if not runs:
+        return "Not recorded yet."
     for path in runs:
         row = evaluation(path.stem)["accuracy"]["method=none"]
         low = min(kept, key=row.get)
@@ -185,6 +189,8 @@ def curve_block() -> str:
 
 
 def _varied(folder: str, names: tuple[str, ...], headings: tuple[str, ...]) -> str:
+    if not (RESULTS / folder).exists():
+        return "Not recorded yet."
     grid, kept = Grid.read(folder), headline()
     lines = [
         f"| method | {' | '.join(headings)} | recomputed % | headline mean | 95 % | to dense | 95 % |",
