@@ -18,6 +18,9 @@ from training.demo.muon import Muon
 from training.demo.scenes import DARK, LIT, NOTHING, SIGN, crowded
 
 LR, TABLE_LR, EVERY, SAVE_EVERY = 0.013, 2e-3, 50, 100
+WARMUP = 40
+# Share of the steps -> share of the rate: level, slowly down, and fast to nothing.
+DESCENT = {0.65: 1.0, 15 / 17: 142 / 221, 1.0: 0.0}
 
 
 def learn(
@@ -57,7 +60,7 @@ def learn(
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss, told = losses(model, timely, lesson, motions, teacher.end)
         loss.backward()
-        optimizer.step(phase.rate * blueprint.schedule(step, steps, warmup=40))
+        optimizer.step(phase.rate * schedule(step, steps))
         teacher.mark({name: value for name, value in told.items() if isinstance(value, tuple)})
         for name, value in told.items():
             seen[name].append(value)
@@ -72,6 +75,13 @@ def learn(
             }
             state["skill"] = teacher.skill
             blueprint.save(saved, state)
+
+
+def schedule(step: int, steps: int) -> float:
+    """Share of a phase's learning rate."""
+    return min(1.0, (step + 1) / WARMUP) * float(
+        np.interp(step / steps, list(DESCENT), list(DESCENT.values()))
+    )
 
 
 def named_parameters(stock: nn.Module) -> list[tuple[str, nn.Parameter]]:
