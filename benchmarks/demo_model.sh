@@ -17,7 +17,7 @@ compare() { # folder, further model arguments, options
 
 python -m training.demo.evaluate demo --blind --json $kept/arrays.json --methods method=none method=stc
 python -m training.demo.evaluate demo --mp4 --json $kept/mp4.json
-compare methods "" --methods none,stc_cacher,$methods,$controls --budgets 18,12,9
+compare methods "" --methods none,$methods,stc_cacher,$controls --budgets 18,12,9
 compare cacher "" --methods none,stc_cacher --vary cache_interval=2,4,8 --vary update_ratio=0.1,0.25,0.5
 compare choices "" --methods none,stc --vary history=official,aligned --vary selection=per_layer,shared
 compare adaptive ,refresh=adaptive --methods none,stc --vary cut_similarity=0.8,0.9,0.95

@@ -43,7 +43,8 @@ class Grid:
         each = json.loads((folder / "scores.json").read_text("utf-8"))
         return cls(
             {row["name"]: row for row in rows if "n" in row},
-            [tuple(q) for q in each["questions"]],
+            # both benchmarks ask about the same files
+            [(task, Path(video).name, *rest) for task, video, *rest in each["questions"]],
             each["scores"],
         )
 
@@ -179,7 +180,8 @@ def spread_block() -> str:
 def curve_block() -> str:
     """Accuracy on the training questions, on the way."""
     text = (RESULTS / "curve.jsonl").read_text("utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
+    # a run that was killed and went on has told some steps twice
+    rows = list({row["step"]: row for row in map(json.loads, text.splitlines())}.values())
     shown = [row for row in rows if row["step"] % 500 == 0 or row is rows[-1]]
     lines = ["| step | " + " | ".join(FAMILIES) + " |", "|---|" + "---|" * len(FAMILIES)]
     for row in shown:
@@ -269,15 +271,16 @@ def pareto_figure() -> str:
     ends = sorted((x(points[n][0]), y(points[n][1])) for n in front)
     steps = ends[:1] + [c for a, b in itertools.pairwise(ends) for c in ((b[0], a[1]), b)]
     parts.append(f'<polyline class="front" points="{" ".join(f"{a},{b}" for a, b in steps)}"/>')
-    taken: dict[int, list[float]] = {}
+    labels: dict[tuple[int, float], list[str]] = {}  # (column, height) -> names; neighbours share one
     for name, (tokens, accuracy) in sorted(points.items(), key=lambda item: -item[1][1]):
         on = " on" if name in front else ""
         parts.append(f'<circle class="point{on}" cx="{x(tokens)}" cy="{y(accuracy)}" r="4.5"/>')
-        at, column = y(accuracy) + 4, taken.setdefault(round(tokens), [])
-        if all(abs(at - other) > 11 for other in column):  # else its neighbour's label is near enough
-            column.append(at)
-            method = grid.rows[name]["method"]
-            parts.append(f'<text class="name" x="{x(tokens) + 9}" y="{at}">{method}</text>')
+        place = (round(tokens), y(accuracy) + 4)
+        near = next((at for at in labels if at[0] == place[0] and abs(at[1] - place[1]) <= 11), place)
+        labels.setdefault(near, []).append(grid.rows[name]["method"])
+    for (column, at), names in labels.items():
+        text = ", ".join(dict.fromkeys(names))
+        parts.append(f'<text class="name" x="{x(column) + 12}" y="{at}">{text}</text>')
     return _svg(wide, high, parts)
 
 

@@ -62,6 +62,16 @@ def test_wheel_ships_tasks_and_recipes(installed):
         p.name for p in model_configs_root().iterdir()
     }
     assert (installed / "stc_lmms" / "report" / "leaderboard.html.j2").is_file()
+    code = "from stc_lmms.demo.pretrained import demo_folder; print(demo_folder())"
+    checked = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"},
+        cwd=installed,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert checked.stdout.startswith(str(installed))
     metadata = next(installed.glob("stc_lmms-*.dist-info"))
     entries = (metadata / "entry_points.txt").read_text()
     assert "[lmms_eval.models]" in entries and "stc-lmms = stc_lmms.cli:main" in entries

@@ -4,6 +4,7 @@ Deterministic on one machine; other processors round otherwise and flip an answe
 bounds allow for. A method that is broken must not pass: the gate is tried on two that are.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -19,21 +20,23 @@ from stc_lmms.settings import resolve
 from training.demo.evaluate import SEED, answers, questions
 
 BOUNDS = json.loads((Path(__file__).parent / "quality_bounds.json").read_text(encoding="utf-8"))
-FIRST, WORLDS, FRAMES = 500, 16, 28  # worlds that no other evaluation uses; long enough for a cut to matter
-# What the question alone answers, and an accuracy that does not show a broken method.
-LEFT_OUT = ("HLD",)
+FIRST, WORLDS, FRAMES = 500, 16, 28  # worlds that no other evaluation uses
+CUT = range(
+    2, 11
+)  # all have a scene cut early on: with a still camera an old reference is as good as a new one
+LEFT_OUT = ("HLD",)  # the question alone answers it
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def lessons():
-    worlds = [make_world(SEED, FIRST + i, FRAMES) for i in range(WORLDS)]
-    asked = [
-        [one for one in questions(world, FIRST + i, 2) if one.family not in LEFT_OUT]
-        for i, world in enumerate(worlds)
+    numbered = ((i, make_world(SEED, i, FRAMES)) for i in itertools.count(FIRST))
+    chosen = itertools.islice(((i, world) for i, world in numbered if world.look.cut in CUT), WORLDS)
+    return [
+        (render(world), [one for one in questions(world, i, 2) if one.family not in LEFT_OUT])
+        for i, world in chosen
     ]
-    return [(render(world), some) for world, some in zip(worlds, asked, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,6 @@ def dense(accuracy):
 def outside(name, value):
     """Why a value does not pass; "" if it does."""
     low, high = BOUNDS[name]
-    print(name, round(value, 2))
     return "" if low <= value <= high else f"{name} is {value:.2f}, recorded bounds are {low} to {high}"
 
 

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from stc_lmms.demo.checkpoint import save_processor
 from stc_lmms.demo.pretrained import write_checksums
@@ -39,6 +40,9 @@ def export(folder: Path, out: Path, seed: int) -> None:
 
 def _readable_by_all(out: Path) -> None:
     """What transformers 5 writes in its own words, in those that 4.56 knows, too."""
+    path = out / "model.safetensors"
+    weights = {_old_name(name): weight for name, weight in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
     path = out / "tokenizer_config.json"
     told = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     told.pop("backend", None)
@@ -49,6 +53,11 @@ def _readable_by_all(out: Path) -> None:
     path.write_text(json.dumps(told, indent=2) + "\n")
     for path in out.iterdir():
         path.chmod(0o644)
+
+
+def _old_name(name: str) -> str:
+    # transformers 5 dropped a level of the tower's names, and reads both
+    return name.replace("vision_tower.", "vision_tower.vision_model.")
 
 
 if __name__ == "__main__":
