@@ -9,7 +9,7 @@ from lmms_eval.tasks import TaskManager
 
 from stc_lmms.benchmarks.mcq import rekv_prompt
 from stc_lmms.data.offline import SOURCES
-from stc_lmms.harness.jobs import Job
+from stc_lmms.harness.jobs import RequestJob
 from stc_lmms.harness.lmms_eval import LlavaOvStc
 from stc_lmms.models.llava_onevision import LlavaOnevisionStream
 from stc_lmms.resources import tasks_root
@@ -103,5 +103,5 @@ def test_other_tasks_have_neither(tmp_path):
         request_type="generate_until",
         args=("What?", {}, lambda doc: [{"type": "video", "path": "a.mp4"}], 0, "t", "test"),
     )
-    asked = Job(request, {}).next
+    asked = RequestJob(request, {}).next
     assert asked.search is None and asked.opening == ""
