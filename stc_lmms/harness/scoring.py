@@ -38,7 +38,7 @@ def write_summary(
         name: see `summary_name`.
         summary: of all parts so far.
         run: see `new_run`; None for a model that is not ours.
-        settings: resolved model arguments, None for a model that is not ours.
+        settings: resolved model arguments; None or just the name for a model that is not ours.
     """
     path = folder / f"stc_summary_{name}{f'_{run}' if run else ''}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,34 @@ class Run:
     settings: dict[str, Settings]
     resumed: frozenset[str] = frozenset()
     evaluated: set[tuple[str, str]] = field(default_factory=set)
+    _records: dict[tuple[str, float], RunRecord] = field(default_factory=dict)
+    _scored: dict[tuple[str, str | None, str], list[Record]] = field(default_factory=dict)
+
+    def record(self, model: str, settings: Settings) -> RunRecord:
+        """The record of a model at a frame rate; its datasets share it, as the tasks of lmms-eval do."""
+        key = (model, settings.fps)
+        if key not in self._records:
+            self._records[key] = RunRecord(new_run(settings.method, 1), settings, 0, 1)
+        return self._records[key]
+
+    def write(
+        self, folder: Path, model: str, record: RunRecord | None, name: str, scored: list[Record]
+    ) -> None:
+        """Leave the summary of a benchmark, with all its parts so far, and the efficiency record.
+
+        Args:
+            folder: of the model's results.
+            model: its name.
+            record: None for a model of VLMEvalKit's own.
+            name: see `summary_name`.
+            scored: of one dataset.
+        """
+        run, settings = (record.run, record.settings.flat()) if record else (None, {"pretrained": model})
+        so_far = self._scored.setdefault((model, run, name), [])
+        so_far += scored
+        write_summary(folder, name, SCORERS[name.partition("_")[0]].summarise(so_far), run, settings)
+        if record is not None:
+            record.write(folder)
 
 
 @dataclass(frozen=True)
@@ -154,18 +182,15 @@ class StreamDataset(VideoBaseDataset):
         if settings is None:
             record, answers = None, self._foreign(eval_file)
         else:
-            record, answers = self._journalled(with_fps(settings, self.fps), eval_file)
-        records = [r for row, said in zip(self.rows, answers, strict=True) for r in score(row, said)]
-        summary = SCORERS[self.BENCHMARK].summarise(records)
-        name = summary_name(self.rows[0])
-        about = "accuracy in percent (missing and failed answers count as wrong)"
+            record = self.run.record(model, with_fps(settings, self.fps))
+            answers = self._journalled(record, eval_file)
+        scored = [r for row, said in zip(self.rows, answers, strict=True) for r in score(row, said)]
+        summary, name = SCORERS[self.BENCHMARK].summarise(scored), summary_name(self.rows[0])
         (only, *others) = summary["parts"]
+        about = "accuracy in percent (missing and failed answers count as wrong)"
         print(f"\n{name}: {about}\n{format_table(summary, None if others else only)}\n")
-        self._dump_tables(eval_file, records, summary)
-        if record is not None:
-            record.write(folder)
-        run, shown = (None, None) if record is None else (record.run, record.settings.flat())
-        write_summary(folder, name, summary, run, shown)
+        self._dump_tables(eval_file, scored, summary)
+        self.run.write(folder, model, record, name, scored)
         self.run.evaluated.add((model, Path(eval_file).stem.removeprefix(f"{model}_")))
         if record is not None:
             record.check()
@@ -182,22 +207,21 @@ class StreamDataset(VideoBaseDataset):
         identity = run_identity(settings, torch.device(settings.device))
         return [job_key(job, identity) for job in self._jobs()]
 
-    def _journalled(self, settings: Settings, eval_file: str) -> tuple[RunRecord, list[list[AnswerText]]]:
+    def _journalled(self, record: RunRecord, eval_file: str) -> list[list[AnswerText]]:
+        """The journal's answers to every row, which go into the record, too."""
         journal = Journal(self.run.journal)
         journal.close()
-        record = RunRecord(new_run(settings.method, 1), settings, 0, 1)
-        answers = []
-        for key, job in zip(self._keys(settings), self._jobs(), strict=True):
+        found = []
+        for key, job in zip(self._keys(record.settings), self._jobs(), strict=True):
             entry = journal.last(key)
             if entry is None:
                 raise DataError(stale(eval_file, self.run.journal))
             record.model = record.model or entry.get("model")
-            answers.append(
-                [AnswerText(*pair) for pair in zip(entry["responses"], entry["records"], strict=True)]
-            )
-            for answer in answers[-1]:
+            said = list(map(AnswerText, entry["responses"], entry["records"]))
+            for answer in said:
                 record.add(job.task, job.doc_id, answer.record, replayed=key in self.run.resumed)
-        return record, answers
+            found.append(said)
+        return found
 
     def _foreign(self, eval_file: str) -> list[list[AnswerText]]:
         """Answers of a model of VLMEvalKit's own, which has one round per row."""
