@@ -12,6 +12,8 @@ from stc_lmms.streaming.player import Clip
 
 logger = logging.getLogger(__name__)
 
+# As the tasks for lmms-eval: `max_new_tokens` of their YAML, and the stop that it adds to every request.
+GENERATION = Generation(max_new_tokens=128, stop=("\n\n",))
 MAX_BROKEN_ROUNDS = 256  # in a row, before a task that cannot even say what to ask is given up
 
 
@@ -82,9 +84,10 @@ class Job:
 class ClipJob(Job):
     """One question about one clip."""
 
-    def __init__(self, task: str, prompt: str, clip: Clip, generation: Generation):
+    def __init__(self, task: str, prompt: str, clip: Clip):
         self._round = Round(prompt, clip)
-        super().__init__(task, 0, generation, {"task": task, "prompt": prompt, "clip": clip})
+        identity = {"task": task, "prompt": prompt, "clip": clip, "generation": GENERATION}
+        super().__init__(task, 0, GENERATION, identity)
 
     def _ask(self) -> Iterator[Round]:
         yield self._round
@@ -93,10 +96,10 @@ class ClipJob(Job):
 class RowJob(Job):
     """A row of `load_rows`, without a harness in between."""
 
-    def __init__(self, row: dict[str, Any], doc_id: int, generation: Generation):
+    def __init__(self, row: dict[str, Any], doc_id: int):
         self.row = row
         task = "_".join(filter(None, (row["benchmark"], row["size"], row["part"])))
-        super().__init__(task, doc_id, generation, {"row": row, "generation": generation})
+        super().__init__(task, doc_id, GENERATION, {"row": row, "generation": GENERATION})
 
     def _ask(self) -> Generator[Round, None, None]:
         asking = rounds(self.row)

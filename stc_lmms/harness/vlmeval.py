@@ -7,11 +7,12 @@ that imports vlmeval, which turns off certificate checks for the whole process: 
 
 import argparse
 import glob
+import itertools
 import json
 import os
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
@@ -86,76 +87,111 @@ def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Any, set[tuple
     Raises:
         StcError: a name, an argument, data or an old result table that does not fit.
     """
-    import vlmeval.dataset
-    import vlmeval.vlm
-
-    from stc_lmms.harness import vlmeval_data as ours
-    from stc_lmms.harness.evaluation import checked
-    from stc_lmms.harness.journal import Journal
-    from stc_lmms.harness.vlmeval_model import StcVLM
-    from stc_lmms.models.base import open_device
+    from stc_lmms.harness import vlmeval_data
 
     work_dir = Path(os.environ.get("MMEVAL_ROOT") or args.work_dir)
-    started = ours.Run(journal=work_dir / "stc_journal", settings={})
-    ours.StreamDataset.run = started
-
-    classes = {model.harness_class.rpartition(".")[2]: model.name for model in registry.MODELS.values()}
-    for name, registered in classes.items():
-        setattr(vlmeval.vlm, name, partial(StcVLM, registered=registered, journal=started.journal))
-    for name, recipe in recipes().items():
-        made = partial(StcVLM, registered=recipe.registered, journal=started.journal, **recipe.args)
-        run.supported_VLM[name] = made
-    for name, cls in ours.CLASSES.items():
-        setattr(vlmeval.dataset, name, cls)
-        vlmeval.dataset.DATASET_CLASSES.append(cls)
-    for name, (cls, given) in ours.registered().items():
-        run.supported_video_datasets[name] = partial(cls, **given)
-
+    started = vlmeval_data.StreamDataset.run = vlmeval_data.Run(work_dir / "stc_journal", {})
+    classes = _add(run, started.journal)
     models, data = _asked(args)
+    datasets = _datasets(run, data)
     for name, config in models.items():
         recipe = None if args.base_url or args.api_mode else _recipe(name, config, classes)
         if recipe is not None:
-            device = str(open_device(str(recipe.args.get("device", "auto"))))
-            started.settings[name] = checked(recipe.registered, {**recipe.args, "device": device})
+            started.settings[name] = _settings(recipe)
         elif not (config.get("class") or args.base_url or name in run.supported_VLM):
             raise SettingsError(_unknown("model", name, recipes(), run.supported_VLM, "vlmutil mlist all"))
-    datasets = {}
+    _check_tables(run, work_dir, started, models, datasets)
+    return started, {(model, name) for model in models for name in datasets}
+
+
+def _add(run: ModuleType, journal: Path) -> dict[str, str]:
+    """Put our classes and names where VLMEvalKit looks; the classes of models with their registered names."""
+    import vlmeval.dataset
+    import vlmeval.vlm
+
+    from stc_lmms.harness import vlmeval_data
+    from stc_lmms.harness.vlmeval_model import StcVLM
+
+    classes = {model.harness_class.rpartition(".")[2]: model.name for model in registry.MODELS.values()}
+    for name, registered in classes.items():
+        setattr(vlmeval.vlm, name, partial(StcVLM, registered=registered, journal=journal))
+    for name, recipe in recipes().items():
+        run.supported_VLM[name] = partial(
+            StcVLM, registered=recipe.registered, journal=journal, **recipe.args
+        )
+    for name, cls in vlmeval_data.CLASSES.items():
+        setattr(vlmeval.dataset, name, cls)
+        vlmeval.dataset.DATASET_CLASSES.append(cls)
+    for name, (cls, given) in vlmeval_data.registered().items():
+        run.supported_video_datasets[name] = partial(cls, **given)
+    return classes
+
+
+def _datasets(run: ModuleType, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Those of the datasets that are ours, made to see whether their data is there.
+
+    Raises:
+        DataError: it is not, or a name is unknown.
+    """
+    import vlmeval.dataset
+
+    from stc_lmms.harness.vlmeval_data import CLASSES, registered
+
+    found = {}
     for name, config in data.items():
-        if config.get("class") in ours.CLASSES:
+        if config.get("class") in CLASSES:
             given = {key: config[key] for key in ("dataset", "nframe", "fps") if key in config}
-            datasets[name] = ours.CLASSES[config["class"]](**{"dataset": name} | given)
-        elif not config.get("class") and name in ours.registered():
-            datasets[name] = run.supported_video_datasets[name]()
+            found[name] = CLASSES[config["class"]](**{"dataset": name} | given)
+        elif not config.get("class") and name in registered():
+            found[name] = run.supported_video_datasets[name]()
         elif not config.get("class") and not _theirs(name, vlmeval.dataset):
             known = [*run.supported_video_datasets, *vlmeval.dataset.SUPPORTED_DATASETS]
-            raise DataError(_unknown("dataset", name, ours.registered(), known, "vlmutil dlist all"))
+            raise DataError(_unknown("dataset", name, registered(), known, "vlmutil dlist all"))
+    return found
+
+
+def _settings(recipe: Recipe) -> Any:
+    """Resolved model arguments, on the device that the model will be on; nothing is loaded."""
+    from stc_lmms.harness.evaluation import checked
+    from stc_lmms.models.base import open_device
+
+    device = str(open_device(str(recipe.args.get("device", "auto"))))
+    return checked(recipe.registered, {**recipe.args, "device": device})
+
+
+def _check_tables(
+    run: ModuleType, work_dir: Path, started: Any, models: Iterable[str], datasets: Mapping[str, Any]
+) -> None:
+    """Keep VLMEvalKit from reusing answers by the names of files; the journal knows what they depend on.
+
+    Raises:
+        DataError: an old table has other answers.
+        SettingsError: a model without streams is to answer on a stream.
+    """
+    from stc_lmms.harness.journal import Journal
+    from stc_lmms.harness.vlmeval_data import stale
 
     journal = Journal(started.journal) if started.journal.is_dir() else None
-    wanted = set()
-    for model in models:
-        for name, dataset in datasets.items():
-            wanted.add((model, name))
-            if model not in started.settings:
-                if not dataset.chunks:
-                    raise SettingsError(
-                        f"{name} is asked on a stream, which {model} of VLMEvalKit does not have; it can do "
-                        "OVOBench, with a video file for every question"
-                    )
+    for model, (name, dataset) in itertools.product(models, datasets.items()):
+        if model not in started.settings:
+            if dataset.chunks:
                 continue
-            table = Path(run.get_pred_file_path(str(work_dir / model), model, name))
-            rows = len(dataset.rows)
-            missing = rows if journal is None else dataset.missing(started.settings[model], journal)
-            if table.exists() and missing:
-                raise DataError(ours.stale(table, started.journal))
-            if run.RANK == 0:  # what an interrupted run left; whatever was answered is in the journal
-                stem = glob.escape(f"{model}_{name}")
-                for pattern in (f"*_{stem}.pkl", f"{stem}_PREV.pkl"):
-                    for left in (work_dir / model).glob(pattern):
-                        left.unlink()
+            raise SettingsError(
+                f"{name} is asked on a stream, which {model} of VLMEvalKit does not have; it can do OVOBench, "
+                "with a video file for every question"
+            )
+        table = Path(run.get_pred_file_path(str(work_dir / model), model, name))
+        if table.exists() and (journal is None or dataset.missing(started.settings[model], journal)):
+            raise DataError(stale(table, started.journal))
+        stem = glob.escape(f"{model}_{name}")
+        for pattern in (f"*_{stem}.pkl", f"{stem}_PREV.pkl") if run.RANK == 0 else ():
+            for left in (work_dir / model).glob(
+                pattern
+            ):  # by an interrupted run; the journal has its answers
+                left.unlink()
     if journal is not None:
         started.resumed = journal.keys()
         journal.close()
-    return started, wanted
 
 
 def _asked(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:

@@ -26,13 +26,10 @@ from stc_lmms.harness.jobs import AnswerText, RowJob
 from stc_lmms.harness.journal import Journal
 from stc_lmms.harness.record import RunRecord, new_run
 from stc_lmms.harness.scoring import score, summary_name, write_summary
-from stc_lmms.models.base import Generation
 from stc_lmms.settings import Settings
 from stc_lmms.suggest import unknown
 
 T = TypeVar("T")
-# As the tasks for lmms-eval: `max_new_tokens` of their YAML, and the stop that it adds to every request.
-GENERATION = Generation(max_new_tokens=128, stop=("\n\n",))
 _SCORES = ("official", "strict", "missing", "unparsed", "failed", "past_end", "end_s", "rounds")
 _COUNTS = ("n", "n_missing", "n_unparsed", "n_failed", "n_past_end")
 
@@ -196,12 +193,12 @@ class StreamDataset(VideoBaseDataset):
             record.check()
         return metrics(summary)
 
-    def missing(self, settings: Settings, journal: Journal) -> int:
-        """How many rows were never asked with these settings."""
-        return sum(journal.last(key) is None for key in self._keys(with_fps(settings, self.fps)))
+    def missing(self, settings: Settings, journal: Journal) -> bool:
+        """Whether a row was never asked with these settings."""
+        return any(journal.last(key) is None for key in self._keys(with_fps(settings, self.fps)))
 
     def _jobs(self) -> list[RowJob]:
-        return [RowJob(row, number, GENERATION) for number, row in enumerate(self.rows)]
+        return [RowJob(row, number) for number, row in enumerate(self.rows)]
 
     def _keys(self, settings: Settings) -> list[str]:
         identity = run_identity(settings, torch.device(settings.device))

@@ -13,7 +13,6 @@ from typing import Any
 from vlmeval.inference_video import FAIL_MSG
 from vlmeval.vlm.base import BaseModel
 
-from stc_lmms.errors import DataError
 from stc_lmms.harness.evaluation import (
     Evaluation,
     job_key,
@@ -23,9 +22,11 @@ from stc_lmms.harness.evaluation import (
     write_entry,
 )
 from stc_lmms.harness.jobs import AnswerText, ClipJob, Job, RowJob
-from stc_lmms.harness.vlmeval_data import GENERATION, with_fps
+from stc_lmms.harness.vlmeval_data import with_fps
 from stc_lmms.models.base import open_device
 from stc_lmms.streaming.player import Clip
+
+_KINDS = ("text", "image", "video")
 
 
 class StcVLM(Evaluation, BaseModel):
@@ -72,18 +73,15 @@ class StcVLM(Evaluation, BaseModel):
 
         In place of `generate_inner`: what stands around that looks for files and addresses in every text.
         """
-        try:
-            parts = [message] if isinstance(message, dict) else list(message)
-            videos = [part for part in parts if part["type"] == "video"]
-            if len(videos) != 1 or any(part["type"] == "image" for part in parts):
-                raise DataError("a streaming model takes one video per question")
-        except (DataError, TypeError, KeyError) as error:
-            return f"{FAIL_MSG} {error}"
-        (video,) = videos
+        parts = message if isinstance(message, list) else [message]
+        of_type = {kind: [p for p in parts if isinstance(p, dict) and p["type"] == kind] for kind in _KINDS}
+        if len(of_type["video"]) != 1 or of_type["image"]:
+            return f"{FAIL_MSG} a streaming model takes one video per question"
+        (video,) = of_type["video"]
         if "rows" in video:
             return _prediction(self._of_rows(video["rows"], video["qid"]))
-        prompt = "\n".join(part["value"] for part in parts if part["type"] == "text")
-        job = ClipJob(str(dataset), prompt, Clip(video["value"]), GENERATION)
+        prompt = "\n".join(part["value"] for part in of_type["text"])
+        job = ClipJob(str(dataset), prompt, Clip(video["value"]))
         self._answer_all([job])
         return _prediction(job.responses)
 
@@ -91,7 +89,7 @@ class StcVLM(Evaluation, BaseModel):
         path = rows[0]["path"]
         jobs = self._rows.get(path)
         if jobs is None or [job.row for job in jobs] != list(rows):
-            jobs = [RowJob(row, number, GENERATION) for number, row in enumerate(rows)]
+            jobs = [RowJob(row, number) for number, row in enumerate(rows)]
             self._answer_all(jobs)
             self._rows[path] = jobs
         return next(found for job in jobs if (found := job.of_question(qid)))
