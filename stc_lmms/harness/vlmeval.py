@@ -22,8 +22,13 @@ from types import ModuleType
 from typing import Any
 
 from stc_lmms.errors import DataError, SettingsError, StcError
+from stc_lmms.harness.evaluation import checked
+from stc_lmms.harness.journal import Journal
+from stc_lmms.harness.vlmeval_run import Run, stale
 from stc_lmms.methods.registry import RECIPES
 from stc_lmms.models import registry
+from stc_lmms.models.base import open_device
+from stc_lmms.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def _import() -> ModuleType:
     return vlmeval.run
 
 
-def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Any, set[tuple[str, str]]]:
+def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Run, set[tuple[str, str]]]:
     """Add our classes to VLMEvalKit's tables and check what was asked for.
 
     Returns:
@@ -87,11 +92,9 @@ def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Any, set[tuple
     Raises:
         StcError: a name, an argument, data or an old result table that does not fit.
     """
-    from stc_lmms.harness import vlmeval_data
-
     work_dir = Path(os.environ.get("MMEVAL_ROOT") or args.work_dir)
-    started = vlmeval_data.StreamDataset.run = vlmeval_data.Run(work_dir / "stc_journal", {})
-    classes = _add(run, started.journal)
+    started = Run(work_dir / "stc_journal", {})
+    classes = _add(run, started)
     models, data = _asked(args)
     datasets = _datasets(run, data)
     for name, config in models.items():
@@ -104,7 +107,7 @@ def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Any, set[tuple
     return started, {(model, name) for model in models for name in datasets}
 
 
-def _add(run: ModuleType, journal: Path) -> dict[str, str]:
+def _add(run: ModuleType, started: Run) -> dict[str, str]:
     """Put our classes and names where VLMEvalKit looks; the classes of models with their registered names."""
     import vlmeval.dataset
     import vlmeval.vlm
@@ -112,13 +115,13 @@ def _add(run: ModuleType, journal: Path) -> dict[str, str]:
     from stc_lmms.harness import vlmeval_data
     from stc_lmms.harness.vlmeval_model import StcVLM
 
+    made = partial(StcVLM, journal=started.journal)
     classes = {model.harness_class.rpartition(".")[2]: model.name for model in registry.MODELS.values()}
     for name, registered in classes.items():
-        setattr(vlmeval.vlm, name, partial(StcVLM, registered=registered, journal=journal))
+        setattr(vlmeval.vlm, name, partial(made, registered=registered))
     for name, recipe in recipes().items():
-        run.supported_VLM[name] = partial(
-            StcVLM, registered=recipe.registered, journal=journal, **recipe.args
-        )
+        run.supported_VLM[name] = partial(made, registered=recipe.registered, **recipe.args)
+    vlmeval_data.StreamDataset.run = started
     for name, cls in vlmeval_data.CLASSES.items():
         setattr(vlmeval.dataset, name, cls)
         vlmeval.dataset.DATASET_CLASSES.append(cls)
@@ -150,17 +153,14 @@ def _datasets(run: ModuleType, data: Mapping[str, Mapping[str, Any]]) -> dict[st
     return found
 
 
-def _settings(recipe: Recipe) -> Any:
+def _settings(recipe: Recipe) -> Settings:
     """Resolved model arguments, on the device that the model will be on; nothing is loaded."""
-    from stc_lmms.harness.evaluation import checked
-    from stc_lmms.models.base import open_device
-
     device = str(open_device(str(recipe.args.get("device", "auto"))))
     return checked(recipe.registered, {**recipe.args, "device": device})
 
 
 def _check_tables(
-    run: ModuleType, work_dir: Path, started: Any, models: Iterable[str], datasets: Mapping[str, Any]
+    run: ModuleType, work_dir: Path, started: Run, models: Iterable[str], datasets: Mapping[str, Any]
 ) -> None:
     """Keep VLMEvalKit from reusing answers by the names of files; the journal knows what they depend on.
 
@@ -168,17 +168,14 @@ def _check_tables(
         DataError: an old table has other answers.
         SettingsError: a model without streams is to answer on a stream.
     """
-    from stc_lmms.harness.journal import Journal
-    from stc_lmms.harness.vlmeval_data import stale
-
     journal = Journal(started.journal) if started.journal.is_dir() else None
     for model, (name, dataset) in itertools.product(models, datasets.items()):
         if model not in started.settings:
             if dataset.chunks:
                 continue
             raise SettingsError(
-                f"{name} is asked on a stream, which {model} of VLMEvalKit does not have; it can do OVOBench, "
-                "with a video file for every question"
+                f"{name} is asked on a stream, which {model} of VLMEvalKit does not have; it can do "
+                "OVOBench, with a video file for every question"
             )
         table = Path(run.get_pred_file_path(str(work_dir / model), model, name))
         if table.exists() and (journal is None or dataset.missing(started.settings[model], journal)):
@@ -226,10 +223,10 @@ def _recipe(name: str, config: Mapping[str, Any], classes: Mapping[str, str]) ->
 
 def _theirs(name: str, dataset: ModuleType) -> bool:
     """Whether VLMEvalKit has a dataset of this name, or a table of the user's."""
-    from vlmeval.smp.file import LMUDataRoot
-
     known = name in dataset.supported_video_datasets or name in dataset.SUPPORTED_DATASETS
-    return known or (Path(LMUDataRoot()) / f"{name}.tsv").exists()
+    # Not by their function, which makes the folder.
+    tables = Path(os.environ.get("LMUData") or Path.home() / "LMUData")  # noqa: SIM112
+    return known or (tables / f"{name}.tsv").exists()
 
 
 def _unknown(what: str, name: str, ours: Mapping[str, Any], theirs: Any, listing: str) -> str:

@@ -6,7 +6,7 @@ those of the rows' journal entries, because a spreadsheet does not give back eve
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -24,59 +24,15 @@ from stc_lmms.errors import DataError
 from stc_lmms.harness.evaluation import job_key, run_identity
 from stc_lmms.harness.jobs import AnswerText, RowJob
 from stc_lmms.harness.journal import Journal
-from stc_lmms.harness.record import RunRecord, new_run
-from stc_lmms.harness.scoring import score, summary_name, write_summary
+from stc_lmms.harness.record import RunRecord
+from stc_lmms.harness.scoring import score, summary_name
+from stc_lmms.harness.vlmeval_run import Run, stale, with_fps
 from stc_lmms.settings import Settings
 from stc_lmms.suggest import unknown
 
 T = TypeVar("T")
 _SCORES = ("official", "strict", "missing", "unparsed", "failed", "past_end", "end_s", "rounds")
 _COUNTS = ("n", "n_missing", "n_unparsed", "n_failed", "n_past_end")
-
-
-@dataclass
-class Run:
-    """What `stc-vlmeval` knows of the run that it has started.
-
-    Attributes:
-        journal: folder of the resume journal.
-        settings: resolved model arguments by VLMEvalKit's name of the model; of our models only.
-        resumed: keys of the journal before the run.
-        evaluated: (model, dataset) pairs that have their scores.
-    """
-
-    journal: Path
-    settings: dict[str, Settings]
-    resumed: frozenset[str] = frozenset()
-    evaluated: set[tuple[str, str]] = field(default_factory=set)
-    _records: dict[tuple[str, float], RunRecord] = field(default_factory=dict)
-    _scored: dict[tuple[str, str | None, str], list[Record]] = field(default_factory=dict)
-
-    def record(self, model: str, settings: Settings) -> RunRecord:
-        """The record of a model at a frame rate; its datasets share it, as the tasks of lmms-eval do."""
-        key = (model, settings.fps)
-        if key not in self._records:
-            self._records[key] = RunRecord(new_run(settings.method, 1), settings, 0, 1)
-        return self._records[key]
-
-    def write(
-        self, folder: Path, model: str, record: RunRecord | None, name: str, scored: list[Record]
-    ) -> None:
-        """Leave the summary of a benchmark, with all its parts so far, and the efficiency record.
-
-        Args:
-            folder: of the model's results.
-            model: its name.
-            record: None for a model of VLMEvalKit's own.
-            name: see `summary_name`.
-            scored: of one dataset.
-        """
-        run, settings = (record.run, record.settings.flat()) if record else (None, {"pretrained": model})
-        so_far = self._scored.setdefault((model, run, name), [])
-        so_far += scored
-        write_summary(folder, name, SCORERS[name.partition("_")[0]].summarise(so_far), run, settings)
-        if record is not None:
-            record.write(folder)
 
 
 @dataclass(frozen=True)
@@ -279,19 +235,6 @@ def registered() -> dict[str, tuple[type[StreamDataset], dict[str, Any]]]:
             fps = {"fps": 0.5} if source.size == "" else {}
             found[f"{name}_0.5fps" if fps else name] = cls, {"dataset": name} | fps
     return found
-
-
-def with_fps(settings: Settings, fps: float | None) -> Settings:
-    """Settings under which a dataset's frame rate holds, if it has one."""
-    return replace(settings, fps=fps) if fps and fps > 0 else settings
-
-
-def stale(eval_file: object, journal: Path) -> str:
-    """What to say of a result table whose answers the journal does not have."""
-    return (
-        f"{eval_file} has answers that are not in {journal} as given with these settings and this version of "
-        "stc-lmms; delete the table, or give another --work-dir"
-    )
 
 
 def metrics(summary: Summary) -> dict[str, Any]:

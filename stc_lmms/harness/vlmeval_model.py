@@ -22,7 +22,7 @@ from stc_lmms.harness.evaluation import (
     write_entry,
 )
 from stc_lmms.harness.jobs import AnswerText, ClipJob, Job, RowJob
-from stc_lmms.harness.vlmeval_data import with_fps
+from stc_lmms.harness.vlmeval_run import with_fps
 from stc_lmms.models.base import open_device
 from stc_lmms.streaming.player import Clip
 

@@ -266,6 +266,14 @@ def test_a_configuration_file_works(toy, run, tmp_path):
     assert Toy.loads == 1
 
 
+def test_inference_and_evaluation_may_be_apart(toy, run, tmp_path):
+    config = write_config(tmp_path, toy, {"StreamingBench_mini_proactive": {}})
+    assert run("--config", config, "--work-dir", "out", "--mode", "infer") == 0
+    assert not summaries(tmp_path / "out/toy")
+    assert run("--config", config, "--work-dir", "out", "--mode", "eval") == 0
+    assert summaries(tmp_path / "out/toy")["streamingbench_mini"]["n"] == 2 and Toy.loads == 1
+
+
 def test_old_tables_are_not_taken_for_the_answers_of_other_settings(toy, run, tmp_path, capsys):
     data = {"StreamingBench_mini_proactive": {}}
     assert run("--config", write_config(tmp_path, toy, data), "--work-dir", "out") == 0
