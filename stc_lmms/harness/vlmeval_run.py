@@ -49,9 +49,9 @@ class Run:
         """
         run, settings = (record.run, record.settings.flat()) if record else (None, {"pretrained": model})
         parts = self._scored.setdefault((model, run, name), {})
-        for part in {record["part"] for record in scored}:
-            parts[part] = [record for record in scored if record["part"] == part]
-        so_far = [record for records in parts.values() for record in records]
+        for part in {each["part"] for each in scored}:
+            parts[part] = [each for each in scored if each["part"] == part]
+        so_far = [each for records in parts.values() for each in records]
         write_summary(folder, name, SCORERS[name.partition("_")[0]].summarise(so_far), run, settings)
         if record is not None:
             record.write(folder)
