@@ -178,7 +178,7 @@ class StreamDataset(VideoBaseDataset):
 
     def _foreign(self, eval_file: str) -> list[list[AnswerText]]:
         """Answers of a model of VLMEvalKit's own, which has one round per row."""
-        table = load(eval_file)
+        table = pd.DataFrame(load(eval_file))
         said = dict(zip(table["qid"].astype(str), table["prediction"].fillna("").astype(str), strict=True))
         found = [said.get(row["questions"][0]["qid"], "") for row in self.rows]
         return [[AnswerText("", {"failed": t}) if FAIL_MSG in t else AnswerText(t)] for t in found]
