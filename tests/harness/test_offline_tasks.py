@@ -101,6 +101,8 @@ def test_the_opening_is_part_of_what_the_model_reads(load):
 def test_other_tasks_have_neither(tmp_path):
     request = Namespace(
         request_type="generate_until",
+        task_name="t",
+        doc_id=0,
         args=("What?", {}, lambda doc: [{"type": "video", "path": "a.mp4"}], 0, "t", "test"),
     )
     asked = RequestJob(request, {}).next

@@ -71,6 +71,7 @@ def test_without_vlmevalkit_the_command_says_what_to_install(capsys):
     )
 
 
+@pytest.mark.slow
 def test_importing_the_package_never_imports_vlmeval():
     """Nor touches certificate checks, which vlmeval turns off."""
     code = (
