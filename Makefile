@@ -1,5 +1,5 @@
 # make demo   try it: the real lmms-eval on the mini benchmarks, dense against STC, on a CPU
-# make test   lint and all tests, on the newest transformers and on the oldest supported one
+# make test   lint and all tests: on the newest transformers, on the oldest supported one, and in VLMEvalKit
 PYTHON ?= python3
 VENV   ?= .venv
 OLDEST := 4.56.2
@@ -7,6 +7,7 @@ OLDEST := 4.56.2
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OLD    := $(VENV)-transformers-$(OLDEST)
+VLM    := $(VENV)-vlmeval
 
 .PHONY: demo test lint clean
 
@@ -18,9 +19,11 @@ demo: $(READY)
 PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadfile
 test: export OMP_NUM_THREADS := 1
 
-test: lint $(OLD)/.ready
+test: lint $(OLD)/.ready $(VLM)/.ready
 	$(OLD)/bin/python $(PYTEST) -q tests/towers tests/methods tests/models tests/memory tests/ops tests/bench \
 	  tests/test_verify.py -m 'not slow'
+	STC_TEST_REQUIRE_VLMEVAL=1 $(VLM)/bin/python $(PYTEST) -q tests/integration/test_vlmeval.py \
+	  tests/harness/test_vlmeval.py
 	$(BIN)/python $(PYTEST)
 
 lint: $(READY)
@@ -34,15 +37,24 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
-# A thin second environment: the oldest supported transformers, everything else from the first.
+# Thin environments: they see the packages of the first, and have some of their own.
+see_first = $(1)/bin/python -c 'import sysconfig, pathlib; \
+  pathlib.Path(sysconfig.get_path("purelib"), "zz_base.pth").write_text("import site; site.addsitedir(%r)\n" % \
+  sysconfig.get_path("purelib", vars={"base": "$(abspath $(VENV))", "platbase": "$(abspath $(VENV))"}))'
+
 $(OLD)/.ready: $(READY)
 	$(BIN)/python -m venv --without-pip $(OLD)
 	$(BIN)/python -m pip --python $(OLD)/bin/python install --quiet --no-deps \
 	  transformers==$(OLDEST) 'tokenizers>=0.22,<=0.23' 'huggingface-hub>=0.34,<1'
-	$(OLD)/bin/python -c 'import sysconfig, pathlib; \
-	  pathlib.Path(sysconfig.get_path("purelib"), "zz_base.pth").write_text("import site; site.addsitedir(%r)\n" % \
-	  sysconfig.get_path("purelib", vars={"base": "$(abspath $(VENV))", "platbase": "$(abspath $(VENV))"}))'
+	$(call see_first,$(OLD))
+	touch $@
+
+# Apart because of antlr4: VLMEvalKit wants another version than what lmms-eval brings along. pip says so.
+$(VLM)/.ready: $(READY)
+	$(BIN)/python -m venv --without-pip $(VLM)
+	$(call see_first,$(VLM))
+	$(BIN)/python -m pip --python $(VLM)/bin/python install --quiet 'ms-vlmeval>=0.0.20'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLD) results dist
+	rm -rf $(VENV) $(OLD) $(VLM) results dist

@@ -9,8 +9,8 @@ from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.suggest import unknown
 
 DESCRIPTION = (
-    "Finds runs below the folders, those of stc-lmms and plain lmms-eval result files, and writes "
-    "leaderboard.md, .csv, .json and .html."
+    "Finds runs below the folders, those of stc-lmms and plain result files of lmms-eval and VLMEvalKit, and "
+    "writes leaderboard.md, .csv, .json and .html."
 )
 FORMATS = ("md", "csv", "json", "html")
 

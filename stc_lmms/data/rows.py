@@ -5,7 +5,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from stc_lmms.benchmarks import offline, ovobench, streamingbench, streamingbench_data
-from stc_lmms.benchmarks.base import Row
+from stc_lmms.benchmarks.base import NO_TIME_S, Row
 from stc_lmms.benchmarks.fields import read_json
 from stc_lmms.data.catalog import BENCHMARKS, MINI, video_candidates
 from stc_lmms.data.offline import SOURCES, offline_candidates, offline_root, offline_rows
@@ -50,6 +50,32 @@ def load_rows(benchmark: str, part: str, size: str = "") -> list[dict[str, Any]]
         raise DataError(_no_videos(root, benchmark, part, len(paths)))
     about = {"benchmark": benchmark, "size": size}
     return [dict(row) | about | {"path": str(path)} for row, path in zip(rows, paths, strict=True)]
+
+
+def load_chunks(part: str) -> list[dict[str, Any]]:
+    """One row per question of OVO-Bench, about its published chunk file, which ends where it is asked.
+
+    Args:
+        part: a key of `ovobench.MODES`.
+
+    Returns:
+        As `load_rows`, with `size` `chunks`.
+
+    Raises:
+        DataError: as `load_rows`.
+    """
+    root = benchmark_root("ovobench", "chunked")
+    about = {"benchmark": "ovobench", "size": "chunks"}
+    rows = [
+        dict(row) | about | {"questions": [question | {"end_s": NO_TIME_S}], "path": str(path)}
+        for row in _questions(root, "ovobench", part, "")
+        for question in row["questions"]
+        for path in [root / "chunked_videos" / ovobench.chunk_name(*map(int, question["qid"].split(":")))]
+    ]
+    if not any(Path(row["path"]).is_file() for row in rows):
+        command = BENCHMARKS["ovobench"].fetch_command("chunked", root)
+        raise DataError(f"none of the {len(rows)} chunk files of part {part!r} is in {root}: run {command}")
+    return rows
 
 
 def _no_videos(root: Path, benchmark: str, part: str, count: int) -> str:

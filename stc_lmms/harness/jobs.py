@@ -1,15 +1,19 @@
-"""One lmms-eval request as a sequence of rounds: what to ask next, about which clip."""
+"""Jobs: a request of lmms-eval, or a row of our benchmarks, as rounds: what to ask next, about which clip."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from stc_lmms.benchmarks.base import NO_TIME_S, replay, rounds
 from stc_lmms.errors import DataError
+from stc_lmms.models.base import Generation
 from stc_lmms.streaming.player import Clip
 
 logger = logging.getLogger(__name__)
 
+# As the tasks for lmms-eval: `max_new_tokens` of their YAML, and the stop that it adds to every request.
+GENERATION = Generation(max_new_tokens=128, stop=("\n\n",))
 MAX_BROKEN_ROUNDS = 256  # in a row, before a task that cannot even say what to ask is given up
 
 
@@ -44,21 +48,25 @@ class Round:
 
 
 class Job:
-    """A request in progress.
+    """Something to be asked in rounds, and what has been answered so far.
 
     Args:
-        request: lmms-eval's instance, of type generate_until or generate_until_multi_round.
-        doc: its row.
+        task: name of the benchmark that asks, for records.
+        doc_id: number of its row there.
+        generation: how to answer.
+        identity: all that decides what is asked, for the journal.
     """
 
-    def __init__(self, request: Any, doc: Any):
-        self.request = request
-        self.doc = doc
+    def __init__(self, task: str, doc_id: int, generation: Generation, identity: dict[str, Any]):
+        self.task, self.doc_id, self.generation, self.identity = task, doc_id, generation, identity
         self.responses: list[AnswerText] = []
         self.videos: list[str] = []  # what has been asked about, in order, without repeats
-        self.multi_round = request.request_type == "generate_until_multi_round"
-        self._rounds = self._multi() if self.multi_round else self._single()
+        self._rounds = self._ask()
         self.next: Round | None = next(self._rounds, None)
+
+    def _ask(self) -> Iterator[Round]:
+        """Yield the rounds; `responses` has the answers to those before."""
+        raise NotImplementedError
 
     def respond(self, response: AnswerText) -> None:
         """Take in the answer to `next` and move on; `next` is None when all is asked."""
@@ -72,10 +80,73 @@ class Job:
         """The first failure, "" if there is none."""
         return next((r.record["failed"] for r in self.responses if r.record.get("failed")), "")
 
+
+class ClipJob(Job):
+    """One question about one clip."""
+
+    def __init__(self, task: str, prompt: str, clip: Clip):
+        self._round = Round(prompt, clip)
+        identity = {"task": task, "prompt": prompt, "clip": clip, "generation": GENERATION}
+        super().__init__(task, 0, GENERATION, identity)
+
+    def _ask(self) -> Iterator[Round]:
+        yield self._round
+
+
+class RowJob(Job):
+    """A row of `load_rows`, without a harness in between."""
+
+    def __init__(self, row: dict[str, Any], doc_id: int):
+        self.row = row
+        task = "_".join(filter(None, (row["benchmark"], row["size"], row["part"])))
+        super().__init__(task, doc_id, GENERATION, {"row": row, "generation": GENERATION})
+
+    def _ask(self) -> Generator[Round, None, None]:
+        asking = rounds(self.row)
+        asked = next(asking, None)
+        while asked is not None:
+            end_s = None if asked.end_s == NO_TIME_S else asked.end_s
+            clip = Clip(self.row["path"], asked.start_s, end_s)
+            yield Round(asked.prompt, clip, "", asked.search or None, asked.opening, asked.watch)
+            try:
+                asked = asking.send(str(self.responses[-1]))
+            except StopIteration:
+                return
+
+    def of_question(self, qid: str) -> list[AnswerText]:
+        """The responses to the rounds of one question."""
+        answered, _ = replay(self.row, self.responses)
+        return [response for asked, response in answered if asked.qid == qid]
+
+
+class RequestJob(Job):
+    """A request of lmms-eval.
+
+    Args:
+        request: its instance, of type generate_until or generate_until_multi_round.
+        doc: its row.
+    """
+
+    def __init__(self, request: Any, doc: Any):
+        self.request = request
+        self.doc = doc
+        self.multi_round = request.request_type == "generate_until_multi_round"
+        identity = {
+            "task": request.task_name,
+            "doc_id": request.doc_id,
+            "doc": doc,
+            "context": request.args[0],
+            "generation": request.args[1],
+        }
+        super().__init__(request.task_name, request.doc_id, _generation(request.args[1]), identity)
+
     @property
     def result(self) -> Any:
         """What lmms-eval expects: a string, or a list of strings for several rounds."""
         return self.responses if self.multi_round else self.responses[0]
+
+    def _ask(self) -> Iterator[Round]:
+        return self._multi() if self.multi_round else self._single()
 
     def _single(self) -> Iterator[Round]:
         prompt, doc_to_visual = self.request.args[0], self.request.args[2]
@@ -135,6 +206,20 @@ def to_clip(visuals: Any) -> Clip:
             end_s = visual.get("video_end")
             return Clip(path, float(visual.get("video_start") or 0), None if end_s is None else float(end_s))
     raise DataError(f"a streaming model takes a video file, the task gave a {type(visual).__name__}")
+
+
+_warned: set[str] = set()
+
+
+def _generation(kwargs: dict[str, Any]) -> Generation:
+    if (kwargs.get("do_sample") or kwargs.get("temperature")) and "sampling" not in _warned:
+        _warned.add("sampling")
+        logger.warning("decoding is greedy; do_sample and temperature are ignored")
+    until = kwargs.get("until") or ()
+    return Generation(
+        max_new_tokens=int(kwargs.get("max_new_tokens") or 128),
+        stop=(until,) if isinstance(until, str) else tuple(until),
+    )
 
 
 def _only(visuals: Any) -> Any:

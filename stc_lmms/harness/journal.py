@@ -30,6 +30,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"rank{rank}.jsonl"
         self._entries: dict[str, dict[str, Any]] = {}
+        self._failures: dict[str, dict[str, Any]] = {}
         for file in sorted(folder.glob("rank*.jsonl")):
             self._read(file)
         torn = self.path.exists() and self.path.stat().st_size and not _ends_with_newline(self.path)
@@ -47,16 +48,26 @@ class Journal:
                 if line.strip():
                     logger.warning("%s line %d is incomplete; that request runs again", file, number)
                 continue
-            if not entry.get("failed"):
-                self._entries[key] = entry
+            self._keep(key, entry)
+
+    def _keep(self, key: str, entry: dict[str, Any]) -> None:
+        (self._failures if entry.get("failed") else self._entries)[key] = entry
 
     def __len__(self) -> int:
         """Requests that need not run again."""
         return len(self._entries)
 
+    def keys(self) -> frozenset[str]:
+        """Keys of these requests."""
+        return frozenset(self._entries)
+
     def get(self, key: str) -> dict[str, Any] | None:
         """The entry of a finished request, or None."""
         return self._entries.get(key)
+
+    def last(self, key: str) -> dict[str, Any] | None:
+        """The entry of a request, be it a failure; None if it was never asked."""
+        return self._entries.get(key) or self._failures.get(key)
 
     def put(self, key: str, entry: dict[str, Any]) -> None:
         """Record a request; on disk when this returns."""
@@ -64,8 +75,7 @@ class Journal:
         # One unbuffered write: lines of jobs that share the file do not mix.
         self._file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
         os.fsync(self._file.fileno())
-        if not entry.get("failed"):
-            self._entries[key] = entry
+        self._keep(key, entry)
 
     def close(self) -> None:
         """Close the file."""

@@ -14,6 +14,7 @@ from stc_lmms.benchmarks.base import NO_TIME_S, ask_at
 from stc_lmms.benchmarks.summary import Summary, format_table
 from stc_lmms.data.rows import PARTS, SCORERS, load_rows
 from stc_lmms.errors import StcError
+from stc_lmms.harness.scoring import score, summary_name, write_summary
 
 _SLIM = ("part", "task", "official", "strict", "missing", "unparsed", "failed", "past_end")
 # `acc` is the benchmark's own average; this is the other one.
@@ -78,14 +79,7 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
     """Score one video's answers. Keys are the metrics of the YAML, values what their aggregations take."""
     (responses,) = results
     said = [getattr(response, "record", {}) for response in responses]
-    records = SCORERS[doc["benchmark"]].score_row(
-        doc,
-        responses,
-        failures={i: r["failed"] for i, r in enumerate(said) if r.get("failed")},
-        efficiency={i: r["efficiency"] for i, r in enumerate(said) if r.get("efficiency")},
-        notes={i: r["note"] for i, r in enumerate(said) if r.get("note")},
-        past_end={i for i, r in enumerate(said) if r.get("past_end")},
-    )
+    records = score(doc, responses)
     slim = [{name: record[name] for name in _SLIM} for record in records]
     about = {"benchmark": doc["benchmark"], "size": doc["size"]}
     costs = [r["efficiency"] for r in said if r.get("efficiency")]
@@ -122,17 +116,13 @@ def acc(items: list[dict[str, Any]], args: Any = None) -> float:
     parts[part] = [record for item in items for record in item["records"]]
     benchmark = items[0]["benchmark"]
     summary = SCORERS[benchmark].summarise([record for records in parts.values() for record in records])
-    name = "_".join(filter(None, (benchmark, items[0]["size"])))
+    name = summary_name(items[0])
     table = format_table(summary, only=part)
     print(f"\n{name}: accuracy in percent (missing and failed answers count as wrong)\n{table}\n")
     output = getattr(args, "output_path", None)
     if output:
         run = getattr(args, "stc_run", None)  # None: a model of lmms-eval's own
-        path = Path(output) / f"stc_summary_{name}{f'_{run}' if run else ''}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        about = {"benchmark": name, "run": run, "settings": getattr(args, "stc_settings", None)}
-        content = about | {"summary": summary}
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_summary(Path(output), name, summary, run, getattr(args, "stc_settings", None))
     return _headline(items, "official")
 
 

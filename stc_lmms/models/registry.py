@@ -15,7 +15,7 @@ To add a model:
    `own_memory`: `settings.memory` is that name then, `build_memory()` is None, and any other is refused. Its
    hyper-parameters are fields of the model's options.
 4. Add three lines to the end of `harness/lmms_eval.py`: `class MyModelStc(Harness)`, its docstring and
-   `registered = "my_model"`. lmms-eval then knows it as `my_model_stc`.
+   `registered = "my_model"`. lmms-eval then knows it as `my_model_stc`, and so does `stc-vlmeval`.
 
 Settings, `stc-lmms stream`, `compare` and `methods`, journal and records work from there. `show` and `bench`
 draw and count the parts of LLaVA-OneVision; they refuse other models (for a latency card: `bench/models.py`).
@@ -62,7 +62,7 @@ class Model:
 
     @property
     def harness_id(self) -> str:
-        """What lmms-eval's `--model` takes."""
+        """What `--model` of lmms-eval and `stc-vlmeval` takes."""
         return self.name + SUFFIX
 
     @property

@@ -1,7 +1,8 @@
-"""Finds finished runs below folders: ours, and plain lmms-eval result files of any model.
+"""Finds finished runs below folders: ours, and plain result files of lmms-eval and VLMEvalKit of any model.
 
 A run of ours leaves `stc_summary_<benchmark>_<run>.json` and `stc_efficiency_<run>_rank<r>.json` in its
-output path, and lmms-eval leaves `<model>/*_results.json` below it. Files that are none of these, or that are
+output path, and lmms-eval leaves `<model>/*_results.json` below it; VLMEvalKit has a `status.json` for every
+model, and a run of ours leaves its files beside that. Files that are none of these, or that are
 broken, are told in one line each and skipped.
 """
 
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import DataError
-from stc_lmms.report.scores import Score, of_results, of_summary
+from stc_lmms.report.scores import Score, of_results, of_status, of_summary
 from stc_lmms.streaming.timers import total
 
 _OWN_OUTPUT = "leaderboard.json"
+_STATUS = "status.json"
+_GIVE = "give the --output_path of lmms-eval runs or the --work-dir of VLMEvalKit runs"
 
 
 @dataclass
@@ -84,14 +87,14 @@ def find_runs(folders: Sequence[Path], tell: Callable[[str], None]) -> list[Run]
     seen: set[Path] = set()
     for root in folders:
         if not root.is_dir():
-            raise DataError(f"{root} is not a folder; give the --output_path of lmms-eval runs")
+            raise DataError(f"{root} is not a folder; {_GIVE}")
         paths = [path for path in sorted(root.rglob("*.json")) if path.resolve() not in seen]
         seen.update(path.resolve() for path in paths)
         runs += [_run(files) for files in _collect(paths, tell)]
     runs = _newest(runs)
     if not runs:
         where = ", ".join(map(str, folders))
-        raise DataError(f"no finished run below {where}; give the --output_path of lmms-eval runs")
+        raise DataError(f"no finished run below {where}; {_GIVE}")
     tell_apart(runs)
     return runs
 
@@ -147,7 +150,7 @@ def _telling_settings(runs: Sequence[Run]) -> list[str]:
 
 def _collect(paths: Sequence[Path], tell: Callable[[str], None]) -> list[_Files]:
     found: dict[tuple[Path, str], _Files] = {}
-    results = []
+    results, statuses = [], []
     for path in paths:
         if path.name == _OWN_OUTPUT:
             continue
@@ -156,6 +159,8 @@ def _collect(paths: Sequence[Path], tell: Callable[[str], None]) -> list[_Files]
             tell(f"skipped {path}: {why}")
         elif path.name.endswith("_results.json"):
             results.append((path, content))
+        elif path.name == _STATUS:
+            statuses.append((path, content))
         else:
             files = found.setdefault((path.parent, content["run"] or ""), _Files(path.parent))
             (files.summaries if "summary" in content else files.ranks).append(content)
@@ -167,6 +172,12 @@ def _collect(paths: Sequence[Path], tell: Callable[[str], None]) -> list[_Files]
             key = (path, stamp)
             found[key] = _Files(path.parent)
         found[key].results = content
+    for path, content in statuses:
+        if any(folder == path.parent and files.summaries for (folder, _), files in found.items()):
+            ours = {score.benchmark for score in of_status(content) if score.ours}  # told by their summaries
+            others = {name: values for name, values in content["datasets"].items() if name not in ours}
+            content = content | {"datasets": others}
+        found[(path, "")] = _Files(path.parent, results=content)
     return [files for files in found.values() if files.summaries or files.results]
 
 
@@ -188,6 +199,11 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
             _check(run, None)
             if not run.scores:
                 return None, "no scores of an lmms-eval run in it"
+        elif path.name == _STATUS:
+            run = _run(_Files(path.parent, results=content))
+            _check(run, None)
+            if not run.scores:
+                return None, "no scores of a VLMEvalKit run in it"
         else:
             return None, "not a file of a run"
     except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
@@ -224,14 +240,17 @@ def _run(files: _Files) -> Run:
     name = str(settings["pretrained"]) if settings and settings.get("pretrained") else ""
     # our tasks give the scores in full in their summary; lmms-eval's file has the other tasks
     scores = [of_summary(summary) for summary in files.summaries]
-    scores += [score for score in of_results(results) if not (score.ours and scores)] if results else []
+    if "datasets" in results:
+        scores += of_status(results)
+    elif results:
+        scores += [score for score in of_results(results) if not (score.ours and scores)]
     answers = [answer for rank in files.ranks for answer in rank["answers"]]
     folder = files.folder.resolve().name
     return Run(
         name=folder if files.summaries or files.ranks else str(results.get("model_name") or folder),
         model_name=name or str(results.get("model_name") or config.get("model") or "unknown"),
         method=str((settings or {}).get("method", "-")),
-        stamp=str(first.get("run") or results.get("date") or ""),
+        stamp=str(first.get("run") or results.get("date") or results.get("updated_at") or ""),
         source=str(files.folder),
         settings=dict(settings or _command_line(config)),
         scores=scores,

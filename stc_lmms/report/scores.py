@@ -1,4 +1,4 @@
-"""The accuracy of a run on one benchmark: from our summaries, and from lmms-eval's result files."""
+"""The accuracy of a run on one benchmark: from our summaries, and from the harnesses' result files."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -105,6 +105,33 @@ def of_results(content: Mapping[str, Any]) -> list[Score]:
                 average=metric if own is not None else f"mean {metric}",
                 n=_count(content, task, groups),
                 tasks={name: (scale * known[name], counts[name]) for name in subs},
+                ours=ours,
+            )
+        )
+    return scores
+
+
+def of_status(content: Mapping[str, Any]) -> list[Score]:
+    """The scores in VLMEvalKit's `status.json`: the primary metric of every dataset that has one.
+
+    One that is not above 1 is taken for a fraction.
+    """
+    scores = []
+    for name, dataset in content["datasets"].items():
+        metrics, primary = dataset.get("metrics") or {}, dataset.get("primary_metric")
+        metric = primary[0] if isinstance(primary, list) else primary
+        value = _value(metrics, metric) if metric else None
+        if value is None:
+            continue
+        ours = _value(metrics, "acc_strict") is not None
+        n = _value(metrics, "n") if ours else None
+        scores.append(
+            Score(
+                benchmark=name,
+                accuracy=value if ours or abs(value) > 1 else 100 * value,
+                average=metric,
+                n=None if n is None else int(n),
+                strict=_value(metrics, "acc_strict"),
                 ours=ours,
             )
         )

@@ -9,7 +9,7 @@ from lmms_eval.tasks import TaskManager
 
 from stc_lmms.benchmarks.mcq import rekv_prompt
 from stc_lmms.data.offline import SOURCES
-from stc_lmms.harness.jobs import Job
+from stc_lmms.harness.jobs import RequestJob
 from stc_lmms.harness.lmms_eval import LlavaOvStc
 from stc_lmms.models.llava_onevision import LlavaOnevisionStream
 from stc_lmms.resources import tasks_root
@@ -101,7 +101,9 @@ def test_the_opening_is_part_of_what_the_model_reads(load):
 def test_other_tasks_have_neither(tmp_path):
     request = Namespace(
         request_type="generate_until",
+        task_name="t",
+        doc_id=0,
         args=("What?", {}, lambda doc: [{"type": "video", "path": "a.mp4"}], 0, "t", "test"),
     )
-    asked = Job(request, {}).next
+    asked = RequestJob(request, {}).next
     assert asked.search is None and asked.opening == ""

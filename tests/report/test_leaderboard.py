@@ -238,6 +238,46 @@ def test_another_models_run_on_our_tasks_is_one_score(tmp_path):
     assert (run.model_name, run.method, [score.n for score in run.scores]) == ("org__other", "-", [1])
 
 
+def status(folder, **datasets):
+    """What VLMEvalKit leaves for a model."""
+    folder.mkdir(exist_ok=True)
+    content = {"model_name": "Their-7B", "updated_at": "2026-01-02", "datasets": datasets}
+    (folder / "status.json").write_text(json.dumps(content))
+
+
+def test_results_of_vlmevalkit_are_found(tmp_path):
+    fraction = {"primary_metric": "Overall", "metrics": {"Overall": 0.5, "sub|a": 70}}
+    percent = {"primary_metric": ["a", "b"], "metrics": {"a": 61.5, "b": 3}}
+    unfinished = {"status": "infer"}, {"metrics": {"a": 1}}, {"primary_metric": "a", "metrics": {"a": "much"}}
+    status(
+        tmp_path / "their", fraction=fraction, percent=percent, **dict(zip("xyz", unfinished, strict=True))
+    )
+    (run,) = find_runs([tmp_path], pytest.fail)
+    assert (run.name, run.model_name, run.method, run.stamp) == ("Their-7B", "Their-7B", "-", "2026-01-02")
+    found = {score.benchmark: (score.accuracy, score.average, score.n, score.ours) for score in run.scores}
+    assert found == {"fraction": (50, "Overall", None, False), "percent": (61.5, "a", None, False)}
+
+
+def test_what_our_summaries_tell_is_not_told_again_by_vlmevalkit(tmp_path):
+    ours = {"primary_metric": "acc", "metrics": {"acc": 0.75, "acc_strict": 0.5, "n": 8}}
+    theirs = {"primary_metric": "acc", "metrics": {"acc": 0.75}}
+    status(tmp_path / "m", OVOBench_mini=ours, MMBench=theirs)
+    (alone,) = find_runs([tmp_path], pytest.fail)
+    found = {score.benchmark: (score.accuracy, score.n, score.ours) for score in alone.scores}
+    assert found == {"OVOBench_mini": (0.75, 8, True), "MMBench": (75, None, False)}
+    write_run(tmp_path / "m", [question("EPM", 1)] * 8, [answer(1)], method="stc")
+    told = [score.benchmark for run in find_runs([tmp_path], pytest.fail) for score in run.scores]
+    assert sorted(told) == ["MMBench", "ovobench_stream (backward)"]
+
+
+@pytest.mark.parametrize("content", ["3", "[]", '{"datasets": {}}', '{"datasets": {"a": 1}}', '{"x": 1}'])
+def test_other_status_files_are_skipped_with_a_line(results, content):
+    (results / "status.json").write_text(content)
+    lines = []
+    find_runs([results], lines.append)
+    assert len(lines) == 1 and lines[0].startswith(f"skipped {results / 'status.json'}: ")
+
+
 def test_groups_of_lmms_eval_are_one_score_with_sub_tasks():
     content = {
         "results": {

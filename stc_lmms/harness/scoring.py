@@ -1,0 +1,46 @@
+"""From the answers about one row to records, and from all records to the summary file of a run."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stc_lmms.benchmarks.base import Record
+from stc_lmms.benchmarks.summary import Summary
+from stc_lmms.data.rows import SCORERS
+
+
+def score(row: Mapping[str, Any], responses: Sequence[str]) -> list[Record]:
+    """One record per question of a row of `load_rows`; answers may carry a `record`, see `AnswerText`."""
+    said = [getattr(response, "record", {}) for response in responses]
+    return SCORERS[row["benchmark"]].score_row(
+        row,
+        responses,
+        failures={i: r["failed"] for i, r in enumerate(said) if r.get("failed")},
+        efficiency={i: r["efficiency"] for i, r in enumerate(said) if r.get("efficiency")},
+        notes={i: r["note"] for i, r in enumerate(said) if r.get("note")},
+        past_end={i for i, r in enumerate(said) if r.get("past_end")},
+    )
+
+
+def summary_name(row: Mapping[str, Any]) -> str:
+    """What summaries call a row's benchmark, such as `ovobench_mini`."""
+    return "_".join(filter(None, (row["benchmark"], row["size"])))
+
+
+def write_summary(
+    folder: Path, name: str, summary: Summary, run: str | None, settings: Mapping[str, Any] | None
+) -> None:
+    """Leave `stc_summary_<benchmark>_<run>.json` in the folder.
+
+    Args:
+        folder: made if needed.
+        name: see `summary_name`.
+        summary: of all parts so far.
+        run: see `new_run`; None for a model that is not ours.
+        settings: resolved model arguments; None or just the name for a model that is not ours.
+    """
+    path = folder / f"stc_summary_{name}{f'_{run}' if run else ''}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"benchmark": name, "run": run, "settings": settings, "summary": summary}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,391 @@
+"""The real VLMEvalKit with our models and benchmarks in it: answers and scores are those of lmms-eval.
+
+`make test` runs this in an environment that has VLMEvalKit, and where it must not be skipped.
+"""
+
+import json
+import os
+import random
+import ssl
+import subprocess
+import sys
+from argparse import Namespace
+from functools import partial
+from importlib.util import find_spec
+
+import pytest
+
+if find_spec("vlmeval") is None and not os.environ.get("STC_TEST_REQUIRE_VLMEVAL"):
+    pytest.skip("VLMEvalKit is not installed; make test has an environment for it", allow_module_level=True)
+
+import pandas as pd
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
+
+from stc_lmms.cli import main as stc_lmms
+from stc_lmms.harness import vlmeval
+from stc_lmms.harness.lmms_eval import LlavaOvStc
+from stc_lmms.models import registry
+from stc_lmms.resources import tasks_root
+from stc_lmms.video.decode import open_video
+from tests.conftest import QUIRKS
+from tests.harness.toy import TOY, Toy
+from tests.media import encode_video, moving_square_frames
+
+vlmeval._import()
+from vlmeval.config import supported_VLM  # noqa: E402
+from vlmeval.vlm.base import BaseModel  # noqa: E402
+
+from stc_lmms.harness.vlmeval_data import OVOBench, StreamingBench, deal  # noqa: E402
+from stc_lmms.harness.vlmeval_model import StcVLM  # noqa: E402
+
+MODELS = {"llava_ov_stc_demo": {}, "llava_ov_stc_demo_none": {"method": "none"}}
+DATA = {"OVOBench_mini": "ovobench_stream_mini", "StreamingBench_mini": "streamingbench_mini"}
+SCORES = ("official", "strict", "missing", "unparsed", "past_end")
+
+
+def text_table(path):
+    """A result table with every cell as it was written."""
+    return pd.read_excel(path, dtype=str, keep_default_na=False)
+
+
+def summaries(folder):
+    found = (json.loads(path.read_text()) for path in sorted(folder.glob("stc_summary_*.json")))
+    return {content["benchmark"]: content["summary"] for content in found}
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """`run(*arguments)`: the command in this process, in a folder of its own; its exit status."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["stc-vlmeval", *map(str, arguments)])
+        return vlmeval.main()
+
+    return run
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Fails the test when weights are loaded."""
+    monkeypatch.setattr(StcVLM, "load", lambda self: pytest.fail("weights were loaded"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """Both recipes on both mini sets, by the command in a process of its own."""
+    output = tmp_path_factory.mktemp("vlmeval")
+    command = [sys.executable, "-m", "stc_lmms.harness.vlmeval", "--data", *DATA, "--model", *MODELS]
+    done = subprocess.run(
+        [*command, "--work-dir", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+        cwd=output,
+    )
+    assert done.returncode == 0, done.stdout
+    return output, done.stdout
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """The same by lmms-eval: records of every question, and the folder with the summaries."""
+    found = {}
+    for name, args in MODELS.items():
+        output = tmp_path_factory.mktemp(name)
+        results = simple_evaluate(
+            model=LlavaOvStc(pretrained="demo", device="cpu", **args),
+            tasks=list(DATA.values()),
+            task_manager=TaskManager(include_path=str(tasks_root()), include_defaults=False),
+            cli_args=Namespace(output_path=str(output), process_with_media=False),
+            bootstrap_iters=0,
+        )
+        records = {
+            (task.split("_")[0], record["part"], record["qid"]): record
+            for task, samples in results["samples"].items()
+            for sample in samples
+            for record in sample["acc"]["records"]
+        }
+        found[name] = records, output
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_answers_and_scores_are_those_of_lmms_eval(evaluated, expected, model):
+    folder = evaluated[0] / model
+    records, output = expected[model]
+    asked = 0
+    for data, task in DATA.items():
+        table = text_table(folder / f"{model}_{data}.xlsx")
+        scored = text_table(folder / f"{model}_{data}_score.xlsx")
+        assert list(table["qid"]) == list(scored["qid"]) and set(table.columns) <= set(scored.columns)
+        for (_, line), (_, score) in zip(table.iterrows(), scored.iterrows(), strict=True):
+            record = records[task.split("_")[0], line["part"], line["qid"]]
+            assert line["prediction"].strip() == record["response"].strip() == score["prediction"].strip()
+            assert [score[name] for name in SCORES] == [str(record[name]) for name in SCORES]
+            assert (line["answer"], line["task"]) == (record["answer"], record["task"])
+            asked += 1
+    assert asked == len(records) == 73 + 25 and len({r["response"] for r in records.values()}) > 2
+    assert summaries(folder) == summaries(output)
+    status = json.loads((folder / "status.json").read_text())["datasets"]
+    assert status["OVOBench_mini"]["metrics"]["acc"] == pytest.approx(
+        100 * summaries(output)["ovobench_mini"]["total"]["official"]
+    )
+
+
+@pytest.mark.slow
+def test_every_video_is_read_once_for_a_dataset(evaluated):
+    for model in MODELS:
+        (path,) = (evaluated[0] / model).glob("stc_efficiency_*.json")
+        record = json.loads(path.read_text())
+        assert record["failed"] == record["replayed"] == 0 and record["answered"] == 73 + 25
+        assert record["total"]["frames_encoded"] < 2 * 12 * 20  # 24-40 s at 0.5 fps, two datasets
+        assert record["total"]["llm_tokens_max"] == (36 if model.endswith("none") else 12)
+
+
+@pytest.mark.slow
+def test_a_second_run_needs_no_model(evaluated, run, no_model):
+    output, _ = evaluated
+    arguments = ["--data", *DATA, "--model", *MODELS, "--work-dir", output]
+    tables = {path: text_table(path) for path in output.glob("*/*.xlsx")}
+    before = summaries(output / "llava_ov_stc_demo")
+    assert run(*arguments) == 0
+    for path in tables:  # as after a run that was killed: VLMEvalKit asks for everything again
+        path.unlink()
+    assert run(*arguments) == 0
+    assert {path: text_table(path).equals(table) for path, table in tables.items()} == dict.fromkeys(
+        tables, True
+    )
+    assert summaries(output / "llava_ov_stc_demo") == before
+    newest = sorted((output / "llava_ov_stc_demo").glob("stc_efficiency_*.json"))[-1]
+    assert json.loads(newest.read_text())["replayed"] == 73 + 25
+
+
+@pytest.mark.slow
+def test_the_leaderboard_reads_it(evaluated, tmp_path):
+    output, _ = evaluated
+    foreign = {"metrics": {"Overall": 0.5, "Other": 1}, "primary_metric": "Overall"}
+    (tmp_path / "their").mkdir()
+    status = {"model_name": "Their-7B", "datasets": {"Video-MME": foreign, "broken": {"metrics": {}}}}
+    (tmp_path / "their" / "status.json").write_text(json.dumps(status))
+    folders = [str(output), str(tmp_path / "their")]
+    assert stc_lmms(["leaderboard", *folders, "--output", str(tmp_path), "--format", "json"]) == 0
+    rows = json.loads((tmp_path / "leaderboard.json").read_text())["rows"]
+    shown = {(row["run"].split()[0], row["benchmark"]): row for row in rows}
+    theirs = shown["Their-7B", "Video-MME"]
+    assert theirs["accuracy"] == 50 and theirs["model"] == "Their-7B"
+    assert set(shown) == {("Their-7B", "Video-MME")} | {
+        (model, name) for model in MODELS for name in ("ovobench_stream_mini", "streamingbench_mini (real)")
+    }
+    assert shown["llava_ov_stc_demo_none", "ovobench_stream_mini"]["method"] == "none"
+
+
+@pytest.fixture
+def toy(monkeypatch, tmp_path):
+    """A model without a network; its checkpoint. `toy.opened`: the videos that were opened, in order."""
+    monkeypatch.setitem(registry.MODELS, "toy", TOY)
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "toy.json").write_text('{"unit": "lux"}')
+    opened = []
+
+    def opener(path, **how):
+        opened.append(path)
+        return open_video(path, **how)
+
+    monkeypatch.setattr(StcVLM, "opener", staticmethod(opener))
+    monkeypatch.setattr(Toy, "loads", 0)
+    return Namespace(
+        opened=opened,
+        folder=folder,
+        make=lambda **args: StcVLM("toy", tmp_path / f"journal{len(opened)}", pretrained=str(folder), **args),
+    )
+
+
+def test_questions_in_any_order_get_the_same_answers_from_one_stream(toy):
+    dataset = OVOBench("OVOBench_mini_realtime")
+    messages = [dataset.build_prompt(index, video_llm=True) for index in range(len(dataset.data))]
+    answers = [toy.make().generate(messages[0])]
+    model = toy.make()
+    toy.opened.clear()
+    answers = [model.generate(message) for message in messages]
+    assert len(toy.opened) == len(set(toy.opened)) == len({message[0]["value"] for message in messages})
+    assert len(set(answers)) > len(toy.opened)  # the brightness at the time of the question
+    order = list(range(len(messages)))
+    random.Random(0).shuffle(order)
+    shuffled = toy.make()
+    toy.opened.clear()
+    assert {i: shuffled.generate(messages[i]) for i in order} == dict(enumerate(answers))
+    assert len(toy.opened) == len(set(toy.opened))
+
+
+def test_datasets_of_vlmevalkit_go_on_with_the_stream(toy, tmp_path):
+    paths = [encode_video(tmp_path / f"{name}.mp4", moving_square_frames(30), 5) for name in "ab"]
+    text = {"type": "text", "value": "?"}
+    first, second = ([{"type": "video", "value": str(path)}, text] for path in paths)
+    model = toy.make()
+    answer = model.generate(first, "Video-MME")
+    assert answer.endswith(" lux")
+    assert model.generate([*first, {"type": "text", "value": "Really?"}], "Video-MME") == answer
+    assert toy.opened == [str(paths[0])]
+    model.generate(second, "Video-MME")
+    missing = [{"type": "video", "value": str(tmp_path / "none.mp4")}, text]
+    assert model.generate(missing, "Video-MME").startswith("Failed to obtain answer via API. ")
+    assert "one video per question" in model.generate([*first, second[0]], "Video-MME")
+    assert "one video per question" in model.generate("only text", "Video-MME")
+
+
+def test_a_dataset_sets_the_frame_rate_and_gives_it_back(toy):
+    model = toy.make(fps=2.0)
+    assert model.fps == 2 and model.nframe is None
+    model.fps = 0.5  # as VLMEvalKit does
+    assert model.fps == model.settings.fps == 0.5
+    model.fps = None
+    assert model.fps == 2
+
+
+def write_config(folder, toy, data, **args):
+    model = {"class": "ToyStc", "pretrained": str(toy.folder), "device": "cpu"} | args
+    path = folder / "config.json"
+    path.write_text(json.dumps({"model": {"toy": model}, "data": data}))
+    return path
+
+
+def test_a_configuration_file_works(toy, run, tmp_path):
+    slow = {"class": "StreamingBench", "dataset": "StreamingBench_mini", "fps": 0.25}
+    config = write_config(tmp_path, toy, {"slow": slow, "StreamingBench_mini_proactive": {}}, digits=2)
+    assert run("--config", config, "--work-dir", "out") == 0
+    ranks = [json.loads(path.read_text()) for path in (tmp_path / "out/toy").glob("stc_efficiency_*.json")]
+    assert sorted(rank["settings"]["fps"] for rank in ranks) == [0.25, TOY.defaults["fps"]]
+    assert all(rank["settings"]["digits"] == 2 and rank["failed"] == 0 for rank in ranks)
+    assert len(text_table(tmp_path / "out/toy/toy_slow.xlsx")) == 25
+    assert Toy.loads == 1
+
+
+def test_inference_and_evaluation_may_be_apart(toy, run, tmp_path):
+    config = write_config(tmp_path, toy, {"StreamingBench_mini_proactive": {}})
+    assert run("--config", config, "--work-dir", "out", "--mode", "infer") == 0
+    assert not summaries(tmp_path / "out/toy")
+    assert run("--config", config, "--work-dir", "out", "--mode", "eval") == 0
+    assert summaries(tmp_path / "out/toy")["streamingbench_mini"]["n"] == 2 and Toy.loads == 1
+
+
+def test_old_tables_are_not_taken_for_the_answers_of_other_settings(toy, run, tmp_path, capsys):
+    data = {"StreamingBench_mini_proactive": {}}
+    assert run("--config", write_config(tmp_path, toy, data), "--work-dir", "out") == 0
+    assert run("--config", write_config(tmp_path, toy, data, digits=3), "--work-dir", "out") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "toy_StreamingBench_mini_proactive.xlsx has answers that are not in" in error
+    assert "delete the table, or give another --work-dir" in error
+
+
+class Echo(BaseModel):
+    """A model of VLMEvalKit's own that takes video files."""
+
+    VIDEO_LLM = True
+
+    def generate_inner(self, message, dataset=None):
+        return "A"
+
+
+@pytest.fixture
+def chunks(tmp_path, monkeypatch):
+    """OVO-Bench's chunk files for the questions of the mini set; all but one are there."""
+    root = tmp_path / "ovobench"
+    (root / "chunked_videos").mkdir(parents=True)
+    (root / "ovo_bench_new.json").write_text((QUIRKS / "ovo_bench_mini.json").read_text())
+    video = encode_video(tmp_path / "chunk.mp4", moving_square_frames(20), 5)
+    for qid in OVOBench("OVOBench_mini_backward").data["qid"]:
+        (root / "chunked_videos" / f"{qid.replace(':', '_')}.mp4").symlink_to(video)
+    absent = sorted((root / "chunked_videos").iterdir())[0]
+    absent.unlink()
+    monkeypatch.setenv("STC_OVOBENCH_ROOT", str(root))
+    return absent, video
+
+
+def test_a_failed_question_is_counted_and_tried_again(toy, run, chunks, tmp_path):
+    absent, video = chunks
+    config = write_config(tmp_path, toy, {"OVOBench_backward": {}})
+    for failed in (1, 0):
+        assert run("--config", config, "--work-dir", "out") == 0
+        newest = json.loads(sorted((tmp_path / "out/toy").glob("stc_summary_*"))[-1].read_text())
+        assert (newest["benchmark"], newest["summary"]["n"]) == ("ovobench_chunks", 10)
+        assert newest["summary"]["n_failed"] == failed
+        if failed:
+            marked = text_table(tmp_path / "out/toy/toy_OVOBench_backward.xlsx")["prediction"]
+            assert sum(text.startswith("Failed to obtain answer via API. ") for text in marked) == 1
+            toy.opened.clear()
+            absent.symlink_to(video)
+    assert toy.opened == [str(absent)]
+
+
+def test_models_of_vlmevalkit_can_do_the_chunk_files(run, chunks, tmp_path, monkeypatch, capsys):
+    absent, video = chunks
+    absent.symlink_to(video)
+    monkeypatch.setitem(supported_VLM, "Echo", partial(Echo))
+    assert run("--model", "Echo", "--data", "OVOBench_backward", "--work-dir", "out") == 0
+    summary = summaries(tmp_path / "out/Echo")["ovobench_chunks"]
+    gold = list(OVOBench("OVOBench_mini_backward").data["answer"])
+    right = sum(t["correct"]["official"] for p in summary["parts"].values() for t in p["tasks"].values())
+    assert summary["n"] == 10 and right == gold.count("A") > 0
+    assert run("--model", "Echo", "--data", "OVOBench_mini", "--work-dir", "out") == 2
+    assert "OVOBench_mini is asked on a stream" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        ("llava_ov_stc_dem", "OVOBench_mini", "unknown model 'llava_ov_stc_dem'; the nearest are"),
+        ("llava_ov_stc_demo", "OVOBench_min", "unknown dataset 'OVOBench_min'; the nearest are"),
+        ("llava_ov_stc", "OVOBench_stream_0.5fps", "STC_OVOBENCH_ROOT is not set"),
+        ("llava_ov_stc", "OVOBench", "STC_OVOBENCH_ROOT is not set"),
+        ("llava_ov_stc", "StreamingBench_sqa_0.5fps", "STC_STREAMINGBENCH_ROOT is not set"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line_before_any_weight(run, no_model, capsys, model, data, message):
+    assert run("--model", model, "--data", data) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("stc-lmms: error: ") and message in line
+
+
+@pytest.mark.parametrize(
+    ("args", "data", "message"),
+    [
+        ({"digit": 1}, {"OVOBench_mini": {}}, "unknown model argument 'digit'; did you mean 'digits'?"),
+        ({"pretrained": "/nowhere"}, {"OVOBench_mini": {}}, "/nowhere"),
+        ({}, {"x": {"class": "OVOBench", "dataset": "OVO", "fps": 1}}, "unknown dataset 'OVO'"),
+        ({}, {"OVOBench_mini": {"class": "OVOBench", "nframe": 8}}, "nframe=8"),
+    ],
+)
+def test_so_is_what_is_wrong_in_a_file(toy, run, tmp_path, capsys, args, data, message):
+    assert run("--config", write_config(tmp_path, toy, data, **args)) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("stc-lmms: error: ") and message in line and Toy.loads == 0
+
+
+def test_certificates_are_checked_again(run):
+    assert run("--model", "nobody", "--data", "nothing") == 2
+    assert "vlmeval" in sys.modules and ssl._create_default_https_context is ssl.create_default_context
+
+
+def test_scores_that_are_missing_in_the_end_are_told(toy, run, tmp_path, monkeypatch, capsys):
+    """VLMEvalKit logs an exception and exits with 0."""
+    monkeypatch.setattr(StreamingBench, "evaluate", lambda *a, **k: 1 / 0)
+    config = write_config(tmp_path, toy, {"StreamingBench_mini_proactive": {}})
+    assert run("--config", config, "--work-dir", "out") == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("stc-lmms: error: toy has no scores on StreamingBench_mini_proactive")
+
+
+def test_questions_are_dealt_by_video():
+    groups = [["a"] * 5, ["b"] * 2, ["c"] * 4, ["d"]]
+    assert deal(groups, 1) == [item for group in groups for item in group]
+    for ranks in (2, 3, 4, 20):
+        dealt = deal(groups, ranks)
+        assert sorted(dealt) == sorted(deal(groups, 1))
+        hands = [set(dealt[rank::ranks]) for rank in range(ranks)]
+        shared = sum(sum(name in hand for hand in hands) - 1 for name in "abcd")
+        assert shared == 0 if ranks == 2 else shared < ranks
