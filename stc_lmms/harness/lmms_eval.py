@@ -25,6 +25,7 @@ from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.harness.jobs import AnswerText, Job, Round, reason
 from stc_lmms.harness.journal import Journal, file_identity, folder_identity, request_key
 from stc_lmms.harness.record import RunRecord, new_run
+from stc_lmms.harness.stopping import STOPPED, Stop, stoppable
 from stc_lmms.models import registry
 from stc_lmms.models.base import Generation, StreamingModel, checkpoint
 from stc_lmms.settings import Settings, resolve
@@ -45,7 +46,8 @@ class Harness(lmms):
         **model_args: see `stc_lmms.settings.Settings`.
 
     Exits with status 2 and one line on standard error when an argument or the checkpoint is wrong: lmms-eval
-    turns exceptions into a traceback and exit status 0.
+    turns exceptions into a traceback and exit status 0. Told to stop by SIGTERM or SIGUSR1, it finishes the
+    question it is at and exits with status 75.
     """
 
     is_simple = True
@@ -148,6 +150,10 @@ class Harness(lmms):
             if entry is not None and entry["videos"] == [file_identity(v[0]) for v in entry["videos"]]:
                 results[index] = self._replay(job, entry)
             else:
+                begun = journal.begun(key) if journal is not None else None
+                if begun is not None and begun["videos"] == [file_identity(v[0]) for v in begun["videos"]]:
+                    for response in map(AnswerText, begun["responses"], begun["records"]):
+                        job.respond(response)
                 todo.append((index, key, job))
         resumed = sum(r is not None for r in results)
         if resumed and journal is not None and self._rank == 0:
@@ -158,13 +164,19 @@ class Harness(lmms):
         if todo:  # before the bar: weights that cannot be loaded are told on a line of their own
             self._record.model = self.model.describe()
         progress = tqdm(total=len(requests), initial=resumed, desc="requests", disable=self._rank != 0)
-        for index, key, job in self._play(todo):
-            results[index] = job.result
-            self._note(job, replayed=False)
-            if journal is not None:
-                journal.put(key, self._entry(job))
-            progress.update()
+        with stoppable() as stop:
+            for index, key, job in self._play(todo, stop):
+                results[index] = job.result
+                self._note(job, replayed=False)
+                self._keep(journal, key, self._entry(job))
+                progress.update()
         progress.close()
+        if stop.asked and any(result is None for result in results):
+            for _, key, job in todo:
+                if job.next is not None and job.responses and not job.failed:
+                    self._keep(journal, key, self._entry(job) | {"begun": True})
+            print("stc-lmms: stopped as told; start again to go on", file=sys.stderr)
+            raise SystemExit(STOPPED)
         if todo:  # again: a captured graph may have failed on the way
             self._record.model = self.model.describe()
         if journal is not None:
@@ -175,8 +187,8 @@ class Harness(lmms):
             options.stc_efficiency = self._record.echo()
         return results
 
-    def _play(self, todo: list[tuple[int, str, Job]]) -> Iterable[tuple[int, str, Job]]:
-        """Run the jobs video by video; yields each as it finishes."""
+    def _play(self, todo: list[tuple[int, str, Job]], stop: Stop) -> Iterable[tuple[int, str, Job]]:
+        """Run the jobs video by video, until told to stop; yields each as it finishes."""
         if not todo:
             return
         player = Player(self.model, self.opener)
@@ -188,7 +200,7 @@ class Harness(lmms):
         for items in by_video.values():
             queue = [(_when(item[2].next), next(count), item) for item in items]
             heapq.heapify(queue)
-            while queue:
+            while queue and not stop.asked:
                 _, _, item = heapq.heappop(queue)
                 job = item[2]
                 if job.next is not None:
@@ -263,6 +275,15 @@ class Harness(lmms):
         except OSError as error:
             why = f"cannot write the journal in {folder} ({error.strerror})"
             fail(StcError(f"{why}; give journal=FOLDER or journal=off"))
+
+    @staticmethod
+    def _keep(journal: Journal | None, key: str, entry: dict[str, Any]) -> None:
+        if journal is None:
+            return
+        try:
+            journal.put(key, entry)
+        except StcError as error:
+            fail(error)
 
     def _entry(self, job: Job) -> dict[str, Any]:
         return {
