@@ -4,8 +4,8 @@ Those of `model_configs/` are found by name. `check` refuses what a run would tr
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,27 @@ def read(name: str | Path, changed_args: Mapping[str, Any] | None = None) -> Rec
     tasks = tuple(dict.fromkeys(task.strip() for task in content["tasks"].split(",") if task.strip()))
     others = {key: content[key] for key in KEYS if key in content and key not in _NEEDED}
     return Recipe(path.stem, content["model"], args, tasks, others)
+
+
+def fitted(recipes: Sequence[Recipe], args: Mapping[str, Any]) -> list[Recipe]:
+    """The recipes with these arguments in place of their own, each with those that its method uses.
+
+    Raises:
+        SettingsError: an argument is unknown, or no recipe uses it.
+    """
+    from stc_lmms.settings import resolve
+
+    found, used = [], set()
+    for recipe in recipes:
+        given = {name: str(value) for name, value in args.items()}
+        mine = set(resolve(dict(recipe.model_args) | given, model=recipe.model).flat()) & set(given)
+        used |= mine
+        changed = dict(recipe.model_args) | {name: given[name] for name in given if name in mine}
+        found.append(replace(recipe, model_args=changed))
+    for name in args:
+        if name not in used:
+            raise SettingsError(f"model_args: no recipe uses {name}; leave it out")
+    return found
 
 
 def check(recipe: Recipe, checkpoint: bool = True) -> Any:

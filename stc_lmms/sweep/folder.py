@@ -13,6 +13,7 @@ merged/<recipe>/<task>/          one unsharded run, as the reports read it
 leaderboard/
 """
 
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any
 
 from stc_lmms.errors import StcError
 from stc_lmms.sweep.files import read_json, write_json
+from stc_lmms.sweep.lease import is_free
 from stc_lmms.sweep.spec import VERSION
 
 HEARTBEAT_S = 10
@@ -36,7 +38,7 @@ class Job:
         recipe, task, shard: which.
         leaves: rows (videos) by task that lmms-eval evaluates.
         videos: of the shard, by benchmark.
-        cost: in frames, see `shards.video_costs`.
+        streams, rounds: frames of every clip that it plays, and how often it asks, see `shards.Load`.
         path: its folder.
     """
 
@@ -46,7 +48,8 @@ class Job:
     shard: int
     leaves: dict[str, int]
     videos: dict[str, list[str]]
-    cost: int
+    streams: list[int]
+    rounds: int
     path: Path
 
     @property
@@ -60,6 +63,11 @@ class Job:
         return self.path / "out"
 
     @property
+    def cost(self) -> int:
+        """Frames and rounds, see `shards.Load`."""
+        return sum(self.streams) + self.rounds
+
+    @property
     def rows(self) -> int:
         """Requests: one for every video in every leaf."""
         return sum(self.leaves.values())
@@ -68,8 +76,10 @@ class Job:
         """Its status file, with what is known before it first ran; a dead one is `lost`."""
         found = {"state": "waiting", "attempt": 0, "rows": 0, "seconds": 0.0, "reason": ""}
         found |= read_json(self.path / "status.json") or {}
-        if found["state"] == "running" and time.time() - found["heartbeat"] > LOST_S:
-            found |= {"state": "lost", "reason": f"no heartbeat from {found['host']}"}
+        if found["state"] == "running":
+            ended = found["host"] == socket.gethostname() and is_free(self.path / "lease")
+            if ended or time.time() - found["heartbeat"] > LOST_S:
+                found |= {"state": "lost", "reason": f"killed, or its machine {found['host']} is gone"}
         return found
 
     def set_status(self, **content: Any) -> None:

@@ -99,6 +99,18 @@ def holder_of(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def is_free(path: Path) -> bool:
+    """Whether no process of this machine holds the lease."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that only look do not collide
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def named(holder: dict[str, Any]) -> str:
     """A holder in words."""
     if not holder:

@@ -3,7 +3,7 @@
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from stc_lmms.benchmarks.base import NO_TIME_S, rounds
 
@@ -11,46 +11,61 @@ Video = tuple[str, str]
 """(benchmark, name)."""
 
 
-def video_costs(rows: Iterable[Mapping[str, Any]], fps: float) -> dict[Video, int]:
-    """What every video costs: frames that are decoded, encoded and prefilled, plus rounds that are asked.
+class Load(NamedTuple):
+    """What a video asks of a model.
 
-    A frame and a round prefill about as much, and both are a forward pass of everything. A question about
-    the whole video needs its length, which is read from the file's header.
+    Attributes:
+        streams: frames of each clip that is played, decoded, encoded and prefilled.
+        rounds: questions and polls, at most.
+    """
+
+    streams: tuple[int, ...]
+    rounds: int
+
+    @property
+    def cost(self) -> int:
+        """Frames and rounds together: both are a prefill of about as many tokens. At least 1."""
+        return max(1, sum(self.streams) + self.rounds)
+
+
+def video_loads(rows: Iterable[Mapping[str, Any]], fps: float) -> dict[Video, Load]:
+    """The load of every video, in order of appearance.
+
+    A question about the whole video needs its length, which is read from the file's header.
 
     Args:
         rows: of all tasks that one run evaluates; a video that several ask about is played once.
         fps: frames sampled per second.
-
-    Returns:
-        Costs in frames, at least 1, by video in order of appearance.
     """
     ends: dict[Video, dict[float, float]] = {}  # of every stream: start -> end
     asked: dict[Video, int] = {}
     for row in rows:
         video = (row["benchmark"], row["video"])
         streams = ends.setdefault(video, {})
+        asked.setdefault(video, 0)
         for ask in rounds(row):  # plain iteration never says yes to a poll: the most there can be
             end_s = length_s(row["path"]) if ask.end_s == NO_TIME_S else ask.end_s
             streams[ask.start_s] = max(streams.get(ask.start_s, ask.start_s), end_s)
-            asked[video] = asked.get(video, 0) + 1
+            asked[video] += 1
     return {
-        video: max(1, asked.get(video, 0) + sum(math.ceil((end - start) * fps) for start, end in s.items()))
-        for video, s in ends.items()
+        video: Load(tuple(math.ceil((end - start) * fps) for start, end in streams.items()), asked[video])
+        for video, streams in ends.items()
     }
 
 
-def cut(costs: Mapping[Video, int], count: int) -> list[list[Video]]:
+def cut(loads: Mapping[Video, Load], count: int) -> list[list[Video]]:
     """Deal the videos to shards, the dearest first, each to the shard that has least so far.
 
-    The dearest shard is then at most 4/3 of the best possible. The same costs give the same shards.
+    The dearest shard is then at most 4/3 of the best possible. The same loads give the same shards.
 
     Args:
-        costs: by video.
+        loads: by video.
         count: shards; not more than videos are made.
 
     Returns:
-        Videos of every shard in the order of `costs`, the dearest shard first.
+        Videos of every shard in the order of `loads`, the dearest shard first.
     """
+    costs = {video: load.cost for video, load in loads.items()}
     count = min(count, len(costs))
     place = {video: index for index, video in enumerate(costs)}
     heap: list[tuple[int, int]] = [(0, shard) for shard in range(count)]

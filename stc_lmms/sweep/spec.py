@@ -61,6 +61,8 @@ class SlurmOptions:
             value, least = getattr(self, f.name), 0 if f.name in ("gpus_per_node", "notice_s") else 1
             if value is None:
                 continue
+            if f.name == "time" and isinstance(value, int):  # YAML reads 4:00:00 as a number of seconds
+                raise SettingsError(f"slurm: time={value} must be in quotes, such as '4:00:00'")
             if "int" in str(f.type):
                 if isinstance(value, bool) or not isinstance(value, int) or value < least:
                     raise SettingsError(
@@ -103,7 +105,7 @@ def read(path: Path, **slurm: Any) -> Spec:
         slurm: options that replace those of the file, where they are not None.
 
     Raises:
-        SettingsError: a key or a value is wrong; recipes are read, but not yet checked against a model.
+        SettingsError: a key or a value is wrong; recipes are read, but not yet checked against a checkpoint.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -116,7 +118,7 @@ def read(path: Path, **slurm: Any) -> Spec:
             raise SettingsError(f"{path}: {unknown('sweep key', key, KEYS)}")
     args = _typed(path, content, "model_args", dict, {})
     names = _names(path, content, "recipes")
-    found = [recipe_files.read(path.parent / n if n.endswith((".yaml", ".yml")) else n, args) for n in names]
+    found = [recipe_files.read(path.parent / n if n.endswith((".yaml", ".yml")) else n) for n in names]
     for recipe in found:
         if [other.name for other in found].count(recipe.name) > 1:
             raise SettingsError(f"{path}: two recipes are called {recipe.name!r}; rename a file")
@@ -140,7 +142,7 @@ def read(path: Path, **slurm: Any) -> Spec:
     wanted = tuple(_names(path, content, "tasks")) if "tasks" in content else ()
     for task in wanted or [task for recipe in found for task in recipe.tasks]:
         tasks.find(task)
-    return Spec(output, tuple(found), wanted, slurm=chosen, **counts)
+    return Spec(output, tuple(recipe_files.fitted(found, args)), wanted, slurm=chosen, **counts)
 
 
 def plan(spec: Spec) -> dict[str, Any]:
@@ -184,9 +186,9 @@ class _Cut:
     def __init__(self, name: str, fps: float, count: int):
         rows = {leaf.name: leaf.rows() for leaf in tasks.find(name).leaves}
         self.order = {leaf: [row["video"] for row in found] for leaf, found in rows.items()}
-        costs = shards.video_costs((row for found in rows.values() for row in found), fps)
+        loads = shards.video_loads((row for found in rows.values() for row in found), fps)
         self.shards = []
-        for videos in shards.cut(costs, count):
+        for videos in shards.cut(loads, count):
             inside = set(videos)
             leaves = {
                 leaf: sum((row["benchmark"], row["video"]) in inside for row in found)
@@ -196,7 +198,8 @@ class _Cut:
                 {
                     "leaves": {leaf: count for leaf, count in leaves.items() if count},
                     "videos": shards.by_benchmark(videos),
-                    "cost": sum(costs[video] for video in videos),
+                    "streams": [frames for video in videos for frames in loads[video].streams],
+                    "rounds": sum(loads[video].rounds for video in videos),
                 }
             )
 

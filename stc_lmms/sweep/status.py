@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stc_lmms.align import table
 from stc_lmms.sweep.folder import Job, Sweep
 
 # In the order of the table. `queued`: Slurm still has it; `stopped` and `lost`: goes on with resume.
@@ -19,7 +20,7 @@ class Line:
         states: number of jobs in each state.
         rows, all_rows: videos that are answered, of all.
         failed_rows: answered videos with a failed answer, which count as wrong.
-        cost, left: frames, see `shards.video_costs`: done, and still to do.
+        cost, left: frames, see `shards.Load`: done, and still to do.
         seconds: that its jobs ran, whatever they reached.
     """
 
@@ -127,17 +128,7 @@ def text(found: Status) -> str:
         rows.append(
             [line.recipe, line.task, *cells, f"{line.rows}/{line.all_rows}", str(line.failed_rows), rate]
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [
-        "  ".join(
-            [
-                *(c.ljust(w) for c, w in zip(r[:2], widths, strict=False)),
-                *map(str.rjust, r[2:], widths[2:]),
-            ]
-        )
-        for r in rows
-    ]
-    lines.insert(1, "-" * len(lines[0]))
+    lines = [table(rows, left=2)]
     if found.troubles:
         lines += ["", *(f"{name}: {state}: {reason}" for name, state, reason in found.troubles)]
     total = sum(sum(line.states.values()) for line in found.lines)
