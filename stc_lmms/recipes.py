@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from stc_lmms.errors import SettingsError
+from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.resources import model_configs_root
 from stc_lmms.suggest import unknown
 
@@ -142,14 +142,17 @@ def check(recipe: Recipe, checkpoint: bool = True) -> Any:
     from stc_lmms.models import registry
     from stc_lmms.settings import resolve
 
-    chosen = registry.model(recipe.model)
-    if recipe.model != chosen.harness_id:
-        raise SettingsError(f"{recipe.name}: model={recipe.model!r} must be {chosen.harness_id!r}")
-    settings = resolve(recipe.model_args, model=chosen.name)
-    unused = set(recipe.model_args) - set(settings.flat())
-    if unused:
-        names, how = ", ".join(sorted(unused)), f"method={settings.method}, memory={settings.memory}"
-        raise SettingsError(f"{recipe.name}: {names} has no use with {how}; leave it out")
-    if checkpoint:
-        chosen.load_class().check(settings)
+    try:
+        chosen = registry.model(recipe.model)
+        if recipe.model != chosen.harness_id:
+            raise SettingsError(f"model={recipe.model!r} must be {chosen.harness_id!r}")
+        settings = resolve(recipe.model_args, model=chosen.name)
+        unused = set(recipe.model_args) - set(settings.flat())
+        if unused:
+            names, how = ", ".join(sorted(unused)), f"method={settings.method}, memory={settings.memory}"
+            raise SettingsError(f"{names} has no use with {how}; leave it out")
+        if checkpoint:
+            chosen.load_class().check(settings)
+    except StcError as error:
+        raise type(error)(f"recipe {recipe.name}: {error}") from None
     return settings

@@ -160,8 +160,10 @@ def plan(spec: Spec) -> dict[str, Any]:
     for recipe in spec.recipes:
         for name in spec.tasks or recipe.tasks:
             fps = settings[recipe.name].fps
-            cut = cuts.setdefault((name, fps), _Cut(name, fps, spec.shards))
-            jobs += [{"recipe": recipe.name, "task": name, "shard": i} | s for i, s in enumerate(cut.shards)]
+            if (name, fps) not in cuts:
+                cuts[name, fps] = _Cut(name, fps, spec.shards)
+            shards_of = enumerate(cuts[name, fps].shards)
+            jobs += [{"recipe": recipe.name, "task": name, "shard": i} | shard for i, shard in shards_of]
     return {
         "version": VERSION,
         "shards": spec.shards,
