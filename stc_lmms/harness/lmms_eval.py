@@ -21,7 +21,7 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from stc_lmms.demo.pretrained import NOTICE, is_demo
-from stc_lmms.errors import SettingsError, StcError
+from stc_lmms.errors import SettingsError, StcError, VideoError
 from stc_lmms.harness.jobs import AnswerText, Job, Round, reason
 from stc_lmms.harness.journal import Journal, file_identity, folder_identity, request_key
 from stc_lmms.harness.record import RunRecord, new_run
@@ -226,6 +226,7 @@ class Harness(lmms):
         except Exception as error:
             why = str(error) if isinstance(error, StcError) else reason(error)
             logger.warning("failed: %s", why)
+            self._record.broken_videos += isinstance(error, VideoError)
             logger.debug("traceback", exc_info=True)
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()

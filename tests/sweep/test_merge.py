@@ -29,13 +29,13 @@ def test_merged_metrics_are_those_of_one_run(sweep, capsys):
 
     (run,) = find_runs([found.root / "merged"], pytest.fail)
     (score,) = run.scores
-    assert run.label == "plain" and score.benchmark == TASK and score.n == 62
+    assert run.label == "plain" and score.benchmark == TASK and score.n == 63
     assert score.accuracy == pytest.approx(merged.results[TASK]["acc,none"])
     ranks = [json.loads(p.read_text()) for p in (found.root / "merged" / "plain").glob("stc_eff*")]
     assert sorted(rank["rank"] for rank in ranks) == [0, 1, 2, 3] and {
         rank["world_size"] for rank in ranks
     } == {4}
-    assert sum(len(rank["answers"]) for rank in ranks) == 62
+    assert sum(len(rank["answers"]) for rank in ranks) == 63
 
 
 def test_merging_again_replaces_the_last_merge(sweep):
