@@ -380,7 +380,7 @@ def test_padding_requests_cost_nothing_and_results_keep_their_order(model, tmp_p
 
 
 def test_told_to_stop_it_finishes_the_question_and_goes_on_with_the_next(run, model, tmp_path, monkeypatch):
-    results, output = run
+    results, _ = run
     asked, answer = [], module.Harness._answer
 
     def counted(self, player, job):
