@@ -165,7 +165,11 @@ def _status(args: argparse.Namespace) -> int:
 
     sweep = Sweep(args.folder)
     while True:
-        found = status(sweep, slurm.queued(sweep))
+        try:
+            found = status(sweep, slurm.queued(sweep))
+        except StcError as error:  # looked at from a machine without Slurm: all else is in the folder
+            print(f"stc-lmms: queued jobs are shown as waiting: {error}", file=sys.stderr)
+            found = status(sweep)
         if args.json:
             print(json.dumps(as_json(found), indent=1))
         else:
@@ -179,20 +183,18 @@ def _status(args: argparse.Namespace) -> int:
 def _cancel(args: argparse.Namespace) -> int:
     from stc_lmms.sweep import slurm
     from stc_lmms.sweep.folder import Sweep
-    from stc_lmms.sweep.lease import holder_of
+    from stc_lmms.sweep.lease import holder_of, is_free
 
     sweep = Sweep(args.folder)
     for number in slurm.cancel(sweep):
         print(f"cancelled Slurm array {number}")
-    holder = holder_of(sweep.root / "lease")
+    lease = sweep.root / "lease"
+    holder = holder_of(lease)
     if holder and holder["host"] != socket.gethostname():
         raise StcError(f"{sweep.root} is run by process {holder['pid']} on {holder['host']}; cancel it there")
-    if holder:
-        try:
-            os.kill(holder["pid"], signal.SIGTERM)
-            print(f"told process {holder['pid']} to stop; its jobs finish their questions")
-        except ProcessLookupError:  # killed: its lease says so no more once somebody takes it
-            pass
+    if holder and not is_free(lease):  # a killed holder's number may be another process by now
+        os.kill(holder["pid"], signal.SIGTERM)
+        print(f"told process {holder['pid']} to stop; its jobs finish their questions")
     return 0
 
 

@@ -180,12 +180,21 @@ def test_a_sweep_on_slurm_survives_everything(slurm, checkpoints, tmp_path):
     assert all(f"| {name} |" in board for name in found)
 
 
-def test_a_sweep_on_this_machine_under_torchrun(checkpoint, tmp_path):
+def test_a_sweep_under_torchrun_is_cancelled_and_resumed(checkpoint, tmp_path):
     found = recipes(tmp_path, {"llava_ov": (checkpoint, "")}, {"stc_pruner": ",token_budget=6"})
     path, root = write_sweep(tmp_path, found, shards=1, gpus_per_job=2), tmp_path / "sweep"
-    log = command("sweep", path, CUDA_VISIBLE_DEVICES="")
+    environ = dict(os.environ) | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    started = subprocess.Popen([sys.executable, "-m", "stc_lmms.cli", "sweep", path], env=environ)
+    wait_for(lambda: (root / "sweep.json").exists() and answering(root))
+    assert "is in use by process" in command("sweep", path, check=False)
+    assert f"told process {started.pid} to stop" in command("sweep", "cancel", root)
+    assert started.wait(timeout=60) == 130
+    states = {job.status()["state"] for job in Sweep(root).jobs}
+    assert "waiting" in states and states <= {"stopped", "done", "waiting"}
+
+    log = command("sweep", "resume", root, CUDA_VISIBLE_DEVICES="")
     assert "llava_ov_stc_pruner/streamingbench_mini/000: done" in log and "merged 1 recipes" in log
     ranks = {file.name for job in Sweep(root).jobs for file in (job.out / "stc_journal").iterdir()}
-    assert ranks == {"rank0.jsonl", "rank1.jsonl"}
+    assert ranks == {"rank0.jsonl", "rank1.jsonl"} and set(requests(root).values()) == {1}
     (name,) = found
     same(whole(found, tmp_path / "whole")[name], merged(root, name))

@@ -77,6 +77,7 @@ def test_the_command_rebuilds_the_leaderboard(sweep, capsys):
     assert "| plain | none | ovobench_stream |" in (found.root / "leaderboard" / "leaderboard.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_thousand_shards(sweep, sweep_file):
     """Plan, status and merge each take under 10 s and hold next to nothing."""
     found = sweep(1000, shards=1000)
