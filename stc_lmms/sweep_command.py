@@ -11,8 +11,14 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stc_lmms.errors import SettingsError, StcError
+
+if TYPE_CHECKING:
+    from stc_lmms.sweep.folder import Sweep
+    from stc_lmms.sweep.lease import Lease
+    from stc_lmms.sweep.spec import SlurmOptions
 
 DESCRIPTION = (
     "Runs recipes x tasks x shards: stc-lmms sweep SWEEP.yaml, then status, resume, cancel, logs or merge "
@@ -89,48 +95,48 @@ def _slurm_arguments(args: argparse.Namespace) -> dict:
 
 
 def _start(args: argparse.Namespace) -> int:
-    from stc_lmms.sweep import folder, spec
+    from stc_lmms.sweep import folder, slurm, spec
     from stc_lmms.sweep.files import write_json
     from stc_lmms.sweep.lease import Lease
 
     wanted = spec.read(args.spec, **_slurm_arguments(args))
     if args.executor == "slurm":
-        from stc_lmms.sweep import slurm
-
         slurm.check(wanted.slurm)
     plan = spec.plan(wanted)
-    with Lease(wanted.output / "lease", str(wanted.output)):
+    with Lease(wanted.output / "lease", str(wanted.output)) as lease:
         sweep = folder.create(wanted.output, plan)
+        held = slurm.queued(sweep)
+        if held:
+            ids = ", ".join(array["id"] for array in slurm.arrays(sweep))
+            raise StcError(
+                f"{sweep.root} is in use by Slurm array {ids} ({len(held)} jobs); see stc-lmms sweep status, "
+                "or go on with sweep resume"
+            )
         write_json(sweep.root / "slurm_options.json", dataclasses.asdict(wanted.slurm))
-    count = len(plan["jobs"])
-    print(f"{sweep.root}: {count} jobs of {len(plan['recipes'])} recipes on {', '.join(plan['tasks'])}")
-    return _execute(sweep, wanted.slurm, args, again=False)
+        count = len(plan["jobs"])
+        print(f"{sweep.root}: {count} jobs of {len(plan['recipes'])} recipes on {', '.join(plan['tasks'])}")
+        return _execute(sweep, lease, wanted.slurm, args)
 
 
 def _resume(args: argparse.Namespace) -> int:
     from stc_lmms.sweep.files import read_json
     from stc_lmms.sweep.folder import Sweep
+    from stc_lmms.sweep.lease import Lease
     from stc_lmms.sweep.spec import SlurmOptions
 
     sweep = Sweep(args.folder)
     given = {key: value for key, value in _slurm_arguments(args).items() if value is not None}
     options = SlurmOptions(**(read_json(sweep.root / "slurm_options.json") or {}) | given)
-    return _execute(sweep, options, args, again=True)
+    with Lease(sweep.root / "lease", str(sweep.root)) as lease:
+        return _execute(sweep, lease, options, args)
 
 
-def _execute(sweep, options, args: argparse.Namespace, again: bool) -> int:
+def _execute(sweep: "Sweep", lease: "Lease", options: "SlurmOptions", args: argparse.Namespace) -> int:
+    """Start what is not done and not in Slurm's queue."""
     from stc_lmms.sweep import local, slurm
-    from stc_lmms.sweep.lease import Lease
     from stc_lmms.sweep.status import unfinished
 
-    held = slurm.queued(sweep) if slurm.arrays(sweep) else {}
-    if held and not again:
-        ids = ", ".join(sorted({array["id"] for array in slurm.arrays(sweep)}))
-        raise StcError(
-            f"{sweep.root} is in use by Slurm array {ids} ({len(held)} jobs); see stc-lmms sweep status, "
-            "or go on with sweep resume"
-        )
-    jobs = unfinished(sweep, but=held)
+    jobs = unfinished(sweep, but=slurm.queued(sweep))
     if not jobs:
         print("nothing is left to start")
         return 0
@@ -139,22 +145,19 @@ def _execute(sweep, options, args: argparse.Namespace, again: bool) -> int:
         if args.jobs is not None and args.jobs < 1:
             raise SettingsError(f"--jobs {args.jobs} must be at least 1")
         places = local.slots(sweep.plan["gpus_per_job"], args.jobs, needs_gpu=not cpu)
-        if not local.run(sweep, jobs, places, lambda line: print(line, flush=True)):
+        if not local.run(sweep, lease, jobs, places, lambda line: print(line, flush=True)):
             print(f"stopped; go on with: stc-lmms sweep resume {sweep.root}")
             return 130
         return _merge(argparse.Namespace(folder=sweep.root))
-    with Lease(sweep.root / "lease", str(sweep.root)):
-        if args.executor == "slurm":
-            slurm.check(options)
-        scripts = slurm.write_scripts(sweep, [job.index for job in jobs], options)
-        if args.executor == "print":
-            for path in scripts:
-                print(f"sbatch {path}")
-            return 0
-        ids = slurm.submit(sweep, scripts)
-    print(
-        f"submitted {len(jobs)} jobs as Slurm array {', '.join(ids)}; now: stc-lmms sweep status {sweep.root}"
-    )
+    if args.executor == "slurm":
+        slurm.check(options)
+    scripts = slurm.write_scripts(sweep, [job.index for job in jobs], options)
+    if args.executor == "print":
+        for path in scripts:
+            print(f"sbatch {path}")
+        return 0
+    ids = ", ".join(slurm.submit(sweep, scripts))
+    print(f"submitted {len(jobs)} jobs as Slurm array {ids}; now: stc-lmms sweep status {sweep.root}")
     return 0
 
 

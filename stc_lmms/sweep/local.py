@@ -46,48 +46,53 @@ def slots(per_job: int, at_once: int | None, needs_gpu: bool) -> list[str | None
     return list(fit[:at_once])
 
 
-def run(sweep: Sweep, jobs: Sequence[Job], places: Sequence[str | None], tell: Callable[[str], None]) -> bool:
+def run(
+    sweep: Sweep,
+    lease: Lease,
+    jobs: Sequence[Job],
+    places: Sequence[str | None],
+    tell: Callable[[str], None],
+) -> bool:
     """Run the jobs, the dearest first; one that fails does not stop the others.
 
     Ctrl-C and SIGTERM let the running ones finish their questions.
 
     Args:
         sweep: whose jobs they are.
+        lease: on its folder, to be touched.
         jobs: to be run.
         places: see `slots`.
         tell: is given a line for every job that ended.
 
     Returns:
         Whether they ran to an end, or were stopped.
-
-    Raises:
-        Held: another process runs this sweep.
     """
     waiting = sorted(jobs, key=lambda job: -job.cost)
     free, running = list(places), []
-    stopped = False
+    stopped = told = False
 
     def stop(number: int, frame: object) -> None:
         nonlocal stopped
         stopped = True
-        waiting.clear()
-        for process, _, _ in running:
-            process.terminate()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with Lease(sweep.root / "lease", str(sweep.root)) as lease:
-            while waiting or running:
-                while waiting and free:
-                    job, place = waiting.pop(0), free.pop(0)
-                    running.append((_start(sweep, job, place), job, place))
-                time.sleep(0.2)
-                lease.touch()
-                for ended in [each for each in running if each[0].poll() is not None]:
-                    running.remove(ended)
-                    free.append(ended[2])
-                    status = ended[1].status()
-                    tell(f"{ended[1].name}: {status['state']}{_because(status['reason'])}")
+        while waiting or running:
+            while waiting and free:
+                job, place = waiting.pop(0), free.pop(0)
+                running.append((_start(sweep, job, place), job, place))
+            time.sleep(0.2)
+            lease.touch()
+            if stopped and not told:
+                told = True
+                waiting.clear()
+                for process, _, _ in running:
+                    process.terminate()
+            for ended in [each for each in running if each[0].poll() is not None]:
+                running.remove(ended)
+                free.append(ended[2])
+                status = ended[1].status()
+                tell(f"{ended[1].name}: {status['state']}{_because(status['reason'])}")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

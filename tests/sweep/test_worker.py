@@ -234,7 +234,8 @@ def test_local_tells_how_each_job_ended_and_repeats_none(job):
     for each in found.jobs:
         pretend_done(each)
     said, before = [], first.path.joinpath("status.json").read_bytes()
-    assert local.run(found, list(found.jobs), [None], said.append)
+    with Lease(found.root / "lease", "x") as lease:
+        assert local.run(found, lease, list(found.jobs), [None], said.append)
     assert sorted(said) == ["plain/ovobench_stream/000: done", "plain/ovobench_stream/001: done"]
     assert first.path.joinpath("status.json").read_bytes() == before
     assert not (first.path / "log.txt").exists() and is_free(found.root / "lease")
