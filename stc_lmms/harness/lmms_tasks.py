@@ -32,7 +32,7 @@ def rows(dataset: Any) -> Any:
     (source,) = dataset
     try:
         found = load_rows(source["benchmark"], source["part"], source.get("size", ""))
-        found = select(found, f"{source['benchmark']} {source['part']}")
+        found = select(found, source["benchmark"], source["part"])
     except StcError as error:
         print(f"stc-lmms: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -36,8 +36,8 @@ class Job:
     Attributes:
         index: its number in the sweep, and in a Slurm array.
         recipe, task, shard: which.
-        leaves: rows (videos) by task that lmms-eval evaluates.
-        videos: of the shard, by benchmark.
+        leaves: tasks that lmms-eval evaluates, with their names in the shard file.
+        videos: rows of the shard, as the shard file lists them.
         streams, rounds: frames of every clip that it plays, and how often it asks, see `shards.Load`.
         path: its folder.
     """
@@ -46,7 +46,7 @@ class Job:
     recipe: str
     task: str
     shard: int
-    leaves: dict[str, int]
+    leaves: dict[str, str]
     videos: dict[str, list[str]]
     streams: list[int]
     rounds: int
@@ -70,7 +70,7 @@ class Job:
     @property
     def rows(self) -> int:
         """Requests: one for every video in every leaf."""
-        return sum(self.leaves.values())
+        return sum(map(len, self.videos.values()))
 
     def status(self) -> dict[str, Any]:
         """Its status file, with what is known before it first ran; a dead one is `lost`."""

@@ -78,12 +78,43 @@ def cut(loads: Mapping[Video, Load], count: int) -> list[list[Video]]:
     return [sorted(videos, key=place.__getitem__) for videos in shards]
 
 
-def by_benchmark(videos: Sequence[Video]) -> dict[str, list[str]]:
-    """The videos as a shard file lists them."""
-    listed: dict[str, list[str]] = {}
-    for benchmark, name in videos:
-        listed.setdefault(benchmark, []).append(name)
-    return listed
+def deal(
+    tasks: Mapping[str, Sequence[Video]], loads: Mapping[Video, Load], ranks: int
+) -> dict[str, list[Video]]:
+    """The videos of every task in an order in which the ranks of a job end together.
+
+    lmms-eval gives row i of every task to rank i mod `ranks`, so all ranks get equally many rows of each. The
+    dearest video goes first, to the rank that has least to do among those with a free row in all its tasks: a
+    stream that several tasks ask about is played once.
+
+    Args:
+        tasks: videos of each, every one once.
+        loads: of all of them.
+        ranks: processes of the job.
+    """
+    if ranks == 1:
+        return {task: list(videos) for task, videos in tasks.items()}
+    rows = {
+        (task, rank): list(range(rank, len(videos), ranks))[::-1]
+        for task, videos in tasks.items()
+        for rank in range(ranks)
+    }
+    order: dict[str, list[Video]] = {task: list(videos) for task, videos in tasks.items()}
+    asking: dict[Video, list[str]] = {}
+    for task, videos in tasks.items():
+        for video in videos:
+            asking.setdefault(video, []).append(task)
+    busy = [0] * ranks
+    for video in sorted(asking, key=lambda video: (-len(asking[video]), -loads[video].cost)):
+        free = [rank for rank in range(ranks) if all(rows[task, rank] for task in asking[video])]
+        together = min(free, key=busy.__getitem__, default=None)
+        for task in asking[video]:
+            rank = together
+            if rank is None:  # no rank has a row left in all of them
+                rank = min((r for r in range(ranks) if rows[task, r]), key=busy.__getitem__)
+            order[task][rows[task, rank].pop()] = video
+            busy[rank] += loads[video].cost // len(asking[video])
+    return order
 
 
 def length_s(path: str) -> float:

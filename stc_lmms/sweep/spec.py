@@ -161,7 +161,7 @@ def plan(spec: Spec) -> dict[str, Any]:
         for name in spec.tasks or recipe.tasks:
             fps = settings[recipe.name].fps
             if (name, fps) not in cuts:
-                cuts[name, fps] = _Cut(name, fps, spec.shards)
+                cuts[name, fps] = _Cut(name, fps, spec.shards, spec.gpus_per_job)
             shards_of = enumerate(cuts[name, fps].shards)
             jobs += [{"recipe": recipe.name, "task": name, "shard": i} | shard for i, shard in shards_of]
     return {
@@ -185,23 +185,24 @@ def plan(spec: Spec) -> dict[str, Any]:
 class _Cut:
     """The shards of a task at a frame rate, and the order of its videos in an unsharded run."""
 
-    def __init__(self, name: str, fps: float, count: int):
-        rows = {leaf.name: leaf.rows() for leaf in tasks.find(name).leaves}
+    def __init__(self, name: str, fps: float, count: int, ranks: int):
+        leaves = tasks.find(name).leaves
+        rows = {leaf.name: leaf.rows() for leaf in leaves}
+        keys = {leaf.name: leaf.key for leaf in leaves}
         self.order = {leaf: [row["video"] for row in found] for leaf, found in rows.items()}
         loads = shards.video_loads((row for found in rows.values() for row in found), fps)
+        videos = {leaf: [(row["benchmark"], row["video"]) for row in found] for leaf, found in rows.items()}
         self.shards = []
-        for videos in shards.cut(loads, count):
-            inside = set(videos)
-            leaves = {
-                leaf: sum((row["benchmark"], row["video"]) in inside for row in found)
-                for leaf, found in rows.items()
-            }
+        for chosen in shards.cut(loads, count):
+            inside = set(chosen)
+            mine = {leaf: [video for video in listed if video in inside] for leaf, listed in videos.items()}
+            dealt = shards.deal({leaf: listed for leaf, listed in mine.items() if listed}, loads, ranks)
             self.shards.append(
                 {
-                    "leaves": {leaf: count for leaf, count in leaves.items() if count},
-                    "videos": shards.by_benchmark(videos),
-                    "streams": [frames for video in videos for frames in loads[video].streams],
-                    "rounds": sum(loads[video].rounds for video in videos),
+                    "leaves": {leaf: keys[leaf] for leaf in dealt},
+                    "videos": {keys[leaf]: [video for _, video in listed] for leaf, listed in dealt.items()},
+                    "streams": [frames for video in chosen for frames in loads[video].streams],
+                    "rounds": sum(loads[video].rounds for video in chosen),
                 }
             )
 

@@ -15,6 +15,7 @@ import yaml
 
 from stc_lmms.data.rows import load_rows
 from stc_lmms.errors import DataError, SettingsError
+from stc_lmms.harness.shard import key
 from stc_lmms.resources import tasks_root
 from stc_lmms.suggest import unknown
 
@@ -47,6 +48,11 @@ class Leaf:
     metrics: tuple[tuple[str, str], ...]
     higher_is_better: tuple[tuple[str, bool], ...]
     version: Any
+
+    @property
+    def key(self) -> str:
+        """Its name in a shard file."""
+        return key(self.benchmark, self.part)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows, in the order of an unsharded run.

@@ -94,7 +94,7 @@ class Worker:
 
     def _lmms_eval(self, lease: Lease, spent_s: float) -> int:
         """Exit status of lmms-eval, with a heartbeat while it lasts."""
-        write_json(self.job.path / "shard.json", {"videos": self.job.videos})
+        write_json(self.job.path / "shard.json", {"rows": self.job.videos})
         recipe, environ = self.sweep.plan["recipes"][self.job.recipe], dict(os.environ)
         environ[VARIABLE] = str((self.job.path / "shard.json").resolve())
         if recipe["device"] == "cpu" and self.sweep.plan["gpus_per_job"] > 1:
@@ -155,7 +155,8 @@ class Worker:
 
     def _missing(self) -> str:
         """What lmms-eval has not written though it ended well: it only warns of a full disk."""
-        for leaf, rows in self.job.leaves.items():
+        for leaf, key in self.job.leaves.items():
+            rows = len(self.job.videos[key])
             path = samples.newest(self.job.out, leaf)
             found = samples.count(path) if path else 0
             if found != rows:

@@ -411,7 +411,7 @@ def test_a_shard_of_broken_videos_only_counts_them_as_failed(model, mini, tmp_pa
     rows = json.loads(Path(mini.parent, "ovo_bench_mini.json").read_text())
     videos = [row["video"] for row in rows]
     shard = tmp_path / "shard.json"
-    shard.write_text(json.dumps({"videos": {"ovobench": videos[:1]}}))
+    shard.write_text(json.dumps({"rows": {"ovobench/backward": videos[:1]}}))
     monkeypatch.setenv("STC_SHARD", str(shard))
     results = evaluate(model(), [BACKWARD], tmp_path / "shard", limit=None)["results"][BACKWARD]
     assert results["n,none"] == results["n_failed,none"] > 0

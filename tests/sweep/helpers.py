@@ -51,7 +51,10 @@ def pretend_done(job: Job) -> None:
     run = f"20260101_000000_{job.index:03d}_none"
     records = []
     for leaf in leaves(job.task):
-        inside = [doc for doc in leaf.rows() if doc["video"] in job.videos[doc["benchmark"]]]
+        listed = set(job.videos.get(leaf.key, ()))
+        inside = [doc for doc in leaf.rows() if doc["video"] in listed]
+        if not inside:
+            continue
         path = job.out / "model" / f"20260101_000000_samples_{leaf.name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:

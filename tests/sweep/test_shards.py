@@ -10,7 +10,7 @@ from stc_lmms.cli import main
 from stc_lmms.errors import DataError
 from stc_lmms.harness.shard import VARIABLE, select
 from stc_lmms.sweep import tasks
-from stc_lmms.sweep.shards import Load, by_benchmark, cut, length_s, video_loads
+from stc_lmms.sweep.shards import Load, cut, deal, length_s, video_loads
 from tests.benchmarks.test_rounds import proactive, question
 from tests.conftest import QUIRKS
 
@@ -63,26 +63,54 @@ def test_the_shards_of_the_mini_benchmark_end_together():
         assert max(costs) <= 1.15 * min(costs)
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_end_together_and_never_share_a_video(ranks):
+    rng = random.Random(ranks)
+    loads = {("ovobench", str(n)): Load((rng.randint(5, 300),), 1) for n in range(90)}
+    names = list(loads)
+    several = {"backward": names[:40], "realtime": names[30:75], "forward": names[75:]}  # ten are in two
+    order = deal(several, loads, ranks)
+    assert {task: sorted(videos) for task, videos in order.items()} == {
+        t: sorted(v) for t, v in several.items()
+    }
+    # as lmms-eval hands out rows
+    played = [{v for videos in order.values() for v in videos[rank::ranks]} for rank in range(ranks)]
+    assert sum(map(len, played)) == 90, "a video is on two ranks"
+    busy = [sum(loads[video].cost for video in videos) for videos in played]
+    assert max(busy) <= 1.1 * min(busy)
+    assert deal(several, loads, 1) == several
+
+
+def test_more_ranks_than_rows_is_no_error():
+    loads = {("ovobench", str(n)): Load((n,), 1) for n in range(3)}
+    assert deal({"a": list(loads), "b": list(loads)[:1]}, loads, 8).keys() == {"a", "b"}
+
+
 def test_without_the_variable_all_rows_are_taken():
     rows = [row("a"), row("b")]
-    assert select(rows, "all", {}) == rows
+    assert select(rows, "ovobench", "part", {}) == rows
 
 
-def test_a_shard_file_selects_by_benchmark_and_video(tmp_path, capsys):
+def test_a_shard_file_selects_and_orders_by_video(tmp_path, capsys):
     path = tmp_path / "shard.json"
-    path.write_text(json.dumps({"videos": by_benchmark([("ovobench", "b"), ("other", "a")])}))
-    rows = [row("a"), row("b"), row("a", benchmark="other"), row("c")]
-    assert select(rows, "x", {VARIABLE: str(path)}) == [rows[1], rows[2]]
-    assert "2 of 4 videos of x" in capsys.readouterr().err
-    with pytest.raises(DataError, match="has no video of x"):
-        select([row("c")], "x", {VARIABLE: str(path)})
+    path.write_text(json.dumps({"rows": {"ovobench/part": ["c", "a"], "other/part": ["b"], "x/y": ["z"]}}))
+    rows, environ = [row("a"), row("b"), row("c")], {VARIABLE: str(path)}
+    assert select(rows, "ovobench", "part", environ) == [rows[2], rows[0]]
+    assert "2 of 3 videos of ovobench/part" in capsys.readouterr().err
+    assert select(rows, "other", "part", environ) == [rows[1]]
+    with pytest.raises(DataError, match="lists 0 videos of ovobench/none, of which 0 are there"):
+        select(rows, "ovobench", "none", environ)
+    with pytest.raises(DataError, match="lists 1 videos of x/y, of which 0 are there"):
+        select(rows, "x", "y", environ)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"video": {}}', '{"videos": [1]}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"row": {}}', '{"rows": [1]}', '{"rows": {"ovobench/part": 1}}']
+)
 def test_a_broken_shard_file_is_one_line(tmp_path, content):
     (tmp_path / "shard.json").write_text(content)
     with pytest.raises(DataError, match="not a readable shard file"):
-        select([row("a")], "x", {VARIABLE: str(tmp_path / "shard.json")})
+        select([row("a")], "ovobench", "part", {VARIABLE: str(tmp_path / "shard.json")})
 
 
 def test_the_tasks_files_say_what_is_in_them():

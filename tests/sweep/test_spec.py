@@ -6,7 +6,7 @@ import pytest
 
 from stc_lmms.cli import main
 from stc_lmms.errors import SettingsError, StcError
-from stc_lmms.sweep import folder, spec
+from stc_lmms.sweep import folder, spec, tasks
 from stc_lmms.sweep.spec import SlurmOptions
 
 
@@ -30,13 +30,14 @@ def test_jobs_are_recipes_x_tasks_x_shards(sweep, checkpoint):
 
 def test_every_video_is_in_one_shard_with_all_its_rows(sweep):
     found = sweep(9, shards=4)
-    videos = [video for job in found.jobs for video in job.videos["ovobench"]]
-    assert sorted(videos) == [f"v{n:04d}.mp4" for n in range(9)]
+    videos = [{video for listed in job.videos.values() for video in listed} for job in found.jobs]
+    assert sorted(video for inside in videos for video in inside) == [f"v{n:04d}.mp4" for n in range(9)]
     order = found.plan["tasks"]["ovobench_stream"]
-    rows = {leaf: sum(job.leaves.get(leaf, 0) for job in found.jobs) for leaf in order}
-    assert rows == {leaf: len(listed) for leaf, listed in order.items()}
+    for leaf in tasks.find("ovobench_stream").leaves:
+        rows = [video for job in found.jobs for video in job.videos.get(leaf.key, ())]
+        assert sorted(rows) == sorted(order[leaf.name])
     (with_forward,) = (job for job in found.jobs if "ovobench_stream_forward" in job.leaves)
-    assert "v0000.mp4" in with_forward.videos["ovobench"]
+    assert with_forward.videos["ovobench/forward"] == ["v0000.mp4"]
     costs = [job.cost for job in found.jobs]
     assert max(costs) < 1.5 * min(costs)
 
@@ -151,3 +152,22 @@ def test_plan_tells_hours_memory_and_disk(sweep, sweep_file, capsys):
 def test_recipe_errors_are_settings_errors():
     with pytest.raises(SettingsError):
         spec.read(spec.Path("/nowhere/sweep.yaml"))
+
+
+@pytest.mark.slow
+def test_plan_with_a_card_uses_what_was_measured(sweep, sweep_file, checkpoint, tmp_path, capsys):
+    sweep(5)
+    card = tmp_path / "card.json"
+    options = ["--device", "cpu", "--threads", "1", "--frames", "1,4", "--repeats", "2", "--warmup", "1"]
+    given = ["--pretrained", str(checkpoint), "--method", "none", "--output", str(card)]
+    assert main(["bench", *given, *options]) == 0
+    row = json.loads(card.read_text())["rows"][-1]
+    capsys.readouterr()
+    assert main(["plan", str(sweep_file()), "--card", str(card), "--json"]) == 0
+    jobs = json.loads(capsys.readouterr().out)["jobs"]
+    per_frame_ms = sum(row["summary_ms"]["method"][stage]["median"] for stage in ("vit_ms", "prefill_ms")) / 4
+    least_h = sum(job["frames"] for job in jobs) * per_frame_ms / 3.6e6
+    assert least_h < sum(job["hours"] for job in jobs) < 20 * least_h
+    card.write_text("{}")
+    assert main(["plan", str(sweep_file()), "--card", str(card)]) == 2
+    assert "is no card of stc-lmms bench" in capsys.readouterr().err
