@@ -9,8 +9,8 @@ set -euo pipefail
 what=$1 folder=$(mkdir -p "$2" && cd "$2" && pwd)
 export SLURM_CONF=$folder/slurm.conf
 
-wait_for() {  # a command that succeeds within 20 s
-  for _ in $(seq 100); do "$@" >/dev/null 2>&1 && return; sleep 0.2; done
+wait_for() {  # a command that succeeds within 40 s
+  for _ in $(seq 200); do "$@" >/dev/null 2>&1 && return; sleep 0.2; done
   echo "gave up waiting for: $*; see $folder/log" >&2
   exit 1
 }
@@ -48,7 +48,7 @@ JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
 KillWait=20
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc --all) State=UNKNOWN
 PartitionName=debug Nodes=$host Default=YES MaxTime=INFINITE State=UP
 EOF
   munge -n 2>/dev/null | unmunge >/dev/null 2>&1 || runuser -u munge -- munged --force
@@ -66,9 +66,20 @@ stop_slurmd() {
   wait_for stopped "$pid"
 }
 
+no_jobs() { [ -z "$(squeue --noheader)" ]; }
+
+stop() {  # jobs first: a step that outlives its daemons would report to the next cluster
+  local pids
+  pids=$(cat "$folder"/slurmctld.pid "$folder"/slurmd.pid)
+  scancel --user=root || true
+  wait_for no_jobs || true
+  scontrol shutdown
+  for pid in $pids; do wait_for stopped "$pid"; done
+}
+
 case $what in
   start) start ;;
   restart-slurmd) stop_slurmd; slurmd; wait_for idle ;;
-  stop) scancel --user=root 2>/dev/null || true; scontrol shutdown ;;
+  stop) stop ;;
   *) echo "unknown command $what (valid: start, restart-slurmd, stop)" >&2; exit 2 ;;
 esac
