@@ -66,14 +66,14 @@ def command(*words, check=True, **environ):
     return done.stdout + done.stderr
 
 
-def whole(found, folder):
+def whole(found, folder, tasks=TASKS):
     """Metrics of every recipe in one unsharded run, in this process."""
     classes = {"llava_ov": lmms_eval.LlavaOvStc, "qwen2_vl": lmms_eval.Qwen2VlStc}
     results = {}
     for name, (model, args) in found.items():
         given = dict(pair.split("=") for pair in args.split(","))
         lm = classes[model](**given, device="cpu")
-        results[name] = metrics(evaluate(lm, TASKS, folder / name, limit=None, gen_kwargs=None))
+        results[name] = metrics(evaluate(lm, tasks, folder / name, limit=None, gen_kwargs=None))
     return results
 
 
@@ -105,7 +105,7 @@ def requests(root):
     return count
 
 
-def wait_for(what, seconds=120):
+def wait_for(what, seconds=300):
     end = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < end, "waited too long"
@@ -181,21 +181,22 @@ def test_a_sweep_on_slurm_survives_everything(slurm, checkpoints, tmp_path):
     assert all(f"| {name} |" in board for name in found)
 
 
-def test_a_sweep_under_torchrun_is_cancelled_and_resumed(checkpoint, tmp_path):
+def test_a_sweep_under_torchrun_is_stopped_and_resumed(checkpoint, tmp_path):
     found = recipes(tmp_path, {"llava_ov": (checkpoint, "")}, {"stc_pruner": ",token_budget=6"})
-    path, root = write_sweep(tmp_path, found, shards=1, gpus_per_job=2), tmp_path / "sweep"
+    (name,), group = found, ["ovobench_stream_mini"]
+    path, root = write_sweep(tmp_path, found, tasks=group, gpus_per_job=2), tmp_path / "sweep"
     environ = dict(os.environ) | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     started = subprocess.Popen([sys.executable, "-m", "stc_lmms.cli", "sweep", path], env=environ)
     wait_for(lambda: (root / "sweep.json").exists() and answering(root))
-    assert "is in use by process" in command("sweep", path, check=False)
-    assert f"told process {started.pid} to stop" in command("sweep", "cancel", root)
+    started.terminate()
     assert started.wait(timeout=60) == 130
-    states = {job.status()["state"] for job in Sweep(root).jobs}
-    assert "waiting" in states and states <= {"stopped", "done", "waiting"}
+    (job,) = Sweep(root).jobs
+    assert job.status()["state"] == "stopped" and 0 < job.status()["rows"] < job.rows
 
     log = command("sweep", "resume", root, CUDA_VISIBLE_DEVICES="")
-    assert "llava_ov_stc_pruner/streamingbench_mini/000: done" in log and "merged 1 recipes" in log
-    ranks = {file.name for job in Sweep(root).jobs for file in (job.out / "stc_journal").iterdir()}
+    assert f"{name}/ovobench_stream_mini/000: done" in log and "merged 1 recipes" in log
+    ranks = {file.name for file in (job.out / "stc_journal").iterdir()}
     assert ranks == {"rank0.jsonl", "rank1.jsonl"} and set(requests(root).values()) == {1}
-    (name,) = found
-    same(whole(found, tmp_path / "whole")[name], merged(root, name))
+    results = whole(found, tmp_path / "whole", group)[name]
+    assert "ovobench_stream_mini" in results
+    same(results, merged(root, name))
