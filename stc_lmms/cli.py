@@ -13,8 +13,10 @@ from stc_lmms import (
     compare_command,
     leaderboard_command,
     plan_command,
+    run_command,
     show_command,
     stream_command,
+    sweep_command,
 )
 from stc_lmms.bench import options as bench_options
 from stc_lmms.errors import DataError, StcError
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv[0] in HARNESS_COMMANDS or (argv[0].startswith("--") and argv[0] not in ("--help", "--version"))
     ):
         return _harness(argv)
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(sweep_command.with_default(argv))
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
         return args.run(args)
@@ -106,6 +108,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan_command.add_arguments(plan)
     plan.set_defaults(run=plan_command.run)
+
+    run = commands.add_parser("run", help="run one recipe", description=run_command.DESCRIPTION)
+    run_command.add_arguments(run)
+    run.set_defaults(run=lambda args: run_command.run(args, _harness))
+
+    sweep = commands.add_parser(
+        "sweep", help="many recipes on many GPUs", description=sweep_command.DESCRIPTION
+    )
+    sweep_command.add_arguments(sweep)
 
     data = commands.add_parser("data", help="fetch and check benchmark data").add_subparsers(
         metavar="what", required=True

@@ -2,13 +2,16 @@
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stc_lmms.align import table
+from stc_lmms.errors import SettingsError
+
 DESCRIPTION = (
     "What a benchmark costs, from its annotation files alone: by the published protocol, which encodes one "
-    "clip per question, and by ours, which plays every video once."
+    "clip per question, and by ours, which plays every video once. Or what a sweep costs: GPU hours, memory "
+    "and disk of its jobs."
 )
 NOTES = (
     "By chunk: one clip per question, encoded from its start at the same rate. By stream: every video once.",
@@ -21,23 +24,41 @@ NOTES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("benchmark", help="ovobench or streamingbench")
+    parser.add_argument("benchmark", help="ovobench or streamingbench, or a SWEEP.yaml")
     parser.add_argument(
         "--annotations",
         type=Path,
         nargs="+",
-        required=True,
+        default=[],
         metavar="FILE",
-        help="question files as published; StreamingBench has one for each part",
+        help="of a benchmark: question files as published; StreamingBench has one for each part",
     )
     parser.add_argument("--model-size", default="7b", help="0.5b or 7b (default: 7b)")
     parser.add_argument("--methods", default="none,stc", help="with commas (default: none,stc)")
     parser.add_argument("--fps", default="0.5", help="frames sampled per second (default: 0.5)")
+    parser.add_argument(
+        "--card",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="of a sweep: what stc-lmms bench --output measured on the machine, one file per model",
+    )
+    parser.add_argument(
+        "--tflops",
+        type=float,
+        default=100.0,
+        help="of a sweep: what a GPU sustains, for models without a card (default: 100)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
+    if args.benchmark.endswith((".yaml", ".yml")):
+        return _sweep(args)
+    if not args.annotations:
+        raise SettingsError(f"give the question files of {args.benchmark} with --annotations")
     from stc_lmms.bench.plan import load_parts, plan, public_shape
     from stc_lmms.settings import resolve
 
@@ -48,6 +69,24 @@ def run(args: argparse.Namespace) -> int:
     found = plan(load_parts(args.benchmark, args.annotations), shape, methods, settings[0].fps)
     about = {"benchmark": args.benchmark, "model_size": args.model_size}
     print(json.dumps(about | found, indent=1) if args.json else text(about | found))
+    return 0
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from stc_lmms.sweep import estimate, spec
+
+    if not args.tflops > 0:
+        raise SettingsError(f"--tflops {args.tflops:g} must be above 0")
+    cards = [estimate.Card(path) for path in args.card]
+    wanted = spec.read(Path(args.benchmark))
+    found = estimate.estimate(wanted, spec.plan(wanted), cards, args.tflops)
+    if args.json:
+        print(json.dumps(estimate.as_json(found), indent=1))
+        return 0
+    measured = ", ".join(card.model for card in cards)
+    rates = f"measured: {measured}; else " if cards else ""
+    print(f"{len(found)} jobs; speed: {rates}a guess of {args.tflops:g} TFLOP/s (--card, --tflops)\n")
+    print(estimate.text(found))
     return 0
 
 
@@ -69,7 +108,7 @@ def _reads(parts: dict[str, Any]) -> str:
         seconds = (f"{chunks['seconds']:,.0f}", f"{streams['seconds']:,.0f}", f"{part['ratio']:.1f}x")
         counts = (f"{part['videos']:,}", f"{part['questions']:,}")
         rows.append((name, *counts, *seconds, f"{chunks['frames']:,}", f"{streams['frames']:,}"))
-    return _align(rows)
+    return table(rows)
 
 
 def _costs(parts: dict[str, Any]) -> str:
@@ -84,7 +123,7 @@ def _costs(parts: dict[str, Any]) -> str:
                 for key in ("flops_chunks", "flops_streams")
             ]
             rows.append((f"{name}, {method}", str(cost["tokens_per_frame"]), *kv, *flops))
-    return _align(rows)
+    return table(rows)
 
 
 def _remarks(name: str, part: dict[str, Any]) -> list[str]:
@@ -98,10 +137,3 @@ def _remarks(name: str, part: dict[str, Any]) -> list[str]:
             "counts in full."
         )
     return remarks
-
-
-def _align(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width, the first to the left; a rule under the head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join([r[0].ljust(widths[0]), *map(str.rjust, r[1:], widths[1:])]) for r in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import CONFIG_MAPPING, LlavaOnevisionConfig
 
-from stc_lmms.plugin import MODELS
+from stc_lmms import recipes
+from stc_lmms.bench.models import MODELS
+from stc_lmms.models import llava_onevision_config, qwen_vl_config
 from stc_lmms.resources import model_configs_root, tasks_root
-from stc_lmms.settings import resolve
+from stc_lmms.sweep import tasks
 
 REPO = Path(__file__).resolve().parents[1]
+RECIPES = sorted(model_configs_root().glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -78,20 +82,46 @@ def test_wheel_ships_tasks_and_recipes(installed):
     assert "License-Expression: Apache-2.0" in (metadata / "METADATA").read_text()
 
 
-@pytest.mark.parametrize("path", sorted(model_configs_root().glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_valid(path):
-    recipe = yaml.safe_load(path.read_text())
-    assert recipe["model"] in MODELS
-    args = dict(pair.split("=", 1) for pair in recipe["model_args"].split(","))
-    settings = resolve(args, environ={}, model=recipe["model"])
-    assert set(args) <= set(settings.flat()), "an argument that the recipe's method does not use"
-    files = [yaml.load(p.read_text(), _IgnoreTags) for p in tasks_root().glob("*/*.yaml")]  # noqa: S506
-    known = {file.get(key) for file in files for key in ("task", "group") if isinstance(file.get(key), str)}
-    assert set(recipe["tasks"].split(",")) <= known
+    recipe = recipes.read(path.stem)
+    settings = recipes.check(recipe, checkpoint=False)
+    assert recipe.others["output_path"] == f"results/{path.stem}"
+    assert f"lmms-eval --config model_configs/{path.name}" in path.read_text()
+    for task in recipe.tasks:
+        assert tasks.find(task).leaves
+    assert set(yaml.safe_load(path.read_text())) <= set(recipes.KEYS)
+    if settings.model in CONFIGS:
+        CONFIGS[settings.model](settings)
 
 
-class _IgnoreTags(yaml.SafeLoader):
-    """Reads task files without importing what their `!function` tags name."""
+def _fits_llava(settings):
+    config = LlavaOnevisionConfig(
+        vision_config={"model_type": "siglip_vision_model"} | MODELS["llava_ov"].vision,
+        text_config={"model_type": "qwen2"} | MODELS["llava_ov"].sizes["7b"],
+    )
+    llava_onevision_config.check_fit(settings, config)
 
 
-_IgnoreTags.add_constructor("!function", lambda loader, node: node.value)
+def _fits_qwen(settings):
+    family = "qwen2_vl" if settings.model == "livecc" else settings.model
+    qwen_vl_config.check_fit(settings, CONFIG_MAPPING[family]())
+
+
+CONFIGS = {"llava_ov": _fits_llava} | dict.fromkeys(("livecc", "qwen2_vl", "qwen2_5_vl"), _fits_qwen)
+EVERY = ("none", "stc", "stc_cacher", "stc_pruner", "vidcom2", "dycoke")
+
+
+@pytest.mark.parametrize(
+    ("model", "methods"),
+    [
+        ("llava_ov", (*EVERY, "tome", "visionzip")),
+        *((name, EVERY) for name in ("livecc", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")),
+        *((name, ("none", "stc_cacher")) for name in ("dispider", "streamforest")),
+    ],
+)
+def test_every_model_has_a_recipe_of_every_method_that_it_takes(model, methods):
+    found = {
+        recipe.model_args["method"] for recipe in map(recipes.read, RECIPES) if recipe.model == f"{model}_stc"
+    }
+    assert set(methods) <= found

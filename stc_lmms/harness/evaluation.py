@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 import torch
 
 from stc_lmms.demo.pretrained import NOTICE, is_demo
-from stc_lmms.errors import SettingsError, StcError
+from stc_lmms.errors import SettingsError, StcError, VideoError
 from stc_lmms.harness.jobs import AnswerText, Job, Round, reason
 from stc_lmms.harness.journal import Journal, file_identity, folder_identity, request_key
 from stc_lmms.harness.record import RunRecord
+from stc_lmms.harness.stopping import Stop
 from stc_lmms.models import registry
 from stc_lmms.models.base import StreamingModel, checkpoint
 from stc_lmms.settings import Settings, resolve
@@ -60,6 +61,7 @@ class Evaluation:
         self._model: StreamingModel | None = None
         self._player: Player | None = None
         self._noted: set[tuple[str, str]] = set()  # what has been logged: (video, note)
+        self._broken_videos = 0  # questions that failed because of their video
         try:
             self._device = _device(device)
             self.settings: Settings = checked(
@@ -89,8 +91,8 @@ class Evaluation:
         """Load the weights; a comparison of several runs shares them."""
         return registry.model(self.registered).load_class()(self.settings)
 
-    def play(self, todo: Iterable[Job]) -> Iterator[Job]:
-        """Run the jobs video by video; yields each as it finishes."""
+    def play(self, todo: Iterable[Job], stop: Stop | None = None) -> Iterator[Job]:
+        """Run the jobs video by video, until told to stop; yields each as it finishes."""
         by_video: dict[str, list[Job]] = {}
         for job in todo:
             first = job.next
@@ -101,7 +103,7 @@ class Evaluation:
         for jobs in by_video.values():
             queue = [(_when(job.next), next(count), job) for job in jobs]
             heapq.heapify(queue)
-            while queue:
+            while queue and not (stop and stop.asked):
                 _, _, job = heapq.heappop(queue)
                 if job.next is not None:
                     job.respond(self._answer(self._player, job))
@@ -116,7 +118,8 @@ class Evaluation:
             self._player.close()
             if record is not None:
                 record.restarts += self._player.restarts
-        self._player = None
+                record.broken_videos += self._broken_videos
+        self._player, self._broken_videos = None, 0
 
     def _answer(self, player: Player, job: Job) -> AnswerText:
         asked = job.next
@@ -132,6 +135,7 @@ class Evaluation:
         except Exception as error:
             why = str(error) if isinstance(error, StcError) else reason(error)
             logger.warning("failed: %s", why)
+            self._broken_videos += isinstance(error, VideoError)
             logger.debug("traceback", exc_info=True)
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
@@ -178,8 +182,13 @@ def open_journal(folder: Path, rank: int, fix: str) -> Journal:
         fail(StcError(f"cannot write the journal in {folder} ({error.strerror}); {fix}"))
 
 
-def write_entry(journal: Journal, key: str, job: Job, model: Mapping[str, Any] | None) -> None:
-    """Put a finished job into the journal."""
+def write_entry(
+    journal: Journal, key: str, job: Job, model: Mapping[str, Any] | None, begun: bool = False
+) -> None:
+    """Put a finished job into the journal, or with `begun` one as far as it was answered.
+
+    Exits with status 2 and one line when the file cannot be written.
+    """
     entry = {
         "task": job.task,
         "doc_id": job.doc_id,
@@ -189,20 +198,33 @@ def write_entry(journal: Journal, key: str, job: Job, model: Mapping[str, Any] |
         "records": [r.record for r in job.responses],
         "model": model,
     }
-    journal.put(key, entry)
+    try:
+        journal.put(key, entry | ({"begun": True} if begun else {}))
+    except StcError as error:
+        fail(error)
 
 
 def resume(journal: Journal | None, key: str, job: Job) -> dict[str, Any] | None:
     """Fill in the answers that the journal has of a job, unless its videos have changed since.
 
+    Of a job that a stopped run has begun, the answers so far are filled in, and it goes on behind them.
+
     Returns:
         The entry, or None if the job must be played.
     """
     entry = journal.get(key) if journal is not None else None
-    if entry is None or entry["videos"] != [file_identity(v[0]) for v in entry["videos"]]:
-        return None
-    job.responses = list(map(AnswerText, entry["responses"], entry["records"]))
-    return entry
+    if _unchanged(entry):
+        job.responses = list(map(AnswerText, entry["responses"], entry["records"]))
+        return entry
+    begun = journal.begun(key) if journal is not None else None
+    if _unchanged(begun):
+        for response in map(AnswerText, begun["responses"], begun["records"]):
+            job.respond(response)
+    return None
+
+
+def _unchanged(entry: Mapping[str, Any] | None) -> bool:
+    return entry is not None and entry["videos"] == [file_identity(v[0]) for v in entry["videos"]]
 
 
 def _device(name: str) -> torch.device:

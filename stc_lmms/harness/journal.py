@@ -2,9 +2,11 @@
 
 lmms-eval hands all requests to the model in one call and keeps the answers in memory until the end. The
 journal is an append-only JSONL file per rank. A run reads all ranks' files of its folder at its start and
-skips what is there; failures are recorded but tried again. A line cut short by a kill is ignored.
+skips what is there; failures are recorded but tried again. A line cut short by a kill is ignored. A run that
+is told to stop also leaves the answers of requests that it has begun.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import stc_lmms
+from stc_lmms.errors import StcError
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ class Journal:
         self.path = folder / f"rank{rank}.jsonl"
         self._entries: dict[str, dict[str, Any]] = {}
         self._failures: dict[str, dict[str, Any]] = {}
+        self._begun: dict[str, dict[str, Any]] = {}
         for file in sorted(folder.glob("rank*.jsonl")):
             self._read(file)
         torn = self.path.exists() and self.path.stat().st_size and not _ends_with_newline(self.path)
@@ -48,10 +52,11 @@ class Journal:
                 if line.strip():
                     logger.warning("%s line %d is incomplete; that request runs again", file, number)
                 continue
-            self._keep(key, entry)
+            self._take(key, entry)
 
-    def _keep(self, key: str, entry: dict[str, Any]) -> None:
-        (self._failures if entry.get("failed") else self._entries)[key] = entry
+    def _take(self, key: str, entry: dict[str, Any]) -> None:
+        kind = "failed" if entry.get("failed") else "begun" if entry.get("begun") else ""
+        {"failed": self._failures, "begun": self._begun, "": self._entries}[kind][key] = entry
 
     def __len__(self) -> int:
         """Requests that need not run again."""
@@ -69,13 +74,27 @@ class Journal:
         """The entry of a request, be it a failure; None if it was never asked."""
         return self._entries.get(key) or self._failures.get(key)
 
+    def begun(self, key: str) -> dict[str, Any] | None:
+        """The entry of a request that a stopped run has begun, with its first answers, or None."""
+        return self._begun.get(key)
+
     def put(self, key: str, entry: dict[str, Any]) -> None:
-        """Record a request; on disk when this returns."""
+        """Record a request, whole, or with `begun` set as far as it was answered; on disk when this returns.
+
+        Raises:
+            StcError: the file cannot be written, as on a full disk.
+        """
         entry = {"key": key} | entry
-        # One unbuffered write: lines of jobs that share the file do not mix.
-        self._file.write((json.dumps(entry, ensure_ascii=False) + "\n").encode())
-        os.fsync(self._file.fileno())
-        self._keep(key, entry)
+        line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
+        try:
+            # One unbuffered write: lines of jobs that share the file do not mix.
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            why = f"cannot write the journal {self.path} ({error.strerror})"
+            raise StcError(f"{why}; finished requests are kept: make room and start again") from None
+        self._take(key, entry)
 
     def close(self) -> None:
         """Close the file."""

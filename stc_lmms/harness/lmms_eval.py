@@ -27,6 +27,7 @@ from stc_lmms.harness.evaluation import (
 from stc_lmms.harness.jobs import RequestJob
 from stc_lmms.harness.journal import Journal
 from stc_lmms.harness.record import RunRecord, new_run
+from stc_lmms.harness.stopping import STOPPED, stoppable
 from stc_lmms.models import registry
 
 
@@ -38,6 +39,8 @@ class Harness(Evaluation, lmms):
         device: torch device; default: this rank's.
         journal: folder of the resume journal, `auto` (in the output path, else in the user's cache) or `off`.
         **model_args: see `stc_lmms.settings.Settings`.
+
+    Told to stop by SIGTERM or SIGUSR1, it finishes the question it is at and exits with status 75.
     """
 
     is_simple = True
@@ -119,15 +122,22 @@ class Harness(Evaluation, lmms):
         if todo:  # before the bar: weights that cannot be loaded are told on a line of their own
             self._record.model = self.model.describe()
         progress = tqdm(total=len(requests), initial=resumed, desc="requests", disable=self._rank != 0)
-        for job in self.play(todo):
-            index, key = todo[job]
-            results[index] = job.result
-            self._note(job, replayed=False)
-            if journal is not None:
-                write_entry(journal, key, job, self._record.model)
-            progress.update()
+        with stoppable() as stop:
+            for job in self.play(todo, stop):
+                index, key = todo[job]
+                results[index] = job.result
+                self._note(job, replayed=False)
+                if journal is not None:
+                    write_entry(journal, key, job, self._record.model)
+                progress.update()
         progress.close()
         self.close_video(self._record)
+        if stop.asked and any(result is None for result in results):
+            for job, (_, key) in todo.items():
+                if journal is not None and job.next is not None and job.responses and not job.failed:
+                    write_entry(journal, key, job, self._record.model, begun=True)
+            print("stc-lmms: stopped as told; start again to go on", file=sys.stderr)
+            raise SystemExit(STOPPED)
         if todo:  # again: a captured graph may have failed on the way
             self._record.model = self.model.describe()
         if journal is not None:

@@ -15,6 +15,7 @@ from stc_lmms.benchmarks.summary import Summary, format_table
 from stc_lmms.data.rows import PARTS, SCORERS, load_rows
 from stc_lmms.errors import StcError
 from stc_lmms.harness.scoring import score, summary_name, write_summary
+from stc_lmms.harness.shard import select
 
 _SLIM = ("part", "task", "official", "strict", "missing", "unparsed", "failed", "past_end")
 # `acc` is the benchmark's own average; this is the other one.
@@ -23,7 +24,7 @@ _EFFICIENCY = ("vit_ms", "prefill_ms", "ttft_ms", "llm_tokens_mean")
 
 
 def rows(dataset: Any) -> Any:
-    """`process_docs`: the descriptor's benchmark rows as a dataset.
+    """`process_docs`: the descriptor's benchmark rows, or those of this run's shard, as a dataset.
 
     Exits with status 2 and one line when the data is missing: lmms-eval would print a traceback and exit 0.
     """
@@ -32,6 +33,7 @@ def rows(dataset: Any) -> Any:
     (source,) = dataset
     try:
         found = load_rows(source["benchmark"], source["part"], source.get("size", ""))
+        found = select(found, source["benchmark"], source["part"])
     except StcError as error:
         print(f"stc-lmms: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -124,6 +126,12 @@ def acc(items: list[dict[str, Any]], args: Any = None) -> float:
         run = getattr(args, "stc_run", None)  # None: a model of lmms-eval's own
         write_summary(Path(output), name, summary, run, getattr(args, "stc_settings", None))
     return _headline(items, "official")
+
+
+def forget(args: Any) -> None:
+    """Drop the records of a run whose summary is complete; `acc` gathers them by its `args`."""
+    for key in [key for key, (run, _) in _seen.items() if run is args]:
+        del _seen[key]
 
 
 def acc_strict(items: list[dict[str, Any]]) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -10,6 +11,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list, gather_object
 
+from stc_lmms.harness.shard import VARIABLE as SHARD
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import total
 
@@ -37,6 +39,7 @@ class RunRecord:
         self.model: dict[str, Any] | None = None  # `StreamingModel.describe()`, of this run or of the journal
         self.answers: list[dict[str, Any]] = []
         self.restarts = 0  # videos read again from the start, see `Player`
+        self.broken_videos = 0  # answers that failed because their video cannot be read
 
     def add(self, task: str, doc_id: int, record: Mapping[str, Any], replayed: bool) -> None:
         """One answer, or the reason why there is none; `replayed` ones were measured by an earlier run."""
@@ -84,14 +87,18 @@ class RunRecord:
     def check(self) -> None:
         """End every rank with status 2, and one line from the first, if no rank has any answer.
 
+        A shard may have nothing but broken videos, which count as failed wherever they are.
+
         All ranks must call it: it waits for the others.
         """
         found = self.summary()
         why = next((a["failed"] for a in self.answers if a.get("failed")), "")
-        ranks = [(found["answered"], found["failed"], why)]
+        ranks = [(found["answered"], found["failed"], why, self.broken_videos)]
         if self.world_size > 1:
             ranks = gather_object(ranks)
         failed = sum(rank[1] for rank in ranks)
+        if os.environ.get(SHARD) and failed == sum(rank[3] for rank in ranks):
+            return
         if failed and not any(rank[0] for rank in ranks):
             why = next(rank[2] for rank in ranks if rank[2])
             if self.rank == 0:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -122,3 +124,30 @@ def test_the_code_is_part_of_it(tmp_path, monkeypatch):
     assert digest() == before
     (package / "sub" / "a.py").write_text("x = 2")
     assert digest() != before
+
+
+def test_a_request_that_was_begun_is_kept_until_it_is_whole(tmp_path):
+    journal = Journal(tmp_path)
+    journal.put("k", ENTRY | {"begun": True})
+    assert journal.get("k") is None and journal.begun("k")["responses"] == ["A", "B"]
+    journal.close()
+    again = Journal(tmp_path)
+    assert again.get("k") is None and len(again) == 0 and again.begun("k")["responses"] == ["A", "B"]
+    again.put("k", ENTRY | {"responses": ["A", "B", "C"]})
+    again.close()
+    assert reopened(tmp_path).get("k")["responses"] == ["A", "B", "C"]
+
+
+def test_a_full_disk_is_one_line_and_costs_one_request(tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path; from stc_lmms.harness.journal import Journal\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)); journal = Journal(Path(sys.argv[1]))\n"
+        "for number in range(99): journal.put(str(number), {'responses': ['x' * 40]})"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("stc_lmms.errors.")]
+    assert f"cannot write the journal {tmp_path}/rank0.jsonl" in line and "make room and start again" in line
+    kept = reopened(tmp_path)
+    assert len(kept) > 3 and [kept.get(str(n)) is not None for n in range(99)] == [
+        n < len(kept) for n in range(99)
+    ]

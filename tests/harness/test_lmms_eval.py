@@ -1,8 +1,11 @@
 """`llava_ov_stc` in the real evaluator of lmms-eval, in this process, on the mini data and the tiny model."""
 
 import json
+import os
 import shutil
+import signal
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +16,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms.harness import lmms_eval as module
 from stc_lmms.harness.lmms_eval import LlavaOvStc
+from stc_lmms.harness.stopping import STOPPED
 from stc_lmms.report.tables import render
 from stc_lmms.resources import tasks_root
 from tests import media
@@ -373,3 +377,41 @@ def test_padding_requests_cost_nothing_and_results_keep_their_order(model, tmp_p
     assert lm.generate_until([]) == []
     with pytest.raises(NotImplementedError, match="not loglikelihood"):
         lm.loglikelihood(requests)
+
+
+def test_told_to_stop_it_finishes_the_question_and_goes_on_with_the_next(run, model, tmp_path, monkeypatch):
+    results, _ = run
+    asked, answer = [], module.Harness._answer
+
+    def counted(self, player, job):
+        if len(asked) == 4:  # in the midst of the first video, which all three tasks ask about
+            os.kill(os.getpid(), signal.SIGTERM)
+        asked.append((job.request.task_name, len(job.responses)))
+        return answer(self, player, job)
+
+    monkeypatch.setattr(module.Harness, "_answer", counted)
+    with pytest.raises(SystemExit) as stopped:
+        evaluate(model(), [REAL, BACKWARD, FORWARD], tmp_path)
+    assert stopped.value.code == STOPPED and len(asked) == 5
+    entries = journal(tmp_path / "stc_journal")
+    assert sum(len(entry["responses"]) for entry in entries) == 5 and any(e.get("begun") for e in entries)
+    again = evaluate(model(), [REAL, BACKWARD, FORWARD], tmp_path)
+    assert len(asked) == len(set(asked)) == 12, "no question is asked twice"
+    assert metrics(again) == metrics(results)
+    said = [[r["response"] for r in records(each, FORWARD)] for each in (again, results)]
+    assert said[0] == said[1]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_shard_of_broken_videos_only_counts_them_as_failed(model, mini, tmp_path, monkeypatch):
+    for video in mini.iterdir():
+        video.write_bytes(b"")
+    with pytest.raises(SystemExit):
+        evaluate(model(), [BACKWARD], tmp_path / "all")
+    rows = json.loads(Path(mini.parent, "ovo_bench_mini.json").read_text())
+    videos = [row["video"] for row in rows]
+    shard = tmp_path / "shard.json"
+    shard.write_text(json.dumps({"rows": {"ovobench/backward": videos[:1]}}))
+    monkeypatch.setenv("STC_SHARD", str(shard))
+    results = evaluate(model(), [BACKWARD], tmp_path / "shard", limit=None)["results"][BACKWARD]
+    assert results["n,none"] == results["n_failed,none"] > 0

@@ -1,0 +1,120 @@
+"""One holder at a time: of a sweep's folder, and of every job.
+
+The lease is a file lock, which the kernel gives up when its holder dies, however it dies. A process that the
+holder starts may inherit it and keeps it as long as it lives. The file says who holds it. File systems whose
+locks do not reach other machines are covered by the heartbeat: a file that another machine has just touched
+is held.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from stc_lmms.errors import StcError
+
+STALE_S = 120  # a holder on another machine that has not touched its lease for so long is gone
+
+
+class Held(StcError):
+    """Somebody else holds the lease; the message names who."""
+
+
+class Lease:
+    """A lease on `path`, from `with` on.
+
+    Args:
+        path: the lease's file, made if needed.
+        what: what is leased, for the message.
+        wait_s: how long to wait for a holder to go away.
+    """
+
+    def __init__(self, path: Path, what: str, wait_s: float = 0.0):
+        self.path, self.what, self.wait_s = path, what, wait_s
+        self.fd = -1  # for processes that shall inherit the lease
+
+    def __enter__(self) -> Self:
+        """Take the lease.
+
+        Raises:
+            Held: somebody else has it.
+        """
+        end = time.monotonic() + self.wait_s
+        while True:
+            try:
+                self._take()
+                return self
+            except Held:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(0.5)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give it back."""
+        os.ftruncate(self.fd, 0)
+        os.close(self.fd)
+
+    def touch(self) -> None:
+        """The heartbeat."""
+        os.utime(self.fd)
+
+    def _take(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StcError(f"cannot write {self.path} ({error.strerror})") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = True
+        except OSError:
+            locked = False
+        holder, age_s = holder_of(self.path), time.time() - os.fstat(fd).st_mtime
+        elsewhere = bool(holder) and holder["host"] != me()["host"] and holder["slurm"] != me()["slurm"]
+        if not locked or (elsewhere and age_s < STALE_S):
+            os.close(fd)
+            raise Held(f"{self.what} is in use by {named(holder)}; wait for it, or cancel it")
+        os.ftruncate(fd, 0)
+        os.write(fd, json.dumps(me() | {"since": time.time()}).encode())
+        self.fd = fd
+
+
+def me() -> dict[str, Any]:
+    """Who this process is."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "slurm": os.environ.get("SLURM_JOB_ID", "")}
+
+
+def holder_of(path: Path) -> dict[str, Any]:
+    """Who a lease's file says holds it; empty if nobody does."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_free(path: Path) -> bool:
+    """Whether no process of this machine holds the lease."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that only look do not collide
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def named(holder: dict[str, Any]) -> str:
+    """A holder in words."""
+    if not holder:
+        return "another process"
+    slurm = f" (Slurm job {holder['slurm']})" if holder.get("slurm") else ""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+    return f"process {holder['pid']} on {holder['host']}{slurm} since {since}"

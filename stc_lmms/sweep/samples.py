@@ -1,0 +1,24 @@
+"""The sample files that lmms-eval leaves: one line per video, with what its metrics are made of."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def newest(out: Path, leaf: str) -> Path | None:
+    """The sample file of a task's newest run in an output path; their names begin with the time."""
+    return max(out.glob(f"*/*_samples_{leaf}.jsonl"), key=lambda path: path.name, default=None)
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Its samples, one at a time."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def count(path: Path) -> int:
+    """How many it has; a line cut short by a full disk is none."""
+    with path.open("rb") as file:
+        return sum(line.endswith(b"\n") for line in file)

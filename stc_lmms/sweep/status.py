@@ -1,0 +1,160 @@
+"""How far a sweep is: counts of jobs, rates, the time that is left, and why jobs failed."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stc_lmms.align import table
+from stc_lmms.sweep.folder import Job, Sweep
+
+# In the order of the table. `queued`: Slurm still has it; `stopped` and `lost`: goes on with resume.
+STATES = ("done", "running", "queued", "waiting", "stopped", "lost", "failed")
+
+
+@dataclass
+class Line:
+    """One recipe on one task.
+
+    Attributes:
+        states: number of jobs in each state.
+        rows, all_rows: videos that are answered, of all.
+        failed_rows: answered videos with a failed answer, which count as wrong.
+        cost, left: frames, see `shards.Load`: done, and still to do.
+        seconds: that its jobs ran, whatever they reached.
+    """
+
+    recipe: str
+    task: str
+    states: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
+    rows: int = 0
+    all_rows: int = 0
+    failed_rows: int = 0
+    cost: float = 0.0
+    left: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """Frames per second of one job, as measured so far; None before anything was."""
+        return self.cost / self.seconds if self.cost and self.seconds else None
+
+
+@dataclass
+class Status:
+    """A sweep at one moment.
+
+    Attributes:
+        lines: one per recipe and task.
+        troubles: name, state and reason of jobs that failed, were stopped or lost.
+    """
+
+    lines: list[Line]
+    troubles: list[tuple[str, str, str]]
+
+    def count(self, state: str) -> int:
+        """Jobs in a state."""
+        return sum(line.states[state] for line in self.lines)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return all(line.states["done"] == sum(line.states.values()) for line in self.lines)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the end at the present number of running jobs, from measured rates.
+
+        A recipe that has not begun is taken to be as fast as the others on average; None if nothing runs
+        or nothing was measured.
+        """
+        running = self.count("running")
+        spent, cost = (sum(getattr(line, name) for line in self.lines) for name in ("seconds", "cost"))
+        if not (running and spent and cost):
+            return None
+        return sum(line.left / (line.rate or cost / spent) for line in self.lines) / running
+
+
+def status(sweep: Sweep, queued: Mapping[int, str] | None = None) -> Status:
+    """Read the state of all jobs.
+
+    Args:
+        sweep: whose.
+        queued: what Slurm has of it, see `slurm.queued`.
+    """
+    lines: dict[tuple[str, str], Line] = {}
+    troubles = []
+    for job in sweep.jobs:
+        found = job.status()
+        state = found["state"]
+        if state in ("waiting", "stopped", "lost", "failed") and job.index in (queued or {}):
+            state = "queued"
+        line = lines.setdefault((job.recipe, job.task), Line(job.recipe, job.task))
+        _add(line, job, found, state)
+        if state in ("failed", "stopped", "lost"):
+            troubles.append((job.name, state, found["reason"]))
+    return Status(list(lines.values()), troubles)
+
+
+def unfinished(sweep: Sweep, but: Iterable[int] = ()) -> list[Job]:
+    """Jobs that are neither done nor running, without those of the given numbers."""
+    leave = set(but)
+    return [
+        job
+        for job in sweep.jobs
+        if job.index not in leave and job.status()["state"] not in ("done", "running")
+    ]
+
+
+def _add(line: Line, job: Job, found: Mapping[str, Any], state: str) -> None:
+    line.states[state] += 1
+    share = 1.0 if found["state"] == "done" else min(1.0, found["rows"] / job.rows)
+    line.rows += job.rows if found["state"] == "done" else found["rows"]
+    line.all_rows += job.rows
+    line.failed_rows += found.get("failed_rows", 0)
+    line.cost += share * job.cost
+    line.left += (1 - share) * job.cost
+    line.seconds += found["seconds"]
+
+
+def text(found: Status) -> str:
+    """The table, the jobs in trouble, and the time left."""
+    states = [state for state in STATES if found.count(state)]
+    head = ["recipe", "task", *states, "videos", "failed videos", "frames/s per job"]
+    rows = [head]
+    for line in found.lines:
+        cells = [str(line.states[state]) for state in states]
+        rate = f"{line.rate:.2f}" if line.rate else "-"
+        rows.append(
+            [line.recipe, line.task, *cells, f"{line.rows}/{line.all_rows}", str(line.failed_rows), rate]
+        )
+    lines = [table(rows, left=2)]
+    if found.troubles:
+        lines += ["", *(f"{name}: {state}: {reason}" for name, state, reason in found.troubles)]
+    total = sum(sum(line.states.values()) for line in found.lines)
+    left = found.left_s
+    when = "" if left is None else f"; about {duration(left)} left, until {clock(left)}"
+    lines += ["", f"{found.count('done')} of {total} jobs done{when}"]
+    return "\n".join(lines)
+
+
+def as_json(found: Status) -> dict[str, Any]:
+    """All of it as plain JSON values."""
+    return {
+        "lines": [vars(line) | {"frames_per_s": line.rate} for line in found.lines],
+        "troubles": [{"job": n, "state": s, "reason": r} for n, s, r in found.troubles],
+        "left_s": found.left_s,
+        "done": found.done,
+    }
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that fits."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def clock(seconds: float) -> str:
+    """The time of day so many seconds from now."""
+    return time.strftime("%a %H:%M", time.localtime(time.time() + seconds))

@@ -1,0 +1,137 @@
+"""The tasks of this package as their YAML files tell: groups, parts, and how a metric is aggregated.
+
+Read without lmms-eval, whose import takes longer than a plan or a merge.
+"""
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stc_lmms.data.rows import load_rows
+from stc_lmms.errors import DataError, SettingsError
+from stc_lmms.harness.shard import key
+from stc_lmms.resources import tasks_root
+from stc_lmms.suggest import unknown
+
+_OURS = "stc_lmms."  # functions that a task file names are imported from nowhere else
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `!function package.module.name` as that text."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A task that has rows, of one part of one benchmark.
+
+    Attributes:
+        name: of the task.
+        benchmark, part, size: see `stc_lmms.data.rows.load_rows`.
+        metrics: name of each metric and the dotted path of its aggregation.
+        higher_is_better: by metric.
+        version: of the task.
+    """
+
+    name: str
+    benchmark: str
+    part: str
+    size: str
+    metrics: tuple[tuple[str, str], ...]
+    higher_is_better: tuple[tuple[str, bool], ...]
+    version: Any
+
+    @property
+    def key(self) -> str:
+        """Its name in a shard file."""
+        return key(self.benchmark, self.part)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, in the order of an unsharded run.
+
+        Raises:
+            DataError: see `load_rows`.
+        """
+        return load_rows(self.benchmark, self.part, self.size)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a user names: a task, or a group of them, whose `means` are averages of theirs.
+
+    Attributes:
+        name: of the task or group.
+        leaves: its tasks.
+        means: a metric belongs to the group if its name contains one of these.
+    """
+
+    name: str
+    leaves: tuple[Leaf, ...]
+    means: tuple[str, ...] = ()
+
+
+def find(name: str) -> Task:
+    """The task or group called `name`.
+
+    Raises:
+        SettingsError: this package has none; names the nearest.
+    """
+    files = _files()
+    if name not in files:
+        raise SettingsError(unknown("task of this package", name, files))
+    path, content = files[name]
+    if "group" not in content:
+        return Task(name, (_leaf(path, content),))
+    means = content.get("aggregate_metric_list") or []
+    leaves = tuple(leaf for sub in content["task"] for leaf in find(sub).leaves)
+    return Task(name, leaves, tuple(mean["metric"] for mean in means))
+
+
+def aggregation(path: str) -> Callable[..., float]:
+    """The function that a metric names.
+
+    Raises:
+        DataError: it is not one of this package.
+    """
+    module, _, name = path.rpartition(".")
+    if not path.startswith(_OURS):
+        raise DataError(f"aggregation {path!r} is not a function of this package; only its tasks are merged")
+    return getattr(importlib.import_module(module), name)
+
+
+@cache
+def _files() -> dict[str, tuple[Path, dict[str, Any]]]:
+    found = {}
+    for path in sorted(tasks_root().glob("*/*.yaml")):
+        content = _read(path)
+        found[content.get("group") or content["task"]] = (path, content)
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+    included = content.pop("include", None)
+    return (_read(path.parent / included) if included else {}) | content
+
+
+def _leaf(path: Path, content: dict[str, Any]) -> Leaf:
+    file = path.parent / content["dataset_kwargs"]["data_files"]["test"]
+    (source,) = json.loads(file.read_text(encoding="utf-8"))
+    metrics = content["metric_list"]
+    return Leaf(
+        name=content["task"],
+        benchmark=source["benchmark"],
+        part=source["part"],
+        size=source.get("size", ""),
+        metrics=tuple((metric["metric"], metric["aggregation"]) for metric in metrics),
+        higher_is_better=tuple((metric["metric"], metric["higher_is_better"]) for metric in metrics),
+        version=content["metadata"]["version"],
+    )

@@ -1,0 +1,224 @@
+"""Runs one job: `python -m stc_lmms.sweep.worker FOLDER INDEX`, on whatever machine it is started.
+
+It holds the job's lease, starts one lmms-eval process group, writes a heartbeat, and tells how it ended. Told
+to stop (SIGTERM, SIGUSR1), it lets lmms-eval finish its question; before a time limit (SIGUSR1) it then puts
+the Slurm job back into the queue. Nothing heavy is imported here.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stc_lmms.errors import StcError
+from stc_lmms.harness.shard import VARIABLE
+from stc_lmms.harness.stopping import STOPPED
+from stc_lmms.sweep import samples
+from stc_lmms.sweep.files import write_json
+from stc_lmms.sweep.folder import HEARTBEAT_S, Job, Sweep
+from stc_lmms.sweep.lease import STALE_S, Held, Lease, me
+
+DONE, FAILED = 0, 1
+STALLS = 2  # attempts in a row that were stopped before they answered anything; then it is given up
+_LEASE_WAIT_S = STALE_S + 30.0  # by then a killed worker's lmms-eval has ended, or its machine is gone
+_TAIL_BYTES = 20_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; exit status 0: done, 1: failed, 2: could not begin, 75: stopped."""
+    folder, index = list(sys.argv[1:] if argv is None else argv)
+    try:
+        sweep = Sweep(Path(folder))
+        return Worker(sweep, sweep.job(int(index))).run()
+    except Held as error:
+        print(f"stc-lmms: {error}", file=sys.stderr)
+        return STOPPED
+    except StcError as error:
+        print(f"stc-lmms: error: {error}", file=sys.stderr)
+        return 2
+
+
+def command(sweep: Sweep, job: Job) -> list[str]:
+    """The job's lmms-eval; torchrun for several GPUs."""
+    recipe, gpus = sweep.plan["recipes"][job.recipe], sweep.plan["gpus_per_job"]
+    args = ",".join(f"{name}={value}" for name, value in recipe["model_args"].items())
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"] if gpus > 1 else []
+    device = ["--device", recipe["device"]] if recipe["device"] != "auto" else []
+    return [
+        *(sys.executable, *launch, "-m", "stc_lmms.cli", "--model", recipe["model"], "--model_args", args),
+        *("--tasks", ",".join(job.leaves), "--batch_size", str(recipe["batch_size"]), *device),
+        *("--output_path", str(job.out), "--log_samples"),
+    ]
+
+
+class Worker:
+    """One attempt at a job."""
+
+    def __init__(self, sweep: Sweep, job: Job):
+        self.sweep, self.job = sweep, job
+        self.stop: int | None = None  # the signal that told it to stop
+        self.progress = Progress(job.out / "stc_journal")
+        self.status: dict[str, Any] = {}
+
+    def run(self) -> int:
+        """Run it to an end, unless it is done already.
+
+        Raises:
+            Held: another worker has it.
+            StcError: the folder cannot be written.
+        """
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._asked)
+        with Lease(self.job.path / "lease", f"job {self.job.name}", _LEASE_WAIT_S) as lease:
+            before = self.job.status()
+            if before["state"] == "done":
+                print(f"stc-lmms: job {self.job.name} is done already", file=sys.stderr)
+                return DONE
+            began = self.progress.read()
+            self.status = me() | {
+                "attempt": before["attempt"] + 1,
+                "seconds": before["seconds"],
+                "stalls": before.get("stalls", 0),
+            }
+            return self._end(self._lmms_eval(lease, before["seconds"]), began)
+
+    def _asked(self, number: int, frame: object) -> None:
+        self.stop = number
+
+    def _lmms_eval(self, lease: Lease, spent_s: float) -> int:
+        """Exit status of lmms-eval, with a heartbeat while it lasts."""
+        write_json(self.job.path / "shard.json", {"rows": self.job.videos})
+        recipe, environ = self.sweep.plan["recipes"][self.job.recipe], dict(os.environ)
+        environ[VARIABLE] = str((self.job.path / "shard.json").resolve())
+        if recipe["device"] == "cpu" and self.sweep.plan["gpus_per_job"] > 1:
+            environ["ACCELERATE_USE_CPU"] = "true"
+        began, told = time.monotonic(), False
+        with (self.job.path / "log.txt").open("ab") as log:
+            log.write(f"\n--- attempt {self.status['attempt']}, {time.ctime()}, {me()}\n".encode())
+            log.flush()
+            process = subprocess.Popen(
+                command(self.sweep, self.job),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environ,
+                pass_fds=(lease.fd,),  # an orphan keeps the lease until it has ended
+                preexec_fn=_end_with_parent,
+            )
+            beat_s = -float(HEARTBEAT_S)
+            while process.poll() is None:
+                now_s = time.monotonic() - began
+                if now_s - beat_s >= HEARTBEAT_S:
+                    beat_s = now_s
+                    lease.touch()
+                    self.status["seconds"] = spent_s + now_s
+                    self._write("running")
+                if self.stop is not None and not told:
+                    told = True
+                    process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=1)
+        self.status["seconds"] = spent_s + time.monotonic() - began
+        return process.returncode
+
+    def _end(self, status: int, began: tuple[int, int]) -> int:
+        if status == 0:
+            missing = self._missing()
+            self._write("failed" if missing else "done", missing)
+            return FAILED if missing else DONE
+        if self.stop is None and status != STOPPED:
+            self._write("failed", reason(status, self.job.path / "log.txt"))
+            return FAILED
+        self.status["stalls"] = 0 if self.progress.read() > began else self.status["stalls"] + 1
+        name = signal.Signals(self.stop).name if self.stop else "a signal"
+        if self.stop == signal.SIGUSR1 and self.status["stalls"] >= STALLS:
+            self._write(
+                "failed", f"{STALLS} attempts reached the time limit without an answer; give more time"
+            )
+            return FAILED
+        self._write("stopped", f"stopped by {name}")
+        if self.stop == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+        return STOPPED
+
+    def _write(self, state: str, why: str = "") -> None:
+        rows, _ = self.progress.read()
+        about = {"state": state, "reason": why, "rows": rows, "failed_rows": self.progress.failed}
+        self.job.set_status(**self.status | about | {"heartbeat": time.time()})
+
+    def _missing(self) -> str:
+        """What lmms-eval has not written though it ended well: it only warns of a full disk."""
+        for leaf, key in self.job.leaves.items():
+            rows = len(self.job.videos[key])
+            path = samples.newest(self.job.out, leaf)
+            found = samples.count(path) if path else 0
+            if found != rows:
+                return f"{found} of {rows} samples of {leaf} were written; is the disk full?"
+        return ""
+
+
+class Progress:
+    """Counts what the journals of a job hold, reading only what is new."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._read: dict[Path, int] = {}
+        self._rows: dict[str, bool] = {}  # finished requests: did they fail?
+        self._begun: dict[str, int] = {}  # answers of requests that a stopped run has begun
+
+    @property
+    def failed(self) -> int:
+        """Finished requests with a failed answer."""
+        return sum(self._rows.values())
+
+    def read(self) -> tuple[int, int]:
+        """Finished requests, and answers in those that were begun."""
+        for path in self.folder.glob("rank*.jsonl"):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                for line in file:
+                    if line.endswith(b"\n"):
+                        self._read[path] = self._read.get(path, 0) + len(line)
+                        self._take(line)
+        return len(self._rows), sum(n for key, n in self._begun.items() if key not in self._rows)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+            if entry.get("begun"):
+                self._begun[entry["key"]] = len(entry["responses"])
+            else:
+                self._rows[entry["key"]] = bool(entry.get("failed"))
+        except (ValueError, KeyError, AttributeError):
+            return  # torn by a kill; the journal says so when it is read
+
+
+def reason(status: int, log: Path) -> str:
+    """Why lmms-eval ended, in one line: our own error, the last one of a traceback, or the signal."""
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
+    ours = [line.partition("stc-lmms: error: ")[2] for line in lines if "stc-lmms: error: " in line]
+    errors = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
+    return (ours or errors or [f"exit status {status}; see {log}"])[-1][:500]
+
+
+def _end_with_parent() -> None:
+    """In the child: be told to stop when the worker dies, so that no orphan answers twice (Linux only)."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Merged shards are one unsharded run, bit for bit; a thousand of them are merged in seconds."""
+
+import json
+import resource
+import time
+
+import pytest
+
+from stc_lmms.cli import main
+from stc_lmms.errors import StcError
+from stc_lmms.report.runs import find_runs
+from stc_lmms.sweep import spec
+from stc_lmms.sweep.merge import merge
+from stc_lmms.sweep.status import status
+from tests.sweep.helpers import TASK, pretend_all_done, unsharded
+
+
+def test_merged_metrics_are_those_of_one_run(sweep, capsys):
+    found = sweep(31, shards=4)
+    pretend_all_done(found)
+    (merged,) = merge(found)
+    assert capsys.readouterr().out == ""
+    whole = unsharded(TASK)
+    for leaf, values in whole.items():
+        assert {k: v for k, v in merged.results[leaf].items() if k in values} == values, leaf
+    accs = [values["acc,none"] for values in whole.values()]
+    assert merged.results[TASK]["acc,none"] == sum(accs) / 3 and not merged.missing
+    assert any(0 < acc < 100 for acc in accs) and sum(v["n_failed,none"] for v in whole.values()) > 0
+
+    (run,) = find_runs([found.root / "merged"], pytest.fail)
+    (score,) = run.scores
+    assert run.label == "plain" and score.benchmark == TASK and score.n == 63
+    assert score.accuracy == pytest.approx(merged.results[TASK]["acc,none"])
+    ranks = [json.loads(p.read_text()) for p in (found.root / "merged" / "plain").glob("stc_eff*")]
+    assert sorted(rank["rank"] for rank in ranks) == [0, 1, 2, 3] and {
+        rank["world_size"] for rank in ranks
+    } == {4}
+    assert sum(len(rank["answers"]) for rank in ranks) == 63
+
+
+def test_merging_again_replaces_the_last_merge(sweep):
+    found = sweep(4, shards=2)
+    pretend_all_done(found)
+    for _ in range(2):
+        list(merge(found))
+    folder = found.root / "merged" / "plain"
+    assert len(list(folder.glob("*_results.json"))) == 1 and len(list(folder.glob("stc_summary_*"))) == 1
+
+
+def test_what_is_not_done_is_named_and_not_merged(sweep, capsys):
+    found = sweep(6, shards=3)
+    pretend_all_done(found)
+    found.job(1).set_status(**found.job(1).status() | {"state": "failed"})
+    (merged,) = merge(found)
+    assert merged.missing == {TASK: ["plain/ovobench_stream/001"]} and not merged.results
+    assert not (found.root / "merged").exists()
+    assert main(["sweep", "merge", str(found.root)]) == 1
+    assert "plain on ovobench_stream: 1 jobs are not done" in capsys.readouterr().out
+
+
+def test_a_lost_result_is_told_and_the_last_merge_stays(sweep):
+    found = sweep(6, shards=2)
+    pretend_all_done(found)
+    list(merge(found))
+    for path in found.job(0).out.glob("*/*_samples_*backward.jsonl"):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(StcError, match="have no samples of 1 of"):
+        list(merge(found))
+    assert len(list((found.root / "merged" / "plain").glob("*_results.json"))) == 1
+
+
+def test_the_command_rebuilds_the_leaderboard(sweep, capsys):
+    found = sweep(3, shards=2)
+    pretend_all_done(found)
+    assert main(["sweep", "merge", str(found.root)]) == 0
+    assert "merged 1 recipes" in capsys.readouterr().out
+    assert "| plain | none | ovobench_stream |" in (found.root / "leaderboard" / "leaderboard.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_thousand_shards(sweep, sweep_file):
+    """Plan, status and merge each take under 10 s and hold next to nothing."""
+    found = sweep(1000, shards=1000)
+    assert len(found.plan["jobs"]) == 1000
+    pretend_all_done(found)
+    steps = {
+        "plan": lambda: spec.plan(spec.read(sweep_file(shards=1000))),
+        "status": lambda: status(found),
+        "merge": lambda: list(merge(found)),
+    }
+    results = {}
+    for name, step in steps.items():
+        start, before = time.perf_counter(), peak_mib()
+        results[name] = step()
+        spent, grown = time.perf_counter() - start, peak_mib() - before
+        print(f"{name}: {spent:.1f} s, {grown:.0f} MiB more")
+        assert spent < 10, f"{name} took {spent:.1f} s"
+        assert grown < 40, f"{name} needed {grown:.0f} MiB"
+    assert results["plan"] == found.plan and results["status"].count("done") == 1000
+    for leaf, values in unsharded(TASK).items():
+        assert values.items() <= results["merge"][0].results[leaf].items()
+
+
+def peak_mib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

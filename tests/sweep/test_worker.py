@@ -1,0 +1,282 @@
+"""One attempt at a job: how it ends, what it leaves, and what it never does twice.
+
+A small program stands in for lmms-eval, whose start takes seconds; `tests/integration/test_sweep.py` has the
+real one.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from stc_lmms.errors import StcError
+from stc_lmms.sweep import local, slurm, worker
+from stc_lmms.sweep.folder import LOST_S
+from stc_lmms.sweep.lease import Lease, is_free, me
+from stc_lmms.sweep.status import as_json, status, text, unfinished
+from stc_lmms.sweep.worker import DONE, FAILED, STOPPED, Progress, Worker
+from tests.sweep.helpers import pretend_done
+
+ANSWER = (
+    "import json, os, sys, pathlib; out = pathlib.Path(sys.argv[1]); j = out / 'stc_journal'\n"
+    "j.mkdir(parents=True, exist_ok=True); shard = json.load(open(os.environ['STC_SHARD']))\n"
+    "def put(key, **more): (j / 'rank0.jsonl').open('a').write(json.dumps({'key': key} | more) + '\\n')\n"
+)
+WRITE = "(out / 'm').mkdir(exist_ok=True)\nfor leaf, n in json.loads(sys.argv[2]).items():\n"
+WRITE += "    (out / 'm' / f'1_samples_{leaf}.jsonl').write_text('{}\\n' * n)\n"
+WAIT = "import signal, time\nsignal.signal(15, lambda *_: sys.exit(75)); print('ready', flush=True)\n"
+WAIT += "time.sleep(60)\n"
+
+
+@pytest.fixture
+def job(sweep, monkeypatch):
+    """`job(code)` has this code run in place of lmms-eval; gives (sweep, its first job)."""
+    found = sweep(6, shards=2)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def make(code=ANSWER + "put('a'); put('b', failed='x')\n" + WRITE):
+        stand_in = [sys.executable, "-c", code]
+        monkeypatch.setattr(
+            worker, "command", lambda sweep, job: [*stand_in, str(job.out), json.dumps(rows(job))]
+        )
+        return found, found.job(0)
+
+    yield make
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def rows(job):
+    return {leaf: len(job.videos[key]) for leaf, key in job.leaves.items()}
+
+
+def signal_when_ready(job, number):
+    """Send this process the signal once the stand-in has said that it is ready."""
+
+    def send():
+        log = job.path / "log.txt"
+        while not (log.exists() and b"ready" in log.read_bytes()):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+def test_the_command_is_lmms_eval_with_the_recipe(sweep):
+    found = sweep(3)
+    words = worker.command(found, found.job(0))
+    assert words[1:5] == ["-m", "stc_lmms.cli", "--model", "llava_ov_stc"]
+    assert words[words.index("--tasks") + 1] == ",".join(found.job(0).leaves)
+    assert words[words.index("--device") + 1] == "cpu"
+    found.plan["gpus_per_job"] = 4
+    assert worker.command(found, found.job(0))[1:5] == [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"),
+    ]
+
+
+def test_a_job_that_ends_well_is_done_and_never_started_again(job):
+    sweep, first = job()
+    assert Worker(sweep, first).run() == DONE
+    found = first.status()
+    assert (found["state"], found["rows"], found["failed_rows"], found["attempt"]) == ("done", 2, 1, 1)
+    assert json.loads((first.path / "shard.json").read_text())["rows"] == first.videos
+    job("raise SystemExit('started again')")
+    assert Worker(sweep, first).run() == DONE and first.status()["attempt"] == 1
+    assert is_free(first.path / "lease")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (
+            "import sys; sys.exit('stc-lmms: error: token_budget=0 is too small')",
+            "token_budget=0 is too small",
+        ),
+        ("raise OSError(28, 'No space left on device')", "OSError: [Errno 28] No space left on device"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL (out of memory?)"),
+        ("raise SystemExit(3)", "exit status 3"),
+        (ANSWER + "put('a')", "0 of "),
+    ],
+)
+def test_a_job_that_fails_says_why_in_one_line(job, code, reason):
+    sweep, first = job(code)
+    assert Worker(sweep, first).run() == FAILED
+    found = first.status()
+    assert found["state"] == "failed" and reason in found["reason"] and "\n" not in found["reason"]
+    job()
+    assert Worker(sweep, first).run() == DONE and first.status()["attempt"] == 2
+
+
+def test_told_to_stop_it_lets_lmms_eval_end_and_goes_on_later(job):
+    sweep, first = job(ANSWER + "put('a')\n" + WAIT)
+    thread = signal_when_ready(first, signal.SIGTERM)
+    assert Worker(sweep, first).run() == STOPPED
+    thread.join()
+    assert first.status()["state"] == "stopped" and first.status()["reason"] == "stopped by SIGTERM"
+    assert [each.index for each in unfinished(sweep)] == [0, 1]
+
+
+def test_a_job_that_gets_nowhere_within_its_time_limit_is_given_up(job):
+    sweep, first = job(ANSWER + WAIT)
+    for attempt, state in enumerate(("stopped", "failed"), 1):
+        (first.path / "log.txt").unlink(missing_ok=True)
+        thread = signal_when_ready(first, signal.SIGUSR1)
+        assert Worker(sweep, first).run() == (STOPPED if state == "stopped" else FAILED)
+        thread.join()
+        assert (first.status()["state"], first.status()["stalls"] if attempt == 1 else 1) == (state, 1)
+    assert "give more time" in first.status()["reason"]
+
+
+def test_a_job_that_answers_something_each_time_is_never_given_up(job):
+    sweep, first = job(ANSWER + "put(str(os.getpid()))\n" + WAIT)
+    for _ in range(3):
+        (first.path / "log.txt").unlink(missing_ok=True)
+        thread = signal_when_ready(first, signal.SIGUSR1)
+        assert Worker(sweep, first).run() == STOPPED
+        thread.join()
+    assert first.status()["stalls"] == 0 and first.status()["rows"] == 3
+
+
+def test_a_job_that_is_held_is_left_alone(job, monkeypatch, capfd):
+    sweep, first = job()
+    monkeypatch.setattr(worker, "_LEASE_WAIT_S", 0.0)
+    with Lease(first.path / "lease", "x"):
+        assert worker.main([str(sweep.root), "0"]) == STOPPED
+    assert "job plain/ovobench_stream/000 is in use by process" in capfd.readouterr().err
+    assert first.status()["state"] == "waiting"
+
+
+def test_a_killed_worker_takes_lmms_eval_with_it_and_is_lost_at_once(job):
+    sweep, first = job()
+    stand_in = ANSWER + "print(os.getpid())\n" + WAIT
+    code = (
+        "import sys; from pathlib import Path; from stc_lmms.sweep import folder, worker\n"
+        "sweep = folder.Sweep(Path(sys.argv[1]))\n"
+        f"worker.command = lambda *_: [sys.executable, '-c', {stand_in!r}, str(sweep.job(0).out)]\n"
+        "worker.Worker(sweep, sweep.job(0)).run()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(sweep.root)])
+    log = first.path / "log.txt"
+    while not (log.exists() and b"ready" in log.read_bytes()) or first.status()["state"] != "running":
+        time.sleep(0.02)
+    child = int(log.read_text().split()[-2])
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    end = time.monotonic() + 10
+    while not is_free(first.path / "lease") and time.monotonic() < end:
+        time.sleep(0.02)
+    stat = Path(f"/proc/{child}/stat")  # nobody may be there to reap it
+    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    assert first.status()["state"] == "lost"
+
+
+def test_a_running_job_without_a_heartbeat_is_lost(job):
+    _, first = job()
+    about = me() | {"host": "elsewhere", "state": "running", "heartbeat": time.time(), "rows": 1}
+    first.set_status(**about)
+    assert first.status()["state"] == "running"
+    first.set_status(**about | {"heartbeat": time.time() - LOST_S - 1})
+    assert first.status()["state"] == "lost" and "elsewhere is gone" in first.status()["reason"]
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_status(tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path; from stc_lmms.sweep.files import write_json\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
+        "write_json(Path(sys.argv[1]), {'a': 1}); write_json(Path(sys.argv[1]), 'x' * 1000)"
+    )
+    path = tmp_path / "status.json"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert f"cannot write {path} (File too large)" in done.stderr
+    assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["status.json"]
+
+
+def test_progress_reads_only_what_is_new(tmp_path):
+    progress = Progress(tmp_path)
+    assert progress.read() == (0, 0)
+    journal = tmp_path / "rank0.jsonl"
+    begun = json.dumps({"key": "b", "begun": True, "responses": ["x", "y"]})
+    journal.write_text(json.dumps({"key": "a", "failed": "why"}) + f"\n{begun}\n" + '{"key": "c"')
+    assert progress.read() == (1, 2) and progress.failed == 1
+    with journal.open("a") as file:
+        file.write("}\n" + json.dumps({"key": "b", "failed": ""}) + "\n[]\n")
+    (tmp_path / "rank1.jsonl").write_text(json.dumps({"key": "a", "failed": ""}) + "\n")
+    assert progress.read() == (3, 0) and progress.failed == 0
+
+
+def test_a_status_table_counts_rates_and_tells_why(job):
+    sweep, first = job()
+    second = sweep.job(1)
+    pretend_done(first)
+    second.set_status(
+        **me()
+        | {"host": "there", "state": "running", "reason": "", "heartbeat": time.time(), "attempt": 1}
+        | {"rows": second.rows // 2, "seconds": 10.0, "failed_rows": 0}
+    )
+    found = status(sweep)
+    share = (second.rows // 2) / second.rows
+    rate = (first.cost + share * second.cost) / 20
+    assert found.left_s == pytest.approx((1 - share) * second.cost / rate)
+    assert not found.done and "1 of 2 jobs done; about " in text(found)
+    second.set_status(**second.status() | {"state": "failed", "reason": "the disk is full"})
+    shown = text(status(sweep))
+    assert "plain/ovobench_stream/001: failed: the disk is full" in shown and "left" not in shown
+    assert status(sweep, {1: "PENDING"}).count("queued") == 1
+    json.dumps(as_json(found))
+
+
+def test_local_tells_how_each_job_ended_and_repeats_none(job):
+    found, first = job()
+    for each in found.jobs:
+        pretend_done(each)
+    said, before = [], first.path.joinpath("status.json").read_bytes()
+    with Lease(found.root / "lease", "x") as lease:
+        assert local.run(found, lease, list(found.jobs), [None], said.append)
+    assert sorted(said) == ["plain/ovobench_stream/000: done", "plain/ovobench_stream/001: done"]
+    assert first.path.joinpath("status.json").read_bytes() == before
+    assert not (first.path / "log.txt").exists() and is_free(found.root / "lease")
+
+
+def test_places_are_the_gpus_in_groups(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    assert local.slots(2, None, needs_gpu=True) == ["0,1", "2,3"]
+    assert local.slots(1, 3, needs_gpu=True) == ["0", "1", "2"]
+    assert local.slots(1, 3, needs_gpu=False) == [None] * 3
+    with pytest.raises(StcError, match="3 jobs at once with 2 GPUs each do not fit the 5 GPUs here"):
+        local.slots(2, 3, needs_gpu=True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local.slots(1, None, needs_gpu=True) == [None]
+
+
+def test_a_script_has_one_element_per_job(sweep):
+    from stc_lmms.sweep.spec import SlurmOptions
+
+    found = sweep(5)
+    options = SlurmOptions(
+        partition="gpu", time="4:00:00", nodes=2, gpus_per_node=4, setup="module load cuda"
+    )
+    lines = slurm.script(found, [1000, 1001, 1005], 1000, options).splitlines()
+    assert "#SBATCH --array=0-1,5%8" in lines and "#SBATCH --signal=B:USR1@120" in lines
+    assert "#SBATCH --requeue" in lines and "#SBATCH --partition=gpu" in lines and "module load cuda" in lines
+    assert not any("gpus" in line for line in lines), "its only recipe runs on the CPU"
+    assert lines[-1].startswith("exec ") and lines[-1].endswith("$((1000 + SLURM_ARRAY_TASK_ID))")
+    found.plan["recipes"]["plain"]["device"] = "auto"
+    assert "#SBATCH --gpus-per-node=1" in slurm.script(found, [0], 0, options)
+    paths = slurm.write_scripts(found, [0, 2, 1999], options)
+    assert [path.stem.rpartition("_")[2] for path in paths] == ["00000", "01000"]
+    assert "--array=999%8" in paths[1].read_text()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "written"), [([3], "3"), ([0, 1, 2, 5, 7, 8], "0-2,5,7-8"), ([2, 0], "0,2")]
+)
+def test_ranges(numbers, written):
+    assert slurm.ranges(numbers) == written
