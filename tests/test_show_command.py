@@ -166,7 +166,7 @@ def test_the_demo_model_is_the_default(video, tmp_path, capsys):
         (["--frames", "65"], "a .png has at most 64"),
         (["--model_args", "method=stc"], "give the method as --method"),
         (["--model_args", "fps"], "'fps' is not of the form name=value"),
-        (["--model_args", "token_budget=500"], "the nearest that works is 196"),
+        (["--model_args", "token_budget=500"], "the nearest that works is 36"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

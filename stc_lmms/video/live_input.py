@@ -25,12 +25,15 @@ class GrowingFile:
     def __init__(self, path: str, patience_s: float):
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - open as long as the source
         self._patience_s = patience_s
+        self._finished = False
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; b"" when nothing more will come."""
         deadline_s = time.monotonic() + self._patience_s
         while not (data := self._file.read(size)):
-            if time.monotonic() >= deadline_s:
+            # a demuxer asks several times at the end: the patience is for the first
+            if self._finished or time.monotonic() >= deadline_s:
+                self._finished = True
                 return b""
             time.sleep(_LOOK_EVERY_S)
         return data

@@ -69,7 +69,7 @@ def test_demo_on_a_cpu(tmp_path):
                 assert 0.7 * samples["observe_ms"][i] < stages <= samples["observe_ms"][i] + 0.01
             assert row["floor_ms"][who]["vit_ms"] > 0
         assert row["sizes"]["dense"]["kv_bytes_per_frame"] == 36 * card["kv_bytes_per_token"]
-        assert row["sizes"]["method"]["kv_bytes_per_frame"] == 64 * card["kv_bytes_per_token"]
+        assert row["sizes"]["method"]["kv_bytes_per_frame"] == 12 * card["kv_bytes_per_token"]
         assert row["sizes"]["method"]["tower_reference_bytes"] == card["reference_bytes"]
     assert card["rows"][0]["bound"]["vit_ms"] == 1 and 0.5 < card["rows"][1]["bound"]["vit_ms"] < 0.6
     assert ("WARNING" in text) == bool(card["slower_than_dense"])

@@ -85,7 +85,7 @@ def test_a_file_that_grows_is_followed_until_it_stops(video, tmp_path):
     growing = tmp_path / "growing.mkv"
     drip(growing, video.read_bytes(), 8, 0.15)
     time.sleep(0.1)
-    with LiveSource(str(growing), follow=True, stall_s=1.5) as source:
+    with LiveSource(str(growing), follow=True, stall_s=4) as source:
         got = taken(source)
     assert [read_number(f) for _, f in got] == [10 * k for k in range(10)]
     assert source.failure is None
@@ -96,10 +96,10 @@ def test_a_source_that_stalls_breaks_off_and_keeps_what_came(video, tmp_path):
     os.mkfifo(pipe)
     half = video.read_bytes()[: video.stat().st_size // 2]
     drip(pipe, half, 1, 30.0)
-    with LiveSource(str(pipe), stall_s=1.0) as source:
+    with LiveSource(str(pipe), stall_s=5.0) as source:
         got = taken(source)
     assert 0 < len(got) < 10
-    assert f"{pipe} broke off: the decoder made no progress for 1 s" in str(source.failure)
+    assert f"{pipe} broke off: the decoder made no progress for 5 s" in str(source.failure)
 
 
 @pytest.mark.parametrize("backlog", ["queue", "drop"])
@@ -182,7 +182,7 @@ def test_an_answer_given_before_the_source_broke_off_stays(stream, video, tmp_pa
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     drip(pipe, video.read_bytes()[: video.stat().st_size // 2], 1, 30.0)
-    code, out, err = stream(pipe, "--at", "3", "--stall", "1.5")
+    code, out, err = stream(pipe, "--at", "3", "--stall", "5")
     assert code == 2 and out.startswith("[3 s] What?\n")
     assert err[-1].startswith("stc-lmms: error: ") and "broke off" in err[-1]
 
