@@ -11,8 +11,11 @@ lmms-eval --model llava_ov_stc --model_args pretrained=demo --tasks ovobench_str
 methods=none,stc,tome,visionzip,vidcom2,dycoke,random,uniform_frames
 echo "== stc-lmms compare --methods $methods =="
 stc-lmms compare --methods "$methods" --tasks ovobench_stream_tiny,streamingbench_tiny \
-  --model_args pretrained=demo,device=cpu --output "$out/compare" 2> >(tee "$out/compare.log" | grep '^stc-lmms:' >&2)
+  --model_args pretrained=demo,device=cpu --output "$out/compare" > "$out/table.txt" \
+  2> >(tee "$out/compare.log" | grep '^stc-lmms: [0-9]' >&2)
+wait
+cat "$out/table.txt"
+stc-lmms leaderboard "$out" --output "$out/leaderboard" > /dev/null
 echo
-stc-lmms leaderboard "$out" --output "$out/leaderboard"
 echo "170 questions tell little apart: docs/demo-model.md has the whole comparison, and what a toy cannot tell."
 echo "Open $out/leaderboard/leaderboard.html"

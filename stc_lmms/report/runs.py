@@ -16,7 +16,7 @@ from stc_lmms.errors import DataError
 from stc_lmms.report.scores import Score, of_results, of_summary
 from stc_lmms.streaming.timers import total
 
-_OWN_OUTPUT = "leaderboard.json"
+_OWN_OUTPUTS = frozenset({"leaderboard.json", "compare.json", "scores.json"})
 
 
 @dataclass
@@ -149,7 +149,7 @@ def _collect(paths: Sequence[Path], tell: Callable[[str], None]) -> list[_Files]
     found: dict[tuple[Path, str], _Files] = {}
     results = []
     for path in paths:
-        if path.name == _OWN_OUTPUT:
+        if path.name in _OWN_OUTPUTS:
             continue
         content, why = _read(path)
         if content is None:
