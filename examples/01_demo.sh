@@ -7,7 +7,7 @@ out=${1:-results/demo}
 rm -rf "$out"
 echo "== lmms-eval --model llava_ov_stc --model_args pretrained=demo --tasks ovobench_stream_tiny =="
 lmms-eval --model llava_ov_stc --model_args pretrained=demo --tasks ovobench_stream_tiny --device cpu \
-  --output_path "$out/lmms_eval" --log_samples --verbosity WARNING
+  --output_path "$out/stc" --log_samples --verbosity WARNING
 methods=none,stc,tome,visionzip,vidcom2,dycoke,random,uniform_frames
 echo "== stc-lmms compare --methods $methods =="
 stc-lmms compare --methods "$methods" --tasks ovobench_stream_tiny,streamingbench_tiny \
