@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that docs/demo-model.md shows: about an hour on two cores. A run that was stopped goes on where it was.
+# Everything that docs/demo-model.md shows. A run that was stopped goes on where it was.
 # Afterwards: python scripts/demo_results.py
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from stc_lmms.report.compare import by_question, rows, text
 
     if budgets is None:
-        budgets = [resolve(common | {"method": "stc_pruner"}, model=chosen.name).options["token_budget"]]
+        budgets = [resolve(common | {"method": "stc"}, model=chosen.name).options["token_budget"]]
     grid = configurations(methods, budgets, varied)
     try:
         args.output.mkdir(parents=True, exist_ok=True)

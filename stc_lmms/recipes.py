@@ -69,6 +69,29 @@ def find(name: str | Path) -> Path:
     return known[str(name)]
 
 
+def mapping(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
+    """A YAML file's content.
+
+    Args:
+        path: the file.
+        what: what it is, for messages.
+        keys: that it may have.
+
+    Raises:
+        SettingsError: it is no YAML mapping, or has another key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} is not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} is not a {what}: it must be a mapping with {', '.join(keys)}")
+    for key in content:
+        if key not in keys:
+            raise SettingsError(f"{path}: {unknown(f'{what} key', key, keys)}")
+    return content
+
+
 def read(name: str | Path, changed_args: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe.
 
@@ -80,15 +103,7 @@ def read(name: str | Path, changed_args: Mapping[str, Any] | None = None) -> Rec
         SettingsError: it does not exist, is no YAML mapping, or has an unknown, missing or malformed key.
     """
     path = find(name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} is not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path} is not a recipe: it must be a mapping with {', '.join(_NEEDED)}")
-    for key in content:
-        if key not in KEYS:
-            raise SettingsError(f"{path}: {unknown('recipe key', key, KEYS)}")
+    content = mapping(path, "recipe", KEYS)
     for key in _NEEDED:
         if not isinstance(content.get(key), str) or not content[key].strip():
             raise SettingsError(f"{path}: {key} must be a text, got {content.get(key)!r}")

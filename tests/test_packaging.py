@@ -41,21 +41,21 @@ def installed(tmp_path_factory):
     return target
 
 
+def run_installed(folder, code):
+    """What the code prints with the installed wheel alone on the path."""
+    environ = {"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environ, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
 @pytest.mark.slow
 def test_wheel_ships_tasks_and_recipes(installed):
     code = (
         "import stc_lmms, stc_lmms.resources as r; print(stc_lmms.__file__);"
         "print(r.tasks_root()); print(r.model_configs_root())"
     )
-    out = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"},
-        cwd=installed,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert all(line.startswith(str(installed)) for line in out.stdout.split())
+    said = run_installed(installed, code)
+    assert all(line.startswith(str(installed)) for line in said.split())
     shipped = {
         p.relative_to(installed / "stc_lmms" / "tasks")
         for p in (installed / "stc_lmms" / "tasks").rglob("*.*")
@@ -67,15 +67,7 @@ def test_wheel_ships_tasks_and_recipes(installed):
     }
     assert (installed / "stc_lmms" / "report" / "leaderboard.html.j2").is_file()
     code = "from stc_lmms.demo.pretrained import demo_folder; print(demo_folder())"
-    checked = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"},
-        cwd=installed,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert checked.stdout.startswith(str(installed))
+    assert run_installed(installed, code).startswith(str(installed))
     metadata = next(installed.glob("stc_lmms-*.dist-info"))
     entries = (metadata / "entry_points.txt").read_text()
     assert "[lmms_eval.models]" in entries and "stc-lmms = stc_lmms.cli:main" in entries

@@ -1,6 +1,7 @@
 """Jobs: a request of lmms-eval, or a row of our benchmarks, as rounds: what to ask next, about which clip."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class Round:
     watch: str = ""
 
 
-class Job:
+class Job(ABC):
     """Something to be asked in rounds, and what has been answered so far.
 
     Args:
@@ -64,9 +65,9 @@ class Job:
         self._rounds = self._ask()
         self.next: Round | None = next(self._rounds, None)
 
+    @abstractmethod
     def _ask(self) -> Iterator[Round]:
         """Yield the rounds; `responses` has the answers to those before."""
-        raise NotImplementedError
 
     def respond(self, response: AnswerText) -> None:
         """Take in the answer to `next` and move on; `next` is None when all is asked."""

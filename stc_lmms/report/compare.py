@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stc_lmms.align import table
 from stc_lmms.harness.grid import Outcome, Scored
 from stc_lmms.report.paired import LEVEL, paired_difference
-from stc_lmms.report.tables import align
 
 BASE = "none"
 MIB = 2**20
@@ -84,13 +84,13 @@ def text(found: Sequence[dict[str, Any]], on_gpu: bool) -> str:
     """The rows as a table, with what every column means, and a line for each that did not run."""
     ran = [row for row in found if "n" in row]
     head = ("method", "budget", "n", "failed", "accuracy %", f"to {BASE}", f"{100 * LEVEL:.0f} % interval")
-    table = [(*head, *COLUMNS.values())]
+    cells = [(*head, *COLUMNS.values())]
     for row in ran:
         budget = "-" if row["budget"] is None else str(row["budget"])
         method = " ".join((row["method"], *(f"{name}={value}" for name, value in row["varied"].items())))
         counts = (method, budget, str(row["n"]), str(row["n_failed"]), f"{row['accuracy']:.2f}")
-        table.append((*counts, *_difference(row["difference"]), *(_cell(row[name]) for name in COLUMNS)))
-    lines = [align(table)] if ran else []
+        cells.append((*counts, *_difference(row["difference"]), *(_cell(row[name]) for name in COLUMNS)))
+    lines = [table(cells, left=2)] if ran else []
     for row in found:
         if "n" not in row:
             lines.append(f"{row['name']}: {'skipped' if row['skipped'] else 'failed'}: {row['trouble']}")

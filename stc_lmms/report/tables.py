@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stc_lmms.align import table
 from stc_lmms.errors import DataError
 from stc_lmms.report.runs import rank_notes
 from stc_lmms.report.scores import mean_of_parts
@@ -92,7 +93,7 @@ def _accuracy(runs: Sequence[dict[str, Any]]) -> str:
         "macro: mean over parts of the mean over their tasks; micro: pooled over questions;\n"
         "strict: strict scorer, in the average that the benchmark itself reports"
     )
-    return f"Accuracy\n{align(rows)}\n{note}"
+    return f"Accuracy\n{table(rows, left=2)}\n{note}"
 
 
 def _efficiency(runs: Sequence[dict[str, Any]]) -> str:
@@ -107,7 +108,7 @@ def _efficiency(runs: Sequence[dict[str, Any]]) -> str:
         rows.append((run["name"], run["method"], *cells))
     lines = dict.fromkeys(_where(run["model"]) for run in runs if run["model"])  # mostly one
     notes = [f"{run['name']} ({run['method']}): {note}" for run in runs for note in run["notes"]]
-    return "\n".join(("Efficiency", align(rows), *lines, *notes))
+    return "\n".join(("Efficiency", table(rows, left=2), *lines, *notes))
 
 
 def _where(model: dict[str, Any]) -> str:
@@ -120,16 +121,3 @@ def _cell(value: float | None) -> str:
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.2f}"
-
-
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width: the first two to the left, the others to the right; a rule under the head."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join(line.rstrip() for line in lines)

@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stc_lmms import recipes as recipe_files
 from stc_lmms.errors import SettingsError
 from stc_lmms.recipes import Recipe
@@ -107,15 +105,7 @@ def read(path: Path, **slurm: Any) -> Spec:
     Raises:
         SettingsError: a key or a value is wrong; recipes are read, but not yet checked against a checkpoint.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} is not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path} is not a sweep: it must be a mapping with {', '.join(KEYS)}")
-    for key in content:
-        if key not in KEYS:
-            raise SettingsError(f"{path}: {unknown('sweep key', key, KEYS)}")
+    content = recipe_files.mapping(path, "sweep", KEYS)
     args = _typed(path, content, "model_args", dict, {})
     names = _names(path, content, "recipes")
     found = [recipe_files.read(path.parent / n if n.endswith((".yaml", ".yml")) else n) for n in names]

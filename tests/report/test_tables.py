@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from stc_lmms.align import table
 from stc_lmms.benchmarks import ovobench
 from stc_lmms.cli import main
-from stc_lmms.report.tables import align, render
+from stc_lmms.report.tables import render
 from stc_lmms.streaming.timers import Efficiency
 
 MODEL = {
@@ -205,7 +206,7 @@ def test_a_folder_without_a_run_is_one_line_and_status_2(tmp_path, capsys, name,
 
 
 def test_columns_are_aligned():
-    assert align([("a", "b", "c"), ("long", "x", "1"), ("s", "y", "1000")]).splitlines() == [
+    assert table([("a", "b", "c"), ("long", "x", "1"), ("s", "y", "1000")], left=2).splitlines() == [
         "a     b     c",
         "-------------",
         "long  x     1",

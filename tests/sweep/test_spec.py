@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from stc_lmms.cli import main
 from stc_lmms.errors import SettingsError, StcError
@@ -103,7 +104,7 @@ def test_a_recipe_is_checked_before_anything_is_written(
     sweep_file, tmp_path, checkpoint, capsys, recipe, message
 ):
     path = sweep_file(tasks=["streamingbench_mini"])
-    plain = spec.yaml.safe_load((tmp_path / "plain.yaml").read_text()) | recipe
+    plain = yaml.safe_load((tmp_path / "plain.yaml").read_text()) | recipe
     if plain["model_args"]:
         plain["model_args"] = plain["model_args"].replace("{c}", str(checkpoint))
     (tmp_path / "plain.yaml").write_text(json.dumps(plain))
