@@ -41,6 +41,7 @@ from stc_lmms.harness.vlmeval_model import StcVLM  # noqa: E402
 
 MODELS = {"llava_ov_stc_demo": {}, "llava_ov_stc_demo_none": {"method": "none"}}
 DATA = {"OVOBench_mini": "ovobench_stream_mini", "StreamingBench_mini": "streamingbench_mini"}
+MINI = tasks_root() / "mini_data"
 SCORES = ("official", "strict", "missing", "unparsed", "past_end")
 
 
@@ -72,51 +73,64 @@ def no_model(monkeypatch):
     monkeypatch.setattr(StcVLM, "load", lambda self: pytest.fail("weights were loaded"))
 
 
-@pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
-    """Both recipes on both mini sets, by the command in a process of its own."""
-    output = tmp_path_factory.mktemp("vlmeval")
+def start_vlmevalkit(output, mini, log):
+    """Both recipes on both mini sets of a folder, by the command in a process of its own."""
     command = [sys.executable, "-m", "stc_lmms.harness.vlmeval", "--data", *DATA, "--model", *MODELS]
-    done = subprocess.run(
+    return subprocess.Popen(
         [*command, "--work-dir", str(output)],
-        stdout=subprocess.PIPE,
+        stdout=log,
         stderr=subprocess.STDOUT,
-        text=True,
-        timeout=500,
         cwd=output,
+        env=os.environ | {"STC_MINI": str(mini)},
     )
-    assert done.returncode == 0, done.stdout
-    return output, done.stdout
 
 
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory):
-    """The same by lmms-eval: records of every question, and the folder with the summaries."""
+def by_lmms_eval(folder, mini):
+    """The same by lmms-eval: by model, records of every question and the folder with the summaries."""
     found = {}
-    for name, args in MODELS.items():
-        output = tmp_path_factory.mktemp(name)
-        results = simple_evaluate(
-            model=LlavaOvStc(pretrained="demo", device="cpu", **args),
-            tasks=list(DATA.values()),
-            task_manager=TaskManager(include_path=str(tasks_root()), include_defaults=False),
-            cli_args=Namespace(output_path=str(output), process_with_media=False),
-            bootstrap_iters=0,
-        )
-        records = {
-            (task.split("_")[0], record["part"], record["qid"]): record
-            for task, samples in results["samples"].items()
-            for sample in samples
-            for record in sample["acc"]["records"]
-        }
-        found[name] = records, output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STC_MINI", str(mini))
+        for name, args in MODELS.items():
+            results = simple_evaluate(
+                model=LlavaOvStc(pretrained="demo", device="cpu", **args),
+                tasks=list(DATA.values()),
+                task_manager=TaskManager(include_path=str(tasks_root()), include_defaults=False),
+                cli_args=Namespace(output_path=str(folder / name), process_with_media=False),
+                bootstrap_iters=0,
+            )
+            records = {
+                (task.split("_")[0], record["part"], record["qid"]): record
+                for task, samples in results["samples"].items()
+                for sample in samples
+                for record in sample["acc"]["records"]
+            }
+            found[name] = records, folder / name
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
-def test_answers_and_scores_are_those_of_lmms_eval(evaluated, expected, model):
-    folder = evaluated[0] / model
-    records, output = expected[model]
+def both(folder, mini):
+    """Folder with VLMEvalKit's output, and lmms-eval's. They run at the same time."""
+    output, log = folder / "vlmeval", folder / "vlmeval.log"
+    output.mkdir()
+    with log.open("wb") as said, start_vlmevalkit(output, mini, said) as process:
+        try:
+            expected = by_lmms_eval(folder, mini)
+            status = process.wait(timeout=900)
+        finally:
+            process.kill()
+    assert status == 0, log.read_text(errors="replace")
+    return output, expected
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """By both harnesses on the videos with every quirk."""
+    return both(tmp_path_factory.mktemp("quirks"), QUIRKS)
+
+
+def same(evaluated, model, questions):
+    """Answers, scores and metrics of both harnesses are the same, question by question."""
+    folder, (records, output) = evaluated[0] / model, evaluated[1][model]
     asked = 0
     for data, task in DATA.items():
         table = text_table(folder / f"{model}_{data}.xlsx")
@@ -128,12 +142,26 @@ def test_answers_and_scores_are_those_of_lmms_eval(evaluated, expected, model):
             assert [score[name] for name in SCORES] == [str(record[name]) for name in SCORES]
             assert (line["answer"], line["task"]) == (record["answer"], record["task"])
             asked += 1
-    assert asked == len(records) == 73 + 25 and len({r["response"] for r in records.values()}) > 2
+    assert asked == len(records) == questions and len({r["response"] for r in records.values()}) > 2
     assert summaries(folder) == summaries(output)
     status = json.loads((folder / "status.json").read_text())["datasets"]
     assert status["OVOBench_mini"]["metrics"]["acc"] == pytest.approx(
         100 * summaries(output)["ovobench_mini"]["total"]["official"]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_answers_and_scores_are_those_of_lmms_eval(evaluated, model):
+    same(evaluated, model, questions=73 + 25)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_so_they_are_on_the_sets_that_ship(tmp_path):
+    found = both(tmp_path, MINI)
+    for model in MODELS:
+        same(found, model, questions=930)
 
 
 @pytest.mark.slow
