@@ -6,8 +6,9 @@ Released constants on 128 frames of 729 tokens of width 1152, float32, random sc
 frames; frames go in by 16, and one by one. Each time is the median of `--repeats` on one thread, in processor
 time, so that other programs on the machine do not count. The tower is SigLIP-so400m as StreamForest uses it,
 26 layers, random weights, one frame a call; with `--layers` fewer are run and the time is scaled up. The
-share is that of `consolidate`, and of the whole memory, in the tower's time for the same frames. The last
-line is one JSON object.
+share is that of `consolidate`, and of the whole memory, in the tower's time for the same frames. Then a
+stream of `--stream` frames, one by one, under both times of merging events: what a frame costs, what a read
+costs, and what is held as the stream goes on. The last line is one JSON object.
 """
 
 import argparse
@@ -26,17 +27,40 @@ from stc_lmms.models.streamforest_config import SO400M
 from stc_lmms.streaming.timers import environment
 from stc_lmms.towers import SiglipTower
 
-TOKENS, LIMIT = 729, 0.25
+TOKENS, LIMIT, CONSOLIDATE = 729, 0.25, ("ask", "frame")
 
 
 def clock(run: Callable[[], object], repeats: int) -> float:
     """Median milliseconds of processor time; the first call warms up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.process_time()
-        run()
-        times.append((time.process_time() - start) * 1e3)
-    return statistics.median(times[1:])
+    return statistics.median([milliseconds(run) for _ in range(repeats + 1)][1:])
+
+
+def milliseconds(run: Callable[[], object]) -> float:
+    """Milliseconds of processor time of one call."""
+    start = time.process_time()
+    run()
+    return (time.process_time() - start) * 1e3
+
+
+def long_stream(count: int, every: int, width: int, consolidate: str) -> list[dict[str, float]]:
+    """A row after every `every` frames: the cost of a frame since the last row, of a read, and the bytes."""
+    forest, rows = Forest(ForestOptions(consolidate=consolidate), SO400M["num_attention_heads"]), []
+    for seen in range(every, count + 1, every):
+        frames = scenes(every, width)
+        update_ms = [milliseconds(lambda frame=frame: forest.append(frame)) for frame in frames.split(1)]
+        rows.append(
+            {
+                "frames": seen,
+                "update_ms": round(statistics.median(update_ms), 2),
+                "update_ms_mean": round(statistics.fmean(update_ms), 2),
+                "read_ms": round(clock(forest.read, 3), 2),
+                "events": len(forest.events),
+                "tokens_read": len(forest.read()),
+                "memory_bytes": forest.nbytes,
+            }
+        )
+        print("  ".join(f"{key} {value:11.1f}" for key, value in rows[-1].items()), flush=True)
+    return rows
 
 
 def scenes(count: int, width: int) -> torch.Tensor:
@@ -60,6 +84,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=SO400M["num_hidden_layers"])
     parser.add_argument("--frames", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--stream", type=int, default=2000, help="frames of the long stream")
+    parser.add_argument("--every", type=int, default=200, help="a row of it after so many frames each")
     parser.add_argument("--output", type=Path, help="write the JSON here, too")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -86,6 +112,10 @@ def main() -> None:
         print(f"{name:26s} {ms:9.1f} ms for {args.frames} frames  {ms / tower_ms:8.3%} of the dense tower")
     share = found["consolidate"] / tower_ms
     print(f"consolidate: {share:.3%} of the dense tower, {'under' if share < LIMIT else 'OVER'} {LIMIT:.0%}")
+    streams = {}
+    for when in CONSOLIDATE:
+        print(f"{args.stream} frames, consolidate={when}:")
+        streams[when] = long_stream(args.stream, args.every, SO400M["hidden_size"], when)
     result = {
         "benchmark": "forest_cost",
         "arguments": {key: value for key, value in vars(args).items() if key != "output"},
@@ -95,6 +125,7 @@ def main() -> None:
         "events": [len(forest.events), len(forest.consolidated())],
         "tokens_read": len(forest.read()),
         "memory_bytes": forest.nbytes,
+        "stream": streams,
         "environment": environment(torch.device("cpu")),
     }
     if args.output:

@@ -16,7 +16,7 @@ REPO = Path(__file__).resolve().parents[1]
 
 
 RESULTS = REPO / "benchmarks" / "results"
-TOWERS = {"siglip": "SigLIP-so400m", "clip": "CLIP-L/14"}
+TOWERS = {"siglip": "SigLIP-so400m", "clip": "CLIP-L/14", "qwen2_vl": "Qwen2-VL-7B"}
 
 
 def _read(name: str) -> dict:
@@ -143,6 +143,43 @@ def selection_cost_block() -> str:
     )
 
 
+def forest_cost_block() -> str:
+    result = _read("forest_cost")
+    env, (asked, bounded) = result["environment"], (result["stream"][when] for when in ("ask", "frame"))
+
+    def updates(rows: list[dict]) -> str:
+        times = [row["update_ms"] for row in rows]
+        return f"{min(times):.0f} to {max(times):.0f} ms"
+
+    frames = result["arguments"]["frames"]
+    held = [row["memory_bytes"] / 1e6 for row in bounded]
+    read = max(row["read_ms"] for row in bounded)
+    return (
+        f"Over {result['arguments']['stream']:,} frames (729 tokens of width 1152, float32, one thread, "
+        f"processor time, {env['device']}) taking in a frame costs {updates(asked)} with `consolidate=ask` "
+        f"and {updates(bounded)} with `frame`, early or late; a frame of the dense tower "
+        f"{result['tower_ms'] / frames:,.0f} ms. The memory of `frame` stays at {min(held):.0f} to "
+        f"{max(held):.0f} MB and a read at {read:.0f} ms or less; that of `ask` grows to "
+        f"{asked[-1]['memory_bytes'] / 1e6:.0f} MB and a read, which then merges all events, to "
+        f"{asked[-1]['read_ms'] / 1e3:.1f} s. Merging events after {frames} frames takes "
+        f"{result['share_of_dense']['consolidate']:.3%} of their time in the dense tower "
+        "(`python benchmarks/forest_cost.py --layers 1`)."
+    )
+
+
+def dispider_stream_block() -> str:
+    result = _read("dispider_stream")
+    first, last = result["rows"][0], result["rows"][-1]
+    model, env = result["arguments"]["size"], result["environment"]
+    return (
+        f"With the {model} random model on {env['device']}, {env['threads']} threads, retrieval takes "
+        f"{first['retrieval_ms']:.0f} ms at {first['clips']} clips and {last['retrieval_ms']:,.0f} ms at "
+        f"{last['clips']:,} ({last['memory_tokens']:,} tokens in one pass), and a clip holds "
+        f"{last['device_bytes_per_clip']:,.0f} bytes on the device and {last['archive_bytes_per_clip']:,.0f} "
+        "beside it throughout (`python benchmarks/dispider_stream.py`)."
+    )
+
+
 BLOCKS = {
     "methods": as_markdown,
     "cacher_cpu": cacher_cpu_block,
@@ -150,6 +187,8 @@ BLOCKS = {
     "stream_memory": stream_memory_block,
     "gpu_card": gpu_card_block,
     "selection_cost": selection_cost_block,
+    "forest_cost": forest_cost_block,
+    "dispider_stream": dispider_stream_block,
 }
 
 
