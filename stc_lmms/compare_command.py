@@ -61,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
     from stc_lmms.report.compare import by_question, rows, text
 
     if budgets is None:
-        budgets = [resolve(common | {"method": "stc"}, model=chosen.name).options["token_budget"]]
+        # other arguments may belong to other methods, or need one that is varied
+        about = {name: common[name] for name in ("pretrained",) if name in common}
+        budgets = [resolve(about | {"method": "stc"}, model=chosen.name).options["token_budget"]]
     grid = configurations(methods, budgets, varied)
     try:
         args.output.mkdir(parents=True, exist_ok=True)

@@ -134,6 +134,28 @@ def test_one_failing_configuration_does_not_stop_the_others(compare, tmp_path, m
     assert f"1 of 2, stc_9: {failed['trouble']}" in said.err and "2 of 2, stc_cacher: done" in said.err
 
 
+def test_an_argument_of_all_may_need_a_varied_one(tmp_path):
+    common = "pretrained=demo,device=cpu,fps=0.1,refresh=adaptive"
+    given = ["--model_args", common, "--tasks", BACKWARD, "--limit", "1", "--output", str(tmp_path)]
+    varied = [
+        "--vary",
+        "cut_similarity=0.8,0.95",
+        "--methods",
+        "none,stc",
+        "--tasks",
+        BACKWARD,
+        "--limit",
+        "1",
+    ]
+    assert main(["compare", *given, *varied]) == 0
+    found = read(tmp_path)["rows"]
+    assert [(row["budget"], row["varied"]) for row in found] == [
+        (None, {}),
+        (12, {"cut_similarity": "0.8"}),  # the budget is the demo checkpoint's own
+        (12, {"cut_similarity": "0.95"}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
