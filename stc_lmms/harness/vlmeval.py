@@ -64,6 +64,8 @@ def main() -> int:
     except StcError as error:
         print(f"stc-lmms: error: {error}", file=sys.stderr)
         return 2
+    if run.WORLD_SIZE > 1:
+        _communicate_without_gpus()
     run.main()
     lost = [] if args.mode == "infer" or run.RANK else sorted(wanted - started.evaluated)
     for model, data in lost:
@@ -81,6 +83,16 @@ def _import() -> ModuleType:
     finally:
         ssl._create_default_https_context = secure
     return vlmeval.run
+
+
+def _communicate_without_gpus() -> None:
+    """VLMEvalKit asks for NCCL, which needs GPUs; elsewhere its processes talk through Gloo."""
+    import torch
+    from torch import distributed
+
+    if not torch.cuda.is_available():
+        make = distributed.init_process_group
+        distributed.init_process_group = lambda backend, **given: make("gloo", **given)
 
 
 def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Run, set[tuple[str, str]]]:

@@ -23,6 +23,8 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
 from stc_lmms.cli import main as stc_lmms
+from stc_lmms.demo.dispider_checkpoint import build_dispider
+from stc_lmms.demo.streamforest_checkpoint import build_streamforest
 from stc_lmms.harness import vlmeval
 from stc_lmms.harness.lmms_eval import LlavaOvStc
 from stc_lmms.models import registry
@@ -31,6 +33,7 @@ from stc_lmms.video.decode import open_video
 from tests.conftest import QUIRKS
 from tests.harness.toy import TOY, Toy
 from tests.media import encode_video, moving_square_frames
+from tests.models import qwen_checkpoint
 
 vlmeval._import()
 from vlmeval.config import supported_VLM  # noqa: E402
@@ -190,6 +193,46 @@ def test_a_second_run_needs_no_model(evaluated, run, no_model):
     assert summaries(output / "llava_ov_stc_demo") == before
     newest = sorted((output / "llava_ov_stc_demo").glob("stc_efficiency_*.json"))[-1]
     assert json.loads(newest.read_text())["replayed"] == 73 + 25
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same(evaluated, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    model, data = "llava_ov_stc_demo", "StreamingBench_mini"
+    command = ["-m", "stc_lmms.harness.vlmeval", "--model", model, "--data", data, "--work-dir", tmp_path]
+    environ = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*launch, *map(str, command)], env=environ, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    theirs = evaluated[0] / model
+    for ending in ("", "_score"):  # the processes take turns in the tables
+        tables = [text_table(f / f"{model}_{data}{ending}.xlsx") for f in (tmp_path / model, theirs)]
+        split, whole = (t.drop(columns="index").sort_values("qid", ignore_index=True) for t in tables)
+        assert split.equals(whole)
+    assert summaries(tmp_path / model)["streamingbench_mini"] == summaries(theirs)["streamingbench_mini"]
+    assert [path.stat().st_size > 0 for path in (tmp_path / "stc_journal").iterdir()] == [True, True]
+
+
+@pytest.mark.slow
+def test_every_model_runs(run, tmp_path):
+    small = qwen_checkpoint.SMALL | {"token_budget": 6}
+    built = {
+        "StreamforestStc": (build_streamforest, {}),
+        "DispiderStc": (build_dispider, {"frames_per_clip": 4}),
+        "LiveccStc": (partial(qwen_checkpoint.build_checkpoint, family="qwen2_vl"), small),
+        "Qwen25VlStc": (partial(qwen_checkpoint.build_checkpoint, family="qwen2_5_vl"), small),
+    }
+    models = {
+        name: {"class": name, "pretrained": str(build(tmp_path / name)), "device": "cpu"} | args
+        for name, (build, args) in built.items()
+    }
+    config = {"model": models, "data": {"StreamingBench_mini_proactive": {}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert run("--config", tmp_path / "config.json", "--work-dir", "out") == 0
+    for name in models:
+        found = summaries(tmp_path / "out" / name)["streamingbench_mini"]
+        assert (found["n"], found["n_failed"]) == (2, 0)
 
 
 @pytest.mark.slow
