@@ -29,6 +29,7 @@ from stc_lmms.methods.registry import RECIPES
 from stc_lmms.models import registry
 from stc_lmms.models.base import open_device
 from stc_lmms.settings import Settings
+from stc_lmms.suggest import unknown
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,9 @@ def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Run, set[tuple
     Raises:
         StcError: a name, an argument, data or an old result table that does not fit.
     """
+    import vlmeval.api
+    import vlmeval.vlm
+
     work_dir = Path(os.environ.get("MMEVAL_ROOT") or args.work_dir)
     started = Run(work_dir / "stc_journal", {})
     classes = _add(run, started)
@@ -113,7 +117,9 @@ def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Run, set[tuple
         recipe = None if args.base_url or args.api_mode else _recipe(name, config, classes)
         if recipe is not None:
             started.settings[name] = _settings(recipe)
-        elif not (config.get("class") or args.base_url or name in run.supported_VLM):
+        elif config.get("class"):
+            _check_class("model", config["class"], classes, vlmeval.api, vlmeval.vlm)
+        elif not (args.base_url or name in run.supported_VLM):
             raise SettingsError(_unknown("model", name, recipes(), run.supported_VLM, "vlmutil mlist all"))
     _check_tables(run, work_dir, started, models, datasets)
     return started, {(model, name) for model in models for name in datasets}
@@ -155,14 +161,39 @@ def _datasets(run: ModuleType, data: Mapping[str, Mapping[str, Any]]) -> dict[st
     found = {}
     for name, config in data.items():
         if config.get("class") in CLASSES:
-            given = {key: config[key] for key in ("dataset", "nframe", "fps") if key in config}
-            found[name] = CLASSES[config["class"]](**{"dataset": name} | given)
-        elif not config.get("class") and name in registered():
+            found[name] = CLASSES[config["class"]](**_given(name, config))
+        elif config.get("class"):
+            _check_class("dataset", config["class"], CLASSES, vlmeval.dataset)
+        elif config:
+            raise SettingsError(f"dataset {name!r}: give its class, too, such as {next(iter(CLASSES))}")
+        elif name in registered():
             found[name] = run.supported_video_datasets[name]()
-        elif not config.get("class") and not _theirs(name, vlmeval.dataset):
+        elif not _theirs(name, vlmeval.dataset):
             known = [*run.supported_video_datasets, *vlmeval.dataset.SUPPORTED_DATASETS]
             raise DataError(_unknown("dataset", name, registered(), known, "vlmutil dlist all"))
     return found
+
+
+def _given(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a dataset of ours in a configuration file.
+
+    Raises:
+        SettingsError: there is another key, or no frame rate, without which VLMEvalKit would not take it.
+    """
+    known = ("class", "dataset", "nframe", "fps")
+    for key in config:
+        if key not in known:
+            raise SettingsError(f"dataset {name!r}: {unknown('key', key, known)}")
+    fps = config.get("fps", 0)
+    if not config.get("nframe") and not (isinstance(fps, int | float) and fps > 0):
+        raise SettingsError(f"dataset {name!r}: fps={fps} must be above 0, such as 0.5")
+    return {"dataset": name} | {key: value for key, value in config.items() if key != "class"}
+
+
+def _check_class(what: str, name: str, ours: Iterable[str], *theirs: ModuleType) -> None:
+    """Raises SettingsError if there is no such class."""
+    if name not in ours and not any(hasattr(module, name) for module in theirs):
+        raise SettingsError(unknown(f"{what} class", name, ours))
 
 
 def _settings(recipe: Recipe) -> Settings:
@@ -193,11 +224,10 @@ def _check_tables(
         if table.exists() and (journal is None or dataset.missing(started.settings[model], journal)):
             raise DataError(stale(table, started.journal))
         stem = glob.escape(f"{model}_{name}")
-        for pattern in (f"*_{stem}.pkl", f"{stem}_PREV.pkl") if run.RANK == 0 else ():
-            for left in (work_dir / model).glob(
-                pattern
-            ):  # by an interrupted run; the journal has its answers
-                left.unlink()
+        old = glob.escape(f"{model}_{dataset.dataset_name}")
+        for pattern in (f"*_{stem}.pkl", f"{old}_PREV.pkl") if run.RANK == 0 else ():
+            for left in (work_dir / model).glob(pattern):
+                left.unlink()  # by an interrupted run; the journal has its answers
     if journal is not None:
         started.resumed = journal.keys()
         journal.close()

@@ -5,6 +5,7 @@ whole video, so that the model plays every video once, whatever order the questi
 those of the rows' journal entries, because a spreadsheet does not give back every text as it was.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from vlmeval.smp.file import get_intermediate_file_path
 from stc_lmms.benchmarks.base import Record
 from stc_lmms.benchmarks.summary import Summary, format_table
 from stc_lmms.data.rows import PARTS, SCORERS, load_chunks, load_rows
-from stc_lmms.errors import DataError
+from stc_lmms.errors import DataError, StcError
 from stc_lmms.harness.evaluation import job_key, run_identity
 from stc_lmms.harness.jobs import AnswerText, RowJob
 from stc_lmms.harness.journal import Journal
@@ -79,18 +80,22 @@ class StreamDataset(VideoBaseDataset):
         self._of_video: dict[str, list[dict[str, Any]]] = {}
         for row in self.rows:
             self._of_video.setdefault(row["path"], []).append(row)
-        groups = [[(r, q) for r in rows for q in r["questions"]] for rows in self._of_video.values()]
+        number = itertools.count()  # before they are dealt: tables are matched by it, whoever wrote them
+        groups = [
+            [(next(number), row, question) for row in rows for question in row["questions"]]
+            for rows in self._of_video.values()
+        ]
         asked = deal(groups, get_rank_and_world_size()[1])
-        self._path = [row["path"] for row, _ in asked]
+        self._path = {index: row["path"] for index, row, _ in asked}
         self.data = pd.DataFrame(
             {
-                "index": range(len(asked)),
-                "video": [row["video"] for row, _ in asked],
-                "part": [row["part"] for row, _ in asked],
-                "qid": [question["qid"] for _, question in asked],
-                "task": [question["task"] for _, question in asked],
-                "question": [question["prompt"] for _, question in asked],
-                "answer": [question["answer"] for _, question in asked],
+                "index": [index for index, *_ in asked],
+                "video": [row["video"] for _, row, _ in asked],
+                "part": [row["part"] for _, row, _ in asked],
+                "qid": [question["qid"] for *_, question in asked],
+                "task": [question["task"] for *_, question in asked],
+                "question": [question["prompt"] for *_, question in asked],
+                "answer": [question["answer"] for *_, question in asked],
             }
         )
         self.videos = sorted(set(self.data["video"]))
@@ -114,13 +119,17 @@ class StreamDataset(VideoBaseDataset):
     def build_prompt(self, line: int | pd.Series, video_llm: bool) -> list[dict[str, Any]]:
         """The message of a question: its video and its text; for our models also what else to ask on it.
 
+        Args:
+            line: of the table, or its position there.
+            video_llm: the model takes video files.
+
         Raises:
             DataError: the model takes no video files.
         """
         if not video_llm:
             raise DataError(f"{self.dataset_name} gives video files, and this model takes only frames")
-        index = int(line if isinstance(line, int) else line["index"])
-        line, path = self.data.iloc[index], self._path[index]
+        line = self.data.iloc[line] if isinstance(line, int) else line
+        path = self._path[int(line["index"])]
         video = {"type": "video", "value": path, "rows": self._of_video[path], "qid": line["qid"]}
         return [video, {"type": "text", "value": line["question"]}]
 
@@ -129,6 +138,7 @@ class StreamDataset(VideoBaseDataset):
 
         Raises:
             DataError: the journal does not have every answer of a model of ours.
+            StcError: all its answers failed. VLMEvalKit logs it and goes on with the next dataset.
         """
         folder, model = Path(eval_file).parent, Path(eval_file).parent.name
         settings = self.run.settings.get(model)
@@ -144,9 +154,9 @@ class StreamDataset(VideoBaseDataset):
         print(f"\n{name}: {about}\n{format_table(summary, None if others else only)}\n")
         self._dump_tables(eval_file, scored, summary)
         self.run.write(folder, model, record, name, scored)
-        self.run.evaluated.add((model, Path(eval_file).stem.removeprefix(f"{model}_")))
         if record is not None:
-            record.check()
+            _check([answer for of_row in answers for answer in of_row])
+        self.run.evaluated.add((model, Path(eval_file).stem.removeprefix(f"{model}_")))
         return metrics(summary)
 
     def missing(self, settings: Settings, journal: Journal) -> bool:
@@ -235,6 +245,14 @@ def registered() -> dict[str, tuple[type[StreamDataset], dict[str, Any]]]:
             fps = {"fps": 0.5} if source.size == "" else {}
             found[f"{name}_0.5fps" if fps else name] = cls, {"dataset": name} | fps
     return found
+
+
+def _check(answers: Sequence[AnswerText]) -> None:
+    failed = [answer.record["failed"] for answer in answers if answer.record.get("failed")]
+    if failed and len(failed) == len(answers):
+        raise StcError(
+            f"nothing could be evaluated: all {len(failed)} answers failed, the first with: {failed[0]}"
+        )
 
 
 def metrics(summary: Summary) -> dict[str, Any]:

@@ -6,12 +6,14 @@
 import json
 import os
 import random
+import shutil
 import ssl
 import subprocess
 import sys
 from argparse import Namespace
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,7 @@ vlmeval._import()
 from vlmeval.config import supported_VLM  # noqa: E402
 from vlmeval.vlm.base import BaseModel  # noqa: E402
 
+from stc_lmms.harness import vlmeval_data  # noqa: E402
 from stc_lmms.harness.vlmeval_data import OVOBench, StreamingBench, deal  # noqa: E402
 from stc_lmms.harness.vlmeval_model import StcVLM  # noqa: E402
 
@@ -393,6 +396,48 @@ def test_a_failed_question_is_counted_and_tried_again(toy, run, chunks, tmp_path
     assert toy.opened == [str(absent)]
 
 
+@pytest.fixture
+def without(tmp_path, monkeypatch):
+    """`without(dataset, count)`: takes away the files of a mini set's first videos; their names."""
+    root = tmp_path / "mini"
+    shutil.copytree(QUIRKS, root)
+    monkeypatch.setenv("STC_MINI", str(root))
+
+    def without(dataset, count):
+        paths = list(dict.fromkeys(row["path"] for row in StreamingBench(dataset).rows))[:count]
+        for path in paths:
+            Path(path).unlink()
+        return {Path(path).name for path in paths}
+
+    return without
+
+
+def test_a_table_is_continued_by_another_number_of_processes(toy, run, without, tmp_path, monkeypatch):
+    data = "StreamingBench_mini"
+    config, absent = write_config(tmp_path, toy, {data: {}}), without(data, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(vlmeval_data, "get_rank_and_world_size", lambda: (0, 2))
+        order = list(StreamingBench(data).data["qid"])
+        assert run("--config", config, "--work-dir", "out") == 0
+    assert order != list(StreamingBench(data).data["qid"])
+    assert run("--config", config, "--work-dir", "out") == 0
+    table = text_table(tmp_path / f"out/toy/toy_{data}.xlsx")
+    scored = text_table(tmp_path / f"out/toy/toy_{data}_score.xlsx")
+    failed = table["prediction"].str.startswith("Failed to obtain answer via API. ")
+    assert list(failed) == [Path(video).name in absent for video in table["video"]] and failed.any()
+    assert list(table["prediction"][~failed]) == list(scored["prediction"][~failed])
+
+
+def test_a_dataset_that_fails_altogether_does_not_stop_the_others(toy, run, without, tmp_path, capsys):
+    lost, other = "StreamingBench_mini_proactive", "StreamingBench_mini_contextual"
+    without(lost, None)
+    config = write_config(tmp_path, toy, {lost: {}, other: {}})
+    assert run("--config", config, "--work-dir", "out") == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"stc-lmms: error: toy has no scores on {lost}; ")
+    assert "acc" in json.loads((tmp_path / "out/toy/status.json").read_text())["datasets"][other]["metrics"]
+
+
 def test_models_of_vlmevalkit_can_do_the_chunk_files(run, chunks, tmp_path, monkeypatch, capsys):
     absent, video = chunks
     absent.symlink_to(video)
@@ -429,6 +474,11 @@ def test_what_is_wrong_is_told_in_one_line_before_any_weight(run, no_model, caps
         ({"pretrained": "/nowhere"}, {"OVOBench_mini": {}}, "/nowhere"),
         ({}, {"x": {"class": "OVOBench", "dataset": "OVO", "fps": 1}}, "unknown dataset 'OVO'"),
         ({}, {"OVOBench_mini": {"class": "OVOBench", "nframe": 8}}, "nframe=8"),
+        ({}, {"OVOBench_mini": {"class": "OVObench", "fps": 1}}, "did you mean 'OVOBench'?"),
+        ({}, {"OVOBench_mini": {"class": "OVOBench"}}, "dataset 'OVOBench_mini': fps=0 must be above 0"),
+        ({}, {"OVOBench_mini": {"class": "OVOBench", "fsp": 1}}, "unknown key 'fsp'; did you mean 'fps'?"),
+        ({}, {"OVOBench_mini": {"fps": 1}}, "dataset 'OVOBench_mini': give its class"),
+        ({"class": "LlavaOVStc"}, {"OVOBench_mini": {}}, "did you mean 'LlavaOvStc'?"),
     ],
 )
 def test_so_is_what_is_wrong_in_a_file(toy, run, tmp_path, capsys, args, data, message):
