@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The demo model (trained, ships with the package) on real videos, on a CPU: first STC through the plain lmms-eval command,
+# The demo model (trained, ships with the package) on video files, on a CPU: first STC through the plain lmms-eval command,
 # then eight methods at a third of the tokens through its evaluator, and a leaderboard page of all of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-results/demo}
-rm -rf "$out"
+rm -rf "${out:?}"/{stc,compare,leaderboard}
 echo "== lmms-eval --model llava_ov_stc --model_args pretrained=demo --tasks ovobench_stream_tiny =="
 lmms-eval --model llava_ov_stc --model_args pretrained=demo --tasks ovobench_stream_tiny --device cpu \
   --output_path "$out/stc" --log_samples --verbosity WARNING

@@ -26,20 +26,31 @@ class Variant:
 
     Attributes:
         folder: its name below `checkpoints`.
+        sha256: of the list of its files' checksums.
         defaults: defaults of model arguments where those of the big models do not fit it.
     """
 
     folder: str
+    sha256: str
     defaults: Mapping[str, Any]
 
 
 # A third of its 36 tokens per frame, as 64 is of LLaVA-OneVision's 196.
-VARIANTS = {NAME: Variant("stream_world", MappingProxyType({"token_budget": 12}))}
+VARIANTS = {
+    NAME: Variant(
+        "stream_world",
+        "e7e4d3d580ae40cb0f79ea015feea75dff1831aaef2bb4945416b7d465e6be42",
+        MappingProxyType({"token_budget": 12}),
+    )
+}
 
 
 def is_demo(pretrained: str) -> bool:
-    """Whether a value of `pretrained` means one of the shipped checkpoints, or tries to."""
-    return (pretrained == NAME or pretrained.startswith(f"{NAME}-")) and not Path(pretrained).exists()
+    """Whether a value of `pretrained` means one of the shipped checkpoints, or tries to.
+
+    A folder of the user's with the shipped one's very name is `./demo`.
+    """
+    return pretrained == NAME or (pretrained.startswith(f"{NAME}-") and not Path(pretrained).exists())
 
 
 def defaults_of(pretrained: str) -> Mapping[str, Any]:
@@ -57,34 +68,40 @@ def demo_folder(variant: str = NAME) -> Path:
     if variant not in VARIANTS:
         raise CheckpointError(unknown("demo variant", variant, VARIANTS))
     folder = Path(__file__).parent / "checkpoints" / VARIANTS[variant].folder
-    check(folder)
+    check(folder, VARIANTS[variant].sha256)
     return folder
 
 
-def check(folder: Path) -> None:
-    """Compare the files of a folder with its `SHA256SUMS`.
+def check(folder: Path, sha256: str) -> None:
+    """Compare the files of a folder with its `SHA256SUMS`, and that list with its own checksum.
 
     Raises:
         CheckpointError: names the first file that differs.
     """
+    for line in _checked(folder / CHECKSUMS, sha256).decode().splitlines():
+        wanted, _, name = line.partition("  ")
+        _checked(folder / name, wanted)
+
+
+def _checked(path: Path, sha256: str) -> bytes:
     cure = "reinstall stc-lmms"
     try:
-        listed = (folder / CHECKSUMS).read_text().splitlines()
+        content = path.read_bytes()
     except OSError:
-        raise CheckpointError(f"the demo checkpoint is not in {folder}: {cure}") from None
-    for line in listed:
-        wanted, _, name = line.partition("  ")
-        try:
-            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        except OSError:
-            raise CheckpointError(f"the demo checkpoint lacks {folder / name}: {cure}") from None
-        if found != wanted:
-            raise CheckpointError(f"{folder / name} is damaged or not the shipped file (sha256): {cure}")
+        raise CheckpointError(f"the demo checkpoint lacks {path}: {cure}") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise CheckpointError(f"{path} is damaged or not the shipped file (sha256): {cure}")
+    return content
 
 
-def write_checksums(folder: Path) -> None:
-    """List the checksums of all files that are loaded from a folder, for a new checkpoint."""
+def write_checksums(folder: Path) -> str:
+    """List the checksums of all files that are loaded from a folder, for a new checkpoint.
+
+    Returns:
+        The list's own, for `VARIANTS`.
+    """
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     loaded = [name for name in names if name not in (CHECKSUMS, CARD)]
     lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in loaded]
-    (folder / CHECKSUMS).write_text("".join(lines))
+    (folder / CHECKSUMS).write_bytes("".join(lines).encode())
+    return hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest()

@@ -1,6 +1,8 @@
 """The recipe of the demo model: its parts are what they claim, and a killed run goes on where it was."""
 
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +11,15 @@ import torch
 from stc_lmms.demo.questions import FAMILIES, ask
 from stc_lmms.demo.streaming_questions import ask_proactive, poll, prompt_of
 from stc_lmms.demo.world import make_world, render
-from training.demo import learn, lessons, scenes, tower
+from training.demo import evaluate, learn, lessons, scenes, tower
 from training.demo import model as blueprint
 from training.demo.clips import make_clips
 from training.demo.language import PackedQwen2
 from training.demo.muon import Muon, orthogonal
 from training.demo.tokenizer import UNKNOWN, build_tokenizer
+from training.demo.train import HELD_OUT, seed_of
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -155,16 +160,45 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(tokenizer, clips, tmp_path
     assert [line["step"] for line in logged] == [3, 6]
 
 
-def test_the_tower_learns_and_resumes(tmp_path):
-    def losses(folder):
-        return [json.loads(line)["loss"] for line in (folder / "tower.jsonl").read_text().splitlines()]
+def test_the_tower_learns(tmp_path, monkeypatch):
+    monkeypatch.setattr(tower, "EVERY", 4)
+    monkeypatch.setattr(tower, "BATCH", 8)
+    tower.train(blueprint.build(0, 64), tmp_path, 0, steps=16)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "tower.jsonl").read_text().splitlines()]
+    assert len(losses) == 4 and losses[-1] < losses[0] - 1
 
-    stock = blueprint.build(0, 64)
-    tower.train(stock, tmp_path, 0, steps=3)
-    again = blueprint.build(1, 64)
-    tower.train(again, tmp_path, 0, steps=3)  # finished: only loaded
-    for (name, a), (_, b) in zip(
-        stock.model.vision_tower.named_parameters(), again.model.vision_tower.named_parameters()
-    ):
-        torch.testing.assert_close(a, b, msg=name, atol=0, rtol=0)
-    assert len(losses(tmp_path)) == 1
+
+def test_a_killed_tower_goes_on_as_if_nothing_had_been(tmp_path, monkeypatch):
+    monkeypatch.setattr(tower, "BATCH", 2)
+    monkeypatch.setattr(tower, "SAVE_EVERY", 3)
+
+    def train(folder, seed):
+        folder.mkdir(exist_ok=True)
+        stock = blueprint.build(seed, 64)
+        tower.train(stock, folder, 0, steps=5)
+        return dict(stock.named_parameters())
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    whole = train(tmp_path / "whole", 0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tower, "accuracy", fail)  # after the last step, before it is saved
+        train(tmp_path / "broken", 0)
+    assert torch.load(tmp_path / "broken" / "tower.pt", weights_only=True)["step"] == 3
+    for seed in (0, 1):  # the second time it is finished, and only loaded
+        again = train(tmp_path / "broken", seed)
+        for name in (name for name in whole if "vision_tower" in name or "projector" in name):
+            torch.testing.assert_close(again[name], whole[name], msg=name, atol=0, rtol=0)
+
+
+def test_a_folder_keeps_its_seed(tmp_path):
+    assert seed_of(tmp_path / "run", None) == 0 == seed_of(tmp_path / "run", 0)
+    assert seed_of(tmp_path / "other", 7) == 7 == seed_of(tmp_path / "other", None)
+    with pytest.raises(ValueError, match="has a run with --seed 7; give another folder for --seed 0"):
+        seed_of(tmp_path / "other", 0)
+    for held_out in HELD_OUT:
+        with pytest.raises(ValueError, match="held-out worlds"):
+            seed_of(tmp_path / "new", held_out)
+    render_mini = runpy.run_path(str(REPO / "scripts" / "render_mini.py"), run_name="rendered")
+    assert set(HELD_OUT) == {evaluate.SEED, render_mini["SEED"]} and not (tmp_path / "new").exists()

@@ -1,9 +1,5 @@
-"""The trained parameters as a plain Hugging Face checkpoint.
+"""The trained parameters as a plain Hugging Face checkpoint: the last step of `training.demo.train`."""
 
-python -m training.demo.export FOLDER [OUT]
-"""
-
-import argparse
 import json
 from pathlib import Path
 
@@ -34,8 +30,9 @@ def export(folder: Path, out: Path, seed: int) -> None:
     tokenizer.save_pretrained(out)
     save_processor(out, SIDE, (SIDE // blueprint.PATCH) ** 2)
     _readable_by_all(out)
-    write_checksums(out)
-    print(f"{out}: step {state['step']}, {(out / 'model.safetensors').stat().st_size / 1e6:.1f} MB")
+    listed = write_checksums(out)
+    size = (out / "model.safetensors").stat().st_size / 1e6
+    print(f"{out}: step {state['step']}, {size:.1f} MB, sha256 of SHA256SUMS {listed}")
 
 
 def _readable_by_all(out: Path) -> None:
@@ -58,12 +55,3 @@ def _readable_by_all(out: Path) -> None:
 def _old_name(name: str) -> str:
     # transformers 5 dropped a level of the tower's names, and reads both
     return name.replace("vision_tower.", "vision_tower.vision_model.")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("out", type=Path, nargs="?")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    export(args.folder, args.out or args.folder / "checkpoint", args.seed)

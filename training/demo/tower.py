@@ -20,6 +20,7 @@ from training.demo.muon import Muon
 from training.demo.scenes import IGNORE, KINDS, NOTHING, Labels, crowded, from_worlds
 
 STEPS, BATCH, WORLDS_EVERY = 1500, 32, 16
+EVERY, SAVE_EVERY = 50, 100  # steps: a line of the log, a state to resume from
 SHARPNESS = 20.0
 READ_OUTS = {"kind": KINDS, "color": 8, "digit": 10, "row": CELLS, "column": CELLS, "quarter": 4}
 WEIGHTS = {"kind": 1.0, "color": 1.0, "digit": 1.0, "row": 0.4, "column": 0.4, "quarter": 0.4}
@@ -105,10 +106,10 @@ def train(stock: nn.Module, folder: Path, seed: int, steps: int = STEPS) -> dict
         loss = loss_of(logits, wanted)
         loss.backward()
         optimizer.step(blueprint.schedule(step, steps, warmup=60))
-        if step % 50 == 49 or step == steps - 1:
+        if step % EVERY == EVERY - 1 or step == steps - 1:
             line = {"step": step + 1, "loss": round(loss.item(), 4), "s": round(time.time() - start, 1)}
             blueprint.log(folder / "tower.jsonl", line | accuracy(logits, wanted))
-        if step % 100 == 99 or step == steps - 1:
+        if step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1:
             blueprint.save(
                 saved, {"eye": eye.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             )
