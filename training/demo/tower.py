@@ -4,8 +4,6 @@ Linear read-outs with unit rows see the direction of a token only, so that shape
 each get a direction of their own and of equal strength; the language model's word embeddings start from them.
 """
 
-import argparse
-import json
 import time
 from pathlib import Path
 
@@ -125,15 +123,3 @@ def level(stock: nn.Module, seed: int) -> None:
     scale = tokens.square().mean().rsqrt()
     last.weight.mul_(scale)
     last.bias.mul_(scale)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    stock = blueprint.build(args.seed, vocabulary=256)
-    train(stock, args.folder, args.seed, args.steps)
-    print(json.dumps("done"))
