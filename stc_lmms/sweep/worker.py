@@ -6,20 +6,19 @@ the Slurm job back into the queue. Nothing heavy is imported here.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import StcError
 from stc_lmms.harness.shard import VARIABLE
-from stc_lmms.harness.stopping import STOPPED
+from stc_lmms.harness.stopping import STOPPED, end_with_parent
 from stc_lmms.sweep import samples
 from stc_lmms.sweep.files import write_json
 from stc_lmms.sweep.folder import HEARTBEAT_S, Job, Sweep
@@ -28,6 +27,7 @@ from stc_lmms.sweep.lease import STALE_S, Held, Lease, me
 DONE, FAILED = 0, 1
 STALLS = 2  # attempts in a row that were stopped before they answered anything; then it is given up
 _LEASE_WAIT_S = STALE_S + 30.0  # by then a killed worker's lmms-eval has ended, or its machine is gone
+_FINISH_S = 86_400  # that torchrun gives its ranks to finish their questions; by itself it is 30 s
 _TAIL_BYTES = 20_000
 
 
@@ -90,7 +90,7 @@ class Worker:
             return self._end(self._lmms_eval(lease, before["seconds"]), began)
 
     def _asked(self, number: int, frame: object) -> None:
-        self.stop = number
+        self.stop = self.stop or number  # Slurm follows SIGUSR1 with SIGTERM at the time limit itself
 
     def _lmms_eval(self, lease: Lease, spent_s: float) -> int:
         """Exit status of lmms-eval, with a heartbeat while it lasts."""
@@ -99,6 +99,7 @@ class Worker:
         environ[VARIABLE] = str((self.job.path / "shard.json").resolve())
         if recipe["device"] == "cpu" and self.sweep.plan["gpus_per_job"] > 1:
             environ["ACCELERATE_USE_CPU"] = "true"
+        environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_FINISH_S))
         began, told = time.monotonic(), False
         with (self.job.path / "log.txt").open("ab") as log:
             log.write(f"\n--- attempt {self.status['attempt']}, {time.ctime()}, {me()}\n".encode())
@@ -109,8 +110,8 @@ class Worker:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environ,
-                pass_fds=(lease.fd,),  # an orphan keeps the lease until it has ended
-                preexec_fn=_end_with_parent,
+                pass_fds=(lease.fd,),  # while it outlives a killed worker, nobody else starts the job
+                preexec_fn=end_with_parent,  # which it does only until its question is finished
             )
             beat_s = -float(HEARTBEAT_S)
             while process.poll() is None:
@@ -145,7 +146,7 @@ class Worker:
             return FAILED
         self._write("stopped", f"stopped by {name}")
         if self.stop == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+            subprocess.run(["scontrol", "requeue", _slurm_job(os.environ)], check=False)
         return STOPPED
 
     def _write(self, state: str, why: str = "") -> None:
@@ -162,6 +163,13 @@ class Worker:
             if found != rows:
                 return f"{found} of {rows} samples of {leaf} were written; is the disk full?"
         return ""
+
+
+def _slurm_job(environ: Mapping[str, str]) -> str:
+    """This job alone: one element of each array has the array's own number, which means all of them."""
+    if "SLURM_ARRAY_JOB_ID" in environ and "SLURM_ARRAY_TASK_ID" in environ:
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ["SLURM_JOB_ID"]
 
 
 class Progress:
@@ -211,13 +219,6 @@ def reason(status: int, log: Path) -> str:
     ours = [line.partition("stc-lmms: error: ")[2] for line in lines if "stc-lmms: error: " in line]
     errors = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
     return (ours or errors or [f"exit status {status}; see {log}"])[-1][:500]
-
-
-def _end_with_parent() -> None:
-    """In the child: be told to stop when the worker dies, so that no orphan answers twice (Linux only)."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,20 @@ WAIT += "time.sleep(60)\n"
 
 
 @pytest.fixture
+def program(tmp_path, monkeypatch):
+    """`program(name, code)` puts a shell script of that name first in PATH."""
+    folder = tmp_path / "bin"
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def make(name, code):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{code}\n")
+        (folder / name).chmod(0o755)
+
+    return make
+
+
+@pytest.fixture
 def job(sweep, monkeypatch):
     """`job(code)` has this code run in place of lmms-eval; gives (sweep, its first job)."""
     found = sweep(6, shards=2)
@@ -143,6 +157,60 @@ def test_a_job_that_answers_something_each_time_is_never_given_up(job):
         assert Worker(sweep, first).run() == STOPPED
         thread.join()
     assert first.status()["stalls"] == 0 and first.status()["rows"] == 3
+
+
+@pytest.mark.parametrize(
+    ("environ", "asked"),
+    [
+        ({"SLURM_JOB_ID": "8"}, "requeue 8"),
+        # the last element of an array has its number, with which scontrol means all elements
+        ({"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "3"}, "requeue 8_3"),
+    ],
+)
+def test_before_a_time_limit_slurm_requeues_this_job_alone(
+    job, program, tmp_path, monkeypatch, environ, asked
+):
+    program("scontrol", f'echo "$*" >> {tmp_path}/asked')
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    sweep, first = job(ANSWER + "put('a')\n" + WAIT)
+    attempt = Worker(sweep, first)
+    asking = attempt._asked
+
+    def twice(number, frame):  # as Slurm does: the notice, and SIGTERM at the limit itself
+        asking(number, frame)
+        asking(signal.SIGTERM, frame)
+
+    monkeypatch.setattr(attempt, "_asked", twice)
+    thread = signal_when_ready(first, signal.SIGUSR1)
+    assert attempt.run() == STOPPED
+    thread.join()
+    assert first.status()["reason"] == "stopped by SIGUSR1"
+    assert (tmp_path / "asked").read_text() == f"{asked}\n"
+
+
+def test_a_rank_ends_with_a_killed_torchrun():
+    rank = (
+        "import time; from stc_lmms.harness.stopping import end_with_launcher, stoppable\n"
+        "end_with_launcher()\nwith stoppable(): print('ready', flush=True); time.sleep(60)"
+    )
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"
+    environ = dict(os.environ) | {"STC_SHARD": "x", "TORCHELASTIC_RUN_ID": "none"}
+    process = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, env=environ)
+    assert process.stdout.readline() == b"ready\n"
+    process.kill()
+    began = time.monotonic()
+    assert process.stdout.read() == b"", "the pipe ends with the rank"
+    assert time.monotonic() - began < 20
+    process.wait()
+
+
+def test_torchrun_gives_its_ranks_all_the_time(job):
+    sweep, first = job("import os; raise SystemExit(os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT'])")
+    Worker(sweep, first).run()
+    assert "86400" in (first.path / "log.txt").read_text()
+    api = pytest.importorskip("torch.distributed.launcher.api")
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in Path(api.__file__).read_text(), "this torch has another way"
 
 
 def test_a_job_that_is_held_is_left_alone(job, monkeypatch, capfd):
