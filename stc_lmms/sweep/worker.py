@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from stc_lmms.errors import StcError
 from stc_lmms.harness.shard import VARIABLE
@@ -23,12 +23,12 @@ from stc_lmms.sweep import samples
 from stc_lmms.sweep.files import write_json
 from stc_lmms.sweep.folder import HEARTBEAT_S, Job, Sweep
 from stc_lmms.sweep.lease import STALE_S, Held, Lease, me
+from stc_lmms.sweep.reason import reason
 
 DONE, FAILED = 0, 1
 STALLS = 2  # attempts in a row that were stopped before they answered anything; then it is given up
 _LEASE_WAIT_S = STALE_S + 30.0  # by then a killed worker's lmms-eval has ended, or its machine is gone
 _FINISH_S = 86_400  # that torchrun gives its ranks to finish their questions; by itself it is 30 s
-_TAIL_BYTES = 20_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,6 +66,8 @@ class Worker:
         self.stop: int | None = None  # the signal that told it to stop
         self.progress = Progress(job.out / "stc_journal")
         self.status: dict[str, Any] = {}
+        self.unwritten = ""  # why the last heartbeat could not be written
+        self.log, self.log_start = job.path / "log.txt", 0  # where this attempt begins in it
 
     def run(self) -> int:
         """Run it to an end, unless it is done already.
@@ -101,9 +103,7 @@ class Worker:
             environ["ACCELERATE_USE_CPU"] = "true"
         environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_FINISH_S))
         began, told = time.monotonic(), False
-        with (self.job.path / "log.txt").open("ab") as log:
-            log.write(f"\n--- attempt {self.status['attempt']}, {time.ctime()}, {me()}\n".encode())
-            log.flush()
+        with self._open_log() as log:
             process = subprocess.Popen(
                 command(self.sweep, self.job),
                 stdin=subprocess.DEVNULL,
@@ -118,9 +118,8 @@ class Worker:
                 now_s = time.monotonic() - began
                 if now_s - beat_s >= HEARTBEAT_S:
                     beat_s = now_s
-                    lease.touch()
                     self.status["seconds"] = spent_s + now_s
-                    self._write("running")
+                    self._beat(lease)
                 if self.stop is not None and not told:
                     told = True
                     process.terminate()
@@ -129,13 +128,31 @@ class Worker:
         self.status["seconds"] = spent_s + time.monotonic() - began
         return process.returncode
 
+    def _open_log(self) -> IO[bytes]:
+        try:
+            log = self.log.open("ab", buffering=0)
+            self.log_start = log.tell()
+            log.write(f"\n--- attempt {self.status['attempt']}, {time.ctime()}, {me()}\n".encode())
+        except OSError as error:
+            raise StcError(f"cannot write {self.log} ({error.strerror}); make room, then resume") from None
+        return log
+
+    def _beat(self, lease: Lease) -> None:
+        """The heartbeat; that it cannot be written must not end lmms-eval, which may still finish."""
+        try:
+            lease.touch()
+            self._write("running")
+            self.unwritten = ""
+        except (OSError, StcError) as error:
+            self.unwritten = str(error)
+
     def _end(self, status: int, began: tuple[int, int]) -> int:
         if status == 0:
             missing = self._missing()
             self._write("failed" if missing else "done", missing)
             return FAILED if missing else DONE
         if self.stop is None and status != STOPPED:
-            self._write("failed", reason(status, self.job.path / "log.txt"))
+            self._write("failed", self.unwritten or reason(status, self.log, self.log_start))
             return FAILED
         self.status["stalls"] = 0 if self.progress.read() > began else self.status["stalls"] + 1
         name = signal.Signals(self.stop).name if self.stop else "a signal"
@@ -206,19 +223,6 @@ class Progress:
                 self._rows[entry["key"]] = bool(entry.get("failed"))
         except (ValueError, KeyError, AttributeError):
             return  # torn by a kill; the journal says so when it is read
-
-
-def reason(status: int, log: Path) -> str:
-    """Why lmms-eval ended, in one line: our own error, the last one of a traceback, or the signal."""
-    if status < 0:
-        name = signal.Signals(-status).name
-        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-    ours = [line.partition("stc-lmms: error: ")[2] for line in lines if "stc-lmms: error: " in line]
-    errors = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
-    return (ours or errors or [f"exit status {status}; see {log}"])[-1][:500]
 
 
 if __name__ == "__main__":

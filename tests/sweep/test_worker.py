@@ -17,8 +17,9 @@ import pytest
 
 from stc_lmms.errors import StcError
 from stc_lmms.sweep import local, slurm, worker
-from stc_lmms.sweep.folder import LOST_S
+from stc_lmms.sweep.folder import LOST_S, Job
 from stc_lmms.sweep.lease import Lease, is_free, me
+from stc_lmms.sweep.reason import reason
 from stc_lmms.sweep.status import as_json, status, text, unfinished
 from stc_lmms.sweep.worker import DONE, FAILED, STOPPED, Progress, Worker
 from tests.sweep.helpers import pretend_done
@@ -265,6 +266,81 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_status(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert f"cannot write {path} (File too large)" in done.stderr
     assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["status.json"]
+
+
+def test_a_heartbeat_that_cannot_be_written_ends_nothing(job, monkeypatch):
+    written = Job.set_status
+
+    def full_while_running(self, **content):
+        if content["state"] == "running":
+            raise StcError("cannot write status.json (No space left on device)")
+        written(self, **content)
+
+    monkeypatch.setattr(Job, "set_status", full_while_running)
+    sweep, first = job("raise SystemExit(1)")
+    assert Worker(sweep, first).run() == FAILED
+    assert first.status()["reason"] == "cannot write status.json (No space left on device)"
+    job()
+    assert Worker(sweep, first).run() == DONE and first.status()["reason"] == ""
+
+
+def test_a_full_disk_at_the_beginning_is_one_line(job, monkeypatch, capfd):
+    class Full:
+        def open(self, *_, **__):
+            raise OSError(28, os.strerror(28))
+
+        def __str__(self):
+            return "log.txt"
+
+    sweep, first = job()
+    attempt = Worker(sweep, first)
+    attempt.log = Full()
+    with pytest.raises(StcError, match=r"cannot write log.txt \(No space left on device\); make room"):
+        attempt.run()
+    assert is_free(first.path / "lease")
+
+
+TORCHRUN = """
+[rank1]: Traceback (most recent call last):
+[rank1]: torch.distributed.DistBackendError: connection closed by peer
+Traceback (most recent call last):
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+Failures:
+[1]:
+  exitcode  : 1 (pid: 8)
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-01-01_00:00:00
+  exitcode  : {} (pid: 7)
+============================================================
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (TORCHRUN.format(-9), "killed by SIGKILL (out of memory?)"),
+        (TORCHRUN.format(1), "torch.distributed.DistBackendError: connection closed by peer"),
+        ("stc-lmms: error: bad\n" + TORCHRUN.format(2), "bad"),
+        ("AssertionError\n", "AssertionError"),
+    ],
+)
+def test_the_cause_is_found_in_what_torchrun_says(tmp_path, text, why):
+    (tmp_path / "log.txt").write_text(text)
+    assert reason(1, tmp_path / "log.txt") == why
+
+
+def test_a_second_failure_does_not_give_the_reason_of_the_first(job):
+    for code, why in (
+        ("import sys; sys.exit('stc-lmms: error: the first')", "the first"),
+        ("raise ValueError('the second')", "ValueError: the second"),
+        ("raise SystemExit(3)", "exit status 3"),
+    ):
+        sweep, first = job(code)
+        assert Worker(sweep, first).run() == FAILED
+        assert first.status()["reason"].startswith(why)
 
 
 def test_progress_reads_only_what_is_new(tmp_path):
