@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from stc_lmms.errors import StcError
-from stc_lmms.sweep import local, slurm, worker
+from stc_lmms.sweep import worker
 from stc_lmms.sweep.folder import LOST_S, Job
 from stc_lmms.sweep.lease import Lease, is_free, me
 from stc_lmms.sweep.reason import reason
@@ -33,20 +33,6 @@ WRITE = "(out / 'm').mkdir(exist_ok=True)\nfor leaf, n in json.loads(sys.argv[2]
 WRITE += "    (out / 'm' / f'1_samples_{leaf}.jsonl').write_text('{}\\n' * n)\n"
 WAIT = "import signal, time\nsignal.signal(15, lambda *_: sys.exit(75)); print('ready', flush=True)\n"
 WAIT += "time.sleep(60)\n"
-
-
-@pytest.fixture
-def program(tmp_path, monkeypatch):
-    """`program(name, code)` puts a shell script of that name first in PATH."""
-    folder = tmp_path / "bin"
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-
-    def make(name, code):
-        folder.mkdir(exist_ok=True)
-        (folder / name).write_text(f"#!/bin/sh\n{code}\n")
-        (folder / name).chmod(0o755)
-
-    return make
 
 
 @pytest.fixture
@@ -375,52 +361,3 @@ def test_a_status_table_counts_rates_and_tells_why(job):
     assert "plain/ovobench_stream/001: failed: the disk is full" in shown and "left" not in shown
     assert status(sweep, {1: "PENDING"}).count("queued") == 1
     json.dumps(as_json(found))
-
-
-def test_local_tells_how_each_job_ended_and_repeats_none(job):
-    found, first = job()
-    for each in found.jobs:
-        pretend_done(each)
-    said, before = [], first.path.joinpath("status.json").read_bytes()
-    with Lease(found.root / "lease", "x") as lease:
-        assert local.run(found, lease, list(found.jobs), [None], said.append)
-    assert sorted(said) == ["plain/ovobench_stream/000: done", "plain/ovobench_stream/001: done"]
-    assert first.path.joinpath("status.json").read_bytes() == before
-    assert not (first.path / "log.txt").exists() and is_free(found.root / "lease")
-
-
-def test_places_are_the_gpus_in_groups(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
-    assert local.slots(2, None, needs_gpu=True) == ["0,1", "2,3"]
-    assert local.slots(1, 3, needs_gpu=True) == ["0", "1", "2"]
-    assert local.slots(1, 3, needs_gpu=False) == [None] * 3
-    with pytest.raises(StcError, match="3 jobs at once with 2 GPUs each do not fit the 5 GPUs here"):
-        local.slots(2, 3, needs_gpu=True)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert local.slots(1, None, needs_gpu=True) == [None]
-
-
-def test_a_script_has_one_element_per_job(sweep):
-    from stc_lmms.sweep.spec import SlurmOptions
-
-    found = sweep(5)
-    options = SlurmOptions(
-        partition="gpu", time="4:00:00", nodes=2, gpus_per_node=4, setup="module load cuda"
-    )
-    lines = slurm.script(found, [1000, 1001, 1005], 1000, options).splitlines()
-    assert "#SBATCH --array=0-1,5%8" in lines and "#SBATCH --signal=B:USR1@120" in lines
-    assert "#SBATCH --requeue" in lines and "#SBATCH --partition=gpu" in lines and "module load cuda" in lines
-    assert not any("gpus" in line for line in lines), "its only recipe runs on the CPU"
-    assert lines[-1].startswith("exec ") and lines[-1].endswith("$((1000 + SLURM_ARRAY_TASK_ID))")
-    found.plan["recipes"]["plain"]["device"] = "auto"
-    assert "#SBATCH --gpus-per-node=1" in slurm.script(found, [0], 0, options)
-    paths = slurm.write_scripts(found, [0, 2, 1999], options)
-    assert [path.stem.rpartition("_")[2] for path in paths] == ["00000", "01000"]
-    assert "--array=999%8" in paths[1].read_text()
-
-
-@pytest.mark.parametrize(
-    ("numbers", "written"), [([3], "3"), ([0, 1, 2, 5, 7, 8], "0-2,5,7-8"), ([2, 0], "0,2")]
-)
-def test_ranges(numbers, written):
-    assert slurm.ranges(numbers) == written
