@@ -91,6 +91,7 @@ def test_what_is_wrong_is_one_line_and_status_2(sweep_file, tmp_path, capsys, ke
     [
         ({"modle": "x"}, "unknown recipe key 'modle'; did you mean 'model'?"),
         ({"model": None}, "model must be a text, got None"),
+        ({"limit": 4}, "recipe plain: limit=4 has no use in a sweep"),
         ({"model": "llava_ov"}, "model='llava_ov' must be 'llava_ov_stc'"),
         ({"model_args": "method"}, "model_args: 'method' is not of the form name=value"),
         (
