@@ -263,18 +263,22 @@ def _merge(args: argparse.Namespace) -> int:
     from stc_lmms.sweep.merge import merge
 
     sweep = Sweep(args.folder)
-    merged, missing = 0, 0
+    merged, left_out = 0, 0
     for found in merge(sweep):
         merged += bool(found.results)
-        missing += len(found.missing)
+        left_out += len(found.missing) + bool(found.error)
+        if found.error:
+            print(f"{found.recipe} is not merged: {found.error}")
         for task, jobs in found.missing.items():
             first = ", ".join(jobs[:3]) + (", ..." if len(jobs) > 3 else "")
-            print(f"{found.recipe} on {task}: {len(jobs)} jobs are not done ({first})")
+            print(f"{found.recipe} on {task}: {len(jobs)} jobs are not done, or lost their samples ({first})")
     print(f"merged {merged} recipes in {sweep.root / 'merged'}")
+    if left_out:
+        print(f"go on with: stc-lmms sweep resume {sweep.root}")
     if merged:
         formats = [name for name in leaderboard_command.FORMATS if name != "html" or find_spec("jinja2")]
         board = argparse.Namespace(
             folders=[sweep.root / "merged"], output=sweep.root / "leaderboard", format=",".join(formats)
         )
         leaderboard_command.run(board)
-    return 1 if missing else 0
+    return 1 if left_out else 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.align import table
-from stc_lmms.sweep import slurm
+from stc_lmms.sweep import samples, slurm
 from stc_lmms.sweep.folder import Job, Sweep
 
 # In the order of the table. `queued`: Slurm still has it; `stopped` and `lost`: goes on with resume.
@@ -109,13 +109,17 @@ def never_began(log: Path) -> str:
 
 
 def unfinished(sweep: Sweep, but: Iterable[int] = ()) -> list[Job]:
-    """Jobs that are neither done nor running, without those of the given numbers."""
+    """Jobs that are neither done nor running, without those of the given numbers.
+
+    One that has lost what it left is not done: its journal gives it back without the model.
+    """
     leave = set(but)
-    return [
-        job
-        for job in sweep.jobs
-        if job.index not in leave and job.status()["state"] not in ("done", "running")
-    ]
+    return [job for job in sweep.jobs if job.index not in leave and _is_open(job)]
+
+
+def _is_open(job: Job) -> bool:
+    state = job.status()["state"]
+    return bool(samples.missing(job)) if state == "done" else state != "running"
 
 
 def _add(line: Line, job: Job, found: Mapping[str, Any], state: str) -> None:

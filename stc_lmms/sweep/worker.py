@@ -80,7 +80,7 @@ class Worker:
             signal.signal(number, self._asked)
         with Lease(self.job.path / "lease", f"job {self.job.name}", _LEASE_WAIT_S) as lease:
             before = self.job.status()
-            if before["state"] == "done":
+            if before["state"] == "done" and not samples.missing(self.job):
                 print(f"stc-lmms: job {self.job.name} is done already", file=sys.stderr)
                 return DONE
             began = self.progress.read()
@@ -148,7 +148,7 @@ class Worker:
 
     def _end(self, status: int, began: tuple[int, int]) -> int:
         if status == 0:
-            missing = self._missing()
+            missing = samples.missing(self.job)
             self._write("failed" if missing else "done", missing)
             return FAILED if missing else DONE
         if self.stop is None and status != STOPPED:
@@ -170,16 +170,6 @@ class Worker:
         rows, _ = self.progress.read()
         about = {"state": state, "reason": why, "rows": rows, "failed_rows": self.progress.failed}
         self.job.set_status(**self.status | about | {"heartbeat": time.time()})
-
-    def _missing(self) -> str:
-        """What lmms-eval has not written though it ended well: it only warns of a full disk."""
-        for leaf, key in self.job.leaves.items():
-            rows = len(self.job.videos[key])
-            path = samples.newest(self.job.out, leaf)
-            found = samples.count(path) if path else 0
-            if found != rows:
-                return f"{found} of {rows} samples of {leaf} were written; is the disk full?"
-        return ""
 
 
 def _slurm_job(environ: Mapping[str, str]) -> str:

@@ -31,6 +31,7 @@ ANSWER = (
 )
 WRITE = "(out / 'm').mkdir(exist_ok=True)\nfor leaf, n in json.loads(sys.argv[2]).items():\n"
 WRITE += "    (out / 'm' / f'1_samples_{leaf}.jsonl').write_text('{}\\n' * n)\n"
+WRITE += "(out / 'stc_efficiency_1_rank0.json').touch()\n"
 WAIT = "import signal, time\nsignal.signal(15, lambda *_: sys.exit(75)); print('ready', flush=True)\n"
 WAIT += "time.sleep(60)\n"
 
@@ -92,6 +93,9 @@ def test_a_job_that_ends_well_is_done_and_never_started_again(job):
     job("raise SystemExit('started again')")
     assert Worker(sweep, first).run() == DONE and first.status()["attempt"] == 1
     assert is_free(first.path / "lease")
+    next(first.out.glob("m/*_samples_*")).unlink()
+    job()
+    assert Worker(sweep, first).run() == DONE and first.status()["attempt"] == 2, "it lost its samples"
 
 
 @pytest.mark.parametrize(
