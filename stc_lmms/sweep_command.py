@@ -97,7 +97,7 @@ def _slurm_arguments(args: argparse.Namespace) -> dict:
 
 
 def _start(args: argparse.Namespace) -> int:
-    from stc_lmms.sweep import folder, slurm, spec
+    from stc_lmms.sweep import folder, shards, slurm, spec
     from stc_lmms.sweep.files import write_json
     from stc_lmms.sweep.lease import Lease
 
@@ -117,6 +117,9 @@ def _start(args: argparse.Namespace) -> int:
         write_json(sweep.root / "slurm_options.json", dataclasses.asdict(wanted.slurm))
         count = len(plan["jobs"])
         print(f"{sweep.root}: {count} jobs of {len(plan['recipes'])} recipes on {', '.join(plan['tasks'])}")
+        twice = sum(shards.parted(job.videos, plan["gpus_per_job"]) for job in sweep.jobs)
+        if twice:
+            print(f"{twice} videos are played by two processes of a job each: more shards may avoid that")
         return _execute(sweep, lease, wanted.slurm, args, {})
 
 

@@ -85,6 +85,13 @@ def test_cancel_tells_the_process_that_runs_the_sweep(half, capsys, monkeypatch)
     assert process.wait(timeout=10) == -signal.SIGTERM
 
 
+def test_a_start_tells_of_videos_that_are_played_twice(sweep, sweep_file, capsys, monkeypatch):
+    sweep(6, shards=3)
+    monkeypatch.setattr("stc_lmms.sweep.shards.parted", lambda order, ranks: 2 * ranks)
+    assert main(["sweep", str(sweep_file()), "--executor", "print"]) == 0
+    assert "6 videos are played by two processes" in capsys.readouterr().out
+
+
 def test_run_lists_recipes_and_checks_them_first(capsys):
     assert main(["run", "--list"]) == 0
     assert "llava_ov_stc_64" in capsys.readouterr().out
