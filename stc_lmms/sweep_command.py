@@ -187,7 +187,7 @@ def _execute(
     if args.executor == "slurm":
         slurm.check(options)
     scripts = slurm.write_scripts(sweep, [job.index for job in jobs], options)
-    in_turn = options.at_once(sweep.plan["gpus_per_job"]) is not None
+    in_turn = len(jobs) > (options.at_once(sweep.plan["gpus_per_job"]) or len(jobs))
     if args.executor == "print":
         print("\n".join(slurm.commands(scripts, in_turn)))
         return 0

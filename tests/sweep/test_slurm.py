@@ -59,6 +59,14 @@ def test_arrays_with_a_limit_run_in_turn(sweep, cluster, monkeypatch):
     assert slurm.commands(scripts, in_turn=False) == [f"sbatch {path}" for path in scripts]
 
 
+@pytest.mark.parametrize(("limit", "in_turn"), [("4", True), ("5", False)])
+def test_arrays_wait_only_where_the_limit_can_be_reached(sweep, capsys, monkeypatch, limit, in_turn):
+    found = sweep(5, shards=5)
+    monkeypatch.setattr(slurm, "ARRAY", 2)
+    assert main(["sweep", "resume", str(found.root), "--executor", "print", "--array-limit", limit]) == 0
+    assert ("afterany" in capsys.readouterr().out) == in_turn
+
+
 def test_resume_waits_for_what_slurm_is_ending(sweep, cluster, capsys, monkeypatch):
     found = sweep(3, shards=1)
     slurm.submit(found, slurm.write_scripts(found, [0], SlurmOptions()), in_turn=False)
