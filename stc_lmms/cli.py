@@ -216,8 +216,10 @@ def _check_data(args: argparse.Namespace) -> int:
 
 
 def _harness(argv: list[str]) -> int:
+    from stc_lmms.harness.stopping import end_with_launcher
     from stc_lmms.plugin import install_task_discovery
 
+    end_with_launcher()
     install_task_discovery()
     from lmms_eval.cli.dispatch import main as lmms_eval_main
 

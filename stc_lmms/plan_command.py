@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=100.0,
         help="of a sweep: what a GPU sustains, for models without a card (default: 100)",
     )
+    parser.add_argument("--jobs", action="store_true", help="of a sweep: a line for every job")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
 
@@ -86,7 +87,7 @@ def _sweep(args: argparse.Namespace) -> int:
     measured = ", ".join(card.model for card in cards)
     rates = f"measured: {measured}; else " if cards else ""
     print(f"{len(found)} jobs; speed: {rates}a guess of {args.tflops:g} TFLOP/s (--card, --tflops)\n")
-    print(estimate.text(found))
+    print(estimate.text(found, args.jobs))
     return 0
 
 

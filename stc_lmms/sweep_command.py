@@ -1,6 +1,7 @@
 """`stc-lmms sweep`: start, watch, resume, cancel and merge the runs of many recipes on many tasks."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,6 +19,7 @@ from stc_lmms.errors import SettingsError, StcError
 if TYPE_CHECKING:
     from stc_lmms.sweep.folder import Sweep
     from stc_lmms.sweep.lease import Lease
+    from stc_lmms.sweep.slurm import Element
     from stc_lmms.sweep.spec import SlurmOptions
 
 DESCRIPTION = (
@@ -85,7 +87,7 @@ def _add_execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus-per-node", type=int)
     parser.add_argument("--cpus-per-job", type=int)
     parser.add_argument("--mem-per-job", help="such as 64G")
-    parser.add_argument("--array-limit", type=int, metavar="N", help="jobs at once")
+    parser.add_argument("--array-limit", type=int, metavar="N", help="jobs at once, of this start or resume")
 
 
 def _slurm_arguments(args: argparse.Namespace) -> dict:
@@ -95,7 +97,7 @@ def _slurm_arguments(args: argparse.Namespace) -> dict:
 
 
 def _start(args: argparse.Namespace) -> int:
-    from stc_lmms.sweep import folder, slurm, spec
+    from stc_lmms.sweep import folder, shards, slurm, spec
     from stc_lmms.sweep.files import write_json
     from stc_lmms.sweep.lease import Lease
 
@@ -105,9 +107,9 @@ def _start(args: argparse.Namespace) -> int:
     plan = spec.plan(wanted)
     with Lease(wanted.output / "lease", str(wanted.output)) as lease:
         sweep = folder.create(wanted.output, plan)
-        held = slurm.queued(sweep)
+        held = _in_slurm(sweep, args.executor)
         if held:
-            ids = ", ".join(array["id"] for array in slurm.arrays(sweep))
+            ids = ", ".join(sorted({element.array for element in held.values()}))
             raise StcError(
                 f"{sweep.root} is in use by Slurm array {ids} ({len(held)} jobs); see stc-lmms sweep status, "
                 "or go on with sweep resume"
@@ -115,7 +117,10 @@ def _start(args: argparse.Namespace) -> int:
         write_json(sweep.root / "slurm_options.json", dataclasses.asdict(wanted.slurm))
         count = len(plan["jobs"])
         print(f"{sweep.root}: {count} jobs of {len(plan['recipes'])} recipes on {', '.join(plan['tasks'])}")
-        return _execute(sweep, lease, wanted.slurm, args)
+        twice = sum(shards.parted(job.videos, plan["gpus_per_job"]) for job in sweep.jobs)
+        if twice:
+            print(f"{twice} videos are played by two processes of a job each: more shards may avoid that")
+        return _execute(sweep, lease, wanted.slurm, args, {})
 
 
 def _resume(args: argparse.Namespace) -> int:
@@ -128,15 +133,45 @@ def _resume(args: argparse.Namespace) -> int:
     given = {key: value for key, value in _slurm_arguments(args).items() if value is not None}
     options = SlurmOptions(**(read_json(sweep.root / "slurm_options.json") or {}) | given)
     with Lease(sweep.root / "lease", str(sweep.root)) as lease:
-        return _execute(sweep, lease, options, args)
+        return _execute(sweep, lease, options, args, _in_slurm(sweep, args.executor))
 
 
-def _execute(sweep: "Sweep", lease: "Lease", options: "SlurmOptions", args: argparse.Namespace) -> int:
+def _in_slurm(sweep: "Sweep", executor: str) -> dict[int, "Element"]:
+    """Jobs that Slurm has; where it cannot be asked, none, with a warning, unless it is to run them."""
+    from stc_lmms.sweep import slurm
+
+    try:
+        found = slurm.queued(sweep)
+        if slurm.ending(found):
+            print(f"waiting for {slurm.ending(found)} jobs that Slurm is ending", file=sys.stderr)
+            found = slurm.settled(sweep)
+        return found
+    except StcError as error:
+        if executor == "slurm":
+            raise
+        why = "jobs in Slurm's queue are not known here; one that runs is left alone"
+        print(f"stc-lmms: {why}: {error}", file=sys.stderr)
+        return {}
+
+
+def _execute(
+    sweep: "Sweep",
+    lease: "Lease",
+    options: "SlurmOptions",
+    args: argparse.Namespace,
+    queued: dict[int, "Element"],
+) -> int:
     """Start what is not done and not in Slurm's queue."""
     from stc_lmms.sweep import local, slurm
     from stc_lmms.sweep.status import unfinished
 
-    jobs = unfinished(sweep, but=slurm.queued(sweep))
+    jobs = unfinished(sweep, but=queued)
+    ending = slurm.ending(queued)
+    if ending:
+        print(f"{ending} jobs are still ending; resume again in a moment")
+    running = sum(job.status()["state"] == "running" for job in sweep.jobs if job.index not in queued)
+    if running:
+        print(f"{running} jobs seem to run and are left alone; if they do not, resume again in two minutes")
     if not jobs:
         print("nothing is left to start")
         return 0
@@ -152,11 +187,11 @@ def _execute(sweep: "Sweep", lease: "Lease", options: "SlurmOptions", args: argp
     if args.executor == "slurm":
         slurm.check(options)
     scripts = slurm.write_scripts(sweep, [job.index for job in jobs], options)
+    in_turn = len(jobs) > (options.at_once(sweep.plan["gpus_per_job"]) or len(jobs))
     if args.executor == "print":
-        for path in scripts:
-            print(f"sbatch {path}")
+        print("\n".join(slurm.commands(scripts, in_turn)))
         return 0
-    ids = ", ".join(slurm.submit(sweep, scripts))
+    ids = ", ".join(slurm.submit(sweep, scripts, in_turn))
     print(f"submitted {len(jobs)} jobs as Slurm array {ids}; now: stc-lmms sweep status {sweep.root}")
     return 0
 
@@ -189,29 +224,36 @@ def _cancel(args: argparse.Namespace) -> int:
     from stc_lmms.sweep.lease import holder_of, is_free
 
     sweep = Sweep(args.folder)
-    for number in slurm.cancel(sweep):
-        print(f"cancelled Slurm array {number}")
     lease = sweep.root / "lease"
     holder = holder_of(lease)
-    if holder and holder["host"] != socket.gethostname():
-        raise StcError(f"{sweep.root} is run by process {holder['pid']} on {holder['host']}; cancel it there")
-    if holder and not is_free(lease):  # a killed holder's number may be another process by now
-        os.kill(holder["pid"], signal.SIGTERM)
+    here = not holder or holder["host"] == socket.gethostname()
+    if holder and here and not is_free(lease):  # a killed holder's number may be another process by now
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(holder["pid"], signal.SIGTERM)
         print(f"told process {holder['pid']} to stop; its jobs finish their questions")
+    for number in slurm.cancel(sweep):
+        print(f"cancelled Slurm array {number}")
+    if not here:
+        raise StcError(f"{sweep.root} is run by process {holder['pid']} on {holder['host']}; cancel it there")
     return 0
 
 
 def _logs(args: argparse.Namespace) -> int:
     from stc_lmms.suggest import unknown
+    from stc_lmms.sweep import slurm
     from stc_lmms.sweep.folder import Sweep
 
     sweep = Sweep(args.folder)
     names = {job.name: job for job in sweep.jobs}
     if args.job is not None and args.job not in names:
         raise SettingsError(unknown("job", args.job, list(names)[:20]))
-    failed = [job for job in names.values() if job.status()["state"] in ("failed", "lost", "stopped")]
-    for job in [names[args.job]] if args.job else failed:
-        log = job.path / "log.txt"
+    of_slurm = slurm.logs(sweep)
+    for job in [names[args.job]] if args.job else names.values():
+        state, log = job.status()["state"], job.path / "log.txt"
+        never_began = job.index in of_slurm and not log.exists()
+        if not args.job and not (state in ("failed", "lost", "stopped") or never_began):
+            continue
+        log = of_slurm[job.index] if never_began else log
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
         print(f"== {job.name}: {log}")
         print("\n".join(lines[-_LOG_LINES:] if not args.job else lines))
@@ -224,18 +266,22 @@ def _merge(args: argparse.Namespace) -> int:
     from stc_lmms.sweep.merge import merge
 
     sweep = Sweep(args.folder)
-    merged, missing = 0, 0
+    merged, left_out = 0, 0
     for found in merge(sweep):
         merged += bool(found.results)
-        missing += len(found.missing)
+        left_out += len(found.missing) + bool(found.error)
+        if found.error:
+            print(f"{found.recipe} is not merged: {found.error}")
         for task, jobs in found.missing.items():
             first = ", ".join(jobs[:3]) + (", ..." if len(jobs) > 3 else "")
-            print(f"{found.recipe} on {task}: {len(jobs)} jobs are not done ({first})")
+            print(f"{found.recipe} on {task}: {len(jobs)} jobs are not done, or lost their samples ({first})")
     print(f"merged {merged} recipes in {sweep.root / 'merged'}")
+    if left_out:
+        print(f"go on with: stc-lmms sweep resume {sweep.root}")
     if merged:
         formats = [name for name in leaderboard_command.FORMATS if name != "html" or find_spec("jinja2")]
         board = argparse.Namespace(
             folders=[sweep.root / "merged"], output=sweep.root / "leaderboard", format=",".join(formats)
         )
         leaderboard_command.run(board)
-    return 1 if missing else 0
+    return 1 if left_out else 0

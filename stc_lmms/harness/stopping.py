@@ -4,11 +4,16 @@ Clusters send one of these before they take a machine away. The journal then hol
 of the video that was being played, and the next run goes on from there.
 """
 
+import ctypes
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+
+from stc_lmms.harness.shard import VARIABLE
 
 STOPPED = 75  # exit status "try again later" (EX_TEMPFAIL): the run was stopped, not broken
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -37,3 +42,20 @@ def stoppable() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Have the kernel send this process the signal when its parent dies (Linux only)."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, number)
+
+
+def end_with_launcher(environ: Mapping[str, str] = os.environ) -> None:
+    """In a rank that torchrun started for a sweep: end when torchrun is killed.
+
+    At once, because the job's lease goes with torchrun, which does not hand it on, and the job may be started
+    again. One that is told to stop waits for its ranks, see `worker.py`.
+    """
+    if VARIABLE in environ and "TORCHELASTIC_RUN_ID" in environ:
+        end_with_parent(signal.SIGKILL)

@@ -129,6 +129,10 @@ class Memory(ABC):
             SettingsError: the options do not fit the model.
         """
 
+    def most_tokens(self, tokens_per_frame: int) -> int | None:
+        """How many of a stream's tokens have their KV on the device at once, at most; None: all of them."""
+        return None
+
     def check(self, layers: int, tokens_per_frame: int | None) -> None:  # noqa: B027 - most fit all
         """Refuse a decoder that the options do not fit, before any weight is loaded.
 

@@ -67,6 +67,10 @@ class Bounded(Memory):
             if not getattr(self, name) >= least:
                 raise SettingsError(f"{name}={getattr(self, name)} must be at least {least}")
 
+    def most_tokens(self, tokens_per_frame: int) -> int:
+        """See `Memory.most_tokens`."""
+        return self.active_tokens
+
     def open(self, llm: "LanguageModel") -> "BoundedMemory":
         """See `Memory.open`."""
         return BoundedMemory(llm, self)

@@ -48,6 +48,10 @@ class Recent(Memory):
         if self.recent_frames < 1:
             raise SettingsError(f"recent_frames={self.recent_frames} must be at least 1")
 
+    def most_tokens(self, tokens_per_frame: int) -> int:
+        """See `Memory.most_tokens`."""
+        return self.recent_frames * tokens_per_frame
+
     def open(self, llm: "LanguageModel") -> "RecentMemory":
         """See `Memory.open`."""
         return RecentMemory(llm, self.recent_frames)

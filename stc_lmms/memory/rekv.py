@@ -78,6 +78,10 @@ class ReKV(Memory):
         if tokens_per_frame is not None and self.n_local < tokens_per_frame:
             raise SettingsError(_too_small(self.n_local, f"a frame has {tokens_per_frame} tokens"))
 
+    def most_tokens(self, tokens_per_frame: int) -> int:
+        """See `Memory.most_tokens`."""
+        return self.n_local + self.retrieve_size * tokens_per_frame
+
     def open(self, llm: "LanguageModel") -> "ReKVMemory":
         """See `Memory.open`."""
         return ReKVMemory(llm, self)

@@ -28,7 +28,8 @@ RECORD_BYTES = 6_000  # journal, sample, efficiency and summary of a round
 NOTES = (
     "Hours: ViT, prefill and answers; without decoding videos, preprocessing, loading weights.",
     "A method without a cost model is reckoned as dense (<=); a model without one needs a card of it (-).",
-    "Memory: weights, KV of the longest stream, and the cacher's reference; 16 bit, without activations.",
+    "Memory: weights, the KV that the memory keeps of the longest stream, and the cacher's reference; "
+    "16 bit, without activations.",
 )
 
 
@@ -55,6 +56,7 @@ class Estimate:
         hours: of one GPU; None without a cost model.
         bound: `hours` is that of dense, because the method has no cost model.
         memory_bytes: of the GPU; None without a cost model.
+        memory_bound: `memory_bytes` is that of all tokens, because it is not known how many are kept.
         disk_bytes: of the output folder.
     """
 
@@ -66,6 +68,7 @@ class Estimate:
     hours: float | None
     bound: bool
     memory_bytes: int | None
+    memory_bound: bool
     disk_bytes: int
 
 
@@ -140,6 +143,7 @@ class _Recipe:
         guess = Speed(dict.fromkeys(("vit_ms", "prefill_ms", "ttft_ms"), 1e12 * tflops), GUESSED_BYTES_PER_S)
         self.speed = card.speed(self.settings.method) if card else guess
         self.method = self.settings.build_method()
+        self.memory = self.settings.build_memory()  # None: the model's own
         self.bound = False
         if self.shape is not None and stages(self.shape, self.method, Clip(1, 1, 0, 0)) is None:
             self.bound, self.method = True, type(self.method)("none")
@@ -152,7 +156,7 @@ class _Recipe:
             longest = max(job["streams"], default=0)
             playing = sum(self._stream_s(count) for count in job["streams"])
             hours = (playing + job["rounds"] * self._answer_s(frames // max(1, len(job["streams"])))) / 3600
-            memory = _weight_bytes(self.shape) + longest * self._kept() * kv_bytes_per_token(self.shape)
+            memory = _weight_bytes(self.shape) + self._kv_tokens(longest) * kv_bytes_per_token(self.shape)
             memory += reference_bytes(self.shape, self.method.tower)
         return Estimate(
             job["recipe"],
@@ -163,11 +167,16 @@ class _Recipe:
             hours,
             self.bound,
             memory,
+            self.bound or self.memory is None,
             job["rounds"] * RECORD_BYTES + self._archive_bytes(job),
         )
 
     def _kept(self) -> int:
         return getattr(self.method.token, "token_budget", self.shape.tokens_per_frame)
+
+    def _kv_tokens(self, frames: int) -> int:
+        most = self.memory.most_tokens(self._kept()) if self.memory else None
+        return frames * self._kept() if most is None else min(frames * self._kept(), most)
 
     def _stream_s(self, count: int) -> float:
         if count not in self._seconds:
@@ -223,8 +232,8 @@ def as_json(found: Sequence[Estimate]) -> dict[str, Any]:
     return {"jobs": [vars(each) for each in found], "notes": NOTES}
 
 
-def text(found: Sequence[Estimate]) -> str:
-    """One line per recipe and task, and the sum."""
+def text(found: Sequence[Estimate], by_job: bool = False) -> str:
+    """One line per recipe and task, or per job, and the sum."""
     head = (
         "recipe",
         "task",
@@ -239,7 +248,8 @@ def text(found: Sequence[Estimate]) -> str:
     rows: list[Sequence[str]] = [head]
     groups: dict[tuple[str, str], list[Estimate]] = {}
     for each in found:
-        groups.setdefault((each.recipe, each.task), []).append(each)
+        what = f"{each.task}/{each.shard:03d}" if by_job else each.task
+        groups.setdefault((each.recipe, what), []).append(each)
     rows += [(*key, *_cells(jobs)) for key, jobs in groups.items()]
     rows.append(("all", "", *_cells(found)))
     return "\n".join([table(rows, left=2), "", *NOTES])
@@ -249,6 +259,7 @@ def _cells(jobs: Sequence[Estimate]) -> list[str]:
     hours = [job.hours for job in jobs if job.hours is not None]
     memory = [job.memory_bytes for job in jobs if job.memory_bytes is not None]
     sign = "<= " if any(job.bound for job in jobs) else ""
+    memory_sign = "<= " if any(job.memory_bound for job in jobs) else ""
     whole = len(hours) == len(jobs)
     return [
         str(len(jobs)),
@@ -256,6 +267,6 @@ def _cells(jobs: Sequence[Estimate]) -> list[str]:
         f"{sum(job.rounds for job in jobs):,}",
         f"{sign}{sum(hours):,.2f}" + ("" if whole else " + ?") if hours else "-",
         f"{max(hours):,.2f}" if hours else "-",
-        f"{max(memory) / 2**30:,.1f}" if memory else "-",
+        f"{memory_sign}{max(memory) / 2**30:,.1f}" if memory else "-",
         f"{sum(job.disk_bytes for job in jobs) / 2**20:,.1f}",
     ]

@@ -79,7 +79,8 @@ class Job:
         if found["state"] == "running":
             ended = found["host"] == socket.gethostname() and is_free(self.path / "lease")
             if ended or time.time() - found["heartbeat"] > LOST_S:
-                found |= {"state": "lost", "reason": f"killed, or its machine {found['host']} is gone"}
+                why = f"killed, or its disk was full, or its machine {found['host']} is gone"
+                found |= {"state": "lost", "reason": why}
         return found
 
     def set_status(self, **content: Any) -> None:

@@ -2,8 +2,8 @@
 
 The lease is a file lock, which the kernel gives up when its holder dies, however it dies. A process that the
 holder starts may inherit it and keeps it as long as it lives. The file says who holds it. File systems whose
-locks do not reach other machines are covered by the heartbeat: a file that another machine has just touched
-is held.
+locks do not reach other machines, or that have none, are covered by the heartbeat: a file that another
+machine has just touched is held.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from stc_lmms.errors import StcError
 
-STALE_S = 120  # a holder on another machine that has not touched its lease for so long is gone
+STALE_S = 120  # a holder that no lock tells of and that has not touched its lease for so long is gone
 
 
 class Held(StcError):
@@ -42,6 +42,7 @@ class Lease:
 
         Raises:
             Held: somebody else has it.
+            StcError: the file cannot be written.
         """
         end = time.monotonic() + self.wait_s
         while True:
@@ -70,18 +71,19 @@ class Lease:
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise StcError(f"cannot write {self.path} ({error.strerror})") from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        except OSError:
-            locked = False
-        holder, age_s = holder_of(self.path), time.time() - os.fstat(fd).st_mtime
-        elsewhere = bool(holder) and holder["host"] != me()["host"] and holder["slurm"] != me()["slurm"]
-        if not locked or (elsewhere and age_s < STALE_S):
+        lock = _lock(fd, fcntl.LOCK_EX)
+        holder = holder_of(self.path)
+        stranger = lock == "none" or (bool(holder) and holder["host"] != me()["host"])
+        beating = stranger and _beats(self.path, holder) and not _same_job(holder)
+        if lock == "held" or beating:
             os.close(fd)
             raise Held(f"{self.what} is in use by {named(holder)}; wait for it, or cancel it")
-        os.ftruncate(fd, 0)
-        os.write(fd, json.dumps(me() | {"since": time.time()}).encode())
+        try:
+            os.ftruncate(fd, 0)
+            os.write(fd, json.dumps(me() | {"since": time.time()}).encode())
+        except OSError as error:
+            os.close(fd)
+            raise StcError(f"cannot write {self.path} ({error.strerror}); make room, then resume") from None
         self.fd = fd
 
 
@@ -103,12 +105,32 @@ def is_free(path: Path) -> bool:
     """Whether no process of this machine holds the lease."""
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that only look do not collide
+            lock = _lock(file.fileno(), fcntl.LOCK_SH)  # shared: two that only look do not collide
     except FileNotFoundError:
         return True
     except OSError:
         return False
-    return True
+    return lock == "taken" or (lock == "none" and not _beats(path, holder_of(path)))
+
+
+def _lock(fd: int, how: int) -> str:
+    """`taken`, `held` by another process, or `none` where the file system has no locks."""
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "held"
+    except OSError:
+        return "none"
+    return "taken"
+
+
+def _beats(path: Path, holder: dict[str, Any]) -> bool:
+    return bool(holder) and time.time() - path.stat().st_mtime < STALE_S
+
+
+def _same_job(holder: dict[str, Any]) -> bool:
+    """Whether the holder was this very Slurm job, which was put back into the queue: it is gone."""
+    return bool(me()["slurm"]) and holder["slurm"] == me()["slurm"]
 
 
 def named(holder: dict[str, Any]) -> str:

@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from stc_lmms.errors import SettingsError
+from stc_lmms.harness.stopping import end_with_parent
 from stc_lmms.sweep.folder import Job, Sweep
 from stc_lmms.sweep.lease import Lease
 
@@ -55,7 +56,8 @@ def run(
 ) -> bool:
     """Run the jobs, the dearest first; one that fails does not stop the others.
 
-    Ctrl-C and SIGTERM let the running ones finish their questions.
+    Ctrl-C, SIGTERM and a closed terminal let the running ones finish their questions; so does the end of this
+    process, however it ends.
 
     Args:
         sweep: whose jobs they are.
@@ -75,7 +77,7 @@ def run(
         nonlocal stopped
         stopped = True
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in _stopping()}
     try:
         while waiting or running:
             while waiting and free:
@@ -86,24 +88,38 @@ def run(
             if stopped and not told:
                 told = True
                 waiting.clear()
-                for process, _, _ in running:
-                    process.terminate()
+                _stop([process for process, _, _ in running])
             for ended in [each for each in running if each[0].poll() is not None]:
                 running.remove(ended)
                 free.append(ended[2])
                 status = ended[1].status()
                 tell(f"{ended[1].name}: {status['state']}{_because(status['reason'])}")
     finally:
+        left = [process for process, _, _ in running]  # none, unless an exception leaves this
+        _stop(left)
+        for process in left:
+            process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
     return not stopped
+
+
+def _stopping() -> list[signal.Signals]:
+    """Signals that stop it; under nohup, SIGHUP is none."""
+    found = [signal.SIGINT, signal.SIGTERM]
+    return found if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*found, signal.SIGHUP]
+
+
+def _stop(processes: Iterable[subprocess.Popen]) -> None:
+    for process in processes:
+        process.terminate()
 
 
 def _start(sweep: Sweep, job: Job, place: str | None) -> subprocess.Popen:
     environ = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": place} if place is not None else {})
     command = [sys.executable, "-m", "stc_lmms.sweep.worker", str(sweep.root.resolve()), str(job.index)]
     # a session of its own: Ctrl-C comes to this process alone, which tells the workers
-    return subprocess.Popen(command, env=environ, start_new_session=True)
+    return subprocess.Popen(command, env=environ, start_new_session=True, preexec_fn=end_with_parent)
 
 
 def _because(reason: str) -> str:

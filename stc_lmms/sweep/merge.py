@@ -21,6 +21,8 @@ from stc_lmms.sweep import samples, tasks
 from stc_lmms.sweep.files import read_json, write_json
 from stc_lmms.sweep.folder import Job, Sweep
 
+_AGAIN = "delete that file and resume: the journal has its answers"
+
 
 @dataclass(frozen=True)
 class Merged:
@@ -29,20 +31,18 @@ class Merged:
     Attributes:
         recipe: which.
         results: metrics by task and group, in lmms-eval's form, of the tasks whose shards are all done.
-        missing: by task that was not merged, its jobs that are not done.
+        missing: by task that was not merged, its jobs that are not done, or have lost what they left.
+        error: why nothing was merged though there was something; the last merge stays.
     """
 
     recipe: str
     results: dict[str, dict[str, Any]]
     missing: dict[str, list[str]]
+    error: str = ""
 
 
 def merge(sweep: Sweep) -> Iterator[Merged]:
-    """Merge every recipe, one at a time, to one run on all its finished tasks.
-
-    Raises:
-        StcError: a done job has lost a file, or the folder cannot be written.
-    """
+    """Merge every recipe, one at a time, to one run on all its finished tasks; an error is its own."""
     recipes: dict[str, dict[str, list[Job]]] = {}
     for job in sweep.jobs:
         recipes.setdefault(job.recipe, {}).setdefault(job.task, []).append(job)
@@ -50,10 +50,17 @@ def merge(sweep: Sweep) -> Iterator[Merged]:
         missing = {
             task: open_jobs
             for task, jobs in by_task.items()
-            if (open_jobs := [job.name for job in jobs if job.status()["state"] != "done"])
+            if (open_jobs := [job.name for job in jobs if not _is_done(job)])
         }
         done = {task: jobs for task, jobs in by_task.items() if task not in missing}
-        yield Merged(recipe, _merge(sweep, recipe, done) if done else {}, missing)
+        try:
+            yield Merged(recipe, _merge(sweep, recipe, done) if done else {}, missing)
+        except StcError as error:
+            yield Merged(recipe, {}, missing, str(error))
+
+
+def _is_done(job: Job) -> bool:
+    return job.status()["state"] == "done" and not samples.missing(job)
 
 
 def _merge(sweep: Sweep, recipe: str, jobs: dict[str, list[Job]]) -> dict[str, dict[str, Any]]:
@@ -85,10 +92,8 @@ def _merge(sweep: Sweep, recipe: str, jobs: dict[str, list[Job]]) -> dict[str, d
 
 def _efficiency(job: Job) -> list[Path]:
     """The efficiency files of a job's newest run."""
-    names = sorted(path.name.rpartition("_rank")[0] for path in job.out.glob("stc_efficiency_*_rank*.json"))
-    if not names:
-        raise StcError(f"job {job.name} is done but {job.out} has no stc_efficiency file; was it deleted?")
-    return sorted(job.out.glob(f"{names[-1]}_rank*.json"))
+    names = [path.name.rpartition("_rank")[0] for path in job.out.glob("stc_efficiency_*_rank*.json")]
+    return sorted(job.out.glob(f"{max(names)}_rank*.json"))
 
 
 def _samples(leaf: tasks.Leaf, jobs: Sequence[Job], order: Sequence[str]) -> list[dict[str, Any]]:
@@ -98,12 +103,14 @@ def _samples(leaf: tasks.Leaf, jobs: Sequence[Job], order: Sequence[str]) -> lis
         if leaf.name not in job.leaves:
             continue
         path = samples.newest(job.out, leaf.name)
-        for sample in samples.read(path) if path else ():
-            found[sample["acc"]["records"][0]["video"]] = sample
-    absent = [video for video in order if video not in found]
-    if absent or len(found) != len(order):
-        missing = f"{len(absent)} of {len(order)} videos ({', '.join(absent[:3])})"
-        raise StcError(f"the shards of {leaf.name} have no samples of {missing}; was a result deleted?")
+        try:
+            mine = {s["acc"]["records"][0]["video"]: s for s in samples.read(path)} if path else {}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            why = f"job {job.name}: {path} is not readable ({type(error).__name__})"
+            raise StcError(f"{why}; {_AGAIN}") from None
+        if set(mine) != set(job.videos[leaf.key]):
+            raise StcError(f"job {job.name}: {path} has samples of other videos than its shard; {_AGAIN}")
+        found |= mine
     return [found[video] for video in order]
 
 

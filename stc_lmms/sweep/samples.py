@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stc_lmms.sweep.folder import Job
+
 
 def newest(out: Path, leaf: str) -> Path | None:
     """The sample file of a task's newest run in an output path; their names begin with the time."""
@@ -22,3 +24,16 @@ def count(path: Path) -> int:
     """How many it has; a line cut short by a full disk is none."""
     with path.open("rb") as file:
         return sum(line.endswith(b"\n") for line in file)
+
+
+def missing(job: Job) -> str:
+    """What a job that ended well has not left, in one line; lmms-eval only warns of a full disk."""
+    for leaf, key in job.leaves.items():
+        rows = len(job.videos[key])
+        path = newest(job.out, leaf)
+        found = count(path) if path else 0
+        if found != rows:
+            return f"{found} of {rows} samples of {leaf} are there; is the disk full, or were they deleted?"
+    if not any(job.out.glob("stc_efficiency_*_rank*.json")):
+        return f"{job.out} has no stc_efficiency file; is the disk full, or was it deleted?"
+    return ""

@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.suggest import unknown
@@ -16,6 +17,16 @@ from stc_lmms.sweep.folder import Sweep
 from stc_lmms.sweep.spec import SlurmOptions
 
 ARRAY = 1000  # elements of an array: Slurm's default MaxArraySize is 1001
+ENDING_S = 45.0  # Slurm kills what it was asked to end after 30 s (KillWait)
+_COMMENT = re.compile(r"stc-lmms (\d+) (.*)")  # of our arrays: offset of its elements, folder of the sweep
+_LOG = re.compile(r"(\d+)_(\d+)_(\d+)\.log")  # offset, array, element
+
+
+class Element(NamedTuple):
+    """A job that Slurm still has: number of its array, and Slurm's state of it."""
+
+    array: str
+    state: str
 
 
 def write_scripts(sweep: Sweep, indices: Sequence[int], options: SlurmOptions) -> list[Path]:
@@ -61,7 +72,8 @@ def script(sweep: Sweep, indices: Sequence[int], offset: int, options: SlurmOpti
         "requeue": True,
         "open-mode": "append",
         "signal": f"B:USR1@{options.notice_s}",
-        "output": f'"{root}/slurm/%A_%a.log"',
+        "output": f'"{root}/slurm/{offset:05d}_%A_%a.log"',
+        "comment": f'"stc-lmms {offset} {root}"',  # known again, whoever submits it
     }
     lines = ["#!/bin/bash"]
     for name, value in asked.items():
@@ -98,43 +110,60 @@ def check(options: SlurmOptions) -> None:
                 raise SettingsError(unknown("partition", name, known))
 
 
-def submit(sweep: Sweep, scripts: Sequence[Path]) -> list[str]:
+def submit(sweep: Sweep, scripts: Sequence[Path], in_turn: bool) -> list[str]:
     """Submit the scripts; their array ids are kept in the folder.
+
+    Args:
+        sweep: whose.
+        scripts: to be submitted.
+        in_turn: an array begins when the one before has ended: Slurm limits the jobs at once of each alone.
 
     Raises:
         StcError: Slurm refuses one, with its reason; those before it are submitted.
     """
-    submitted = []
+    submitted: list[str] = []
     for path in scripts:
-        number = _call(["sbatch", "--parsable", str(path)]).strip().partition(";")[0]
+        after = [f"--dependency=afterany:{submitted[-1]}"] if in_turn and submitted else []
+        number = _call(["sbatch", "--parsable", *after, str(path)]).strip().partition(";")[0]
         submitted.append(number)
         offset = int(path.stem.rpartition("_")[2])
-        write_json(sweep.root / "slurm.json", [*arrays(sweep), {"id": number, "offset": offset}])
+        write_json(sweep.root / "slurm.json", [*_submitted(sweep), {"id": number, "offset": offset}])
     return submitted
 
 
-def arrays(sweep: Sweep) -> list[dict]:
-    """What was submitted so far: `id` of the array, and `offset` of its elements."""
-    return read_json(sweep.root / "slurm.json") or []
+def commands(scripts: Sequence[Path], in_turn: bool) -> list[str]:
+    """What to type in place of `submit`."""
+    paths = [shlex.quote(str(path)) for path in scripts]
+    if not in_turn or len(paths) == 1:
+        return [f"sbatch {path}" for path in paths]
+    after = "--dependency=afterany:${id%%;*} "
+    return [f"id=$(sbatch --parsable {after if i else ''}{path})" for i, path in enumerate(paths)]
 
 
-def queued(sweep: Sweep) -> dict[int, str]:
-    """Jobs that Slurm still has, by number, with its state of them; empty where nothing was submitted.
+def queued(sweep: Sweep) -> dict[int, Element]:
+    """Jobs that Slurm still has, by number; empty where nothing can have been submitted.
 
     Raises:
         StcError: Slurm does not answer.
     """
-    offsets = {array["id"]: array["offset"] for array in arrays(sweep)}
-    if not offsets:
-        return {}
-    listed = _call(["squeue", "--noheader", "--array", "--me", "--format=%F %K %T"])
-    found = {}
-    for line in listed.splitlines():
-        array, _, rest = line.partition(" ")
-        element, _, state = rest.partition(" ")
-        if array in offsets and element.isdecimal():
-            found[offsets[array] + int(element)] = state.strip()
+    return dict(_elements(sweep))
+
+
+def settled(sweep: Sweep, wait_s: float = ENDING_S) -> dict[int, Element]:
+    """`queued` as soon as Slurm has ended all that it is ending, or `wait_s` is over.
+
+    Raises:
+        StcError: Slurm does not answer.
+    """
+    end = time.monotonic() + wait_s
+    while ending(found := queued(sweep)) and time.monotonic() < end:
+        time.sleep(1)
     return found
+
+
+def ending(found: Mapping[int, Element]) -> int:
+    """How many jobs Slurm has already ended, but for their processes."""
+    return sum(element.state == "COMPLETING" for element in found.values())
 
 
 def cancel(sweep: Sweep) -> list[str]:
@@ -143,11 +172,40 @@ def cancel(sweep: Sweep) -> list[str]:
     Raises:
         StcError: Slurm does not answer.
     """
-    found = [array["id"] for array in arrays(sweep)]
-    if found and queued(sweep):
+    found = list(dict.fromkeys(element.array for _, element in _elements(sweep)))
+    if found:
         _call(["scancel", *found])
-        return found
-    return []
+    return found
+
+
+def logs(sweep: Sweep) -> dict[int, Path]:
+    """Slurm's newest log of every job that it started: all there is of one that ended before it began."""
+    found: dict[int, tuple[int, Path]] = {}
+    for path in (sweep.root / "slurm").glob("*.log"):
+        if named := _LOG.fullmatch(path.name):
+            offset, array, element = map(int, named.groups())
+            found[offset + element] = max(found.get(offset + element, (0, path)), (array, path))
+    return {index: path for index, (_, path) in found.items()}
+
+
+def _submitted(sweep: Sweep) -> list[dict]:
+    """Arrays that `submit` submitted: `id`, and `offset` of the elements."""
+    return read_json(sweep.root / "slurm.json") or []
+
+
+def _elements(sweep: Sweep) -> list[tuple[int, Element]]:
+    """What Slurm still has of our arrays, whoever submitted them: number of the job, and its element."""
+    offsets = {array["id"]: array["offset"] for array in _submitted(sweep)}
+    if not offsets and not any((sweep.root / "slurm").glob("*.sbatch")):
+        return []
+    root, found = str(sweep.root.resolve()), []
+    for line in _call(["squeue", "--noheader", "--array", "--me", "--format=%F %K %T %k"]).splitlines():
+        array, element, state, comment = [*line.split(maxsplit=3), *[""] * 4][:4]
+        ours = _COMMENT.fullmatch(comment.strip())
+        offset = int(ours[1]) if ours and ours[2] == root else offsets.get(array)
+        if offset is not None and element.isdecimal():
+            found.append((offset + int(element), Element(array, state)))
+    return found
 
 
 def _call(command: Sequence[str]) -> str:

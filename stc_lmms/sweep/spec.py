@@ -36,7 +36,8 @@ class SlurmOptions:
         nodes: how many nodes the sweep uses at once; with `gpus_per_node` it limits the array.
         gpus_per_node: GPUs of a node; 0 for nodes without.
         cpus_per_job, mem_per_job: as `--cpus-per-task` and `--mem`.
-        array_limit: jobs at once; default: what `nodes` and `gpus_per_node` hold, else all.
+        array_limit: jobs at once, of one start or resume; default: what `nodes` and `gpus_per_node` hold,
+            else all.
         notice_s: seconds before the time limit at which a job is told to stop.
         setup: shell lines before a job, such as `module load cuda`.
     """
@@ -110,6 +111,11 @@ def read(path: Path, **slurm: Any) -> Spec:
     names = _names(path, content, "recipes")
     found = [recipe_files.read(path.parent / n if n.endswith((".yaml", ".yml")) else n) for n in names]
     for recipe in found:
+        if recipe.others.get("limit") is not None:
+            raise SettingsError(
+                f"recipe {recipe.name}: limit={recipe.others['limit']} has no use in a sweep, whose jobs are "
+                "whole videos; leave it out and use a small task, such as ovobench_stream_tiny"
+            )
         if [other.name for other in found].count(recipe.name) > 1:
             raise SettingsError(f"{path}: two recipes are called {recipe.name!r}; rename a file")
     options = _typed(path, content, "slurm", dict, {})

@@ -1,11 +1,13 @@
 """How far a sweep is: counts of jobs, rates, the time that is left, and why jobs failed."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from stc_lmms.align import table
+from stc_lmms.sweep import samples, slurm
 from stc_lmms.sweep.folder import Job, Sweep
 
 # In the order of the table. `queued`: Slurm still has it; `stopped` and `lost`: goes on with resume.
@@ -75,20 +77,23 @@ class Status:
         return sum(line.left / (line.rate or cost / spent) for line in self.lines) / running
 
 
-def status(sweep: Sweep, queued: Mapping[int, str] | None = None) -> Status:
+def status(sweep: Sweep, queued: Container[int] | None = None) -> Status:
     """Read the state of all jobs.
 
     Args:
         sweep: whose.
-        queued: what Slurm has of it, see `slurm.queued`.
+        queued: what Slurm has of it, see `slurm.queued`; None if that is not known.
     """
+    logs = {} if queued is None else slurm.logs(sweep)
     lines: dict[tuple[str, str], Line] = {}
     troubles = []
     for job in sweep.jobs:
         found = job.status()
         state = found["state"]
-        if state in ("waiting", "stopped", "lost", "failed") and job.index in (queued or {}):
+        if state in ("waiting", "stopped", "lost", "failed") and job.index in (queued or ()):
             state = "queued"
+        elif state == "waiting" and job.index in logs:
+            state, found["reason"] = "lost", never_began(logs[job.index])
         line = lines.setdefault((job.recipe, job.task), Line(job.recipe, job.task))
         _add(line, job, found, state)
         if state in ("failed", "stopped", "lost"):
@@ -96,14 +101,25 @@ def status(sweep: Sweep, queued: Mapping[int, str] | None = None) -> Status:
     return Status(list(lines.values()), troubles)
 
 
+def never_began(log: Path) -> str:
+    """Why a job that Slurm had started and has no more never ran: `setup`, or its Python, did not work."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+    return f"ended before it began ({last[:200]}); see {log}"
+
+
 def unfinished(sweep: Sweep, but: Iterable[int] = ()) -> list[Job]:
-    """Jobs that are neither done nor running, without those of the given numbers."""
+    """Jobs that are neither done nor running, without those of the given numbers.
+
+    One that has lost what it left is not done: its journal gives it back without the model.
+    """
     leave = set(but)
-    return [
-        job
-        for job in sweep.jobs
-        if job.index not in leave and job.status()["state"] not in ("done", "running")
-    ]
+    return [job for job in sweep.jobs if job.index not in leave and _is_open(job)]
+
+
+def _is_open(job: Job) -> bool:
+    state = job.status()["state"]
+    return bool(samples.missing(job)) if state == "done" else state != "running"
 
 
 def _add(line: Line, job: Job, found: Mapping[str, Any], state: str) -> None:

@@ -6,29 +6,29 @@ the Slurm job back into the queue. Nothing heavy is imported here.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from stc_lmms.errors import StcError
 from stc_lmms.harness.shard import VARIABLE
-from stc_lmms.harness.stopping import STOPPED
+from stc_lmms.harness.stopping import STOPPED, end_with_parent
 from stc_lmms.sweep import samples
 from stc_lmms.sweep.files import write_json
 from stc_lmms.sweep.folder import HEARTBEAT_S, Job, Sweep
 from stc_lmms.sweep.lease import STALE_S, Held, Lease, me
+from stc_lmms.sweep.reason import reason
 
 DONE, FAILED = 0, 1
 STALLS = 2  # attempts in a row that were stopped before they answered anything; then it is given up
 _LEASE_WAIT_S = STALE_S + 30.0  # by then a killed worker's lmms-eval has ended, or its machine is gone
-_TAIL_BYTES = 20_000
+_FINISH_S = 86_400  # that torchrun gives its ranks to finish their questions; by itself it is 30 s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,6 +66,8 @@ class Worker:
         self.stop: int | None = None  # the signal that told it to stop
         self.progress = Progress(job.out / "stc_journal")
         self.status: dict[str, Any] = {}
+        self.unwritten = ""  # why the last heartbeat could not be written
+        self.log, self.log_start = job.path / "log.txt", 0  # where this attempt begins in it
 
     def run(self) -> int:
         """Run it to an end, unless it is done already.
@@ -78,7 +80,7 @@ class Worker:
             signal.signal(number, self._asked)
         with Lease(self.job.path / "lease", f"job {self.job.name}", _LEASE_WAIT_S) as lease:
             before = self.job.status()
-            if before["state"] == "done":
+            if before["state"] == "done" and not samples.missing(self.job):
                 print(f"stc-lmms: job {self.job.name} is done already", file=sys.stderr)
                 return DONE
             began = self.progress.read()
@@ -90,7 +92,7 @@ class Worker:
             return self._end(self._lmms_eval(lease, before["seconds"]), began)
 
     def _asked(self, number: int, frame: object) -> None:
-        self.stop = number
+        self.stop = self.stop or number  # Slurm follows SIGUSR1 with SIGTERM at the time limit itself
 
     def _lmms_eval(self, lease: Lease, spent_s: float) -> int:
         """Exit status of lmms-eval, with a heartbeat while it lasts."""
@@ -99,27 +101,25 @@ class Worker:
         environ[VARIABLE] = str((self.job.path / "shard.json").resolve())
         if recipe["device"] == "cpu" and self.sweep.plan["gpus_per_job"] > 1:
             environ["ACCELERATE_USE_CPU"] = "true"
+        environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_FINISH_S))
         began, told = time.monotonic(), False
-        with (self.job.path / "log.txt").open("ab") as log:
-            log.write(f"\n--- attempt {self.status['attempt']}, {time.ctime()}, {me()}\n".encode())
-            log.flush()
+        with self._open_log() as log:
             process = subprocess.Popen(
                 command(self.sweep, self.job),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environ,
-                pass_fds=(lease.fd,),  # an orphan keeps the lease until it has ended
-                preexec_fn=_end_with_parent,
+                pass_fds=(lease.fd,),  # while it outlives a killed worker, nobody else starts the job
+                preexec_fn=end_with_parent,  # which it does only until its question is finished
             )
             beat_s = -float(HEARTBEAT_S)
             while process.poll() is None:
                 now_s = time.monotonic() - began
                 if now_s - beat_s >= HEARTBEAT_S:
                     beat_s = now_s
-                    lease.touch()
                     self.status["seconds"] = spent_s + now_s
-                    self._write("running")
+                    self._beat(lease)
                 if self.stop is not None and not told:
                     told = True
                     process.terminate()
@@ -128,13 +128,31 @@ class Worker:
         self.status["seconds"] = spent_s + time.monotonic() - began
         return process.returncode
 
+    def _open_log(self) -> IO[bytes]:
+        try:
+            log = self.log.open("ab", buffering=0)
+            self.log_start = log.tell()
+            log.write(f"\n--- attempt {self.status['attempt']}, {time.ctime()}, {me()}\n".encode())
+        except OSError as error:
+            raise StcError(f"cannot write {self.log} ({error.strerror}); make room, then resume") from None
+        return log
+
+    def _beat(self, lease: Lease) -> None:
+        """The heartbeat; that it cannot be written must not end lmms-eval, which may still finish."""
+        try:
+            lease.touch()
+            self._write("running")
+            self.unwritten = ""
+        except (OSError, StcError) as error:
+            self.unwritten = str(error)
+
     def _end(self, status: int, began: tuple[int, int]) -> int:
         if status == 0:
-            missing = self._missing()
+            missing = samples.missing(self.job)
             self._write("failed" if missing else "done", missing)
             return FAILED if missing else DONE
         if self.stop is None and status != STOPPED:
-            self._write("failed", reason(status, self.job.path / "log.txt"))
+            self._write("failed", self.unwritten or reason(status, self.log, self.log_start))
             return FAILED
         self.status["stalls"] = 0 if self.progress.read() > began else self.status["stalls"] + 1
         name = signal.Signals(self.stop).name if self.stop else "a signal"
@@ -145,7 +163,7 @@ class Worker:
             return FAILED
         self._write("stopped", f"stopped by {name}")
         if self.stop == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+            subprocess.run(["scontrol", "requeue", _slurm_job(os.environ)], check=False)
         return STOPPED
 
     def _write(self, state: str, why: str = "") -> None:
@@ -153,15 +171,12 @@ class Worker:
         about = {"state": state, "reason": why, "rows": rows, "failed_rows": self.progress.failed}
         self.job.set_status(**self.status | about | {"heartbeat": time.time()})
 
-    def _missing(self) -> str:
-        """What lmms-eval has not written though it ended well: it only warns of a full disk."""
-        for leaf, key in self.job.leaves.items():
-            rows = len(self.job.videos[key])
-            path = samples.newest(self.job.out, leaf)
-            found = samples.count(path) if path else 0
-            if found != rows:
-                return f"{found} of {rows} samples of {leaf} were written; is the disk full?"
-        return ""
+
+def _slurm_job(environ: Mapping[str, str]) -> str:
+    """This job alone: one element of each array has the array's own number, which means all of them."""
+    if "SLURM_ARRAY_JOB_ID" in environ and "SLURM_ARRAY_TASK_ID" in environ:
+        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
+    return environ["SLURM_JOB_ID"]
 
 
 class Progress:
@@ -198,26 +213,6 @@ class Progress:
                 self._rows[entry["key"]] = bool(entry.get("failed"))
         except (ValueError, KeyError, AttributeError):
             return  # torn by a kill; the journal says so when it is read
-
-
-def reason(status: int, log: Path) -> str:
-    """Why lmms-eval ended, in one line: our own error, the last one of a traceback, or the signal."""
-    if status < 0:
-        name = signal.Signals(-status).name
-        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-    ours = [line.partition("stc-lmms: error: ")[2] for line in lines if "stc-lmms: error: " in line]
-    errors = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
-    return (ours or errors or [f"exit status {status}; see {log}"])[-1][:500]
-
-
-def _end_with_parent() -> None:
-    """In the child: be told to stop when the worker dies, so that no orphan answers twice (Linux only)."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Sweeps over a made-up benchmark with the tiny checkpoint."""
 
+import os
+
 import pytest
 import yaml
 
@@ -34,5 +36,19 @@ def sweep(sweep_file, tmp_path, monkeypatch):
         monkeypatch.setenv("STC_OVOBENCH_ROOT", str(made_up_ovobench(tmp_path / "data", videos)))
         wanted = spec.read(sweep_file(**keys))
         return folder.create(wanted.output, spec.plan(wanted))
+
+    return make
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """`program(name, code)` puts a shell script of that name first in PATH."""
+    folder = tmp_path / "bin"
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    def make(name, code):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{code}\n")
+        (folder / name).chmod(0o755)
 
     return make

@@ -63,7 +63,7 @@ def test_logs_are_those_of_failed_jobs_or_of_one(half, capsys):
     assert "unknown job" in capsys.readouterr().err
 
 
-def test_cancel_tells_the_process_that_runs_the_sweep(half, capsys):
+def test_cancel_tells_the_process_that_runs_the_sweep(half, capsys, monkeypatch):
     code = (
         "import sys, time; from pathlib import Path; from stc_lmms.sweep.lease import Lease\n"
         "with Lease(Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(60)"
@@ -75,6 +75,21 @@ def test_cancel_tells_the_process_that_runs_the_sweep(half, capsys):
     assert process.wait(timeout=10) == -signal.SIGTERM
     assert f"told process {process.pid} to stop" in capsys.readouterr().out
     assert main(["sweep", "cancel", str(half.root)]) == 0, "whoever held it is gone"
+
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    write_json(half.root / "slurm.json", [{"id": "7", "offset": 0}])
+    monkeypatch.setenv("PATH", "")
+    assert main(["sweep", "cancel", str(half.root)]) == 2, "what Slurm has is not cancelled"
+    assert "squeue is not installed" in capsys.readouterr().err
+    assert process.wait(timeout=10) == -signal.SIGTERM
+
+
+def test_a_start_tells_of_videos_that_are_played_twice(sweep, sweep_file, capsys, monkeypatch):
+    sweep(6, shards=3)
+    monkeypatch.setattr("stc_lmms.sweep.shards.parted", lambda order, ranks: 2 * ranks)
+    assert main(["sweep", str(sweep_file()), "--executor", "print"]) == 0
+    assert "6 videos are played by two processes" in capsys.readouterr().out
 
 
 def test_run_lists_recipes_and_checks_them_first(capsys):

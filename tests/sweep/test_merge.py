@@ -7,12 +7,11 @@ import time
 import pytest
 
 from stc_lmms.cli import main
-from stc_lmms.errors import StcError
 from stc_lmms.report.runs import find_runs
 from stc_lmms.sweep import spec
 from stc_lmms.sweep.merge import merge
-from stc_lmms.sweep.status import status
-from tests.sweep.helpers import TASK, pretend_all_done, unsharded
+from stc_lmms.sweep.status import status, unfinished
+from tests.sweep.helpers import TASK, pretend_all_done, pretend_done, unsharded
 
 
 def test_merged_metrics_are_those_of_one_run(sweep, capsys):
@@ -58,15 +57,40 @@ def test_what_is_not_done_is_named_and_not_merged(sweep, capsys):
     assert "plain on ovobench_stream: 1 jobs are not done" in capsys.readouterr().out
 
 
-def test_a_lost_result_is_told_and_the_last_merge_stays(sweep):
+def of_backward(job):
+    (path,) = job.out.glob("*/*_samples_*backward.jsonl")
+    return path
+
+
+def test_a_lost_result_is_told_and_the_last_merge_stays(sweep, capsys):
     found = sweep(6, shards=2)
     pretend_all_done(found)
     list(merge(found))
-    for path in found.job(0).out.glob("*/*_samples_*backward.jsonl"):
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-    with pytest.raises(StcError, match="have no samples of 1 of"):
-        list(merge(found))
+    path = of_backward(found.job(0))
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    (merged,) = merge(found)
+    assert merged.missing == {TASK: ["plain/ovobench_stream/000"]}
     assert len(list((found.root / "merged" / "plain").glob("*_results.json"))) == 1
+    assert [job.index for job in unfinished(found)] == [0], "resume runs it again"
+    pretend_done(found.job(0))
+    for path in found.job(1).out.glob("stc_efficiency*"):
+        path.unlink()
+    assert [job.index for job in unfinished(found)] == [1]
+
+
+@pytest.mark.parametrize("broken", ["{}\n", "[\n", None])
+def test_a_broken_recipe_does_not_keep_others_from_merging(sweep, checkpoint, capsys, broken):
+    args = {"pretrained": str(checkpoint), "token_budget": 9}
+    found = sweep(6, shards=2, recipes=["plain.yaml", "llava_ov_stc"], tasks=[TASK], model_args=args)
+    pretend_all_done(found)
+    path = of_backward(found.job(0))
+    rest = path.read_text().splitlines(keepends=True)[1:]
+    path.write_text("".join([rest[0] if broken is None else broken, *rest]))
+    assert main(["sweep", "merge", str(found.root)]) == 1
+    out = capsys.readouterr().out
+    assert f"plain is not merged: job plain/ovobench_stream/000: {path} " in out and "delete that file" in out
+    assert "merged 1 recipes" in out and f"stc-lmms sweep resume {found.root}" in out
+    assert "| llava_ov_stc |" in (found.root / "leaderboard" / "leaderboard.md").read_text()
 
 
 def test_the_command_rebuilds_the_leaderboard(sweep, capsys):

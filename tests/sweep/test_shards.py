@@ -10,7 +10,7 @@ from stc_lmms.cli import main
 from stc_lmms.errors import DataError
 from stc_lmms.harness.shard import VARIABLE, select
 from stc_lmms.sweep import tasks
-from stc_lmms.sweep.shards import Load, cut, deal, length_s, video_loads
+from stc_lmms.sweep.shards import Load, cut, deal, length_s, parted, video_loads
 from tests.benchmarks.test_rounds import proactive, question
 from tests.conftest import QUIRKS
 
@@ -79,6 +79,56 @@ def test_ranks_end_together_and_never_share_a_video(ranks):
     busy = [sum(loads[video].cost for video in videos) for videos in played]
     assert max(busy) <= 1.1 * min(busy)
     assert deal(several, loads, 1) == several
+
+
+def least_parted(tasks, ranks):
+    """The fewest videos that any deal gives to two ranks, by trying all."""
+    rows = {(task, rank): len(videos[rank::ranks]) for task, videos in tasks.items() for rank in range(ranks)}
+    videos = dict.fromkeys(video for listed in tasks.values() for video in listed)
+    asking = {video: [task for task in tasks if video in tasks[task]] for video in videos}
+    several, best = [video for video in asking if len(asking[video]) > 1], len(asking)
+
+    def go(at, bad):
+        nonlocal best
+        if at == len(several) or bad >= best:
+            best = min(best, bad)
+            return
+        for rank in range(ranks):
+            if all(rows[task, rank] for task in asking[several[at]]):
+                for task in asking[several[at]]:
+                    rows[task, rank] -= 1
+                go(at + 1, bad)
+                for task in asking[several[at]]:
+                    rows[task, rank] += 1
+        go(at + 1, bad + 1)
+
+    go(0, 0)
+    return best
+
+
+def test_dense_overlaps_put_hardly_a_video_on_two_ranks():
+    """Every row is dealt once; and the videos on two ranks are, over all, few more than there must be."""
+    rng, found, least = random.Random(1), 0, 0
+    for _ in range(120):
+        videos, dense = [("b", str(n)) for n in range(rng.randint(4, 9))], rng.uniform(0.3, 1)
+        several = {
+            str(task): [v for v in videos if rng.random() < dense] or videos[:1]
+            for task in range(rng.randint(3, 4))
+        }
+        loads, ranks = {video: Load((rng.randint(1, 300),), 1) for video in videos}, rng.randint(2, 4)
+        order = deal(several, loads, ranks)
+        assert {task: sorted(listed) for task, listed in order.items()} == several
+        assert order == deal(several, loads, ranks)
+        found, least = found + parted(order, ranks), least + least_parted(several, ranks)
+    assert 0 < least <= found <= 1.2 * least + 2
+
+
+def test_a_video_that_must_be_played_twice_is_counted():
+    """Three videos in three tasks of two each, on two ranks: one has no rank to itself."""
+    x, y, z = (("b", name) for name in "xyz")
+    loads = dict.fromkeys((x, y, z), Load((9,), 1))
+    assert parted(deal({"1": [x, y], "2": [y, z], "3": [x, z]}, loads, 2), 2) == 1
+    assert parted({"1": [x, y], "2": [x, y]}, 2) == 0
 
 
 def test_more_ranks_than_rows_is_no_error():

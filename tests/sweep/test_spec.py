@@ -91,6 +91,7 @@ def test_what_is_wrong_is_one_line_and_status_2(sweep_file, tmp_path, capsys, ke
     [
         ({"modle": "x"}, "unknown recipe key 'modle'; did you mean 'model'?"),
         ({"model": None}, "model must be a text, got None"),
+        ({"limit": 4}, "recipe plain: limit=4 has no use in a sweep"),
         ({"model": "llava_ov"}, "model='llava_ov' must be 'llava_ov_stc'"),
         ({"model_args": "method"}, "model_args: 'method' is not of the form name=value"),
         (
@@ -146,8 +147,40 @@ def test_plan_tells_hours_memory_and_disk(sweep, sweep_file, capsys):
     assert slower[0]["hours"] > 10 * jobs[0]["hours"]
     assert main(["plan", str(sweep_file())]) == 0
     assert "plain   ovobench_stream     3" in capsys.readouterr().out
+    assert main(["plan", str(sweep_file()), "--jobs"]) == 0
+    assert "ovobench_stream/002" in capsys.readouterr().out
     assert main(["plan", str(sweep_file()), "--tflops", "0"]) == 2
     assert main(["plan", "ovobench"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("memory", "tokens"),
+    [
+        ({"memory": "recent", "recent_frames": 2}, 2 * 36),
+        ({"memory": "rekv", "n_local": 40, "retrieve_size": 1}, 40 + 36),
+        ({"memory": "bounded", "active_tokens": 50}, 50),
+        ({"memory": "recent", "recent_frames": 9999}, None),
+    ],
+)
+def test_planned_memory_is_what_the_memory_keeps(sweep, sweep_file, capsys, memory, tokens):
+    sweep(5)
+
+    def planned(**keys):
+        capsys.readouterr()
+        assert main(["plan", str(sweep_file(**keys)), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)["jobs"]
+
+    full, bounded = planned(), planned(model_args=memory)
+    if tokens is None:
+        assert bounded == full, "not more than the stream has"
+        return
+    assert not any(job["memory_bound"] for job in bounded)
+    (held,) = {job["memory_bytes"] for job in bounded}
+    settings = {"memory": "recent", "recent_frames": 1}
+    one = planned(model_args=settings)[0]["memory_bytes"]
+    two = planned(model_args=settings | {"recent_frames": 2})[0]["memory_bytes"]
+    per_token = (two - one) // 36
+    assert held == one + (tokens - 36) * per_token < max(job["memory_bytes"] for job in full)
 
 
 def test_recipe_errors_are_settings_errors():

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from stc_lmms.errors import StcError
-from stc_lmms.sweep import local, slurm, worker
-from stc_lmms.sweep.folder import LOST_S
+from stc_lmms.sweep import worker
+from stc_lmms.sweep.folder import LOST_S, Job
 from stc_lmms.sweep.lease import Lease, is_free, me
+from stc_lmms.sweep.reason import reason
 from stc_lmms.sweep.status import as_json, status, text, unfinished
 from stc_lmms.sweep.worker import DONE, FAILED, STOPPED, Progress, Worker
 from tests.sweep.helpers import pretend_done
@@ -30,6 +31,7 @@ ANSWER = (
 )
 WRITE = "(out / 'm').mkdir(exist_ok=True)\nfor leaf, n in json.loads(sys.argv[2]).items():\n"
 WRITE += "    (out / 'm' / f'1_samples_{leaf}.jsonl').write_text('{}\\n' * n)\n"
+WRITE += "(out / 'stc_efficiency_1_rank0.json').touch()\n"
 WAIT = "import signal, time\nsignal.signal(15, lambda *_: sys.exit(75)); print('ready', flush=True)\n"
 WAIT += "time.sleep(60)\n"
 
@@ -91,6 +93,9 @@ def test_a_job_that_ends_well_is_done_and_never_started_again(job):
     job("raise SystemExit('started again')")
     assert Worker(sweep, first).run() == DONE and first.status()["attempt"] == 1
     assert is_free(first.path / "lease")
+    next(first.out.glob("m/*_samples_*")).unlink()
+    job()
+    assert Worker(sweep, first).run() == DONE and first.status()["attempt"] == 2, "it lost its samples"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +148,60 @@ def test_a_job_that_answers_something_each_time_is_never_given_up(job):
         assert Worker(sweep, first).run() == STOPPED
         thread.join()
     assert first.status()["stalls"] == 0 and first.status()["rows"] == 3
+
+
+@pytest.mark.parametrize(
+    ("environ", "asked"),
+    [
+        ({"SLURM_JOB_ID": "8"}, "requeue 8"),
+        # the last element of an array has its number, with which scontrol means all elements
+        ({"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "8", "SLURM_ARRAY_TASK_ID": "3"}, "requeue 8_3"),
+    ],
+)
+def test_before_a_time_limit_slurm_requeues_this_job_alone(
+    job, program, tmp_path, monkeypatch, environ, asked
+):
+    program("scontrol", f'echo "$*" >> {tmp_path}/asked')
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    sweep, first = job(ANSWER + "put('a')\n" + WAIT)
+    attempt = Worker(sweep, first)
+    asking = attempt._asked
+
+    def twice(number, frame):  # as Slurm does: the notice, and SIGTERM at the limit itself
+        asking(number, frame)
+        asking(signal.SIGTERM, frame)
+
+    monkeypatch.setattr(attempt, "_asked", twice)
+    thread = signal_when_ready(first, signal.SIGUSR1)
+    assert attempt.run() == STOPPED
+    thread.join()
+    assert first.status()["reason"] == "stopped by SIGUSR1"
+    assert (tmp_path / "asked").read_text() == f"{asked}\n"
+
+
+def test_a_rank_ends_with_a_killed_torchrun():
+    rank = (
+        "import time; from stc_lmms.harness.stopping import end_with_launcher, stoppable\n"
+        "end_with_launcher()\nwith stoppable(): print('ready', flush=True); time.sleep(60)"
+    )
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"
+    environ = dict(os.environ) | {"STC_SHARD": "x", "TORCHELASTIC_RUN_ID": "none"}
+    process = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, env=environ)
+    assert process.stdout.readline() == b"ready\n"
+    process.kill()
+    began = time.monotonic()
+    assert process.stdout.read() == b"", "the pipe ends with the rank"
+    assert time.monotonic() - began < 20
+    process.wait()
+
+
+def test_torchrun_gives_its_ranks_all_the_time(job):
+    sweep, first = job("import os; raise SystemExit(os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT'])")
+    Worker(sweep, first).run()
+    assert "86400" in (first.path / "log.txt").read_text()
+    api = pytest.importorskip("torch.distributed.launcher.api")
+    assert "TORCH_ELASTIC_SHUTDOWN_TIMEOUT" in Path(api.__file__).read_text(), "this torch has another way"
 
 
 def test_a_job_that_is_held_is_left_alone(job, monkeypatch, capfd):
@@ -199,6 +258,81 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_status(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["status.json"]
 
 
+def test_a_heartbeat_that_cannot_be_written_ends_nothing(job, monkeypatch):
+    written = Job.set_status
+
+    def full_while_running(self, **content):
+        if content["state"] == "running":
+            raise StcError("cannot write status.json (No space left on device)")
+        written(self, **content)
+
+    monkeypatch.setattr(Job, "set_status", full_while_running)
+    sweep, first = job("raise SystemExit(1)")
+    assert Worker(sweep, first).run() == FAILED
+    assert first.status()["reason"] == "cannot write status.json (No space left on device)"
+    job()
+    assert Worker(sweep, first).run() == DONE and first.status()["reason"] == ""
+
+
+def test_a_full_disk_at_the_beginning_is_one_line(job, monkeypatch, capfd):
+    class Full:
+        def open(self, *_, **__):
+            raise OSError(28, os.strerror(28))
+
+        def __str__(self):
+            return "log.txt"
+
+    sweep, first = job()
+    attempt = Worker(sweep, first)
+    attempt.log = Full()
+    with pytest.raises(StcError, match=r"cannot write log.txt \(No space left on device\); make room"):
+        attempt.run()
+    assert is_free(first.path / "lease")
+
+
+TORCHRUN = """
+[rank1]: Traceback (most recent call last):
+[rank1]: torch.distributed.DistBackendError: connection closed by peer
+Traceback (most recent call last):
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+Failures:
+[1]:
+  exitcode  : 1 (pid: 8)
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-01-01_00:00:00
+  exitcode  : {} (pid: 7)
+============================================================
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (TORCHRUN.format(-9), "killed by SIGKILL (out of memory?)"),
+        (TORCHRUN.format(1), "torch.distributed.DistBackendError: connection closed by peer"),
+        ("stc-lmms: error: bad\n" + TORCHRUN.format(2), "bad"),
+        ("AssertionError\n", "AssertionError"),
+    ],
+)
+def test_the_cause_is_found_in_what_torchrun_says(tmp_path, text, why):
+    (tmp_path / "log.txt").write_text(text)
+    assert reason(1, tmp_path / "log.txt") == why
+
+
+def test_a_second_failure_does_not_give_the_reason_of_the_first(job):
+    for code, why in (
+        ("import sys; sys.exit('stc-lmms: error: the first')", "the first"),
+        ("raise ValueError('the second')", "ValueError: the second"),
+        ("raise SystemExit(3)", "exit status 3"),
+    ):
+        sweep, first = job(code)
+        assert Worker(sweep, first).run() == FAILED
+        assert first.status()["reason"].startswith(why)
+
+
 def test_progress_reads_only_what_is_new(tmp_path):
     progress = Progress(tmp_path)
     assert progress.read() == (0, 0)
@@ -231,52 +365,3 @@ def test_a_status_table_counts_rates_and_tells_why(job):
     assert "plain/ovobench_stream/001: failed: the disk is full" in shown and "left" not in shown
     assert status(sweep, {1: "PENDING"}).count("queued") == 1
     json.dumps(as_json(found))
-
-
-def test_local_tells_how_each_job_ended_and_repeats_none(job):
-    found, first = job()
-    for each in found.jobs:
-        pretend_done(each)
-    said, before = [], first.path.joinpath("status.json").read_bytes()
-    with Lease(found.root / "lease", "x") as lease:
-        assert local.run(found, lease, list(found.jobs), [None], said.append)
-    assert sorted(said) == ["plain/ovobench_stream/000: done", "plain/ovobench_stream/001: done"]
-    assert first.path.joinpath("status.json").read_bytes() == before
-    assert not (first.path / "log.txt").exists() and is_free(found.root / "lease")
-
-
-def test_places_are_the_gpus_in_groups(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
-    assert local.slots(2, None, needs_gpu=True) == ["0,1", "2,3"]
-    assert local.slots(1, 3, needs_gpu=True) == ["0", "1", "2"]
-    assert local.slots(1, 3, needs_gpu=False) == [None] * 3
-    with pytest.raises(StcError, match="3 jobs at once with 2 GPUs each do not fit the 5 GPUs here"):
-        local.slots(2, 3, needs_gpu=True)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert local.slots(1, None, needs_gpu=True) == [None]
-
-
-def test_a_script_has_one_element_per_job(sweep):
-    from stc_lmms.sweep.spec import SlurmOptions
-
-    found = sweep(5)
-    options = SlurmOptions(
-        partition="gpu", time="4:00:00", nodes=2, gpus_per_node=4, setup="module load cuda"
-    )
-    lines = slurm.script(found, [1000, 1001, 1005], 1000, options).splitlines()
-    assert "#SBATCH --array=0-1,5%8" in lines and "#SBATCH --signal=B:USR1@120" in lines
-    assert "#SBATCH --requeue" in lines and "#SBATCH --partition=gpu" in lines and "module load cuda" in lines
-    assert not any("gpus" in line for line in lines), "its only recipe runs on the CPU"
-    assert lines[-1].startswith("exec ") and lines[-1].endswith("$((1000 + SLURM_ARRAY_TASK_ID))")
-    found.plan["recipes"]["plain"]["device"] = "auto"
-    assert "#SBATCH --gpus-per-node=1" in slurm.script(found, [0], 0, options)
-    paths = slurm.write_scripts(found, [0, 2, 1999], options)
-    assert [path.stem.rpartition("_")[2] for path in paths] == ["00000", "01000"]
-    assert "--array=999%8" in paths[1].read_text()
-
-
-@pytest.mark.parametrize(
-    ("numbers", "written"), [([3], "3"), ([0, 1, 2, 5, 7, 8], "0-2,5,7-8"), ([2, 0], "0,2")]
-)
-def test_ranges(numbers, written):
-    assert slurm.ranges(numbers) == written
