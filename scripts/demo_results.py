@@ -6,9 +6,9 @@ python scripts/demo_results.py --check  exit with status 1 if they are not up to
 The results are those of `benchmarks/demo_model.sh`, by `stc-lmms compare` and `training.demo.evaluate`.
 """
 
-import itertools
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -242,46 +242,63 @@ def _mean(values: list[float]) -> float:
 
 STYLE = (
     "<style>text{font:12px system-ui,sans-serif;fill:#444}.name{fill:#111}.rule{stroke:#ddd}"
+    ".method{fill:none;stroke:#888;stroke-width:1.2}"
     ".front{fill:none;stroke:#0b6e4f;stroke-width:1.5;stroke-dasharray:5 4}"
     ".point{fill:#fff;stroke:#888;stroke-width:1.6}.on{fill:#0b6e4f;stroke:#0b6e4f}</style>"
 )
 
 
 def pareto_figure() -> str:
-    """Headline accuracy against tokens per frame."""
+    """Headline accuracy against tokens per frame: a line for each method through its budgets."""
     grid, kept = Grid.read("methods"), headline()
-    wide, high, left, top, bottom = 760, 420, 48, 14, 44
+    wide, high, left, right, top, bottom = 760, 460, 48, 200, 24, 44
     points = {n: (row["llm_tokens_mean"], grid.mean(n, kept).mean) for n, row in grid.rows.items()}
-    front = [name for name, on in zip(points, pareto(list(points.values())), strict=True) if on]
-    across = ticks(0, max(x for x, _ in points.values()))
+    front = {n for n, on in zip(points, pareto(list(points.values())), strict=True) if on}
+    lines: dict[str, list[str]] = {}
+    for name in sorted(points, key=lambda n: points[n][0]):
+        if grid.rows[name]["budget"] is not None:
+            lines.setdefault(grid.rows[name]["method"], []).append(name)
+    across = ticks(*(end(points[n][0] for names in lines.values() for n in names) for end in (min, max)))
     up = ticks(min(y for _, y in points.values()), max(y for _, y in points.values()))
 
-    def x(value: float) -> float:
-        return round(left + (value - across[0]) / (across[-1] - across[0]) * (wide - left - 110), 1)
+    def place(name: str) -> tuple[float, float]:
+        tokens, accuracy = points[name]
+        return _scaled(tokens, across, left, wide - right), _scaled(accuracy, up, high - bottom, top)
 
-    def y(value: float) -> float:
-        return round(high - bottom - (value - up[0]) / (up[-1] - up[0]) * (high - top - bottom), 1)
-
-    parts = [f'<line class="rule" x1="{left}" x2="{wide - 110}" y1="{y(v)}" y2="{y(v)}"/>' for v in up]
-    parts += [f'<text x="{left - 8}" y="{y(v) + 4}" text-anchor="end">{v:g}</text>' for v in up]
-    parts += [f'<text x="{x(v)}" y="{high - bottom + 18}" text-anchor="middle">{v:g}</text>' for v in across]
-    middle = (left + wide - 110) / 2
-    parts.append(f'<text x="{middle}" y="{high - 6}" text-anchor="middle">LLM tokens per frame, mean</text>')
-    parts.append(f'<text x="{left}" y="{top - 3}">headline accuracy %</text>')
-    ends = sorted((x(points[n][0]), y(points[n][1])) for n in front)
-    steps = ends[:1] + [c for a, b in itertools.pairwise(ends) for c in ((b[0], a[1]), b)]
-    parts.append(f'<polyline class="front" points="{" ".join(f"{a},{b}" for a, b in steps)}"/>')
-    labels: dict[tuple[int, float], list[str]] = {}  # (column, height) -> names; neighbours share one
-    for name, (tokens, accuracy) in sorted(points.items(), key=lambda item: -item[1][1]):
-        on = " on" if name in front else ""
-        parts.append(f'<circle class="point{on}" cx="{x(tokens)}" cy="{y(accuracy)}" r="4.5"/>')
-        place = (round(tokens), y(accuracy) + 4)
-        near = next((at for at in labels if at[0] == place[0] and abs(at[1] - place[1]) <= 11), place)
-        labels.setdefault(near, []).append(grid.rows[name]["method"])
-    for (column, at), names in labels.items():
-        text = ", ".join(dict.fromkeys(names))
-        parts.append(f'<text class="name" x="{x(column) + 12}" y="{at}">{text}</text>')
+    parts = []
+    for value in up:
+        y = _scaled(value, up, high - bottom, top)
+        parts.append(f'<line class="rule" x1="{left}" x2="{wide - right}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{value:g}</text>')
+    for value in across:
+        x = _scaled(value, across, left, wide - right)
+        parts.append(f'<text x="{x}" y="{high - bottom + 18}" text-anchor="middle">{value:g}</text>')
+    about = f"LLM tokens per frame, mean (dense: {points['none'][0]:g}); filled: nothing is better with fewer"
+    parts.append(f'<text x="{left}" y="{high - 6}">{about}</text>')
+    parts.append(f'<text x="{left}" y="{top - 10}">headline accuracy %</text>')
+    dense = _scaled(points["none"][1], up, high - bottom, top)
+    parts.append(f'<line class="front" x1="{left}" x2="{wide - right}" y1="{dense}" y2="{dense}"/>')
+    ends = {method: place(names[-1]) for method, names in lines.items()} | {"dense": (wide - right, dense)}
+    for method, names in lines.items():
+        path = " ".join(f"{x},{y}" for x, y in map(place, names))
+        parts.append(f'<polyline class="method" points="{path}"/>')
+        for x, y in map(place, names):
+            on = " on" if any(place(n) == (x, y) for n in front & set(names)) else ""
+            parts.append(
+                f'<circle class="point{on}" cx="{x}" cy="{y}" r="4"><title>{method}</title></circle>'
+            )
+    below = 0.0
+    for method in sorted(ends, key=lambda m: ends[m][1]):
+        x, y = ends[method]
+        below = max(y + 4, below + 14)  # names do not overlap
+        parts.append(f'<path class="rule" d="M{x + 6},{y} L{wide - right + 34},{below - 4}"/>')
+        parts.append(f'<text class="name" x="{wide - right + 38}" y="{below}">{method}</text>')
     return _svg(wide, high, parts)
+
+
+def _scaled(value: float, marks: Sequence[float], first: float, last: float) -> float:
+    """Where a value lies in a picture, of which the marks span `first` to `last`."""
+    return round(first + (value - marks[0]) / (marks[-1] - marks[0]) * (last - first), 1)
 
 
 def families_figure() -> str:
