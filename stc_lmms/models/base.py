@@ -172,6 +172,7 @@ class StreamingModel(ABC):
 
     settings: Settings
     proactive: bool = False  # its streams are `ProactiveStream`s
+    exact_grid: bool = False  # counts seconds: frames every 1 / fps seconds, not every so many frames
     # Where a model samples every question's clip anew: (number of frames of the video, their rate, start and
     # end in seconds or None for the whole video) to indices of frames. None: the fixed grid of `fps`.
     spread: Callable[[int, float, tuple[float, float] | None], list[int]] | None = None

@@ -1,10 +1,10 @@
 """LiveCC: a Qwen2-VL that comments on a video while it goes on, one second at a time.
 
 Source: LiveCC (CVPR 2025, arXiv 2504.16030) and its demo. The first step reads three seconds, each further
-one a second; a step is a turn of a chat: "Time=3.0-4.0s", the video of that time, and the model's comment,
-which stays in the context. Comments end with " ..." while the speaker has not finished; " ..." alone is
-silence. As in the demo, the last token of a comment is never fed: if it was the end of the turn, the next
-step brings it again; if the limit cut the comment off, that word is lost to the model.
+one a second, by the video's time; a step is a turn of a chat: "Time=3.0-4.0s", the video of that time, and
+the model's comment, which stays in the context. Comments end with " ..." while the speaker has not finished;
+" ..." alone is silence. As in the demo, the last token of a comment is never fed: if it was the end of the
+turn, the next step brings it again; if the limit cut the comment off, that word is lost to the model.
 
 Positions: with `mrope` every step's video has three axes, as in training; the demo (`livecc`) does so in the
 first step only, and then counts up on all axes alike.
@@ -30,6 +30,7 @@ from stc_lmms.ops.mrope import Course, Slice
 from stc_lmms.ops.places import Placed
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import StageClock
+from stc_lmms.video.sampling import TOLERANCE_S
 
 FIRST_S, STEP_S = 3, 1
 QUERY = "Please describe the video."
@@ -123,34 +124,50 @@ class Commentary:
         self._course = Course()
         self._seen: set[int] = set()
         self._steps = 0
-        self._images: list[np.ndarray] = []
+        self._images: list[np.ndarray] = []  # of the step that is filling
         self._times_s: list[float] = []
+        self._start_s, self._end_s = 0.0, -np.inf  # of that step
         self._position_s = -np.inf
 
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> Iterator[Comment]:
         """Take in the next frames while it is iterated; yields a comment whenever a step is complete.
 
         Args:
-            frames: uint8 RGB [F,H,W,3], sampled at the model's `fps`.
-            times_s: F increasing time stamps in seconds.
+            frames: uint8 RGB [F,H,W,3], sampled every `1 / fps` seconds of the model's settings.
+            times_s: F increasing time stamps in seconds; steps count from the first. A step of which frames
+                are missing ends with its time, and one without any is left out.
 
         Raises:
             ValueError: see `Stream.observe`.
             StcError: the frames change their size, or the context is full.
         """
         check_frames(frames, times_s, self._position_s)
-        fps = int(self.model.settings.fps)
+        frame_s = 1 / self.model.settings.fps
         for image, time_s in zip(frames, times_s, strict=True):
+            if self._position_s == -np.inf:
+                self._start_s, self._end_s = time_s, time_s + FIRST_S
+            if self._images and time_s > self._end_s - TOLERANCE_S:
+                yield self._comment()
+            while time_s > self._end_s - TOLERANCE_S:
+                self._next_step()
             self._images.append(image)
             self._times_s.append(time_s)
             self._position_s = time_s
-            if len(self._images) == (STEP_S if self._steps else FIRST_S) * fps:
-                images, times, self._images, self._times_s = self._images, self._times_s, [], []
-                yield self._comment(np.stack(images), times)
+            if time_s + frame_s > self._end_s - TOLERANCE_S:  # the next frame is not in it
+                yield self._comment()
+
+    def _next_step(self) -> None:
+        self._start_s, self._end_s = self._end_s, self._end_s + STEP_S
+        self._images, self._times_s = [], []
 
     @torch.no_grad()
-    def _comment(self, frames: np.ndarray, times_s: Sequence[float]) -> Comment:
-        start_s, end_s = times_s[0], times_s[-1] + 1 / self.model.settings.fps
+    def _comment(self) -> Comment:
+        start_s, end_s = self._start_s, self._end_s
+        # A slice is two frames; where dropped live frames leave an odd number, the last is doubled.
+        odd = len(self._images) % 2
+        frames = np.stack(self._images + self._images[-1:] * odd)
+        times_s = self._times_s + self._times_s[-1:] * odd
+        self._next_step()
         slices = [one for group in self.encoder.observe(frames, times_s) for one in group]
         before, behind = self.prompt(f"Time={start_s:.1f}-{end_s:.1f}s")
         decoded = self.advance(self.model.ids(before), slices, self.model.ids(behind))

@@ -64,6 +64,7 @@ class QwenVL(StreamingModel):
     """
 
     model_type: ClassVar[str]  # transformers' name of the family
+    exact_grid = True
 
     def __init__(self, settings: Settings):
         self.check(settings)

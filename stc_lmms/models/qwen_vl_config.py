@@ -58,7 +58,7 @@ def check_fit(settings: Settings, config: Any) -> None:
 
 
 def time_stride(config: Any, fps: float) -> float:
-    """Places on the time axis between two slices of one video, frames sampled at `fps`.
+    """Places on the time axis between two slices of one video, frames sampled every `1 / fps` seconds.
 
     Qwen2.5-VL counts time: `tokens_per_second` places a second; the offset of slice n is int(n * stride).
     The others count slices.

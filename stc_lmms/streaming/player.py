@@ -145,7 +145,7 @@ class Player:
         self._opened.add((clip.path, clip.start_s))
         settings = self.model.settings
         how: dict[str, Any] = {"fps": settings.fps, "start_s": clip.start_s, "decoder": settings.decoder}
-        how["timeout_s"] = settings.decode_timeout_s
+        how["timeout_s"], how["exact"] = settings.decode_timeout_s, self.model.exact_grid
         if self.model.spread is not None:
             how["times_s"] = self._spread(clip, how)
         self._video = (self._opener or open_video)(clip.path, **how)

@@ -44,6 +44,14 @@ def test_three_seconds_and_then_one_by_one(load_qwen, clip_2fps, positions, meth
     assert short.comments == []
 
 
+def test_steps_of_which_frames_are_missing_end_with_their_time(load_qwen, clip_2fps):
+    frames, times = clip_2fps
+    gone = (2, 6, 7, 9)  # at 1 s, all of 3 to 4 s, and 4.5 s
+    left = [k for k in range(13) if k not in gone]
+    comments = commented(load_qwen("livecc", **NONE), frames[left], [times[k] for k in left], 2).comments
+    assert [(c.start_s, c.end_s) for c in comments] == [(0, 3), (4, 5), (5, 6)]
+
+
 def test_steps_are_one_prefill_of_the_stock_model(load_qwen, clip_2fps):
     frames, times = clip_2fps
     model = load_qwen("livecc", positions="mrope", **NONE)
@@ -155,6 +163,16 @@ def test_stream_comment_prints_as_the_video_goes_on(qwen_checkpoint, video, caps
     assert "model 'llava_ov' does not comment" in capsys.readouterr().err
     assert main(["stream", str(video), "--model", "livecc", "--comment", "--every", "2"]) == 2
     assert "--comment takes no questions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rate", [25, 15, 5, 1])
+def test_steps_are_seconds_whatever_the_rate_of_the_video(qwen_checkpoint, tmp_path, capsys, rate):
+    video = encode_video(tmp_path / "v.mp4", moving_square_frames(6 * rate, 64, 80), fps=rate)
+    given = ["--model_args", arguments(qwen_checkpoint("qwen2_vl"), device="cpu", method="none"), "--json"]
+    given += ["--max-new-tokens", "2"]
+    assert main(["stream", str(video), "--model", "livecc", "--comment", *given]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(c["start_s"], c["end_s"]) for c in found] == [(0, 3), (3, 4), (4, 5), (5, 6)]
 
 
 def test_stream_asks_any_of_them(qwen_checkpoint, video, capsys):

@@ -16,6 +16,8 @@ from stc_lmms.models.qwen_vl import CHOICES
 from stc_lmms.models.qwen_vl_config import clip_slice_tokens, frame_size
 from stc_lmms.models.registry import model as registered
 from stc_lmms.settings import resolve
+from stc_lmms.streaming.player import Clip, Player
+from tests.media import encode_video, moving_square_frames
 from tests.methods.streams import QUESTION, SHORT, logits, play
 from tests.models.qwen_checkpoint import FAMILIES, SMALL
 
@@ -247,6 +249,19 @@ def test_places_count_time_where_the_family_does(load_qwen):
     for fps, stride in ((0.5, 8), (2, 2), (4, 1), (8, 0.5)):
         assert load_qwen("qwen2_5_vl", method="none", fps=fps).stride == stride
         assert load_qwen("qwen2_vl", method="none", fps=fps).stride == 1
+
+
+@pytest.mark.parametrize("rate", [25, 5, 1])
+def test_a_second_has_its_places_whatever_the_rate_of_the_video(load_qwen, tmp_path, rate):
+    model = load_qwen("qwen2_5_vl", method="none")
+    video = encode_video(tmp_path / "v.mp4", moving_square_frames(8 * rate, 64, 80), fps=rate)
+    player = Player(model)
+    player.ask(QUESTION, Clip(str(video), 0.0, 8.0), Generation(1))
+    stream = player._stream
+    assert stream.times_s == [k / 2 for k in range(16)]
+    # 2 places a second: the last slice, of 7 s, stands at 14
+    assert (model.stride, stream._course.end) == (2, 15)
+    player.close()
 
 
 @pytest.mark.gpu
