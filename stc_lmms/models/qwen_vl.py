@@ -222,6 +222,7 @@ class QwenVLStream(Stream):
         self.memory.close()
         self.memory = self.model.memory.open(self.model.llm)
         self.encoder.reset()
+        self.spread = None
         self.times_s: list[float] = []
         self._course, self._slices = Course(), 0
         self._seen: set[int] = set()  # ids that stand in the context
@@ -253,7 +254,7 @@ class QwenVLStream(Stream):
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """See `Stream.observe`; a frame without a partner waits for the next one."""
-        check_frames(frames, times_s, self.position_s)
+        check_frames(frames, times_s, self.position_s, again=self.spread is not None)
         limit = self.model.settings.max_frames
         if limit is not None and len(self.times_s) + len(frames) > limit:
             raise StcError(f"the stream is longer than max_frames={limit}; raise it or sample at a lower fps")

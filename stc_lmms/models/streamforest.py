@@ -261,6 +261,7 @@ class StreamForestStream(Stream):
 
     def reset(self) -> None:
         """Forget everything."""
+        self.spread = None
         self.encoder.reset()
         self.forest.reset()
         self.times_s: list[float] = []
@@ -288,7 +289,7 @@ class StreamForestStream(Stream):
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """See `Stream.observe`; encodes in groups of `prefill_frames`."""
-        check_frames(frames, times_s, self.position_s)
+        check_frames(frames, times_s, self.position_s, again=self.spread is not None)
         settings = self.model.settings
         if settings.max_frames is not None and len(self.times_s) + len(frames) > settings.max_frames:
             raise StcError(

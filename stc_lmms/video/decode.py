@@ -256,7 +256,7 @@ def open_video(
             for everything else, and for clips, because it alone can seek and check where it landed. "decord",
             "pyav" and "torchcodec" use that one or fail.
         timeout_s: Longest time without progress before the decoder counts as hung.
-        times_s: Moments to sample in place of the grid, rising, seconds in the source video.
+        times_s: Moments to sample in place of the grid, none before the last, seconds in the source video.
         exact: Sample every `1 / fps` seconds; see `Grid.of`.
 
     Raises:

@@ -143,7 +143,7 @@ class Picks:
     """Single moments of one video in place of a grid.
 
     Attributes:
-        times_s: rising, in seconds.
+        times_s: in order, in seconds; one that repeats gives its frame again.
     """
 
     times_s: tuple[float, ...]
