@@ -14,6 +14,7 @@ Questions are answered as in Qwen2-VL; the commentary is another stream, in whic
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from torch import Tensor
 
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.memory.full import Full, FullMemory
-from stc_lmms.models.base import Generation, check_frames
+from stc_lmms.models.base import Generation, Spread, check_frames
 from stc_lmms.models.decoding import Decoded, repetition_penalty
-from stc_lmms.models.qwen_vl import QwenVL
+from stc_lmms.models.qwen_vl import QwenVL, QwenVLStream
+from stc_lmms.models.qwen_vl_config import clip_indices, clip_slice_tokens
 from stc_lmms.models.qwen_vl_slices import SliceEncoder
 from stc_lmms.ops.mrope import Course, Slice
 from stc_lmms.ops.places import Placed
@@ -66,6 +68,15 @@ class LiveCC(QwenVL):
 
     model_type = "qwen2_vl"
 
+    def _assemble(self, settings: Settings, *parts: Any) -> None:
+        super()._assemble(settings, *parts)
+        if self.options.grid == "released":
+            self.spread = partial(clip_indices, max_frames=settings.max_frames)
+
+    def open_stream(self) -> "LiveCCStream":
+        """A new, empty stream."""
+        return LiveCCStream(self)
+
     def open_commentary(self, query: str = QUERY, max_new_tokens: int = 16) -> "Commentary":
         """A new commentary.
 
@@ -80,14 +91,25 @@ class LiveCC(QwenVL):
         return Commentary(self, query, max_new_tokens)
 
 
+class LiveCCStream(QwenVLStream):
+    """One video in a `LiveCC` model."""
+
+    def expect(self, spread: Spread) -> None:
+        """See `Stream.expect`; how large frames become hangs on how many there are."""
+        super().expect(spread)
+        self.encoder.slice_tokens = clip_slice_tokens(spread.frames)
+
+
 def check_commentary(settings: Settings) -> None:
     """Refuse settings that LiveCC cannot comment with.
 
     Raises:
-        SettingsError: a second has no even number of frames, or the memory forgets.
+        SettingsError: a second has no even number of frames, the grid is not fixed, or the memory forgets.
     """
     if settings.model != "livecc":
         raise SettingsError(f"model {settings.model!r} does not comment; livecc does")
+    if settings.build_model_options().grid != "fixed":
+        raise SettingsError("grid=released reads whole clips, but a commentary goes on; use grid=fixed")
     if settings.fps % 2:
         raise SettingsError(
             f"fps={settings.fps:g} does not fit a commentary: a step is one second and a slice two frames, "
