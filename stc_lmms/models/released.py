@@ -41,6 +41,8 @@ _QWEN2_FIELDS = (
     "eos_token_id",
 )
 
+BUFFERS = (".inv_freq", ".position_ids")  # old transformers saved them; they follow from the config
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -157,6 +159,11 @@ def lacking(module: nn.Module, found: Mapping[str, Entry], unused: Iterable[str]
         elif found[name].shape != shape:
             problems.append(f"{name} (has {list(found[name].shape)}, needs {list(shape)})")
     return problems
+
+
+def unexpected(module: nn.Module, found: Mapping[str, Entry]) -> list[str]:
+    """What is found for a module that it does not have: `NAME is unexpected`."""
+    return [f"{name} is unexpected" for name in sorted(found.keys() - module.state_dict().keys())]
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
