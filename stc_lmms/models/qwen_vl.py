@@ -268,9 +268,8 @@ class QwenVLStream(Stream):
         self._begin()
         if not slices:
             return
-        pieces = self._place(self._course, slices, self._slices)
+        pieces = self._place(self._course, slices, self._slices, self._seen)
         self._slices += len(slices)
-        self._seen.add(self.model.video_id)
         self.memory.append(Placed.join(pieces), [len(piece) for piece in pieces])
 
     def _begin(self) -> None:
@@ -279,15 +278,16 @@ class QwenVLStream(Stream):
             self._seen.update(ids)
             self.memory.begin(self._course.text(self.model.embed(ids)))
 
-    def _place(self, course: Course, slices: Sequence[Slice], number: int) -> list[Placed]:
-        """The slices `number`.. of the video, each with all that belongs to it."""
+    def _place(self, course: Course, slices: Sequence[Slice], number: int, seen: set[int]) -> list[Placed]:
+        """The slices `number`.. of the video with all that belongs to them; `seen` gets the ids."""
         model = self.model
+        seen.update([model.video_id] * len(slices))
         if not model.stamps:
             return [course.slice(one, int(n * model.stride)) for n, one in enumerate(slices, number)]
         pieces = []
         for one in slices:
             before, behind = model.ids(f"<{one.time_s:.1f} seconds>{VISION_START}"), model.ids(VISION_END)
-            self._seen.update(before, behind)
+            seen.update(before, behind)
             pieces.append(course.stamped(one, model.embed(before), model.embed(behind)))
         return pieces
 
@@ -358,9 +358,9 @@ class QwenVLStream(Stream):
         course = self._course.copy(first=int(self.memory.forgotten_frames * model.stride))
         slices = self.encoder.peek()
         ids = model.ids(model.prompt_parts(question)[1] + opening)
-        pieces = self._place(course, slices, self._slices)
+        seen = self._seen | set(ids)
+        pieces = self._place(course, slices, self._slices, seen)
         prompt = Placed.join([*pieces, course.text(model.embed(ids))])
-        seen = self._seen | set(ids) | ({model.video_id} if slices else set())
         return prompt, course, [len(one.kept_K) for one in slices], seen
 
     def _bill(self, kept: Usage) -> Efficiency:

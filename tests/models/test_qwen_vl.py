@@ -118,6 +118,8 @@ def test_any_cut_and_every_prefix_give_the_same(load_qwen, clip, name, args):
             other.observe(changed[start:end], times[start:end])
         alone = play(model, frames[:stop], times[:stop]) if stop else model.open_stream()
         first = stream.ask(question, SHORT)
+        alone.prefill([])  # begins, as every question does
+        assert stream._seen == alone._seen
         held = stream.nbytes, stream.memory.length, list(stream.kept)
         assert stream.ask(question, SHORT).token_ids == first.token_ids
         assert (stream.nbytes, stream.memory.length, stream.kept) == held
