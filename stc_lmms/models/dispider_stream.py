@@ -200,8 +200,10 @@ class DispiderStream(ProactiveStream):
     def speak(self, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
         """See `ProactiveStream.speak`."""
         watch = self._watched()
+        # The decision that is being followed is no answer yet.
+        answered_at = watch.answered_at[:-1] if watch.pending else watch.answered_at
         watch.pending = False
-        return self._answer(watch.question, generation, watch.words, watch.asked_at, watch.answered_at)
+        return self._answer(watch.question, generation, watch.words, watch.asked_at, answered_at)
 
     def _watched(self) -> _Watch:
         if self._watch is None:
