@@ -176,11 +176,18 @@ def _vision_config(spec: DispiderSpec, fields: Mapping[str, Any]) -> PretrainedC
     """Config of the tower.
 
     Raises:
-        CheckpointError: its patches do not make the tokens that the other networks were trained on.
+        CheckpointError: it lacks the layer that is read, or its patches do not make the tokens that the other
+            networks were trained on.
     """
     config_class, _ = compat.vision_classes("clip")
     known = config_class().to_dict().keys() - {"model_type"}
     config = config_class(**{name: value for name, value in fields.items() if name in known})
+    depth = config.num_hidden_layers
+    if not -depth - 1 <= spec.select_layer <= depth:
+        raise CheckpointError(
+            f"{str(spec.folder)!r}: mm_vision_select_layer={spec.select_layer} is out of range for a tower "
+            f"of {depth} layers; the released value is -2"
+        )
     patches = (config.image_size // config.patch_size) ** 2
     if patches != 4 * spec.tokens_per_frame:
         raise CheckpointError(
