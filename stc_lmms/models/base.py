@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from stc_lmms.demo.pretrained import demo_folder, is_demo
-from stc_lmms.errors import CheckpointError, SettingsError
+from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import Efficiency
 
@@ -262,6 +262,14 @@ def check_frames(
                 f"time {time_s} s does not come after {position_s} s: a stream only goes forward"
             )
         position_s = time_s
+
+
+def check_length(max_frames: int | None, frames: int) -> None:
+    """Raise `StcError` if a stream of so many frames is longer than the settings allow."""
+    if max_frames is not None and frames > max_frames:
+        raise StcError(
+            f"the stream is longer than max_frames={max_frames}; raise it or sample at a lower fps"
+        )
 
 
 def checkpoint(settings: Settings) -> str:

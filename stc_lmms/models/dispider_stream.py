@@ -19,7 +19,15 @@ from torch import Tensor
 from stc_lmms.errors import StcError
 from stc_lmms.memory.clips import ClipMemory, ClipState
 from stc_lmms.memory.full import Full
-from stc_lmms.models.base import Answer, Decision, Generation, ProactiveStream, Progress, check_frames
+from stc_lmms.models.base import (
+    Answer,
+    Decision,
+    Generation,
+    ProactiveStream,
+    Progress,
+    check_frames,
+    check_length,
+)
 from stc_lmms.models.decoding import greedy
 from stc_lmms.models.dispider_net import Found, Words
 from stc_lmms.models.dispider_text import clip_span
@@ -115,10 +123,7 @@ class DispiderStream(ProactiveStream):
         """See `Stream.observe`; encodes by `prefill_frames`, never over the end of a clip."""
         check_frames(frames, times_s, self.position_s, again=self.spread is not None)
         settings, clip = self.model.settings, self.model.options.frames_per_clip
-        if settings.max_frames is not None and self.encoder.frames + len(frames) > settings.max_frames:
-            raise StcError(
-                f"the stream is longer than max_frames={settings.max_frames}; raise it or lower fps"
-            )
+        check_length(settings.max_frames, self.encoder.frames + len(frames))
         if len(frames) and not self.encoder.frames:
             # As released, times count from the start of what is watched, up to a second before this frame.
             self._origin_s = math.floor(times_s[0]) if self.spread is None else self.spread.start_s

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.memory.full import Full, FullMemory
-from stc_lmms.models.base import Generation, Spread, check_frames
+from stc_lmms.models.base import Generation, Spread, check_frames, check_length
 from stc_lmms.models.decoding import Decoded, repetition_penalty
 from stc_lmms.models.qwen_vl import QwenVL, QwenVLStream
 from stc_lmms.models.qwen_vl_config import clip_indices, clip_slice_tokens
@@ -149,7 +149,7 @@ class Commentary:
         self._images: list[np.ndarray] = []  # of the step that is filling
         self._times_s: list[float] = []
         self._start_s, self._end_s = 0.0, -np.inf  # of that step
-        self._position_s = -np.inf
+        self._position_s, self._frames = -np.inf, 0
 
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> Iterator[Comment]:
         """Take in the next frames while it is iterated; yields a comment whenever a step is complete.
@@ -161,9 +161,11 @@ class Commentary:
 
         Raises:
             ValueError: see `Stream.observe`.
-            StcError: the frames change their size, or the context is full.
+            StcError: the frames change their size, are more than `max_frames`, or the context is full.
         """
         check_frames(frames, times_s, self._position_s)
+        check_length(self.model.settings.max_frames, self._frames + len(frames))
+        self._frames += len(frames)
         frame_s = 1 / self.model.settings.fps
         for image, time_s in zip(frames, times_s, strict=True):
             if self._position_s == -np.inf:

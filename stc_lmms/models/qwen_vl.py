@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stc_lmms import compat, compat_qwen_vl
-from stc_lmms.errors import CheckpointError, StcError
+from stc_lmms.errors import CheckpointError
 from stc_lmms.memory.base import Reader
 from stc_lmms.methods.budget import Usage, usage
 from stc_lmms.models.base import (
@@ -33,6 +33,7 @@ from stc_lmms.models.base import (
     Stream,
     StreamingModel,
     check_frames,
+    check_length,
     checkpoint,
     open_device,
 )
@@ -255,9 +256,7 @@ class QwenVLStream(Stream):
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """See `Stream.observe`; a frame without a partner waits for the next one."""
         check_frames(frames, times_s, self.position_s, again=self.spread is not None)
-        limit = self.model.settings.max_frames
-        if limit is not None and len(self.times_s) + len(frames) > limit:
-            raise StcError(f"the stream is longer than max_frames={limit}; raise it or sample at a lower fps")
+        check_length(self.model.settings.max_frames, len(self.times_s) + len(frames))
         for slices in self.encoder.observe(frames, times_s):
             with self.clock.stage("prefill_ms"):
                 self.prefill(slices)

@@ -29,6 +29,7 @@ from stc_lmms.models.base import (
     Stream,
     StreamingModel,
     check_frames,
+    check_length,
     checkpoint,
     open_device,
 )
@@ -291,11 +292,7 @@ class StreamForestStream(Stream):
         """See `Stream.observe`; encodes in groups of `prefill_frames`."""
         check_frames(frames, times_s, self.position_s, again=self.spread is not None)
         settings = self.model.settings
-        if settings.max_frames is not None and len(self.times_s) + len(frames) > settings.max_frames:
-            raise StcError(
-                f"the stream is longer than max_frames={settings.max_frames}; raise it or sample at a "
-                "lower fps"
-            )
+        check_length(settings.max_frames, len(self.times_s) + len(frames))
         for start in range(0, len(frames), settings.prefill_frames):
             group = slice(start, start + settings.prefill_frames)
             self._read = None

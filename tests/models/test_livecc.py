@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stc_lmms.cli import main
-from stc_lmms.errors import SettingsError
+from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.models.base import Generation
 from stc_lmms.models.livecc import Comment, caption, check_commentary, spoken
 from stc_lmms.models.qwen_vl_config import clip_indices, clip_slice_tokens
@@ -53,6 +53,16 @@ def test_steps_of_which_frames_are_missing_end_with_their_time(load_qwen, clip_2
     left = [k for k in range(13) if k not in gone]
     comments = commented(load_qwen("livecc", **NONE), frames[left], [times[k] for k in left], 2).comments
     assert [(c.start_s, c.end_s) for c in comments] == [(0, 3), (4, 5), (5, 6)]
+
+
+def test_max_frames_holds_for_a_commentary_too(load_qwen, clip_2fps):
+    frames, times = clip_2fps
+    model = load_qwen("livecc", max_frames=8, **NONE)
+    assert len(commented(model, frames[:8], times[:8], 3).comments) == 2
+    for pieces in (13, 2):
+        assert "longer than max_frames=8; raise it" in message(
+            StcError, commented, model, frames, times, pieces
+        )
 
 
 def test_steps_are_one_prefill_of_the_stock_model(load_qwen, clip_2fps):
