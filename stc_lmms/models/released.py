@@ -4,6 +4,7 @@ Nothing of a file but its table of names and shapes is read before all of them f
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,9 +173,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: one of its files is missing or unreadable.
     """
+    # A type that only its authors know is no mistake here; transformers warns of it at every load.
+    noisy = logging.getLogger("transformers.configuration_utils")
+    noisy.addFilter(_about_something_else)
     try:
         return AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"cannot load the tokenizer in {str(folder)!r}: {compat.first_line(error)}"
         ) from error
+    finally:
+        noisy.removeFilter(_about_something_else)
+
+
+def _about_something_else(record: logging.LogRecord) -> bool:
+    return "You are using a model of type" not in record.getMessage()

@@ -235,7 +235,12 @@ def test_the_static_card_prints_what_the_tower_saves(capsys):
     assert main(["bench", "--model", "livecc", "--method", "none"]) == 2
     assert "saves nothing in the tower" in capsys.readouterr().err
     assert main(["bench", "--model", "qwen3_vl"]) == 2
-    assert "no latency card yet" in capsys.readouterr().err
+    assert "no latency card yet (valid: dispider, livecc, llava_ov, qwen2_vl, str" in capsys.readouterr().err
+    for option, value in (("--frames", "4"), ("--selection", "shared"), ("--budget", "9"), ("--layers", "2")):
+        assert main(["bench", "--model", "livecc", option, value]) == 2
+        assert f"is static, of one slice: nothing is loaded or measured; leave out {option}" in (
+            capsys.readouterr().err
+        )
 
 
 @pytest.mark.slow

@@ -300,6 +300,7 @@ def test_what_does_not_fit_is_told_before_any_weight(load_qwen, qwen_checkpoint,
     assert "'llava_onevision' checkpoint, not 'qwen2_vl'" in refused(
         CheckpointError, pretrained=str(checkpoint)
     )
+    assert "demo" not in refused(CheckpointError, pretrained="nobody/nothing")
     assert "'qwen2_vl' checkpoint, not 'qwen2_5_vl'" in refused(CheckpointError, "qwen2_5_vl")
     for args, words in (
         ({"slice_tokens": 50}, "slice_tokens=50 must be at least min_slice_tokens=100"),

@@ -1,6 +1,7 @@
 """StreamForest on a tiny checkpoint in the released layout, loaded from disk as the real one is."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -339,6 +340,18 @@ def test_the_tokenizer_may_be_named_as_released(folder, tmp_path):
     assert ids[0] == plain.convert_tokens_to_ids("<|im_start|>") and tokenizer.decode(ids).endswith(
         "<|im_end|>"
     )
+
+
+def test_a_good_tokenizer_loads_without_a_warning(folder, tmp_path, caplog):
+    named = tmp_path / "named"
+    shutil.copytree(folder, named)
+    edit(named, model_type="llava_qwen")
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    try:
+        load_tokenizer(named)
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert not caplog.records
 
 
 @pytest.mark.gpu
