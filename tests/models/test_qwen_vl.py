@@ -160,7 +160,7 @@ def test_a_kept_token_stays_where_it_was(load_qwen, clip, family):
     model = load_qwen(family, method="uniform", token_budget=5)
     whole, some = play(load_qwen(family, method="none"), frames, times), play(model, frames, times)
     everything, kept = (
-        stream._place(type(stream._course)(next=(20, 20, 20)), list(slices), 0)
+        stream._place(type(stream._course)(next=(20, 20, 20)), list(slices), 0, set())
         for stream, slices in ((s, next(_again(s, frames, times))) for s in (whole, some))
     )
     for full, part, one in zip(everything, kept, next(_again(some, frames, times)), strict=True):
