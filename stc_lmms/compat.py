@@ -231,8 +231,16 @@ def eos_ids(model: PreTrainedModel, tokenizer: object) -> frozenset[int]:
     return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
 
 
-def load_config(pretrained: str, model_type: str, revision: str | None = None) -> PretrainedConfig:
+def load_config(
+    pretrained: str, model_type: str, revision: str | None = None, demo: bool = False
+) -> PretrainedConfig:
     """The checkpoint's configuration, before any weight.
+
+    Args:
+        pretrained: folder or hub id.
+        model_type: what it must be.
+        revision: of a hub id.
+        demo: name `pretrained=demo` as a way out.
 
     Raises:
         CheckpointError: there is no such folder, the hub cannot be reached, or it is another model.
@@ -241,17 +249,28 @@ def load_config(pretrained: str, model_type: str, revision: str | None = None) -
         reach_hub(pretrained, revision)
         config = AutoConfig.from_pretrained(pretrained, revision=revision)
     except (OSError, ValueError) as error:
+        # A type that this transformers does not know is a ValueError.
+        kind = _model_type(pretrained, revision) if isinstance(error, ValueError) else None
+        if kind not in (None, model_type):
+            raise CheckpointError(_foreign(pretrained, kind, model_type)) from error
         what = "has no usable config.json" if Path(pretrained).is_dir() else "is not a local folder"
         hub = "" if Path(pretrained).is_dir() else " and was not found on (or not reachable at) the model hub"
         raise CheckpointError(
-            f"pretrained={pretrained!r} {what}{hub}; give a folder with a {model_type} checkpoint, "
-            f"or pretrained=demo ({first_line(error)})"
+            f"pretrained={pretrained!r} {what}{hub}; give a folder with a {model_type} checkpoint"
+            f"{', or pretrained=demo' if demo else ''} ({first_line(error)})"
         ) from error
     if config.model_type != model_type:
-        raise CheckpointError(
-            f"pretrained={pretrained!r} is a {config.model_type!r} checkpoint, not {model_type!r}"
-        )
+        raise CheckpointError(_foreign(pretrained, config.model_type, model_type))
     return config
+
+
+def _foreign(pretrained: str, kind: str, wanted: str) -> str:
+    return f"pretrained={pretrained!r} is a {kind!r} checkpoint, not {wanted!r}"
+
+
+def _model_type(pretrained: str, revision: str | None) -> str | None:
+    """`model_type` of a checkpoint of whatever kind; None if its config.json has none."""
+    return PretrainedConfig.get_config_dict(pretrained, revision=revision)[0].get("model_type")
 
 
 def reach_hub(pretrained: str, revision: str | None) -> None:

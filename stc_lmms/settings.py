@@ -182,7 +182,7 @@ def resolve(
         if name not in known:
             raise SettingsError(unknown("model argument", name, known | set(also)))
 
-    environment = _from_environment(environ, explicit=args)
+    environment = _from_environment(environ, chosen_model, explicit=args)
     of_model = {"pretrained": chosen_model.pretrained, "memory": chosen_model.own_memory or Settings.memory}
     checkpoint = str(args.get("pretrained", defaults.get("pretrained", chosen_model.pretrained)))
     of_checkpoint = dict(defaults_of(checkpoint))
@@ -240,7 +240,9 @@ def option_fields(model: models.Model) -> dict[str, dataclasses.Field]:
     return {} if options is None else {f.name: f for f in dataclasses.fields(options)}
 
 
-def _from_environment(environ: Mapping[str, str], explicit: Mapping[str, Any]) -> dict[str, Any]:
+def _from_environment(
+    environ: Mapping[str, str], model: models.Model, explicit: Mapping[str, Any]
+) -> dict[str, Any]:
     found = {
         name: _convert(variable, environ[variable], hint)
         for variable, (name, hint) in _ENVIRONMENT.items()
@@ -248,7 +250,10 @@ def _from_environment(environ: Mapping[str, str], explicit: Mapping[str, Any]) -
     }
     if environ.get("STC_PATCH_VISION"):
         on = _convert("STC_PATCH_VISION", environ["STC_PATCH_VISION"], bool)
-        found["method"] = "stc" if on else "stc_pruner"
+        # Models of which no tokens may be left out have the cacher alone to turn on and off.
+        cacher_only = model.defaults.get("method") == "stc_cacher"
+        on_off = ("stc_cacher", "none") if cacher_only else ("stc", "stc_pruner")
+        found["method"] = on_off[not on]
     return {name: value for name, value in found.items() if name not in explicit}
 
 

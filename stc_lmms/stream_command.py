@@ -61,7 +61,6 @@ def run(args: argparse.Namespace) -> int:
     from stc_lmms.models.registry import model as registered
     from stc_lmms.settings import parse_args, resolve
     from stc_lmms.streaming.live import Schedule, Status, play
-    from stc_lmms.video.live import LiveSource
 
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         raise SettingsError(f"--max-new-tokens {args.max_new_tokens} must be at least 1")
@@ -78,9 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.proactive is not None and not cls.proactive:
         raise SettingsError(f"{chosen.name} does not decide by itself when to answer; use --model dispider")
     cls.check(settings)
-    with LiveSource(
-        args.source, settings.fps, args.backlog, args.stall, args.follow, args.realtime
-    ) as source:
+    with _source(args, settings.fps, cls.exact_grid) as source:
         screen = _Screen(sys.stderr)
         model = cls(settings)
         missed, status = 0, None
@@ -115,16 +112,13 @@ def _comment(args: argparse.Namespace) -> int:
     from stc_lmms.models.livecc import QUERY, LiveCC, check_commentary
     from stc_lmms.models.registry import model as registered
     from stc_lmms.settings import parse_args, resolve
-    from stc_lmms.video.live import LiveSource
 
     if args.ask or args.every is not None or args.at:
         raise SettingsError("--comment takes no questions: leave out --ask, --every and --at")
     settings = resolve(parse_args(args.model_args), model=registered(args.model).name)
     check_commentary(settings)
     LiveCC.check(settings)
-    with LiveSource(
-        args.source, settings.fps, args.backlog, args.stall, args.follow, args.realtime
-    ) as source:
+    with _source(args, settings.fps, LiveCC.exact_grid) as source:
         commentary = LiveCC(settings).open_commentary(args.comment or QUERY, args.max_new_tokens or 16)
         try:
             for waiting in source.waiting(settings.prefill_frames):
@@ -147,6 +141,12 @@ def _comment(args: argparse.Namespace) -> int:
     if not commentary.comments:
         print(f"stc-lmms: {args.source} is shorter than a commentary's first 3 s", file=sys.stderr)
     return 0 if commentary.comments else 1
+
+
+def _source(args: argparse.Namespace, fps: float, exact: bool) -> Any:
+    from stc_lmms.video.live import LiveSource
+
+    return LiveSource(args.source, fps, args.backlog, args.stall, args.follow, args.realtime, exact)
 
 
 class _Screen:

@@ -9,6 +9,7 @@ import pytest
 from stc_lmms.errors import SettingsError
 from stc_lmms.memory.registry import MEMORIES, fields
 from stc_lmms.methods.registry import RECIPES
+from stc_lmms.models.registry import MODELS
 from stc_lmms.settings import Settings, resolve
 
 
@@ -253,6 +254,16 @@ def test_explicit_arguments_override_the_variables_and_are_not_logged(caplog):
 def test_patch_vision_chooses_the_method(value, method):
     assert settings({"STC_PATCH_VISION": value}).method == method
     assert settings({"STC_PATCH_VISION": value}, method="none").method == "none"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_switch_of_the_original_code_fits_every_model(model):
+    on, off = (resolve({}, {"STC_PATCH_VISION": value}, model) for value in "10")
+    if model in ("dispider", "streamforest"):  # take no token method
+        assert (on.method, off.method) == ("stc_cacher", "none")
+        assert on.build_method().token is None
+    else:
+        assert (on.method, off.method) == ("stc", "stc_pruner")
 
 
 def test_variables_are_read_from_the_environment(monkeypatch):

@@ -25,6 +25,7 @@ from stc_lmms.bench.entry import (
 )
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.streamforest import StreamForestEntry
+from stc_lmms.bench.tower_card import TOWERS
 from stc_lmms.bench.work import Job, ModelShape, Work, stages
 from stc_lmms.errors import SettingsError
 from stc_lmms.models.llava_onevision import LlavaOnevision
@@ -41,7 +42,8 @@ def entry(name: str) -> Entry:
         SettingsError: there is none yet.
     """
     if name not in MODELS:
-        raise SettingsError(f"model {name!r} has no latency card yet (valid: {', '.join(sorted(MODELS))})")
+        valid = ", ".join(sorted([*MODELS, *TOWERS]))
+        raise SettingsError(f"model {name!r} has no latency card yet (valid: {valid})")
     return MODELS[name]
 
 

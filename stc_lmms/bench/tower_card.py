@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stc_lmms.bench.cost import dense_block_macs, selective_block_macs
-from stc_lmms.bench.options import Options
+from stc_lmms.bench.options import PROTOCOLS, Options
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.registry import build
 from stc_lmms.methods.stc_cacher import STCCacher
@@ -53,16 +53,31 @@ TOWERS = {name: QwenTowerShape(32, 1280, 5120, 14, 3584) for name in ("livecc", 
 PATCHES = (420, 1536, 3072)
 
 
+def _refuse_unused(options: Options) -> None:
+    unused = {
+        "--pretrained": options.pretrained is not None,
+        "--video": options.video is not None,
+        "--layers": options.layers is not None,
+        "--llm-layers": options.llm_layers is not None,
+        "--selection": "selection" in options.method_args,
+        "--budget": "token_budget" in options.method_args,
+        "--frames": options.frames != PROTOCOLS[options.protocol].frames,
+    }
+    given = [name for name, there in unused.items() if there]
+    if given:
+        raise SettingsError(
+            f"the card of {options.model} is static, of one slice: nothing is loaded or measured; "
+            f"leave out {', '.join(given)}"
+        )
+
+
 def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Print the card; returns what the last line holds.
 
     Raises:
         SettingsError: the method has no STC-Cacher, or an option is for measuring.
     """
-    if options.pretrained is not None or options.video is not None:
-        raise SettingsError(
-            f"the card of {options.model} is static: nothing is loaded; leave out --pretrained and --video"
-        )
+    _refuse_unused(options)
     cacher = build(options.method, dict(_numbers(options.method_args))).tower
     if not isinstance(cacher, STCCacher):
         raise SettingsError(f"method {options.method!r} saves nothing in the tower; use stc or stc_cacher")

@@ -17,6 +17,7 @@ from stc_lmms.models.dispider_config import DispiderSpec
 from stc_lmms.models.dispider_net import DispiderNet, Words
 from stc_lmms.models.dispider_pixels import pixel_values, squash
 from stc_lmms.models.dispider_text import (
+    clip_span,
     decision_question,
     reaction_prompt,
     released_sampling,
@@ -194,7 +195,8 @@ def _sampling_problems(case: Case) -> Iterator[str]:
         if got != row["frame_indices"] or len(got) != length * row["num_clips"]:
             yield f"{about}: frame numbers differ"
             continue
-        spans = [(got[i] / rate, (got[i + length - 1] + 1) / rate) for i in range(0, len(got), length)]
+        times_s = [index / rate for index in got]
+        spans = [clip_span(times_s[i : i + length], 1 / rate) for i in range(0, len(got), length)]
         wanted = zip(row["time_start_s"], row["time_end_s"], strict=True)
         if distance(torch.tensor(spans), torch.tensor([*wanted])) > TIMES_ATOL:
             yield f"{about}: times differ"

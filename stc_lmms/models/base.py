@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from stc_lmms.demo.pretrained import demo_folder, is_demo
-from stc_lmms.errors import CheckpointError, SettingsError
+from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import Efficiency
 
@@ -62,8 +62,29 @@ class Progress:
     recomputed: float
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A clip whose frames the model chose by `StreamingModel.spread`.
+
+    Attributes:
+        frames: how many it chose, a frame that it chose twice included.
+        start_s: where the clip starts, in seconds.
+        avg_fps: frame rate of the video.
+    """
+
+    frames: int
+    start_s: float
+    avg_fps: float
+
+
 class Stream(ABC):
-    """Everything one video has left in a model."""
+    """Everything one video has left in a model.
+
+    Attributes:
+        spread: what `expect` told; None on a fixed grid.
+    """
+
+    spread: Spread | None = None
 
     @property
     @abstractmethod
@@ -80,13 +101,20 @@ class Stream(ABC):
     def progress(self) -> Progress:
         """What it has taken in so far."""
 
+    def expect(self, spread: Spread) -> None:
+        """Be told, before the first frame of a new stream, that all frames to come are those of a spread.
+
+        Then a frame may come again, with the same time stamp.
+        """
+        self.spread = spread
+
     @abstractmethod
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """Take in the next frames.
 
         Args:
             frames: uint8 RGB [F,H,W,3], any F including 0.
-            times_s: F increasing time stamps in seconds, all after `position_s`.
+            times_s: F increasing time stamps in seconds, all after `position_s`; see `expect`.
 
         Raises:
             ValueError: wrong shape or dtype, or times that go back.
@@ -172,8 +200,10 @@ class StreamingModel(ABC):
 
     settings: Settings
     proactive: bool = False  # its streams are `ProactiveStream`s
+    exact_grid: bool = False  # counts seconds: frames every 1 / fps seconds, not every so many frames
     # Where a model samples every question's clip anew: (number of frames of the video, their rate, start and
-    # end in seconds or None for the whole video) to indices of frames. None: the fixed grid of `fps`.
+    # end in seconds or None for the whole video) to indices of frames, in order; one that repeats is seen
+    # again. None: the fixed grid of `fps`.
     spread: Callable[[int, float, tuple[float, float] | None], list[int]] | None = None
 
     @abstractmethod
@@ -215,18 +245,31 @@ class StreamingModel(ABC):
         """
 
 
-def check_frames(frames: np.ndarray, times_s: Sequence[float], position_s: float) -> None:
-    """Raise `ValueError` unless the arguments of `Stream.observe` are what they should be."""
+def check_frames(
+    frames: np.ndarray, times_s: Sequence[float], position_s: float, again: bool = False
+) -> None:
+    """Raise `ValueError` unless the arguments of `Stream.observe` are what they should be.
+
+    With `again`, a time stamp may be that of the frame before.
+    """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"frames must be uint8 [F,H,W,3], got {frames.dtype} {list(frames.shape)}")
     if len(times_s) != len(frames):
         raise ValueError(f"{len(frames)} frames but {len(times_s)} time stamps")
     for time_s in times_s:
-        if not time_s > position_s:
+        if not (time_s > position_s or (again and time_s == position_s)):
             raise ValueError(
                 f"time {time_s} s does not come after {position_s} s: a stream only goes forward"
             )
         position_s = time_s
+
+
+def check_length(max_frames: int | None, frames: int) -> None:
+    """Raise `StcError` if a stream of so many frames is longer than the settings allow."""
+    if max_frames is not None and frames > max_frames:
+        raise StcError(
+            f"the stream is longer than max_frames={max_frames}; raise it or sample at a lower fps"
+        )
 
 
 def checkpoint(settings: Settings) -> str:

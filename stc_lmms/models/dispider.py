@@ -9,7 +9,6 @@ released ones.
 """
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -181,13 +180,10 @@ class Dispider(StreamingModel):
         """Frames uint8 [F,H,W,3] to the pixel values [F,3,S,S] of the tower."""
         return pixel_values(frames, self.tower.config.image_size, self.device, self.dtype)
 
-    def perceive(self, tokens_FRC: Tensor, times_s: Sequence[float]) -> ClipState:
-        """A clip from its merged tokens and time stamps, complete or not."""
-        # On a grid, a full clip lasts until the next frame; one that is filling ends with the frame it has.
-        full = len(times_s) == self.options.frames_per_clip and self.spread is None
-        start_s, end_s = times_s[0], times_s[-1] + (1 / self.settings.fps if full else 0)
-        sentence = self._compact_embeds(time_sentence(start_s, end_s))
-        return ClipState(tokens_FRC, *self.net.perceive(tokens_FRC, sentence), start_s, end_s)
+    def perceive(self, tokens_FRC: Tensor, span_s: tuple[float, float]) -> ClipState:
+        """A clip, complete or not, from its merged tokens and its start and end in seconds."""
+        sentence = self._compact_embeds(time_sentence(*span_s))
+        return ClipState(tokens_FRC, *self.net.perceive(tokens_FRC, sentence), *span_s)
 
     def words(self, question: str) -> Words:
         """What the compact model reads of a question."""

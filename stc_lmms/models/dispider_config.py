@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from transformers import Qwen2Config
 
@@ -22,6 +22,8 @@ LAYOUTS: Mapping[str, Literal["v1", "v2"]] = {"long": "v1", "dispider_reaction":
 DECISION_TYPES = ("stream_ground_qwen", "dispider_decision")
 DECISION_FOLDERS = ("perception_decision", "stream_compressor")
 _SENTENCE_TOKENS = 20  # about what a time sentence has
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,17 @@ class DispiderSpec:
         ):
             _Fields(folder, root).expect(names, "mlp2x_gelu")
         decision = qwen2_config(nested)
-        width = _Fields(folder, root).get("compress_hidden_size", "decision_hidden_size")
+        width = _Fields(folder, root).get(int, "compress_hidden_size", "decision_hidden_size")
         if width != decision.hidden_size:
             raise CheckpointError(
                 f"{str(folder)!r} joins a decision model of width {width}, the one in "
                 f"{nested_folder.name}/ has {decision.hidden_size}"
             )
-        tokens, slots = fields.get("resolution"), fields.get("pool_num", default=1)
+        tokens, slots = fields.get(int, "resolution"), fields.get(int, "pool_num", default=1)
+        if min(tokens, slots) < 1:
+            raise CheckpointError(
+                f"{str(folder)!r}: resolution={tokens} and pool_num={slots} must be at least 1"
+            )
         side, slot_side = math.isqrt(tokens), math.isqrt(slots)
         if side**2 != tokens or slot_side**2 != slots or side % slot_side:
             raise CheckpointError(
@@ -111,10 +117,10 @@ class DispiderSpec:
             reaction=qwen2_config(root),
             decision=decision,
             vision=_vision_fields(nested_folder, nested),
-            select_layer=fields.get("mm_vision_select_layer", "perception_select_layer"),
+            select_layer=fields.get(int, "mm_vision_select_layer", "perception_select_layer"),
             tokens_per_frame=tokens,
             slots_per_frame=slots,
-            image_markers=bool(fields.get("mm_use_im_start_end", default=False)),
+            image_markers=fields.get(bool, "mm_use_im_start_end", default=False),
             eos_ids=frozenset(eos if isinstance(eos, list) else [eos]),
             repetition_penalty=decoding.get("repetition_penalty") or 1.0,
         )
@@ -167,14 +173,17 @@ class _Fields:
     folder: Path
     values: Mapping[str, Any]
 
-    def get(self, *names: str, default: Any = None) -> Any:
-        found = [self.values[name] for name in names if self.values.get(name) is not None]
+    def get(self, kind: type[_T], *names: str, default: _T | None = None) -> _T:
+        found = [(name, self.values[name]) for name in names if self.values.get(name) is not None]
         if not found and default is None:
             raise CheckpointError(f"{str(self.folder)!r}: its config has no {' or '.join(names)}")
-        return found[0] if found else default
+        name, value = found[0] if found else ("", default)
+        if type(value) is not kind:
+            raise CheckpointError(f"{str(self.folder)!r}: {name}={value!r} must be of type {kind.__name__}")
+        return value
 
     def expect(self, names: tuple[str, ...], wanted: str) -> None:
-        value = self.get(*names, default=wanted)
+        value = self.get(str, *names, default=wanted)
         if value != wanted:
             raise CheckpointError(
                 f"{str(self.folder)!r}: {' or '.join(names)} is {value!r}; only {wanted!r} is supported"

@@ -19,9 +19,18 @@ from torch import Tensor
 from stc_lmms.errors import StcError
 from stc_lmms.memory.clips import ClipMemory, ClipState
 from stc_lmms.memory.full import Full
-from stc_lmms.models.base import Answer, Decision, Generation, ProactiveStream, Progress, check_frames
+from stc_lmms.models.base import (
+    Answer,
+    Decision,
+    Generation,
+    ProactiveStream,
+    Progress,
+    check_frames,
+    check_length,
+)
 from stc_lmms.models.decoding import greedy
 from stc_lmms.models.dispider_net import Found, Words
+from stc_lmms.models.dispider_text import clip_span
 from stc_lmms.streaming.encoder import FrameEncoder
 from stc_lmms.streaming.timers import Efficiency, StageClock, peak_memory_bytes
 
@@ -81,6 +90,7 @@ class DispiderStream(ProactiveStream):
     def reset(self) -> None:
         """Forget everything, the question that is watched for included."""
         self.encoder.reset()
+        self.spread = None
         self.clips = ClipMemory()
         self.decisions: list[Decision] = []
         self._filling: list[Tensor] = []  # merged tokens [.,R,C] of the clip that is not full yet
@@ -111,15 +121,12 @@ class DispiderStream(ProactiveStream):
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """See `Stream.observe`; encodes by `prefill_frames`, never over the end of a clip."""
-        check_frames(frames, times_s, self.position_s)
+        check_frames(frames, times_s, self.position_s, again=self.spread is not None)
         settings, clip = self.model.settings, self.model.options.frames_per_clip
-        if settings.max_frames is not None and self.encoder.frames + len(frames) > settings.max_frames:
-            raise StcError(
-                f"the stream is longer than max_frames={settings.max_frames}; raise it or lower fps"
-            )
+        check_length(settings.max_frames, self.encoder.frames + len(frames))
         if len(frames) and not self.encoder.frames:
-            # As released, times count from the start of what is watched, which is at most a second earlier.
-            self._origin_s = math.floor(times_s[0])
+            # As released, times count from the start of what is watched, up to a second before this frame.
+            self._origin_s = math.floor(times_s[0]) if self.spread is None else self.spread.start_s
         start = 0
         while start < len(frames):
             end = min(start + settings.prefill_frames, start + clip - len(self._times_s), len(frames))
@@ -137,7 +144,12 @@ class DispiderStream(ProactiveStream):
 
     def _gathered(self) -> ClipState | None:
         """The clip that is filling, as far as it has come."""
-        return self.model.perceive(torch.cat(self._filling), self._times_s) if self._filling else None
+        if not self._filling:
+            return None
+        settings, full = self.model.settings, len(self._times_s) == self.model.options.frames_per_clip
+        # On a grid, a full clip lasts until the next frame; one that is filling ends with the frame it has.
+        last_s = 1 / self.spread.avg_fps if self.spread is not None else full / settings.fps
+        return self.model.perceive(torch.cat(self._filling), clip_span(self._times_s, last_s))
 
     def _warn_if_long(self) -> None:
         states = len(self.clips) * len(self.clips[0].memory_MD)
@@ -193,8 +205,10 @@ class DispiderStream(ProactiveStream):
     def speak(self, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
         """See `ProactiveStream.speak`."""
         watch = self._watched()
+        # The decision that is being followed is no answer yet.
+        answered_at = watch.answered_at[:-1] if watch.pending else watch.answered_at
         watch.pending = False
-        return self._answer(watch.question, generation, watch.words, watch.asked_at, watch.answered_at)
+        return self._answer(watch.question, generation, watch.words, watch.asked_at, answered_at)
 
     def _watched(self) -> _Watch:
         if self._watch is None:

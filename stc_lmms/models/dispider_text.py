@@ -1,5 +1,7 @@
 """What Dispider says and how it samples, byte for byte as released. No tensors, no models."""
 
+from collections.abc import Sequence
+
 TO_DO, HAS_ANSWER = "<to_do>", "<has_answer>"
 END_OF_TURN = "<|im_end|>"
 _SYSTEM = (
@@ -10,7 +12,14 @@ _SYSTEM = (
 
 def time_sentence(start_s: float, end_s: float) -> str:
     """What stands before the tokens of a clip; whole seconds, halves to even as NumPy rounds."""
-    return f"This contains a clip sampled in {round(start_s)} to {round(end_s)} seconds"
+    # Time stamps are rounded to the microsecond; a sum of two must not fall off its half.
+    start, end = (round(round(time_s, 6)) for time_s in (start_s, end_s))
+    return f"This contains a clip sampled in {start} to {end} seconds"
+
+
+def clip_span(times_s: Sequence[float], last_s: float) -> tuple[float, float]:
+    """Start and end of a clip from the time stamps of its frames, of which the last lasts `last_s`."""
+    return times_s[0], times_s[-1] + last_s
 
 
 def decision_question(question: str) -> str:

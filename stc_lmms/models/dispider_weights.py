@@ -13,7 +13,7 @@ from transformers.configuration_utils import PretrainedConfig
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
 from stc_lmms.models.dispider_config import DispiderSpec
-from stc_lmms.models.released import Entry, entries, entries_of, lacking, on_meta
+from stc_lmms.models.released import BUFFERS, Entry, entries, entries_of, lacking, on_meta, unexpected
 
 _COMPACT = "model.compressor.compressor."
 _PREFIXES = (  # of the release: which network, and what replaces the prefix; the first that fits counts
@@ -28,7 +28,6 @@ _PREFIXES = (  # of the release: which network, and what replaces the prefix; th
     ("lm_head.", "reaction", "lm_head."),
 )
 _UNUSED = (f"{_COMPACT}lm_head.",)  # the compact model is never asked for words
-_BUFFERS = (".inv_freq", ".position_ids")  # old transformers saved them; they follow from the config
 _HEAD_WIDTH = 64  # of every CLIP that was released
 
 
@@ -105,7 +104,7 @@ def _build(spec: DispiderSpec, found: Mapping[str, Entry], dtype: torch.dtype, a
     parts: dict[str, dict[str, Entry]] = {part: {} for _, part, _ in _PREFIXES}
     problems: list[str] = []
     for name, entry in found.items():
-        if name.startswith(_UNUSED) or name.endswith(_BUFFERS):
+        if name.startswith(_UNUSED) or name.endswith(BUFFERS):
             continue
         for prefix, part, instead in _PREFIXES:
             if name.startswith(prefix):
@@ -127,9 +126,8 @@ def _build(spec: DispiderSpec, found: Mapping[str, Entry], dtype: torch.dtype, a
     if compat.vision_core(blank["vision"]) is not blank["vision"]:
         parts["vision"] = {f"vision_model.{name}": entry for name, entry in parts["vision"].items()}
     for part, module in blank.items():
-        problems += [f"{part}: {problem}" for problem in lacking(module, parts[part])]
-        unknown = parts[part].keys() - module.state_dict().keys()
-        problems += [f"{part}: {name} is unexpected" for name in sorted(unknown)]
+        wrong = lacking(module, parts[part]) + unexpected(module, parts[part])
+        problems += [f"{part}: {problem}" for problem in wrong]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise CheckpointError(
@@ -178,11 +176,18 @@ def _vision_config(spec: DispiderSpec, fields: Mapping[str, Any]) -> PretrainedC
     """Config of the tower.
 
     Raises:
-        CheckpointError: its patches do not make the tokens that the other networks were trained on.
+        CheckpointError: it lacks the layer that is read, or its patches do not make the tokens that the other
+            networks were trained on.
     """
     config_class, _ = compat.vision_classes("clip")
     known = config_class().to_dict().keys() - {"model_type"}
     config = config_class(**{name: value for name, value in fields.items() if name in known})
+    depth = config.num_hidden_layers
+    if not -depth - 1 <= spec.select_layer <= depth:
+        raise CheckpointError(
+            f"{str(spec.folder)!r}: mm_vision_select_layer={spec.select_layer} is out of range for a tower "
+            f"of {depth} layers; the released value is -2"
+        )
     patches = (config.image_size // config.patch_size) ** 2
     if patches != 4 * spec.tokens_per_frame:
         raise CheckpointError(

@@ -1,10 +1,10 @@
 """LiveCC: a Qwen2-VL that comments on a video while it goes on, one second at a time.
 
 Source: LiveCC (CVPR 2025, arXiv 2504.16030) and its demo. The first step reads three seconds, each further
-one a second; a step is a turn of a chat: "Time=3.0-4.0s", the video of that time, and the model's comment,
-which stays in the context. Comments end with " ..." while the speaker has not finished; " ..." alone is
-silence. As in the demo, the last token of a comment is never fed: if it was the end of the turn, the next
-step brings it again; if the limit cut the comment off, that word is lost to the model.
+one a second, by the video's time; a step is a turn of a chat: "Time=3.0-4.0s", the video of that time, and
+the model's comment, which stays in the context. Comments end with " ..." while the speaker has not finished;
+" ..." alone is silence. As in the demo, the last token of a comment is never fed: if it was the end of the
+turn, the next step brings it again; if the limit cut the comment off, that word is lost to the model.
 
 Positions: with `mrope` every step's video has three axes, as in training; the demo (`livecc`) does so in the
 first step only, and then counts up on all axes alike.
@@ -14,6 +14,7 @@ Questions are answered as in Qwen2-VL; the commentary is another stream, in whic
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,16 @@ from torch import Tensor
 
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.memory.full import Full, FullMemory
-from stc_lmms.models.base import Generation, check_frames
+from stc_lmms.models.base import Generation, Spread, check_frames, check_length
 from stc_lmms.models.decoding import Decoded, repetition_penalty
-from stc_lmms.models.qwen_vl import QwenVL
+from stc_lmms.models.qwen_vl import QwenVL, QwenVLStream
+from stc_lmms.models.qwen_vl_config import clip_indices, clip_slice_tokens
 from stc_lmms.models.qwen_vl_slices import SliceEncoder
 from stc_lmms.ops.mrope import Course, Slice
 from stc_lmms.ops.places import Placed
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.timers import StageClock
+from stc_lmms.video.sampling import TOLERANCE_S
 
 FIRST_S, STEP_S = 3, 1
 QUERY = "Please describe the video."
@@ -65,6 +68,15 @@ class LiveCC(QwenVL):
 
     model_type = "qwen2_vl"
 
+    def _assemble(self, settings: Settings, *parts: Any) -> None:
+        super()._assemble(settings, *parts)
+        if self.options.grid == "released":
+            self.spread = partial(clip_indices, max_frames=settings.max_frames)
+
+    def open_stream(self) -> "LiveCCStream":
+        """A new, empty stream."""
+        return LiveCCStream(self)
+
     def open_commentary(self, query: str = QUERY, max_new_tokens: int = 16) -> "Commentary":
         """A new commentary.
 
@@ -79,14 +91,25 @@ class LiveCC(QwenVL):
         return Commentary(self, query, max_new_tokens)
 
 
+class LiveCCStream(QwenVLStream):
+    """One video in a `LiveCC` model."""
+
+    def expect(self, spread: Spread) -> None:
+        """See `Stream.expect`; how large frames become hangs on how many there are."""
+        super().expect(spread)
+        self.encoder.slice_tokens = clip_slice_tokens(spread.frames)
+
+
 def check_commentary(settings: Settings) -> None:
     """Refuse settings that LiveCC cannot comment with.
 
     Raises:
-        SettingsError: a second has no even number of frames, or the memory forgets.
+        SettingsError: a second has no even number of frames, the grid is not fixed, or the memory forgets.
     """
     if settings.model != "livecc":
         raise SettingsError(f"model {settings.model!r} does not comment; livecc does")
+    if settings.build_model_options().grid != "fixed":
+        raise SettingsError("grid=released reads whole clips, but a commentary goes on; use grid=fixed")
     if settings.fps % 2:
         raise SettingsError(
             f"fps={settings.fps:g} does not fit a commentary: a step is one second and a slice two frames, "
@@ -123,34 +146,52 @@ class Commentary:
         self._course = Course()
         self._seen: set[int] = set()
         self._steps = 0
-        self._images: list[np.ndarray] = []
+        self._images: list[np.ndarray] = []  # of the step that is filling
         self._times_s: list[float] = []
-        self._position_s = -np.inf
+        self._start_s, self._end_s = 0.0, -np.inf  # of that step
+        self._position_s, self._frames = -np.inf, 0
 
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> Iterator[Comment]:
         """Take in the next frames while it is iterated; yields a comment whenever a step is complete.
 
         Args:
-            frames: uint8 RGB [F,H,W,3], sampled at the model's `fps`.
-            times_s: F increasing time stamps in seconds.
+            frames: uint8 RGB [F,H,W,3], sampled every `1 / fps` seconds of the model's settings.
+            times_s: F increasing time stamps in seconds; steps count from the first. A step of which frames
+                are missing ends with its time, and one without any is left out.
 
         Raises:
             ValueError: see `Stream.observe`.
-            StcError: the frames change their size, or the context is full.
+            StcError: the frames change their size, are more than `max_frames`, or the context is full.
         """
         check_frames(frames, times_s, self._position_s)
-        fps = int(self.model.settings.fps)
+        check_length(self.model.settings.max_frames, self._frames + len(frames))
+        self._frames += len(frames)
+        frame_s = 1 / self.model.settings.fps
         for image, time_s in zip(frames, times_s, strict=True):
+            if self._position_s == -np.inf:
+                self._start_s, self._end_s = time_s, time_s + FIRST_S
+            if self._images and time_s > self._end_s - TOLERANCE_S:
+                yield self._comment()
+            while time_s > self._end_s - TOLERANCE_S:
+                self._next_step()
             self._images.append(image)
             self._times_s.append(time_s)
             self._position_s = time_s
-            if len(self._images) == (STEP_S if self._steps else FIRST_S) * fps:
-                images, times, self._images, self._times_s = self._images, self._times_s, [], []
-                yield self._comment(np.stack(images), times)
+            if time_s + frame_s > self._end_s - TOLERANCE_S:  # the next frame is not in it
+                yield self._comment()
+
+    def _next_step(self) -> None:
+        self._start_s, self._end_s = self._end_s, self._end_s + STEP_S
+        self._images, self._times_s = [], []
 
     @torch.no_grad()
-    def _comment(self, frames: np.ndarray, times_s: Sequence[float]) -> Comment:
-        start_s, end_s = times_s[0], times_s[-1] + 1 / self.model.settings.fps
+    def _comment(self) -> Comment:
+        start_s, end_s = self._start_s, self._end_s
+        # A slice is two frames; where dropped live frames leave an odd number, the last is doubled.
+        odd = len(self._images) % 2
+        frames = np.stack(self._images + self._images[-1:] * odd)
+        times_s = self._times_s + self._times_s[-1:] * odd
+        self._next_step()
         slices = [one for group in self.encoder.observe(frames, times_s) for one in group]
         before, behind = self.prompt(f"Time={start_s:.1f}-{end_s:.1f}s")
         decoded = self.advance(self.model.ids(before), slices, self.model.ids(behind))

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat
-from stc_lmms.errors import CheckpointError, StcError
+from stc_lmms.errors import CheckpointError
 from stc_lmms.methods.base import ATTENTION, Compressed, Context, whole
 from stc_lmms.methods.budget import Usage, usage
 from stc_lmms.models.base import (
@@ -32,6 +32,7 @@ from stc_lmms.models.base import (
     Stream,
     StreamingModel,
     check_frames,
+    check_length,
     checkpoint,
     open_device,
 )
@@ -249,9 +250,7 @@ class LlavaOnevisionStream(Stream):
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """See `Stream.observe`; encodes in groups of `prefill_frames`."""
         check_frames(frames, times_s, self.position_s)
-        limit = self.model.settings.max_frames
-        if limit is not None and len(self.times_s) + len(frames) > limit:
-            raise StcError(f"the stream is longer than max_frames={limit}; raise it or sample at a lower fps")
+        check_length(self.model.settings.max_frames, len(self.times_s) + len(frames))
         step = self.model.settings.prefill_frames
         for start in range(0, len(frames), step):
             self._observe_group(frames[start : start + step], times_s[start : start + step])

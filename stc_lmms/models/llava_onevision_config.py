@@ -17,7 +17,7 @@ def check_settings(settings: Settings) -> None:
         CheckpointError: no such checkpoint, or not a LLaVA-OneVision one.
         SettingsError: the method does not fit, for instance a budget above the tokens a frame has.
     """
-    config = compat.load_config(checkpoint(settings), "llava_onevision", settings.revision)
+    config = compat.load_config(checkpoint(settings), "llava_onevision", settings.revision, demo=True)
     if not isinstance(config.vision_feature_layer, int):
         raise CheckpointError(
             f"{settings.pretrained!r} joins the vision layers {config.vision_feature_layer}; one is supported"

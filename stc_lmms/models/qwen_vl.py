@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stc_lmms import compat, compat_qwen_vl
-from stc_lmms.errors import CheckpointError, StcError
+from stc_lmms.errors import CheckpointError
 from stc_lmms.memory.base import Reader
 from stc_lmms.methods.budget import Usage, usage
 from stc_lmms.models.base import (
@@ -33,6 +33,7 @@ from stc_lmms.models.base import (
     Stream,
     StreamingModel,
     check_frames,
+    check_length,
     checkpoint,
     open_device,
 )
@@ -64,6 +65,7 @@ class QwenVL(StreamingModel):
     """
 
     model_type: ClassVar[str]  # transformers' name of the family
+    exact_grid = True
 
     def __init__(self, settings: Settings):
         self.check(settings)
@@ -221,6 +223,7 @@ class QwenVLStream(Stream):
         self.memory.close()
         self.memory = self.model.memory.open(self.model.llm)
         self.encoder.reset()
+        self.spread = None
         self.times_s: list[float] = []
         self._course, self._slices = Course(), 0
         self._seen: set[int] = set()  # ids that stand in the context
@@ -252,10 +255,8 @@ class QwenVLStream(Stream):
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """See `Stream.observe`; a frame without a partner waits for the next one."""
-        check_frames(frames, times_s, self.position_s)
-        limit = self.model.settings.max_frames
-        if limit is not None and len(self.times_s) + len(frames) > limit:
-            raise StcError(f"the stream is longer than max_frames={limit}; raise it or sample at a lower fps")
+        check_frames(frames, times_s, self.position_s, again=self.spread is not None)
+        check_length(self.model.settings.max_frames, len(self.times_s) + len(frames))
         for slices in self.encoder.observe(frames, times_s):
             with self.clock.stage("prefill_ms"):
                 self.prefill(slices)
@@ -266,9 +267,8 @@ class QwenVLStream(Stream):
         self._begin()
         if not slices:
             return
-        pieces = self._place(self._course, slices, self._slices)
+        pieces = self._place(self._course, slices, self._slices, self._seen)
         self._slices += len(slices)
-        self._seen.add(self.model.video_id)
         self.memory.append(Placed.join(pieces), [len(piece) for piece in pieces])
 
     def _begin(self) -> None:
@@ -277,15 +277,16 @@ class QwenVLStream(Stream):
             self._seen.update(ids)
             self.memory.begin(self._course.text(self.model.embed(ids)))
 
-    def _place(self, course: Course, slices: Sequence[Slice], number: int) -> list[Placed]:
-        """The slices `number`.. of the video, each with all that belongs to it."""
+    def _place(self, course: Course, slices: Sequence[Slice], number: int, seen: set[int]) -> list[Placed]:
+        """The slices `number`.. of the video with all that belongs to them; `seen` gets the ids."""
         model = self.model
+        seen.update([model.video_id] * len(slices))
         if not model.stamps:
             return [course.slice(one, int(n * model.stride)) for n, one in enumerate(slices, number)]
         pieces = []
         for one in slices:
             before, behind = model.ids(f"<{one.time_s:.1f} seconds>{VISION_START}"), model.ids(VISION_END)
-            self._seen.update(before, behind)
+            seen.update(before, behind)
             pieces.append(course.stamped(one, model.embed(before), model.embed(behind)))
         return pieces
 
@@ -356,9 +357,9 @@ class QwenVLStream(Stream):
         course = self._course.copy(first=int(self.memory.forgotten_frames * model.stride))
         slices = self.encoder.peek()
         ids = model.ids(model.prompt_parts(question)[1] + opening)
-        pieces = self._place(course, slices, self._slices)
+        seen = self._seen | set(ids)
+        pieces = self._place(course, slices, self._slices, seen)
         prompt = Placed.join([*pieces, course.text(model.embed(ids))])
-        seen = self._seen | set(ids) | ({model.video_id} if slices else set())
         return prompt, course, [len(one.kept_K) for one in slices], seen
 
     def _bill(self, kept: Usage) -> Efficiency:

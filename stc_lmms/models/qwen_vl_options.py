@@ -39,9 +39,13 @@ class QwenVLOptions:
 
 @dataclass(frozen=True)
 class LiveCCOptions(QwenVLOptions):
-    """Arguments of LiveCC: those of Qwen2-VL, and how it comments.
+    """Arguments of LiveCC: those of Qwen2-VL, how it reads a clip, and how it comments.
 
     Attributes:
+        grid: `fixed` samples `fps` frames per second, each once for all questions. `released` is the
+            whole-clip reader of LiveCC's evaluation: two frames per second, at most 480, spread anew over
+            what every question sees; a slice has at most 768 LLM tokens, fewer the longer the clip is (105
+            from about 460 frames on), in place of `slice_tokens`.
         repetition_penalty: as above; 1.05 is what LiveCC's demo uses.
         positions: of a commentary's steps: `livecc` gives the video of all but the first step the same
             place on all axes, as LiveCC's demo does; `mrope` gives every video three axes, as in training.
@@ -50,6 +54,7 @@ class LiveCCOptions(QwenVLOptions):
         silence_step: raises that bound with every token of the comment.
     """
 
+    grid: Literal["fixed", "released"] = "fixed"
     repetition_penalty: float = 1.05
     positions: Literal["livecc", "mrope"] = "livecc"
     silence_base: float | None = None

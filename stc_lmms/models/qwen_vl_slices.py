@@ -38,6 +38,7 @@ class SliceEncoder:
         tower_tokens: tower tokens of all slices encoded.
         recomputed: how many of them were computed, not reused.
         graphed: frames that were launched as captured graphs.
+        slice_tokens: LLM tokens that a slice has at most before compression; fixed by the first frame.
     """
 
     def __init__(self, model: "QwenVL", clock: StageClock):
@@ -55,6 +56,7 @@ class SliceEncoder:
         self._token_state = token.open_state() if token else None
         self._held: _Held = []
         self._odd: tuple[Tensor, float] | None = None
+        self.slice_tokens: int = self.model.options.slice_tokens
         self._shape: tuple[int, int] | None = None
         self._size = (0, 0)
         self.kept: list[int] = []
@@ -127,7 +129,7 @@ class SliceEncoder:
         """uint8 [F,H,W,3] to uint8 [F,3,h,w]: bicubic with antialiasing, the size of the first frame."""
         options, shape = self.model.options, frames.shape[1:3]
         if self._shape is None:
-            limits = options.min_slice_tokens, options.slice_tokens
+            limits = options.min_slice_tokens, self.slice_tokens
             self._size = frame_size(*shape, self.model.token_side, *limits)
             if self.model.method.token is not None:
                 rows, columns = self._grid()

@@ -17,8 +17,8 @@ To add a model:
 4. Add three lines to the end of `harness/lmms_eval.py`: `class MyModelStc(Harness)`, its docstring and
    `registered = "my_model"`. lmms-eval then knows it as `my_model_stc`, and so does `stc-vlmeval`.
 
-Settings, `stc-lmms stream`, `compare` and `methods`, journal and records work from there. `show` and `bench`
-draw and count the parts of LLaVA-OneVision; they refuse other models (for a latency card: `bench/models.py`).
+Settings, `stc-lmms stream`, `compare` and `methods`, journal and records work from there. `show` draws the
+frames of LLaVA-OneVision alone, and `bench` measures the models of `bench/models.py`; both refuse others.
 """
 
 import importlib

@@ -4,6 +4,7 @@ Nothing of a file but its table of names and shapes is read before all of them f
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ _QWEN2_FIELDS = (
     "bos_token_id",
     "eos_token_id",
 )
+
+BUFFERS = (".inv_freq", ".position_ids")  # old transformers saved them; they follow from the config
 
 
 @dataclass(frozen=True)
@@ -159,15 +162,29 @@ def lacking(module: nn.Module, found: Mapping[str, Entry], unused: Iterable[str]
     return problems
 
 
+def unexpected(module: nn.Module, found: Mapping[str, Entry]) -> list[str]:
+    """What is found for a module that it does not have: `NAME is unexpected`."""
+    return [f"{name} is unexpected" for name in sorted(found.keys() - module.state_dict().keys())]
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder.
 
     Raises:
         CheckpointError: one of its files is missing or unreadable.
     """
+    # A type that only its authors know is no mistake here; transformers warns of it at every load.
+    noisy = logging.getLogger("transformers.configuration_utils")
+    noisy.addFilter(_about_something_else)
     try:
         return AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"cannot load the tokenizer in {str(folder)!r}: {compat.first_line(error)}"
         ) from error
+    finally:
+        noisy.removeFilter(_about_something_else)
+
+
+def _about_something_else(record: logging.LogRecord) -> bool:
+    return "You are using a model of type" not in record.getMessage()

@@ -29,6 +29,7 @@ from stc_lmms.models.base import (
     Stream,
     StreamingModel,
     check_frames,
+    check_length,
     checkpoint,
     open_device,
 )
@@ -261,6 +262,7 @@ class StreamForestStream(Stream):
 
     def reset(self) -> None:
         """Forget everything."""
+        self.spread = None
         self.encoder.reset()
         self.forest.reset()
         self.times_s: list[float] = []
@@ -288,13 +290,9 @@ class StreamForestStream(Stream):
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """See `Stream.observe`; encodes in groups of `prefill_frames`."""
-        check_frames(frames, times_s, self.position_s)
+        check_frames(frames, times_s, self.position_s, again=self.spread is not None)
         settings = self.model.settings
-        if settings.max_frames is not None and len(self.times_s) + len(frames) > settings.max_frames:
-            raise StcError(
-                f"the stream is longer than max_frames={settings.max_frames}; raise it or sample at a "
-                "lower fps"
-            )
+        check_length(settings.max_frames, len(self.times_s) + len(frames))
         for start in range(0, len(frames), settings.prefill_frames):
             group = slice(start, start + settings.prefill_frames)
             self._read = None

@@ -18,6 +18,7 @@ from stc_lmms import compat
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.models.base import checkpoint
 from stc_lmms.models.released import (
+    BUFFERS,
     Entry,
     checkpoint_folder,
     entries,
@@ -25,6 +26,7 @@ from stc_lmms.models.released import (
     on_meta,
     qwen2_config,
     read_json,
+    unexpected,
 )
 from stc_lmms.settings import Settings
 
@@ -105,7 +107,7 @@ class StreamForestSpec:
             )
         return cls(
             folder,
-            qwen2_config(fields),
+            qwen2_config({**fields, "rope_scaling": None}),  # as released, whatever the file says
             SiglipVisionConfig(**vision, vision_use_head=False),
             fields.get("tokenizer_model_max_length") or _CONTEXT,
             fields.get("mm_vision_tower") or "",
@@ -180,8 +182,9 @@ def sort_weights(spec: StreamForestSpec, found: Mapping[str, Entry]) -> Parts:
         found: its tensors by their released names.
 
     Raises:
-        CheckpointError: names what is missing.
+        CheckpointError: names what is missing, of another shape, or unexpected in one of the networks.
     """
+    found = {name: x for name, x in found.items() if not name.endswith(BUFFERS)}
 
     def under(prefix: str) -> dict[str, Entry]:
         return {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}
@@ -196,10 +199,12 @@ def sort_weights(spec: StreamForestSpec, found: Mapping[str, Entry]) -> Parts:
         if name.startswith(("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head."))
     }
     parts = Parts(vision, under(PROJECTOR), decoder)
+    projector = on_meta(lambda: make_projector(spec))
+    llm = on_meta(lambda: Qwen2ForCausalLM._from_config(spec.text))
     problems = {
-        "vision tower": lacking(tower, vision, unread),
-        "projector": lacking(on_meta(lambda: make_projector(spec)), parts.projector),
-        "decoder": lacking(on_meta(lambda: Qwen2ForCausalLM._from_config(spec.text)), decoder),
+        "vision tower": lacking(tower, vision, unread) + unexpected(tower, vision),
+        "projector": lacking(projector, parts.projector) + unexpected(projector, parts.projector),
+        "decoder": lacking(llm, decoder) + unexpected(llm, decoder),
     }
     lost = [f"{len(names)} of the {part} (first {names[0]})" for part, names in problems.items() if names]
     if lost:
@@ -207,8 +212,7 @@ def sort_weights(spec: StreamForestSpec, found: Mapping[str, Entry]) -> Parts:
         if problems["vision tower"]:
             why = f"; mm_vision_tower={spec.tower_name!r} is not read instead, for the tower was trained, too"
         raise CheckpointError(
-            f"{str(spec.folder)!r} lacks weights of a StreamForest or has them in other shapes: "
-            f"{', '.join(lost)}{why}"
+            f"{str(spec.folder)!r} lacks weights of a StreamForest or has others: {', '.join(lost)}{why}"
         )
     extra = len(found) - sum(len(part) for part in (vision, parts.projector, decoder))
     if extra:

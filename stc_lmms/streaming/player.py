@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from stc_lmms.errors import VideoError
-from stc_lmms.models.base import Answer, Generation, Stream, StreamingModel
+from stc_lmms.models.base import Answer, Generation, Spread, Stream, StreamingModel
 from stc_lmms.video.decode import AGAIN, open_video
 
 PAST_END_S = 1.0  # annotators round question times up to the next second
@@ -145,15 +145,18 @@ class Player:
         self._opened.add((clip.path, clip.start_s))
         settings = self.model.settings
         how: dict[str, Any] = {"fps": settings.fps, "start_s": clip.start_s, "decoder": settings.decoder}
-        how["timeout_s"] = settings.decode_timeout_s
+        how["timeout_s"], how["exact"] = settings.decode_timeout_s, self.model.exact_grid
+        spread = None
         if self.model.spread is not None:
-            how["times_s"] = self._spread(clip, how)
+            how["times_s"], spread = self._spread(clip, how)
         self._video = (self._opener or open_video)(clip.path, **how)
         self._stream = self.model.open_stream()
+        if spread is not None:
+            self._stream.expect(spread)
         self._decode_ms, self._question = 0.0, ""
 
-    def _spread(self, clip: Clip, how: dict[str, Any]) -> tuple[float, ...]:
-        """Times of the frames that the model chooses for a clip, each once."""
+    def _spread(self, clip: Clip, how: dict[str, Any]) -> tuple[tuple[float, ...], Spread]:
+        """Times of the frames that the model chooses for a clip, and what its stream should know of them."""
         with open_video(clip.path, **how) as video:
             count, rate = video.n_frames, video.avg_fps
         if count is None or rate is None:
@@ -164,7 +167,8 @@ class Player:
         span = (
             None if clip.start_s == 0 and clip.end_s is None else (clip.start_s, clip.end_s or count / rate)
         )
-        return tuple(round(index / rate, 6) for index in sorted(set(self.model.spread(count, rate, span))))
+        times_s = tuple(round(index / rate, 6) for index in self.model.spread(count, rate, span))
+        return times_s, Spread(len(times_s), clip.start_s, rate)
 
     def _advance(self, clip: Clip) -> None:
         """Frames go in by groups, so that no more than one group is ever held."""

@@ -84,6 +84,7 @@ class VideoStream:
         decoder: str = "auto",
         timeout_s: float = 60.0,
         times_s: Sequence[float] | None = None,
+        exact: bool = False,
     ) -> None:
         if decoder not in DECODERS:
             raise SettingsError(f"decoder={decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
@@ -92,7 +93,7 @@ class VideoStream:
         if not timeout_s > 0:
             raise SettingsError(f"timeout_s={timeout_s!r} must be above 0 seconds")
         self._fps, self._decoder, self._timeout_s = check_fps(fps), decoder, timeout_s
-        self._times_s = None if times_s is None else tuple(times_s)
+        self._times_s, self._exact = None if times_s is None else tuple(times_s), exact
         self.path = _local_video(path)
         self.start_s = self.position_s = float(start_s)
         self.ended = False
@@ -188,6 +189,7 @@ class VideoStream:
             "fps": self._fps,
             "start_s": self.start_s,
             "avg_fps": self.avg_fps,
+            "exact": self._exact,
             "first_k": self._next_k,
             "times_s": self._times_s,
         }
@@ -195,7 +197,7 @@ class VideoStream:
         info, _ = self._worker.receive()
         self.duration_s, self.n_frames = info["duration_s"], info["n_frames"]
         self.avg_fps = self.avg_fps or info["avg_fps"]
-        self.grid = Grid.of(self.avg_fps, self._fps, self.start_s)
+        self.grid = Grid.of(self.avg_fps, self._fps, self.start_s, self._exact)
         if self._times_s is not None:
             self.grid = Picks(self._times_s)
 
@@ -242,6 +244,7 @@ def open_video(
     decoder: str = "auto",
     timeout_s: float = 60.0,
     times_s: Sequence[float] | None = None,
+    exact: bool = False,
 ) -> VideoStream:
     """Open a local video file for causal reading.
 
@@ -253,13 +256,22 @@ def open_video(
             for everything else, and for clips, because it alone can seek and check where it landed. "decord",
             "pyav" and "torchcodec" use that one or fail.
         timeout_s: Longest time without progress before the decoder counts as hung.
-        times_s: Moments to sample in place of the grid, rising, seconds in the source video.
+        times_s: Moments to sample in place of the grid, none before the last, seconds in the source video.
+        exact: Sample every `1 / fps` seconds; see `Grid.of`.
 
     Raises:
         SettingsError: An argument is out of range.
         VideoError: The file is missing or cannot be decoded; one line with path, reason and fix.
     """
-    return VideoStream(path, fps=fps, start_s=start_s, decoder=decoder, timeout_s=timeout_s, times_s=times_s)
+    return VideoStream(
+        path,
+        fps=fps,
+        start_s=start_s,
+        decoder=decoder,
+        timeout_s=timeout_s,
+        times_s=times_s,
+        exact=exact,
+    )
 
 
 def iter_frames(

@@ -67,6 +67,7 @@ class LiveSource:
         stall_s: seconds without a new frame after which the source counts as gone.
         follow: see `describe_source`.
         realtime: hand out the frames of a file no faster than it plays.
+        exact: sample every `1 / fps` seconds; see `Grid.of`.
 
     Attributes:
         n_dropped: frames that `drop` left out.
@@ -85,12 +86,13 @@ class LiveSource:
         stall_s: float = 10.0,
         follow: bool = False,
         realtime: bool = False,
+        exact: bool = False,
     ):
         self.name, self.backlog, self.stall_s, self.realtime = source, backlog, stall_s, realtime
         self.n_dropped = self.longest_backlog = 0
         self.failure: VideoError | None = None
         job = {"backend": "live", "fps": fps, "start_s": 0.0, "avg_fps": None, "first_k": 0}
-        job |= describe_source(source, follow) | {"stall_s": stall_s}
+        job |= {"exact": exact} | describe_source(source, follow) | {"stall_s": stall_s}
         # The worker itself ends a file that stops growing; its silence only counts after that.
         self._worker = DecoderProcess(job, stall_s + (5.0 if follow else 0.0))
         self._frames: deque[tuple[float, np.ndarray]] = deque()
@@ -100,7 +102,7 @@ class LiveSource:
         except VideoError as error:
             self._worker.close()
             raise VideoError(f"cannot open {source}: {error}") from error
-        self.grid = Grid.of(info["avg_fps"], fps)
+        self.grid = Grid.of(info["avg_fps"], fps, exact=exact)
         self._thread = threading.Thread(target=self._receive, daemon=True)
         self._thread.start()
 

@@ -3,7 +3,8 @@
 The grid is the one of ReKV and STC: every `step`-th frame, with a whole number of frames per step. Here it
 is a grid of *times*, `t_k = start_s + k * step / avg_fps`, and the frame for `t_k` is the last one whose
 presentation time is not after `t_k`. On constant-frame-rate video that is exactly frame `k * step`; on
-variable-rate video it is the frame really on screen, where counting frames is off by seconds.
+variable-rate video it is the frame really on screen, where counting frames is off by seconds. Models that
+count seconds take the exact grid, `t_k = start_s + k / fps`; a slower video then gives its frames repeatedly.
 
 A causal window [a, b) holds the grid times with a <= t < b. A clip that starts at `start_s` has its grid
 anchored there, as if the video had been cut there.
@@ -104,18 +105,19 @@ class Grid:
     step_s: float
 
     @classmethod
-    def of(cls, avg_fps: float | None, fps: float, start_s: float = 0.0) -> "Grid":
-        """The grid for a video; a video of unknown frame rate is sampled every `1 / fps` seconds.
+    def of(cls, avg_fps: float | None, fps: float, start_s: float = 0.0, exact: bool = False) -> "Grid":
+        """The grid for a video.
 
         Args:
-            avg_fps: Average frame rate of the video, or None.
+            avg_fps: Average frame rate of the video; None has the exact grid.
             fps: Wanted sampling rate, frames per second.
             start_s: Where the clip starts, seconds in the source video.
+            exact: Every `1 / fps` seconds, whatever frames there are, not every so many frames.
 
         Raises:
             SettingsError: A rate is not finite and positive.
         """
-        if avg_fps is None:
+        if exact or avg_fps is None:
             return cls(start_s, 1 / check_fps(fps))
         return cls(start_s, frame_step(avg_fps, fps) / avg_fps)
 
@@ -141,7 +143,7 @@ class Picks:
     """Single moments of one video in place of a grid.
 
     Attributes:
-        times_s: rising, in seconds.
+        times_s: in order, in seconds; one that repeats gives its frame again.
     """
 
     times_s: tuple[float, ...]

@@ -57,7 +57,7 @@ class SharedVideo:
     def __init__(self, shared: SharedVideos, key: tuple, path: str | os.PathLike, options: dict[str, Any]):
         self._shared, self._path, self._options = shared, path, options
         self._video: VideoStream | None = None
-        self._given, self._last_s = 0, -float("inf")
+        self._given, self._skip = 0, 0
         self.ended = False
         tape = shared._tapes.get(key)
         if tape is None:
@@ -73,9 +73,9 @@ class SharedVideo:
         if self._video is None and (tape.end is not None or wanted <= tape.known_s):
             while self._given < len(tape.frames) and tape.frames[self._given][0] < wanted:
                 self.decode_ms = tape.after_ms[self._given]
-                self._last_s, image = tape.frames[self._given]
+                frame = tape.frames[self._given]
                 self._given += 1
-                yield self._last_s, image
+                yield frame
             if tape.end is not None and self._given == len(tape.frames) and tape.known_s < wanted:
                 self._tell(tape.end)
                 self.ended = True
@@ -91,10 +91,11 @@ class SharedVideo:
         """Read on behind what the tape holds, and add to it while there is room."""
         tape, shared = self._tape, self._shared
         if self._video is None:
-            self._video = open_video(self._path, **self._options)
+            self._video, self._skip = open_video(self._path, **self._options), self._given
         recording = self._given == len(tape.frames)
         for time_s, image in self._video.read(until_s):
-            if time_s <= self._last_s:
+            if self._skip:  # replayed before; not by time, for a frame may come again
+                self._skip -= 1
                 continue
             recording = recording and shared.nbytes + image.nbytes <= shared.cap_bytes
             if recording:
@@ -102,7 +103,6 @@ class SharedVideo:
                 tape.after_ms.append(self._video.decode_ms)
                 shared.nbytes += image.nbytes
             self._given += 1
-            self._last_s = time_s
             yield time_s, image
         self._tell({name: getattr(self._video, name) for name in _TOLD})
         self.ended = self._video.ended

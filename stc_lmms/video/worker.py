@@ -1,7 +1,7 @@
 """The decoder process: `python -m stc_lmms.video.worker JOB`, started by `process.DecoderProcess`.
 
 Decoders hang and abort on broken files, and neither can be caught; a process can be killed. JOB is a JSON
-object (backend, path, fps, start_s, avg_fps or null, first_k, times_s or null; for `live` also what
+object (backend, path, fps, start_s, avg_fps or null, exact, first_k, times_s or null; for `live` also what
 `describe_source` says), or for a look at the packets only (backend: "scan", path). Messages go to standard
 output: the length of a JSON header as 4 bytes, the header, then `n_bytes` of pixels:
 
@@ -75,7 +75,7 @@ def decode(job: dict, messages: Messages) -> None:
             source = SOURCES[job["backend"]](job["path"], messages.tick)
         messages.send("info", **asdict(source.info))
         # After a fallback the grid stays that of the first decoder, or frames would repeat or go missing.
-        grid = Grid.of(job["avg_fps"] or source.info.avg_fps, job["fps"], job["start_s"])
+        grid = Grid.of(job["avg_fps"] or source.info.avg_fps, job["fps"], job["start_s"], job["exact"])
         if job.get("times_s") is not None:
             grid = Picks(tuple(job["times_s"]))
         for k, image_HWC in source.frames(grid, job["first_k"]):

@@ -1,5 +1,6 @@
 """Dispider as a streaming model, on tiny checkpoints in both released layouts."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,9 +9,10 @@ from stc_lmms.errors import StcError
 from stc_lmms.memory.clips import ClipMemory
 from stc_lmms.models.base import Generation
 from stc_lmms.models.dispider import Dispider
-from stc_lmms.models.dispider_text import reaction_prompt, released_sampling
+from stc_lmms.models.dispider_text import clip_span, reaction_prompt, released_sampling, time_sentence
 from stc_lmms.streaming.player import Clip as PlayerClip
 from stc_lmms.streaming.player import Player
+from stc_lmms.video.shared import SharedVideos
 from tests.media import encode_video, moving_square_frames
 from tests.models.dispider_helpers import LAYOUTS, fresh, play, scene, settings, states, undecided
 
@@ -207,13 +209,16 @@ def test_offline_retrieval_keeps_what_is_similar_enough(load):
     assert torch.allclose(found.weights_N, (similar / 0.1).softmax(0))
 
 
-def test_a_question_is_searched_by_what_the_task_says(load):
+def test_a_question_is_searched_by_what_the_task_says(load, monkeypatch):
     frames, times = scene(40)
     stream = play(load(method="none"), frames, times)
-    plain = stream.ask("Q? A. yes B. no", SHORT)
-    assert stream.ask("Q? A. yes B. no", SHORT, search="Q? A. yes B. no").token_ids == plain.token_ids
-    searched = [stream.retrieve(stream.clips, stream.model.words(q)).weights_N for q in ("Q?", "Q? A. yes")]
-    assert not torch.allclose(*searched, atol=1e-6)
+    asked, retrieve = [], stream.retrieve
+    monkeypatch.setattr(stream, "retrieve", lambda *args: (asked.append(args[1]), retrieve(*args))[1])
+    stream.ask("Q? A. yes B. no", SHORT, search="Q?")
+    stream.ask("Q? A. yes B. no", SHORT)
+    for found, searched in zip(asked, ("Q?", "Q? A. yes B. no"), strict=True):
+        wanted = stream.model.words(searched)
+        assert all(torch.equal(got, want) for got, want in zip(found, wanted, strict=True))
 
 
 def test_the_prompt_has_markers_and_an_opening_where_they_are_asked_for():
@@ -249,6 +254,22 @@ def test_decisions_follow_the_released_trigger_loop(folders):
             assert not one_by_one.speak(SHORT).efficiency.frames_seen % 4
             assert not one_by_one.should_speak()
     assert spoke == answered
+
+
+def test_speaking_later_does_not_count_its_own_decision_as_an_answer(base, monkeypatch):
+    frames, times = scene(13)
+    monkeypatch.setattr(base.net, "logit", lambda query: 1.0)  # wants to answer after every clip
+    stream, told = base.open_stream(), []
+    answer = stream._answer
+    monkeypatch.setattr(stream, "_answer", lambda *args: (told.append([*args[4]]), answer(*args))[1])
+    stream.watch(QUESTION)
+    for at in range(13):
+        stream.observe(frames[at : at + 1], times[at : at + 1])
+        if at in (4, 8, 12):  # a frame behind the decision
+            stream.speak(SHORT)
+    assert told == [[], [1], [1, 2]]
+    stream.speak(SHORT)  # nothing is pending: the last one counts, too
+    assert told[-1] == [1, 2, 3]
 
 
 def test_speaking_in_the_callback_sees_the_frames_of_its_moment(folders):
@@ -304,9 +325,31 @@ def test_the_released_grid_spreads_whole_clips_over_what_a_question_sees(load, t
         spans = [(clip.start_s, clip.end_s) for clip in player._stream.clips]
         wanted = released_sampling(count, 5.0, 4)
         assert len(spans) == len(wanted) // 4 == {170: 8, 90: 4}[count]  # halves to even, as released
-        assert spans == [(wanted[i] / 5, wanted[i + 3] / 5) for i in range(0, len(wanted), 4)]
+        # a clip ends when its last frame does
+        ends = [(wanted[i] / 5, (wanted[i + 3] + 1) / 5) for i in range(0, len(wanted), 4)]
+        assert np.allclose(spans, ends, atol=1e-6)
     assert player.restarts == 1  # every question reads its clip from the start
     player.close()
+
+
+def test_the_released_grid_gives_a_frame_again_where_a_slow_video_has_no_other(load, tmp_path):
+    video = encode_video(tmp_path / "v.mp4", moving_square_frames(12), 1)
+    model = load(method="none", grid="released", frames_per_clip=16)
+    videos = SharedVideos()
+    for start_s, wanted in ((0.0, released_sampling(12, 1.0, 16)), (3.0, released_sampling(9, 1.0, 16))):
+        assert len(set(wanted)) < len(wanted) == 16
+        for _ in range(2):  # decoded, then replayed
+            player = Player(model, videos.open)
+            player.ask(QUESTION, PlayerClip(str(video), start_s), SHORT)
+            (clip,) = player._stream.clips
+            assert (clip.start_s, clip.end_s) == (0, wanted[-1] + 1)
+            player.close()
+
+
+def test_halves_are_rounded_as_released_in_spite_of_rounded_time_stamps():
+    # frames 14 and 44 at 30 fps end at 0.5 s and 1.5 s
+    assert time_sentence(*clip_span([0.0, round(14 / 30, 6)], 1 / 30)).endswith("in 0 to 0 seconds")
+    assert time_sentence(*clip_span([0.0, round(44 / 30, 6)], 1 / 30)).endswith("in 0 to 2 seconds")
 
 
 def test_a_player_polls_each_question_on_a_stream_of_its_own(folders, tmp_path):

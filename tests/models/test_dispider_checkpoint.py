@@ -95,6 +95,11 @@ def test_what_is_no_dispider_is_refused(tmp_path, copy):
             {"perception_select_layer": None},
             "its config has no mm_vision_select_layer or perception_select_layer",
         ),
+        ("perception_decision/", {"resolution": "64"}, "resolution='64' must be of type int"),
+        ("perception_decision/", {"pool_num": -1}, "pool_num=-1 must be at least 1"),
+        ("perception_decision/", {"perception_select_layer": [1]}, "perception_select_layer=[1] must be of"),
+        ("", {"decision_hidden_size": True}, "decision_hidden_size=True must be of type int"),
+        ("", {"decision_projector_type": 2}, "decision_projector_type=2 must be of type str"),
         ("perception_decision/", {"pool_num": 9}, "pool_num=9 slots do not tile resolution=16 tokens"),
         ("perception_decision/", {"resolution": 10}, "pool_num=1 slots do not tile resolution=10 tokens"),
     ],
@@ -103,6 +108,15 @@ def test_fields_that_no_release_has_are_refused(copy, where, fields, told):
     folder = copy()
     edit(folder / f"{where}config.json", **fields)
     assert told in refusal(folder)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layer_that_the_tower_does_not_have_is_refused_before_weights(copy, layout, monkeypatch):
+    folder, name = copy(layout), {"v1": "mm_vision_select_layer", "v2": "perception_select_layer"}[layout]
+    config = next(path for path in folder.glob("*/config.json") if name in path.read_text())
+    edit(config, **{name: -30})
+    monkeypatch.setattr("stc_lmms.models.dispider_weights.Networks", None)  # nothing is built
+    assert "mm_vision_select_layer=-30 is out of range for a tower of " in refusal(folder, Dispider)
 
 
 def test_methods_and_memories_that_do_not_fit_are_refused_before_weights(built):

@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from stc_lmms.cli import main
-from stc_lmms.errors import SettingsError
+from stc_lmms.errors import SettingsError, StcError
+from stc_lmms.models.base import Generation
 from stc_lmms.models.livecc import Comment, caption, check_commentary, spoken
+from stc_lmms.models.qwen_vl_config import clip_indices, clip_slice_tokens
 from stc_lmms.settings import resolve
+from stc_lmms.streaming.player import Clip, Player
 from tests.media import encode_video, moving_square_frames
 from tests.models.qwen_checkpoint import SMALL
 from tests.models.test_qwen_vl import message
@@ -42,6 +45,24 @@ def test_three_seconds_and_then_one_by_one(load_qwen, clip_2fps, positions, meth
         assert commented(model, *clip_2fps, pieces).comments == whole.comments
     short = commented(model, clip_2fps[0][:5], clip_2fps[1][:5])
     assert short.comments == []
+
+
+def test_steps_of_which_frames_are_missing_end_with_their_time(load_qwen, clip_2fps):
+    frames, times = clip_2fps
+    gone = (2, 6, 7, 9)  # at 1 s, all of 3 to 4 s, and 4.5 s
+    left = [k for k in range(13) if k not in gone]
+    comments = commented(load_qwen("livecc", **NONE), frames[left], [times[k] for k in left], 2).comments
+    assert [(c.start_s, c.end_s) for c in comments] == [(0, 3), (4, 5), (5, 6)]
+
+
+def test_max_frames_holds_for_a_commentary_too(load_qwen, clip_2fps):
+    frames, times = clip_2fps
+    model = load_qwen("livecc", max_frames=8, **NONE)
+    assert len(commented(model, frames[:8], times[:8], 3).comments) == 2
+    for pieces in (13, 2):
+        assert "longer than max_frames=8; raise it" in message(
+            StcError, commented, model, frames, times, pieces
+        )
 
 
 def test_steps_are_one_prefill_of_the_stock_model(load_qwen, clip_2fps):
@@ -122,6 +143,7 @@ def test_what_cannot_comment_is_told_in_one_line(load_qwen):
     for name, args, words in (
         ("livecc", {"fps": 0.5}, "fps=0.5 does not fit a commentary"),
         ("livecc", {"fps": 3}, "fps must be even"),
+        ("livecc", {"grid": "released"}, "grid=released reads whole clips"),
         ("livecc", {"memory": "recent"}, "memory=recent does not fit a commentary"),
         ("livecc", {"method": "dycoke", "memory": "recent"}, "memory=recent"),
         ("livecc", {"method": "vidcom2", "mode": "original"}, "holds frames back"),
@@ -157,6 +179,43 @@ def test_stream_comment_prints_as_the_video_goes_on(qwen_checkpoint, video, caps
     assert "--comment takes no questions" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rate", [25, 15, 5, 1])
+def test_steps_are_seconds_whatever_the_rate_of_the_video(qwen_checkpoint, tmp_path, capsys, rate):
+    video = encode_video(tmp_path / "v.mp4", moving_square_frames(6 * rate, 64, 80), fps=rate)
+    given = ["--model_args", arguments(qwen_checkpoint("qwen2_vl"), device="cpu", method="none"), "--json"]
+    given += ["--max-new-tokens", "2"]
+    assert main(["stream", str(video), "--model", "livecc", "--comment", *given]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(c["start_s"], c["end_s"]) for c in found] == [(0, 3), (3, 4), (4, 5), (5, 6)]
+
+
+def test_the_released_grid_reads_whole_clips_as_livecc_does():
+    assert [clip_slice_tokens(n) for n in (4, 64, 128, 480)] == [768, 768, 384, 105]
+    found = clip_indices(18000, 30.0)  # 10 min
+    assert (len(found), found[0], found[-1]) == (480, 0, 17999)
+    assert clip_indices(300, 30.0, (2.0, 5.0)) == [60, 78, 96, 113, 131, 149]
+    assert clip_indices(4, 1.0) == [0, 0, 1, 1, 2, 2, 3, 3]  # slower than 2 fps: frames come again
+    assert clip_indices(3, 30.0) == [0, 2]
+    assert clip_indices(300, 30.0, (10.0, 12.0)) == []
+    assert len(clip_indices(18000, 30.0, None, 100)) == 100
+
+
+def test_the_released_grid_spreads_over_what_a_question_sees(load_qwen, tmp_path, monkeypatch):
+    video = encode_video(tmp_path / "v.mp4", moving_square_frames(48, 64, 80), fps=8)
+    model = load_qwen("livecc", grid="released", answer="choices", **NONE)
+    player = Player(model)
+    for end_s, frames in ((None, 12), (3.0, 6)):
+        player.ask("Yes?", Clip(str(video), 0.0, end_s), Generation(1))
+        stream = player._stream
+        wanted = clip_indices(48, 8.0, end_s and (0.0, end_s))
+        assert stream.times_s == [index / 8 for index in wanted] and len(wanted) == frames
+        assert stream.kept == [80] * (frames // 2)  # 8 x 10: neither slice_tokens nor the limit of 768
+    monkeypatch.setattr("stc_lmms.models.livecc.clip_slice_tokens", lambda frames: frames * 5)
+    player.ask("Yes?", Clip(str(video), 0.0, 2.0), Generation(1))
+    assert player._stream.kept == [20, 20]  # 4 x 5, of at most 20
+    player.close()
+
+
 def test_stream_asks_any_of_them(qwen_checkpoint, video, capsys):
     given = ["--model_args", arguments(qwen_checkpoint("qwen2_5_vl"), device="cpu", method="none")]
     given += ["--max-new-tokens", "4"]
@@ -176,7 +235,12 @@ def test_the_static_card_prints_what_the_tower_saves(capsys):
     assert main(["bench", "--model", "livecc", "--method", "none"]) == 2
     assert "saves nothing in the tower" in capsys.readouterr().err
     assert main(["bench", "--model", "qwen3_vl"]) == 2
-    assert "no latency card yet" in capsys.readouterr().err
+    assert "no latency card yet (valid: dispider, livecc, llava_ov, qwen2_vl, str" in capsys.readouterr().err
+    for option, value in (("--frames", "4"), ("--selection", "shared"), ("--budget", "9"), ("--layers", "2")):
+        assert main(["bench", "--model", "livecc", option, value]) == 2
+        assert f"is static, of one slice: nothing is loaded or measured; leave out {option}" in (
+            capsys.readouterr().err
+        )
 
 
 @pytest.mark.slow

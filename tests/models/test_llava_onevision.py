@@ -97,6 +97,8 @@ def test_missing_and_foreign_checkpoints_are_told_in_one_line(tmp_path):
     assert "no usable config.json" in message(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     assert "'qwen2' checkpoint, not 'llava_onevision'" in message(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_qwen"}))  # not in transformers
+    assert "'llava_qwen' checkpoint, not 'llava_onevision'" in message(tmp_path)
 
 
 def test_incomplete_weights_are_refused(checkpoint, tmp_path):

@@ -13,9 +13,11 @@ from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.models.base import Generation
 from stc_lmms.models.decoding import repetition_penalty
 from stc_lmms.models.qwen_vl import CHOICES
-from stc_lmms.models.qwen_vl_config import clip_slice_tokens, frame_size
+from stc_lmms.models.qwen_vl_config import frame_size
 from stc_lmms.models.registry import model as registered
 from stc_lmms.settings import resolve
+from stc_lmms.streaming.player import Clip, Player
+from tests.media import encode_video, moving_square_frames
 from tests.methods.streams import QUESTION, SHORT, logits, play
 from tests.models.qwen_checkpoint import FAMILIES, SMALL
 
@@ -116,6 +118,8 @@ def test_any_cut_and_every_prefix_give_the_same(load_qwen, clip, name, args):
             other.observe(changed[start:end], times[start:end])
         alone = play(model, frames[:stop], times[:stop]) if stop else model.open_stream()
         first = stream.ask(question, SHORT)
+        alone.prefill([])  # begins, as every question does
+        assert stream._seen == alone._seen
         held = stream.nbytes, stream.memory.length, list(stream.kept)
         assert stream.ask(question, SHORT).token_ids == first.token_ids
         assert (stream.nbytes, stream.memory.length, stream.kept) == held
@@ -156,7 +160,7 @@ def test_a_kept_token_stays_where_it_was(load_qwen, clip, family):
     model = load_qwen(family, method="uniform", token_budget=5)
     whole, some = play(load_qwen(family, method="none"), frames, times), play(model, frames, times)
     everything, kept = (
-        stream._place(type(stream._course)(next=(20, 20, 20)), list(slices), 0)
+        stream._place(type(stream._course)(next=(20, 20, 20)), list(slices), 0, set())
         for stream, slices in ((s, next(_again(s, frames, times))) for s in (whole, some))
     )
     for full, part, one in zip(everything, kept, next(_again(some, frames, times)), strict=True):
@@ -240,13 +244,25 @@ def test_sizes_follow_the_reference():
         if max(height, width) <= 200 * min(height, width):
             wanted = smart_resize(height, width, 28, 100 * 784, 384 * 784)
             assert frame_size(height, width, 28, 100, 384) == wanted
-    assert [clip_slice_tokens(n) for n in (4, 64, 128, 480)] == [768, 768, 384, 105]
 
 
 def test_places_count_time_where_the_family_does(load_qwen):
     for fps, stride in ((0.5, 8), (2, 2), (4, 1), (8, 0.5)):
         assert load_qwen("qwen2_5_vl", method="none", fps=fps).stride == stride
         assert load_qwen("qwen2_vl", method="none", fps=fps).stride == 1
+
+
+@pytest.mark.parametrize("rate", [25, 5, 1])
+def test_a_second_has_its_places_whatever_the_rate_of_the_video(load_qwen, tmp_path, rate):
+    model = load_qwen("qwen2_5_vl", method="none")
+    video = encode_video(tmp_path / "v.mp4", moving_square_frames(8 * rate, 64, 80), fps=rate)
+    player = Player(model)
+    player.ask(QUESTION, Clip(str(video), 0.0, 8.0), Generation(1))
+    stream = player._stream
+    assert stream.times_s == [k / 2 for k in range(16)]
+    # 2 places a second: the last slice, of 7 s, stands at 14
+    assert (model.stride, stream._course.end) == (2, 15)
+    player.close()
 
 
 @pytest.mark.gpu
@@ -284,6 +300,7 @@ def test_what_does_not_fit_is_told_before_any_weight(load_qwen, qwen_checkpoint,
     assert "'llava_onevision' checkpoint, not 'qwen2_vl'" in refused(
         CheckpointError, pretrained=str(checkpoint)
     )
+    assert "demo" not in refused(CheckpointError, pretrained="nobody/nothing")
     assert "'qwen2_vl' checkpoint, not 'qwen2_5_vl'" in refused(CheckpointError, "qwen2_5_vl")
     for args, words in (
         ({"slice_tokens": 50}, "slice_tokens=50 must be at least min_slice_tokens=100"),

@@ -1,6 +1,7 @@
 """StreamForest on a tiny checkpoint in the released layout, loaded from disk as the real one is."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
@@ -13,6 +14,7 @@ from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.models.base import Generation
 from stc_lmms.models.released import load_tokenizer
 from stc_lmms.models.streamforest import StreamForest
+from stc_lmms.models.streamforest_config import StreamForestSpec
 from stc_lmms.settings import resolve
 from stc_lmms.streaming.live import Schedule, play
 from stc_lmms.streaming.player import Clip, Player
@@ -198,6 +200,19 @@ def without(folder, prefix, change=None):
         save_file(kept, path, {"format": "pt"})
 
 
+def more(folder, *names):
+    """Add weights; a folder without an index is read whole."""
+    (folder / "model.safetensors.index.json").unlink()
+    save_file({name: torch.zeros(1) for name in names}, folder / "model-more.safetensors", {"format": "pt"})
+
+
+def test_scaled_positions_are_not_read_as_released(folder):
+    fields = json.loads((folder / "config.json").read_text())
+    scaled = fields | {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+    plain, same = (StreamForestSpec.of(folder, each).text.to_dict() for each in (fields, scaled))
+    assert same == plain
+
+
 @pytest.mark.parametrize(
     ("break_it", "told"),
     [
@@ -234,6 +249,9 @@ def without(folder, prefix, change=None):
             r"2.weight \(has \[5, 64\], needs \[64, 64\]\)",
         ),
         (lambda f: without(f, "model.norm"), "1 of the decoder .first model.norm.weight"),
+        (lambda f: more(f, "model.vision_tower.vision_tower.vision_model.head.probe"), "head.probe is unex"),
+        (lambda f: more(f, "model.mm_projector.mlp.4.weight"), "1 of the projector .first 4.weight is unex"),
+        (lambda f: more(f, "model.layers.9.mlp.up_proj.weight"), "first model.layers.9.* is unexpected"),
     ],
 )
 def test_a_wrong_checkpoint_is_one_line_before_weights(folder, tmp_path, break_it, told):
@@ -252,12 +270,11 @@ def test_nowhere_is_one_line():
 
 
 def test_weights_that_nothing_reads_are_told(folder, tmp_path, caplog):
-    more = tmp_path / "more"
-    shutil.copytree(folder, more)
-    (more / "model.safetensors.index.json").unlink()  # a folder without an index is read whole
-    save_file({"model.extra.weight": torch.zeros(1)}, more / "model-more.safetensors", {"format": "pt"})
-    without(more, "model.vision_tower.vision_tower.vision_model.post_layernorm.")  # never read
-    StreamForest.check(resolve({"pretrained": str(more), **MEMORY}, {}, model="streamforest"))
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    more(copy, "model.extra.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
+    without(copy, "model.vision_tower.vision_tower.vision_model.post_layernorm.")  # never read
+    StreamForest.check(resolve({"pretrained": str(copy), **MEMORY}, {}, model="streamforest"))
     assert "1 weights that no StreamForest has: model.extra.weight" in caplog.text
 
 
@@ -323,6 +340,18 @@ def test_the_tokenizer_may_be_named_as_released(folder, tmp_path):
     assert ids[0] == plain.convert_tokens_to_ids("<|im_start|>") and tokenizer.decode(ids).endswith(
         "<|im_end|>"
     )
+
+
+def test_a_good_tokenizer_loads_without_a_warning(folder, tmp_path, caplog):
+    named = tmp_path / "named"
+    shutil.copytree(folder, named)
+    edit(named, model_type="llava_qwen")
+    logging.getLogger("transformers").addHandler(caplog.handler)
+    try:
+        load_tokenizer(named)
+    finally:
+        logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert not caplog.records
 
 
 @pytest.mark.gpu

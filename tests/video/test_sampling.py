@@ -98,6 +98,11 @@ def test_grid_is_anchored_at_the_clip_start():
     assert Grid.of(None, 0.5).step_s == 2.0
 
 
+def test_the_exact_grid_counts_seconds_not_frames():
+    assert Grid.of(25, 2, 1.0).time_s(3) == 2.44
+    assert Grid.of(25, 2, 1.0, exact=True) == Grid(1.0, 0.5)
+
+
 def test_float_noise_does_not_cross_a_border():
     grid = Grid.of(10.0, 10.0)
     assert all(grid.count_before(n / 10) == n for n in range(2000))
