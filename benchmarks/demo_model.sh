@@ -15,7 +15,8 @@ compare() { # folder, further model arguments, options
   cp "$out/$folder/compare.json" "$out/$folder/scores.json" "$kept/$folder/"
 }
 
-python -m training.demo.evaluate demo --blind --json $kept/arrays.json --methods method=none method=stc
+python -m training.demo.evaluate demo --blind --json $kept/arrays.json \
+  --methods method=none method=stc method=stc,positions=original
 python -m training.demo.evaluate demo --mp4 --json $kept/mp4.json
 compare methods "" --methods none,$methods,stc_cacher,$controls --budgets 18,12,9
 compare cacher "" --methods none,stc_cacher --vary cache_interval=2,4,8 --vary update_ratio=0.1,0.25,0.5

@@ -87,7 +87,11 @@ def families_block() -> str:
     """Dense, blind and guessing per family, on arrays and on encoded videos."""
     arrays, videos = evaluation("arrays"), evaluation("mp4")
     rows = arrays["accuracy"] | {"dense, from H.264": videos["accuracy"]["method=none"]}
-    names = {"method=none": "dense", "method=stc": "`stc`, 12 tokens"}
+    names = {
+        "method=none": "dense",
+        "method=stc": "`stc`, 12 tokens",
+        "method=stc,positions=original": "the same, `positions=original`",
+    }
     kept = headline()
     lines = [
         f"{arrays['videos']} videos of {arrays['frames']} frames, {sum(arrays['questions'].values())} "
