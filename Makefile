@@ -9,6 +9,8 @@ READY  := $(VENV)/.ready
 OLD    := $(VENV)-transformers-$(OLDEST)
 VLM    := $(VENV)-vlmeval
 
+MAKEFLAGS += --jobs=3  # the environments are made at the same time
+
 .PHONY: demo test lint clean
 
 demo: $(READY)
