@@ -1,11 +1,11 @@
-"""The only place that knows transformers' internals and how they differ between 4.56 and 5.x.
+"""What differs between transformers 4.56 and 5.x: configurations, weights, towers.
 
-(What concerns Qwen-VL models alone is in `compat_qwen_vl.py`.)
+`compat_llm.py` has the decoders, and `compat_qwen_vl.py` what concerns Qwen-VL models alone. Nothing else
+knows transformers' internals.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,8 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AttentionInterface,
     AutoConfig,
     AutoProcessor,
-    DynamicCache,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     PreTrainedModel,
@@ -30,8 +28,6 @@ from transformers import (
 from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms.errors import CheckpointError
-from stc_lmms.ops.places import Placed
-from stc_lmms.ops.rope import rotation
 
 _HUB_TIMEOUT_S = 10
 
@@ -51,177 +47,6 @@ def run_encoder_layer(layer: nn.Module, h_FTD: Tensor) -> Tensor:
 @functools.cache
 def _takes_causal_mask(layer_class: type[nn.Module]) -> bool:
     return "causal_attention_mask" in inspect.signature(layer_class.forward).parameters
-
-
-# Attention of one layer: gets its index, q [H,L,d], k and v [G,S,d] and the scale; gives [H,L,d].
-Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
-
-
-_HOOK = "stc_lmms_attend"
-
-
-def _hooked_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    attend: Attend,
-    **unused: object,
-) -> tuple[Tensor, None]:
-    out_HLd = attend(module.layer_idx, query[0], key[0], value[0], scaling)
-    return out_HLd.transpose(0, 1)[None], None
-
-
-# A name without a mask function of its own: transformers makes no mask, what is visible is up to `attend`.
-AttentionInterface.register(_HOOK, _hooked_attention)
-
-
-class LanguageModel:
-    """The stock decoder of a (vision-)language model and its head, one sequence at a time.
-
-    Attributes:
-        embed: the input embedding, int64 ids [L] to [L,D].
-        inv_freq: RoPE angles per position [d/2].
-        layers: number of decoder layers.
-        kv_heads: G, key heads.
-        head_dim: d.
-
-    Shapes: L tokens, D width, V vocabulary, H query heads, G key heads, S keys, d head width.
-    """
-
-    def __init__(self, model: nn.Module):
-        self._decoder = getattr(model.model, "language_model", model.model)  # of a plain decoder, itself
-        self._head = model.lm_head
-        self.embed: nn.Module = model.get_input_embeddings()
-        config = self._decoder.config
-        self.inv_freq: Tensor = self._decoder.rotary_emb.inv_freq
-        self.layers: int = config.num_hidden_layers
-        self.kv_heads: int = config.num_key_value_heads
-        self.head_dim: int = head_dim(config)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of weights, keys and values."""
-        return self._decoder.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the decoder runs."""
-        return self._decoder.device
-
-    def new_cache(self) -> DynamicCache:
-        """An empty, growing KV cache."""
-        return DynamicCache()
-
-    def cache_nbytes(self, cache: DynamicCache) -> int:
-        """Bytes of all keys and values."""
-        return sum(
-            x.nbytes
-            for layer in cache.layers
-            for x in (layer.keys, layer.values)
-            if isinstance(x, Tensor)  # None before the first token
-        )
-
-    def hidden(self, embeds_LD: Tensor, cache: DynamicCache | None, attend: Attend | None = None) -> Tensor:
-        """Last hidden states [L,D] of L new embeddings.
-
-        Args:
-            embeds_LD: the embeddings; `Placed` ones where the decoder does not place them itself.
-            cache: gets their keys and values; positions go on behind it. None: nothing is kept, and
-                queries and keys reach `attend` without RoPE (all positions are 0).
-            attend: runs in place of attention in every layer; it gets all keys of `cache`, or the new ones
-                without one. None: the model's own attention.
-        """
-        given = self._given(embeds_LD, cache, unrotated=attend is not None and cache is None)
-        if attend is None:
-            out = self._decoder(**given, past_key_values=cache, use_cache=True)
-            return out.last_hidden_state[0]
-        config = self._decoder.config
-        own = config._attn_implementation
-        config._attn_implementation = _HOOK
-        try:
-            out = self._decoder(**given, past_key_values=cache, use_cache=cache is not None, attend=attend)
-        finally:
-            config._attn_implementation = own
-        return out.last_hidden_state[0]
-
-    def _given(self, embeds_LD: Tensor, cache: DynamicCache | None, unrotated: bool) -> dict[str, Any]:
-        """Arguments of the decoder: the embeddings, and their positions where it must not choose them."""
-        given: dict[str, Any] = {"inputs_embeds": embeds_LD[None]}
-        if unrotated:
-            given["position_ids"] = torch.zeros(1, len(embeds_LD), dtype=torch.long, device=self.device)
-        return given
-
-    def places(self, embeds_LD: Tensor, start: int) -> Tensor:
-        """Places on the axes of this decoder's RoPE, int64 [A,L].
-
-        Args:
-            embeds_LD: the tokens.
-            start: number in the stream of the first of them.
-        """
-        return torch.arange(start, start + len(embeds_LD), device=self.device)[None]
-
-    def shifts(self, embeds_LD: Tensor, starts: Sequence[int], prefix: int) -> Tensor:
-        """How much nearer each of F frames would stand if the video began with it, int64 [F,A].
-
-        `starts` are the numbers in the stream of their first tokens, `prefix` is that of the first frame's.
-        """
-        return torch.tensor(starts, dtype=torch.long, device=self.device)[:, None] - prefix
-
-    def rotation(self, places_AL: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [L,d] at these places, see `ops.rope.rotation`."""
-        return rotation(places_AL[0], self.inv_freq, self.dtype)
-
-    def head(self, hidden_D: Tensor) -> Tensor:
-        """Float32 logits [V]."""
-        return self._head(hidden_D).float()
-
-
-class PlacedLanguageModel(LanguageModel):
-    """A decoder that is given `Placed` tokens, never bare embeddings.
-
-    Flash attention takes places that do not count up by one for several sequences, so it cannot be used.
-    """
-
-    def _given(self, embeds_LD: Placed, cache: DynamicCache | None, unrotated: bool) -> dict[str, Any]:
-        given = super()._given(embeds_LD.embeds_LD, cache, unrotated)
-        return {"position_ids": embeds_LD.places_AL} | given
-
-    def places(self, embeds_LD: Placed, start: int) -> Tensor:
-        """Those that it carries."""
-        return embeds_LD.places_AL
-
-    def shifts(self, embeds_LD: Placed, starts: Sequence[int], prefix: int) -> Tensor:
-        """Those that it carries."""
-        return embeds_LD.shifts_FA
-
-
-def head_dim(text_config: PretrainedConfig) -> int:
-    """Width of one attention head."""
-    return getattr(text_config, "head_dim", None) or (
-        text_config.hidden_size // text_config.num_attention_heads
-    )
-
-
-def why_not_hooked(text_config: PretrainedConfig) -> str | None:
-    """Why a memory cannot do the attention of this decoder itself, or None if it can.
-
-    It rotates keys itself, so it must know the rotation; and it sees every layer's whole past.
-    """
-    rope = rope_parameters(text_config)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        return f"its RoPE is of type {kind!r}, not plain"
-    if set(getattr(text_config, "layer_types", None) or ()) - {"full_attention"}:
-        return "some of its layers have a sliding window of their own"
-    return None
-
-
-def rope_parameters(text_config: PretrainedConfig) -> dict[str, Any]:
-    """Parameters of its RoPE (5.x and 4.x name)."""
-    return getattr(text_config, "rope_parameters", None) or getattr(text_config, "rope_scaling", None) or {}
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: object) -> frozenset[int]:

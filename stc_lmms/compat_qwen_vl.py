@@ -7,7 +7,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 
-from stc_lmms import compat
+from stc_lmms import compat, compat_llm
 from stc_lmms.errors import CheckpointError
 from stc_lmms.ops.mrope import axis_of_frequency, rotation_3d
 from stc_lmms.ops.places import Placed
@@ -43,13 +43,13 @@ def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMix
     return processor
 
 
-class MropeLanguageModel(compat.PlacedLanguageModel):
+class MropeLanguageModel(compat_llm.PlacedLanguageModel):
     """The decoder of a Qwen-VL model: it is given `Placed` tokens, never bare embeddings."""
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
         config, rotary = self._decoder.config, self._decoder.rotary_emb
-        sections = compat.rope_parameters(config).get("mrope_section") or rotary.mrope_section
+        sections = compat_llm.rope_parameters(config).get("mrope_section") or rotary.mrope_section
         interleaved = config.model_type.startswith("qwen3_vl")  # fixed in the class, not in the config
         self._axis = axis_of_frequency(sections, interleaved).to(self.device)
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stc_lmms import compat
+from stc_lmms import compat_llm
 from stc_lmms.golden.base import Case, CaseResult, distance, tensor_file, worst
 from stc_lmms.memory.clips import ClipMemory, ClipState
 from stc_lmms.memory.full import Full
@@ -142,7 +142,7 @@ class _EndToEnd:
         self._equal("trigger.positions", torch.tensor(answered, dtype=torch.long))
 
     def _reaction(self, prefix: str, clips: ClipMemory, kept: Sequence[int]) -> None:
-        llm = compat.LanguageModel(self.net.networks.reaction)
+        llm = compat_llm.LanguageModel(self.net.networks.reaction)
         ids = self.wanted["in.prompt_ids"][0]
         at = int((ids == self.case["image_token_index"]).nonzero())
         embeds = torch.cat((llm.embed(ids[:at]), self.net.visual(clips, kept), llm.embed(ids[at + 1 :])))

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stc_lmms import compat
+from stc_lmms import compat, compat_llm
 from stc_lmms.golden.base import Case, CaseResult, distance, tensor_file, worst
 from stc_lmms.memory.rekv import ReKV, ReKVMemory, ReKVReader, chunk_means
 from stc_lmms.towers import open_tower
@@ -22,7 +22,7 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
         return CaseResult(float("inf"), 0.0, False, f"unknown kind {kind!r}")
     tensors = load_file(tensor_file(case_path))
     model = _model(case, tensors, dtype)
-    llm = compat.LanguageModel(model)
+    llm = compat_llm.LanguageModel(model)
     memory = ReKV(
         n_local=case["n_local"], retrieve_size=case["topk"], retrieve_chunk=case["retrieve_chunk_size"]
     ).open(llm)

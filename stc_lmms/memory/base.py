@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from stc_lmms.compat import LanguageModel
+    from stc_lmms.compat_llm import LanguageModel
 
 
 class Reader(ABC):
@@ -118,7 +118,7 @@ class StreamMemory(ABC):
 class Memory(ABC):
     """The options of a memory: a frozen dataclass."""
 
-    runs_attention = False  # does the attention of the decoder itself, see `compat.why_not_hooked`
+    runs_attention = False  # does the attention of the decoder itself, see `compat_llm.why_not_hooked`
     one_axis = False  # places tokens anew on one axis: not for decoders with M-RoPE
 
     @abstractmethod

@@ -27,7 +27,7 @@ from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
 from stc_lmms.memory.dp_cache import DPCache, Eviction, Pools, Schedule
 
 if TYPE_CHECKING:
-    from stc_lmms.compat import LanguageModel
+    from stc_lmms.compat_llm import LanguageModel
 
 
 @dataclass(frozen=True)

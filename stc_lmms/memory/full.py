@@ -11,7 +11,7 @@ from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
 from stc_lmms.memory.dycoke_dp import DecodePruning, PrunedReader
 
 if TYPE_CHECKING:
-    from stc_lmms.compat import LanguageModel
+    from stc_lmms.compat_llm import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from stc_lmms.compat import LanguageModel
+    from stc_lmms.compat_llm import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from stc_lmms.ops.attention import Part, attend, combine, windowed
 from stc_lmms.ops.rope import rotate
 
 if TYPE_CHECKING:
-    from stc_lmms.compat import LanguageModel
+    from stc_lmms.compat_llm import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from stc_lmms.ops.attention import attend, attend_masked, combine, windowed
 from stc_lmms.ops.rope import rotate, rotation
 
 if TYPE_CHECKING:
-    from stc_lmms.compat import LanguageModel
+    from stc_lmms.compat_llm import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from stc_lmms import compat
+from stc_lmms import compat, compat_llm
 from stc_lmms.errors import CheckpointError
 from stc_lmms.memory.clips import ClipState
 from stc_lmms.models.base import StreamingModel, checkpoint, open_device
@@ -123,7 +123,7 @@ class Dispider(StreamingModel):
         self.settings, self.spec, self.tokenizer, self.compact_tokenizer = settings, spec, tokenizer, compact
         self.options: DispiderOptions = settings.build_model_options()
         self.net = DispiderNet(spec, networks)
-        self.llm = compat.LanguageModel(networks.reaction)
+        self.llm = compat_llm.LanguageModel(networks.reaction)
         self.device, self.dtype = self.llm.device, self.llm.dtype
         self.tower = open_tower(networks.vision, spec.select_layer)
         self.method = settings.build_method()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from stc_lmms import compat
+from stc_lmms import compat, compat_llm
 from stc_lmms.errors import CheckpointError
 from stc_lmms.methods.base import ATTENTION, Compressed, Context, whole
 from stc_lmms.methods.budget import Usage, usage
@@ -122,7 +122,7 @@ class LlavaOnevision(StreamingModel):
         self.tower = open_tower(model.model.vision_tower, config.vision_feature_layer)
         options = settings.build_model_options()
         self.prompt, self.keeps_places = options.prompt, options.positions == "original"
-        self.llm = (compat.PlacedLanguageModel if self.keeps_places else compat.LanguageModel)(model)
+        self.llm = (compat_llm.PlacedLanguageModel if self.keeps_places else compat_llm.LanguageModel)(model)
         self.method, self.memory = settings.build_method(), settings.build_memory()
         self.tokens_per_frame = tokens_per_frame(config)
         grid = patch_grid(config)

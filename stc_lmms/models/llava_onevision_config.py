@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from stc_lmms import compat
+from stc_lmms import compat, compat_llm
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.models.base import checkpoint
 from stc_lmms.ops.grid import halved
@@ -37,7 +37,7 @@ def check_fit(settings: Settings, config: Any) -> None:
         method.tower.check_budget(patch_grid(config), layers_used(config))
     if method.token is not None:
         method.token.check(tokens_per_frame(config))
-    reason = compat.why_not_hooked(text) if memory.runs_attention else None
+    reason = compat_llm.why_not_hooked(text) if memory.runs_attention else None
     if reason:
         raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
     if settings.build_model_options().positions == "original":

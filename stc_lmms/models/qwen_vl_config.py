@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from stc_lmms import compat, compat_qwen_vl
+from stc_lmms import compat, compat_llm, compat_qwen_vl
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.methods.base import ATTENTION
 from stc_lmms.methods.budget import within
@@ -56,7 +56,7 @@ def check_fit(settings: Settings, config: Any) -> None:
             f"memory={settings.memory} puts the tokens that it brings back at new places on one axis, but "
             f"those of {settings.model} have three (time, row, column); use full or recent"
         )
-    reason = compat.why_not_hooked(text) if memory.runs_attention else None
+    reason = compat_llm.why_not_hooked(text) if memory.runs_attention else None
     if reason:
         raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
     memory.check(text.num_hidden_layers, None)

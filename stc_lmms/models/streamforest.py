@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2ForCausalLM, SiglipVisionModel
 
-from stc_lmms import compat
+from stc_lmms import compat, compat_llm
 from stc_lmms.errors import StcError
 from stc_lmms.memory.forest import Forest
 from stc_lmms.memory.full import Full, FullMemory
@@ -208,7 +208,7 @@ class StreamForest(StreamingModel):
         self.settings, self.spec, self.networks, self.tokenizer = settings, spec, networks, tokenizer
         self.options: StreamForestOptions = settings.build_model_options()
         self.method = settings.build_method()
-        self.tower, self.llm = open_tower(networks.vision), compat.LanguageModel(networks.decoder)
+        self.tower, self.llm = open_tower(networks.vision), compat_llm.LanguageModel(networks.decoder)
         self.device, self.dtype = self.llm.device, self.llm.dtype
         self.places = Places(spec.grid, spec.vision.hidden_size, self.device, self.dtype)
         self.eos_ids: frozenset[int] = frozenset()

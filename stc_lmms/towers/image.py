@@ -1,5 +1,7 @@
 """What SigLIP and CLIP share: pixel values of one fixed size, separate q, k, v, full attention."""
 
+from abc import abstractmethod
+
 from torch import Tensor, nn
 
 from stc_lmms import compat
@@ -89,6 +91,6 @@ class ImageTower(Tower):
         h_FTD = self._first_hidden(pixels_FCHW, interpolate_pos_encoding=True)
         return h_FTD, Layout(key=tuple(pixels_FCHW.shape[2:]), tokens=h_FTD.shape[1])
 
+    @abstractmethod
     def _first_hidden(self, pixels_FCHW: Tensor, **how: bool) -> Tensor:
         """Patch and position embeddings, with the stock module's own options."""
-        raise NotImplementedError
