@@ -165,7 +165,7 @@ def test_weights_of_another_tower_or_none_are_refused(copy, built):
     assert "has no weights as safetensors files; fetch the whole checkpoint" in refusal(folder, Dispider)
 
 
-def test_what_old_shards_carry_beside_the_weights_is_ignored(copy):
+def test_what_old_shards_carry_beside_the_weights_is_ignored(copy, built):
     folder = copy()
     vision = f"{COMPACT}model.vision_tower.vision_tower.vision_model."
 
@@ -175,7 +175,10 @@ def test_what_old_shards_carry_beside_the_weights_is_ignored(copy):
         weights.pop(f"{COMPACT}lm_head.weight")
 
     change_weights(folder, change)
-    Dispider(settings(folder))
+    found, expected = (vars(Dispider(settings(path)).net.networks) for path in (folder, built["v2"]))
+    for part, network in expected.items():
+        weights = found[part].state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items()), part
 
 
 def test_rows_added_for_new_tokens_are_taken_from_the_weights(copy):
