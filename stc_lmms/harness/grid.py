@@ -172,6 +172,8 @@ class _Sharing(Harness):
     def load(self) -> StreamingModel:
         model = self._weights.model(self.settings)
         _warm_up(model)
+        if model.device.type == "cuda":  # a run's peak is its own
+            torch.cuda.reset_peak_memory_stats(model.device)
         return model
 
 
@@ -194,8 +196,6 @@ def _run(
     output: Path,
     limit: int | None,
 ) -> Outcome:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     try:
         with contextlib.redirect_stdout(sys.stderr):  # tables of single runs; the comparison is the output
             results = simple_evaluate(

@@ -35,6 +35,7 @@ class CudaCapture:
     def __init__(self, device: torch.device, wanted: bool = True):
         self.device = device
         self.reason = ""
+        self._side: torch.cuda.Stream | None = None  # one for all: graphs that share memory need the same
         if device.type != "cuda":
             self.reason = f"there are no graphs on {device.type}"
         elif not wanted:
@@ -52,16 +53,20 @@ class CudaCapture:
                 for the device. Calling it twice must do no harm: it runs before it is recorded.
             pool: of `new_pool`.
         """
-        current, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                function()
-        current.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile (a camera's frames): only this one's mistakes count.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            output = function()
+        # Not always the current device (device=cuda:1): elsewhere the kernels would run, but not be recorded.
+        with torch.cuda.device(self.device):
+            if self._side is None:
+                self._side = torch.cuda.Stream()
+            current = torch.cuda.current_stream()
+            self._side.wait_stream(current)
+            with torch.cuda.stream(self._side):
+                for _ in range(_WARM_UPS):
+                    function()
+            current.wait_stream(self._side)
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may allocate meanwhile (a camera's frames): only this one's mistakes count.
+            with torch.cuda.graph(graph, pool, self._side, "thread_local"):
+                output = function()
         return output, graph.replay
 
 

@@ -175,6 +175,17 @@ def test_graphs_equal_eager_bit_for_bit(load, clip, args, dtype):
 
 
 @pytest.mark.gpu
+def test_graphs_work_on_a_device_that_is_not_the_current_one(load, clip):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    model = load(**CACHER, device="cuda:1")
+    frames, live = pixels(model, clip, 6), runner(model, model.capture)
+    assert torch.cuda.current_device() == 0
+    assert_equal([live.encode(frame) for frame in frames], eagerly(model, frames))
+    assert not model.capture.reason and torch.cuda.current_device() == 0
+
+
+@pytest.mark.gpu
 def test_live_frames_do_not_grow_memory_on_a_gpu(load, clip):
     model = load(**CACHER, device="cuda")
     frames, live = pixels(model, clip, 6), runner(model, model.capture)
