@@ -71,7 +71,7 @@ class CudaCapture:
 
 
 class _Frame(NamedTuple):
-    """A captured frame: its buffers, and what the host needs to count it."""
+    """A captured frame: its buffers, what it reads besides, and what the host needs to count it."""
 
     input: Tensor
     output: Tensor
@@ -151,12 +151,14 @@ class FrameRunner:
             self._pool = self.capture.new_pool()
         tower, method = self.tower, self.method
         buffer = Patches(x.rows_PC.clone(), x.grid_thw) if isinstance(x, Patches) else x.clone()
-        role, plan, layout, references = "dense", None, None, None
+        h_1TD, layout = tower.embed(buffer)
+        role, plan, references = "dense", None, None
         if method is not None:
-            h_1TD, layout = tower.embed(buffer)
             plan = method.begin(tower, h_1TD, layout, self.state)
             references = self.state.references
             role = "reference" if plan.dense else "selective"  # the first frame of a new shape is dense
+            # Graphs of the shape before would hold on to its references.
+            self._frames = {key: frame for key, frame in self._frames.items() if self._current(frame)}
 
         def function() -> Tensor:
             if method is None:

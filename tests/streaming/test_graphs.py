@@ -5,11 +5,15 @@ on the same buffers: it shows that what is recorded depends on nothing but addre
 what the device does, and that nothing returned is overwritten later.
 """
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.streaming.graphs import CudaCapture, FrameRunner
+from stc_lmms.towers.qwen_vl import KEPT_LAYOUTS
 from tests.methods.towers import drifting_patches, tiny_tower
 
 
@@ -112,6 +116,22 @@ def test_another_shape_gets_graphs_and_references_of_its_own():
         x = clip.part(number, number + 1)
         assert torch.equal(live.encode(x), method.encode(tower, x, state))
     assert capture.recorded == 6  # both roles of each of three stretches: their references are new
+    assert {frame.references is live.state.references for frame in live._frames.values()} == {True}
+
+
+@pytest.mark.parametrize("method", [None, STCCacher()])
+def test_what_a_graph_reads_lives_as_long_as_the_graph(method):
+    """A tower keeps few layouts; a graph goes on reading the angles at the addresses of its own."""
+    tower = tiny_tower("qwen2_vl")
+    live = FrameRunner(Replayed(), tower, method, method and method.open_state(), lambda h: h)
+    live.encode(drifting_patches(1, (4, 4)))
+    angles = weakref.ref(tower.layout((4, 4)).cos_TE)
+    for side in range(KEPT_LAYOUTS):
+        tower.layout((6, 2 + 2 * side))
+    assert (4, 4) not in {size for size, *_ in tower._layouts} and angles() is not None
+    del live
+    gc.collect()
+    assert angles() is None
 
 
 def test_why_frames_run_eagerly(load, clip):
