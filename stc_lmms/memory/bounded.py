@@ -130,7 +130,7 @@ class BoundedMemory(StreamMemory):
         self._state = _State(
             pools,
             old.prefix_LD,
-            tokens[kept.to(tokens.device)],
+            _rows(tokens, kept),
             ids[kept],
             old.length + len(embeds_MD),
             seen,
@@ -146,7 +146,7 @@ class BoundedMemory(StreamMemory):
         parts = [] if state.prefix_LD is None else [state.prefix_LD]
         if state.tokens is not None:
             active = torch.isin(state.ids, torch.tensor(state.pools.active, dtype=torch.long))
-            parts.append(state.tokens[active.to(state.tokens.device)])
+            parts.append(_rows(state.tokens, active))
         if not parts:
             return torch.empty(0)
         return torch.cat(parts)
@@ -158,6 +158,11 @@ class BoundedMemory(StreamMemory):
     def restore(self, snapshot: object) -> None:
         """See `StreamMemory.restore`."""
         self._state = snapshot
+
+
+def _rows(x_TD: Tensor, mask_T: Tensor) -> Tensor:
+    """Rows of a tensor by a mask on the host, which knows how many there are: the device must not say so."""
+    return x_TD.index_select(0, mask_T.nonzero().flatten().to(x_TD.device))
 
 
 class BoundedReader(Reader):

@@ -176,8 +176,9 @@ def merge_once(x_FTD: Tensor, r: int) -> Tensor:
     matching = match(x_FTD, r)
     if matching is None:
         return x_FTD
-    ones = torch.ones(*x_FTD.shape[:2], 1, dtype=torch.promote_types(x_FTD.dtype, torch.float32))
-    mean, _ = merge_weighted(matching, x_FTD, ones.to(x_FTD.device))
+    wide = torch.promote_types(x_FTD.dtype, torch.float32)
+    ones = torch.ones(*x_FTD.shape[:2], 1, dtype=wide, device=x_FTD.device)
+    mean, _ = merge_weighted(matching, x_FTD, ones)
     order = matching.places().argsort(dim=1)
     return mean.gather(1, order[..., None].expand_as(mean))
 
