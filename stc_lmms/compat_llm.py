@@ -10,6 +10,7 @@ from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms.ops.places import Placed
 from stc_lmms.ops.rope import rotation
+from stc_lmms.ops.transfer import to_device
 
 # Attention of one layer: gets its index, q [H,L,d], k and v [G,S,d] and the scale; gives [H,L,d].
 Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
@@ -126,7 +127,7 @@ class LanguageModel:
 
         `starts` are the numbers in the stream of their first tokens, `prefix` is that of the first frame's.
         """
-        return torch.tensor(starts, dtype=torch.long, device=self.device)[:, None] - prefix
+        return to_device(starts, self.device, torch.long)[:, None] - prefix
 
     def rotation(self, places_AL: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine [L,d] at these places, see `ops.rope.rotation`."""

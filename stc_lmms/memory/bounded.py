@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -25,6 +26,7 @@ from torch.nn import functional
 from stc_lmms.errors import SettingsError
 from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
 from stc_lmms.memory.dp_cache import DPCache, Eviction, Pools, Schedule
+from stc_lmms.ops.transfer import to_device
 
 if TYPE_CHECKING:
     from stc_lmms.compat_llm import LanguageModel
@@ -83,7 +85,7 @@ class _State:
     pools: Pools
     prefix_LD: Tensor | None = None
     tokens: Tensor | None = None
-    ids: Tensor | None = None
+    ids: np.ndarray | None = None
     length: int = 0
     seen: int = 0
 
@@ -123,10 +125,9 @@ class BoundedMemory(StreamMemory):
             pools.take_frame(entries, importance(frame, self.options.importance))
             pools.refresh(self._schedule)
         tokens = embeds_MD if old.tokens is None else torch.cat((old.tokens, embeds_MD))
-        new = torch.arange(old.seen, seen)
-        ids = new if old.ids is None else torch.cat((old.ids, new))
-        alive = torch.cat((torch.tensor(pools.active, dtype=torch.long), torch.from_numpy(pools.cache.ids)))
-        kept = torch.isin(ids, alive)
+        new = np.arange(old.seen, seen)
+        ids = new if old.ids is None else np.concatenate((old.ids, new))
+        kept = np.isin(ids, [*pools.active, *pools.cache.ids])
         self._state = _State(
             pools,
             old.prefix_LD,
@@ -145,8 +146,7 @@ class BoundedMemory(StreamMemory):
         state = self._state
         parts = [] if state.prefix_LD is None else [state.prefix_LD]
         if state.tokens is not None:
-            active = torch.isin(state.ids, torch.tensor(state.pools.active, dtype=torch.long))
-            parts.append(_rows(state.tokens, active))
+            parts.append(_rows(state.tokens, np.isin(state.ids, state.pools.active)))
         if not parts:
             return torch.empty(0)
         return torch.cat(parts)
@@ -160,9 +160,9 @@ class BoundedMemory(StreamMemory):
         self._state = snapshot
 
 
-def _rows(x_TD: Tensor, mask_T: Tensor) -> Tensor:
-    """Rows of a tensor by a mask on the host, which knows how many there are: the device must not say so."""
-    return x_TD.index_select(0, mask_T.nonzero().flatten().to(x_TD.device))
+def _rows(x_TD: Tensor, mask_T: np.ndarray) -> Tensor:
+    """Rows of a tensor by a mask of the host, which need not ask the device how many there are."""
+    return x_TD.index_select(0, to_device(np.flatnonzero(mask_T), x_TD.device))
 
 
 class BoundedReader(Reader):

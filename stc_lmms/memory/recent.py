@@ -180,8 +180,11 @@ class RecentMemory(StreamMemory):
         """What to take off a new token's place [A,M] to put the first frame that it sees behind the text."""
         # Views of lengths that the host knows: indices would have to travel to the device.
         first = [len(starts) - 1 - starts[::-1].index(seen) for _, _, seen in runs]
-        pieces = zip(first, runs, strict=True)
-        return torch.cat([shifts_FA[i, :, None].expand(-1, stop - start) for i, (start, stop, _) in pieces], 1)
+        pieces = (
+            shifts_FA[i, :, None].expand(-1, stop - start)
+            for i, (start, stop, _) in zip(first, runs, strict=True)
+        )
+        return torch.cat(tuple(pieces), dim=1)
 
     def ask(self, question_LD: Tensor | None = None) -> Reader:
         """See `StreamMemory.ask`; reads the text before the video and the last frames."""

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
 from stc_lmms.memory.kv import KV, empty
 from stc_lmms.ops.attention import attend, attend_masked, combine, windowed
 from stc_lmms.ops.rope import rotate, rotation
+from stc_lmms.ops.transfer import to_device
 
 if TYPE_CHECKING:
     from stc_lmms.compat_llm import LanguageModel
@@ -177,7 +179,7 @@ class ReKVMemory(StreamMemory):
         end = state.end + len(embeds_LD)
         places = torch.arange(state.end, end, device=llm.device)
         turn = rotation(places, llm.inv_freq, llm.dtype)
-        far = rotation(places.new_tensor([n_local - 1]), llm.inv_freq, llm.dtype)
+        far = rotation(places.new_full((1,), n_local - 1), llm.inv_freq, llm.dtype)
         sink_mask = self._sink_mask(lengths)
         window: list[KV] = []
 
@@ -201,7 +203,7 @@ class ReKVMemory(StreamMemory):
         seen = [min(init, max(0, end - self.options.n_local)) for end in ends]
         if not any(seen):
             return None
-        seen_M = torch.tensor(seen).repeat_interleave(torch.tensor(lengths)).to(self.llm.device)
+        seen_M = to_device(np.repeat(seen, lengths), self.llm.device)
         return torch.arange(init, device=self.llm.device) < seen_M[:, None]
 
     def ask(self, question_LD: Tensor | None = None) -> "ReKVReader":

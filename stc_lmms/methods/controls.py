@@ -15,6 +15,7 @@ from stc_lmms.errors import StcError
 from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted, BudgetKind
 from stc_lmms.methods.select import lowest_preferring, places, uniform_positions
+from stc_lmms.ops.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Random(Budgeted, TokenMethod[FrameCount]):
             random.Random(f"{self.seed}/{state.frames + i}").sample(range(total), self.token_budget)  # noqa: S311
             for i in range(len(tokens_FND))
         ]
-        kept_FK = torch.tensor(kept, dtype=torch.long, device=tokens_FND.device)
+        kept_FK = to_device(kept, tokens_FND.device, torch.long)
         kept_FK = kept_FK.view(len(kept), self.token_budget)
         return where.take(tokens_FND, kept_FK), FrameCount(state.frames + len(kept))
 
@@ -70,7 +71,7 @@ class Uniform(Budgeted, TokenMethod[State]):
         """See `TokenMethod.compress`."""
         where = places(tokens_FND, context)
         self.check(len(where.patches_N))
-        kept = torch.tensor(uniform_positions(where.grid, self.token_budget), device=tokens_FND.device)
+        kept = to_device(uniform_positions(where.grid, self.token_budget), tokens_FND.device)
         return where.take(tokens_FND, kept.expand(len(tokens_FND), -1)), state
 
 

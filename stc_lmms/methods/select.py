@@ -13,6 +13,7 @@ from torch import Tensor
 from stc_lmms.errors import StcError
 from stc_lmms.methods.base import Compressed, Context
 from stc_lmms.ops.rows import lowest
+from stc_lmms.ops.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -101,5 +102,5 @@ def uniform_positions(grid: tuple[int, int], count: int) -> list[int]:
 def lowest_preferring(score_FN: Tensor, count: int, preferred: Sequence[int]) -> Tensor:
     """Indices [F,count] of the lowest scores; ties go to the `preferred` positions, then to the first."""
     rest = sorted(set(range(score_FN.shape[1])) - set(preferred))
-    order = torch.tensor([*preferred, *rest], device=score_FN.device)
+    order = to_device([*preferred, *rest], score_FN.device)
     return order[lowest(score_FN[:, order], count)]

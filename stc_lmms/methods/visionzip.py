@@ -31,6 +31,7 @@ from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
 from stc_lmms.methods.select import places
 from stc_lmms.ops.rows import lowest
+from stc_lmms.ops.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def merge_contextual(rest_FRD: Tensor, keys_FRE: Tensor, count: int) -> tuple[Te
     step = max(1, rest // count)
     targets = range(0, count * step, step)
     others = [i for i in range(rest) if i not in targets]
-    target_C, other_O = (torch.tensor(x, dtype=torch.long, device=rest_FRD.device) for x in (targets, others))
+    target_C, other_O = (to_device(x, rest_FRD.device, torch.long) for x in (targets, others))
     unit = functional.normalize(keys_FRE.to(torch.promote_types(keys_FRE.dtype, torch.float32)), dim=-1)
     nearest_FO = (unit[:, other_O] @ unit[:, target_C].transpose(1, 2)).argmax(dim=-1)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stc_lmms.memory.base import Reader
 from stc_lmms.models.base import Generation
+from stc_lmms.ops.transfer import to_device
 
 # What is done to the logits [V] of a step, given the answer's ids so far.
 Adjust = Callable[[Tensor, Sequence[int]], Tensor]
@@ -70,7 +71,7 @@ def repetition_penalty(logits_V: Tensor, ids: Collection[int], penalty: float) -
     """
     if penalty == 1 or not ids:
         return logits_V
-    index = torch.tensor(sorted(ids), device=logits_V.device)
+    index = to_device(sorted(ids), logits_V.device)
     score = logits_V[index]
     return logits_V.index_copy(0, index, torch.where(score < 0, score * penalty, score / penalty))
 

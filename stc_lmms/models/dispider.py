@@ -36,6 +36,7 @@ from stc_lmms.models.dispider_text import (
 )
 from stc_lmms.models.dispider_weights import Networks, load_networks
 from stc_lmms.models.released import checkpoint_folder, load_tokenizer
+from stc_lmms.ops.transfer import to_device
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.encoder import note_unknown_role
 from stc_lmms.streaming.graphs import CudaCapture
@@ -201,4 +202,4 @@ class Dispider(StreamingModel):
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, device: torch.device) -> Tensor:
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    return torch.tensor(ids, dtype=torch.long, device=device)
+    return to_device(ids, device, torch.long)

@@ -1,8 +1,8 @@
 """Frames to the pixel values of Dispider's tower: squashed to a square, then what CLIP's processor does.
 
 Source: `process_data` of the released scripts. The resize is Pillow's bicubic one (two passes, each rounded
-to whole grey levels) in float32, on whatever device; a few
-values in ten thousand differ from Pillow by one level.
+to whole grey levels) in float32, on whatever device; a few values in ten thousand differ from Pillow by one
+level.
 """
 
 import numpy as np
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from stc_lmms.ops.transfer import to_device
 
 
 def squash(frames_FCHW: Tensor) -> Tensor:
@@ -20,11 +22,12 @@ def squash(frames_FCHW: Tensor) -> Tensor:
 
 def pixel_values(frames: np.ndarray, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Frames uint8 RGB [F,H,W,3] to pixel values [F,3,size,size] on `device`."""
-    raw = torch.from_numpy(np.ascontiguousarray(frames)).to(device)
+    raw = to_device(np.ascontiguousarray(frames), device)
     square = squash(raw.permute(0, 3, 1, 2).float())
     wide = _grey(_resize(square, (square.shape[2], size)))  # along the rows first, as Pillow does
     resized = _grey(_resize(wide, (size, size)))
-    mean, std = (square.new_tensor(x).view(3, 1, 1) for x in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    colours = to_device((OPENAI_CLIP_MEAN, OPENAI_CLIP_STD), device, torch.float32)
+    mean, std = colours.view(2, 3, 1, 1)
     return ((resized / 255 - mean) / std).to(dtype)
 
 

@@ -46,6 +46,7 @@ from stc_lmms.models.llava_onevision_config import (
 from stc_lmms.ops.attention import kernel
 from stc_lmms.ops.grid import halve, halved
 from stc_lmms.ops.places import Closed, Line, Placed
+from stc_lmms.ops.transfer import to_device
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.encoder import FrameEncoder, note_unknown_role
 from stc_lmms.streaming.graphs import CudaCapture
@@ -159,7 +160,7 @@ class LlavaOnevision(StreamingModel):
         """Frames uint8 [F,H,W,3] to the pixel values [F,3,H,W] of the checkpoint's own video processor."""
         video = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
         out = self.processor.video_processor(videos=[video], return_tensors="pt", do_sample_frames=False)
-        return out["pixel_values_videos"][0].to(self.device, self.dtype)
+        return to_device(out["pixel_values_videos"][0], self.device, self.dtype)
 
     def project(self, features_FTD: Tensor) -> Tensor:
         """Tower features to LLM tokens [F,N,D]; merged tokens, which lie on no grid, are not pooled."""
@@ -203,7 +204,7 @@ class LlavaOnevision(StreamingModel):
     def embed_text(self, text: str) -> Tensor:
         """Embeddings [L,D] of a piece of prompt, without added special tokens."""
         ids = self.processor.tokenizer(text, add_special_tokens=False).input_ids
-        return self.llm.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
+        return self.llm.embed(to_device(ids, self.device, torch.long))
 
 
 class LlavaOnevisionStream(Stream):

@@ -43,6 +43,7 @@ from stc_lmms.models.qwen_vl_slices import SliceEncoder
 from stc_lmms.ops.attention import kernel
 from stc_lmms.ops.mrope import Course, Slice
 from stc_lmms.ops.places import Placed
+from stc_lmms.ops.transfer import to_device
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.graphs import UNKNOWN_ROLE, CudaCapture
 from stc_lmms.streaming.timers import Efficiency, StageClock, environment, peak_memory_bytes
@@ -155,7 +156,7 @@ class QwenVL(StreamingModel):
         out = self.processor.video_processor(
             videos=[resized], return_tensors="pt", do_resize=False, do_sample_frames=False
         )
-        rows = out["pixel_values_videos"].to(self.device, self.dtype)
+        rows = to_device(out["pixel_values_videos"], self.device, self.dtype)
         return Patches(rows, out["video_grid_thw"])
 
     def prompt_parts(self, question: str) -> tuple[str, str]:
@@ -186,7 +187,7 @@ class QwenVL(StreamingModel):
 
     def embed(self, ids: Sequence[int] | Tensor) -> Tensor:
         """Embeddings [L,D]."""
-        return self.llm.embed(torch.as_tensor(ids, dtype=torch.long, device=self.device))
+        return self.llm.embed(to_device(ids, self.device, torch.long))
 
     def decode(
         self,

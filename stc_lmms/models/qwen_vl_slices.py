@@ -19,6 +19,7 @@ from stc_lmms.errors import StcError
 from stc_lmms.methods.base import Compressed, Context
 from stc_lmms.models.qwen_vl_config import frame_size
 from stc_lmms.ops.mrope import Slice
+from stc_lmms.ops.transfer import to_device
 from stc_lmms.streaming.graphs import FrameRunner
 from stc_lmms.streaming.timers import StageClock
 from stc_lmms.towers import Patches
@@ -140,7 +141,7 @@ class SliceEncoder:
                 f"a frame of {shape[1]}x{shape[0]} pixels in a stream of {self._shape[1]}x{self._shape[0]}: "
                 "the grid of a video cannot change; open a new stream"
             )
-        video = torch.from_numpy(np.ascontiguousarray(frames)).to(self.model.device).permute(0, 3, 1, 2)
+        video = to_device(np.ascontiguousarray(frames), self.model.device).permute(0, 3, 1, 2)
         sized = functional.interpolate(video.float(), self._size, mode="bicubic", antialias=True)
         return sized.round_().clamp_(0, 255).to(torch.uint8)
 

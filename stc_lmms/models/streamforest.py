@@ -45,6 +45,7 @@ from stc_lmms.models.streamforest_config import (
 from stc_lmms.models.streamforest_options import StreamForestOptions
 from stc_lmms.models.streamforest_text import END_OF_TURN, PREFIX, suffix, time_sentence
 from stc_lmms.ops.sincos import spatial_table, temporal_table
+from stc_lmms.ops.transfer import to_device
 from stc_lmms.settings import Settings
 from stc_lmms.streaming.encoder import FrameEncoder, note_unknown_role
 from stc_lmms.streaming.graphs import CudaCapture
@@ -113,7 +114,7 @@ def pixel_values(frames: np.ndarray, side: int, device: torch.device, dtype: tor
     The tensor resize of newer image processors differs from Pillow's, by up to 0.1 where it enlarges.
     """
     square = (Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames)
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in square])).to(device)
+    pixels = to_device(np.stack([np.asarray(image) for image in square]), device)
     return ((pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5).to(dtype)
 
 
@@ -244,7 +245,7 @@ class StreamForest(StreamingModel):
     def embed_text(self, text: str) -> Tensor:
         """Embeddings [L,D] of a piece of prompt, without added special tokens."""
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        return self.llm.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
+        return self.llm.embed(to_device(ids, self.device, torch.long))
 
 
 class StreamForestStream(Stream):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stc_lmms.ops.places import Placed
+from stc_lmms.ops.transfer import to_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +108,7 @@ class Course:
 
     @staticmethod
     def _tensor(place: Sequence[int], like: Tensor) -> Tensor:
-        return torch.tensor(place, dtype=torch.long, device=like.device)
+        return to_device(place, like.device, torch.long)
 
 
 def axis_of_frequency(sections: Sequence[int], interleaved: bool) -> Tensor:
@@ -119,7 +120,7 @@ def axis_of_frequency(sections: Sequence[int], interleaved: bool) -> Tensor:
             frequencies left, the rest is time; the others give each axis one run.
     """
     if not interleaved:
-        return torch.arange(3).repeat_interleave(torch.tensor(sections))
+        return torch.tensor([number for number in range(3) for _ in range(sections[number])])
     axis = torch.zeros(sum(sections), dtype=torch.long)
     for number in (1, 2):
         axis[number : 3 * sections[number] : 3] = number

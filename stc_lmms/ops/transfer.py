@@ -1,0 +1,28 @@
+"""Data of the host on the device, without waiting for the device."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_device(
+    values: Tensor | np.ndarray | Sequence[int] | Sequence[float],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The values on `device`; what is there already, or stays on the CPU, may share its memory with them.
+
+    A copy from pageable memory makes the host wait until the device has done all that is queued. From
+    pinned memory it is queued like a kernel, so that the host can prepare what comes next.
+
+    Args:
+        values: tensor or array of any shape, or numbers.
+        device: where to.
+        dtype: of the result; None: that of the values. Converted on the device.
+    """
+    x = torch.as_tensor(values)
+    if device.type == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory().to(device, non_blocking=True)
+    return x.to(device, dtype)
