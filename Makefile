@@ -17,8 +17,8 @@ demo: $(READY)
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/01_demo.sh
 
 # One process per core and one thread each: the models of the tests are too small for more. A file's tests stay
-# together, for they share what they have built; files keep our order, the longest first.
-PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# together, for they share what they have built.
+PYTEST := -m pytest -n auto --maxprocesses 8 --dist loadfile
 test: export OMP_NUM_THREADS := 1
 
 test: lint $(OLD)/.ready $(VLM)/.ready

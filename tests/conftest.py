@@ -22,22 +22,11 @@ os.environ["STC_MINI"] = str(QUIRKS)
 
 def pytest_collection_modifyitems(items):
     """GPU tests are skipped without a GPU, unless STC_TEST_REQUIRE_GPU says that there must be one."""
-    longest_first(items)
     if torch.cuda.is_available() or os.environ.get("STC_TEST_REQUIRE_GPU"):
         return
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-
-
-def longest_first(items):
-    """Files with what may take longest come first: no process is left alone with one in the end."""
-    longest = dict.fromkeys((item.path for item in items), 0)
-    for item in items:
-        limit = item.get_closest_marker("timeout")
-        seconds = limit.args[0] if limit else int("slow" in item.keywords)
-        longest[item.path] = max(longest[item.path], seconds)
-    items.sort(key=lambda item: -longest[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

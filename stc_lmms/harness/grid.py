@@ -22,7 +22,7 @@ from stc_lmms.harness.jobs import reason
 from stc_lmms.harness.lmms_eval import Harness
 from stc_lmms.methods.registry import recipe
 from stc_lmms.models import registry
-from stc_lmms.models.base import Generation, StreamingModel
+from stc_lmms.models.base import Generation, StreamingModel, open_device
 from stc_lmms.resources import tasks_root
 from stc_lmms.settings import Settings, resolve
 from stc_lmms.suggest import unknown
@@ -172,8 +172,9 @@ class _Sharing(Harness):
     def load(self) -> StreamingModel:
         model = self._weights.model(self.settings)
         _warm_up(model)
-        if model.device.type == "cuda":  # a run's peak is its own
-            torch.cuda.reset_peak_memory_stats(model.device)
+        device = open_device(self.settings.device)
+        if device.type == "cuda":  # a run's peak is its own
+            torch.cuda.reset_peak_memory_stats(device)
         return model
 
 
