@@ -54,9 +54,11 @@ class FakeCuda(TorchDispatchMode):
             return {True: 0.5, False: 1}[args[0].is_floating_point()]
         out = function(*args, **kwargs)
         tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor) and x.numel()]
-        if {x.device.type for x in tensors} == {"cpu", "cuda"} and function in _COPIES:
+        copy = function in _COPIES
+        # Other operations take numbers of the host as they are, but copy indices.
+        if {x.device.type for x in tensors if copy or x.dim() or x.is_cuda} == {"cpu", "cuda"}:
             self.copies.add(_caller())
-            if not (kwargs.get("non_blocking") or (len(args) > 2 and args[2])):
+            if not copy or not (kwargs.get("non_blocking") or (len(args) > 2 and args[2])):
                 self.waits.add(_caller())
         return out
 
