@@ -57,7 +57,7 @@ def slurm(tmp_path_factory, monkeypatch):
 
 
 def stopped_midway(root, other):
-    """A job that was stopped in its work, as Slurm does before a time limit; None if it was done just then."""
+    """A job that was stopped in its work, as Slurm does before a time limit; None if it was done by then."""
     job = wait_for(lambda: [job for job in answering(root) if job.index != other.index])[0]
     with contextlib.suppress(ProcessLookupError):
         os.kill(job.status()["pid"], signal.SIGUSR1)
