@@ -258,9 +258,10 @@ class Commentary:
         if options.silence_base is None:
             return logits
         pause = self.model.ids(PAUSE)[-1]
-        if logits.softmax(-1)[pause] > options.silence_base + number * options.silence_step:
-            return logits
-        return logits.index_fill(0, torch.tensor([pause], device=logits.device), -torch.inf)
+        likely = logits.softmax(-1)[pause] > options.silence_base + number * options.silence_step
+        ruled = logits.clone()
+        ruled[pause].masked_fill_(~likely, -torch.inf)  # decided on the device: the host need not wait for it
+        return ruled
 
 
 def spoken(text: str) -> tuple[str, bool]:

@@ -54,6 +54,7 @@ class SliceEncoder:
         token = self.model.method.token
         if self.tower_state is not None:
             self.tower_state.reset()
+        self.runner.reset()
         self._token_state = token.open_state() if token else None
         self._held: _Held = []
         self._odd: tuple[Tensor, float] | None = None
@@ -153,12 +154,10 @@ class SliceEncoder:
         """LLM tokens [S,N,D] and deepstack features [B,S,N,D] of the next slices."""
         model, method = self.model, self.model.method.tower
         self._layout = model.tower.layout(patches.size)
-        if len(patches) == 1:
-            with self.clock.stage("vit_ms"):
-                tokens = self.runner.encode(patches)
-            if tokens is not None:
-                self.graphed += 2
-                return tokens, None
+        tokens = self.runner.encode(patches, self.clock.stage("vit_ms"))
+        if tokens is not None:
+            self.graphed += 2
+            return tokens, None
         if method is None:
             with self.clock.stage("vit_ms"):
                 return self._dense(patches)

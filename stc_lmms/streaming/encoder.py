@@ -53,6 +53,7 @@ class FrameEncoder:
         """Forget the stream; its buffers may be kept for the next one."""
         if self.state is not None:
             self.state.reset()
+        self.runner.reset()
         self.frames = 0
         self._graphed = self._billed_frames = self._billed_recomputed = 0
 
@@ -75,12 +76,10 @@ class FrameEncoder:
             dense: runs the tower in place of `tower.encode`, for instance to look at its attention.
         """
         self.frames += len(pixels)
-        if len(pixels) == 1:
-            with self.clock.stage("vit_ms"):
-                tokens = self.runner.encode(pixels)
-            if tokens is not None:
-                self._graphed += 1
-                return tokens
+        tokens = self.runner.encode(pixels, self.clock.stage("vit_ms"))
+        if tokens is not None:
+            self._graphed += 1
+            return tokens
         with self.clock.stage("vit_ms"):
             if self.method is not None:
                 features = self.method.encode(self.tower, pixels, self.state)

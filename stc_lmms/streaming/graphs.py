@@ -5,10 +5,13 @@ the host cannot keep up. A graph replays the same kernels on the same addresses 
 reads its frame from a buffer of its own, the references of STC-Cacher are written in place, and what a
 graph returns is copied out before the next replay.
 
-Every role (dense, reference, selective) and shape has its own graph, captured at its first frame.
+Every role (dense, reference, selective) and shape has its own graph. Recording one costs as much as several
+frames, so it has to pay: a stream of single frames records at once, but a single frame behind a group may be
+no more than its rest, and only a second one of the same kind before the next group is recorded.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +22,7 @@ from stc_lmms.towers import Patches, Tower
 
 UNKNOWN_ROLE = "what the method does with a frame is not known before it runs"
 _WARM_UPS = 3  # libraries choose kernels and allocate workspaces in the first calls
+_UNTIMED = nullcontext()
 
 
 class CudaCapture:
@@ -64,9 +68,12 @@ class CudaCapture:
                     function()
             current.wait_stream(self._side)
             graph = torch.cuda.CUDAGraph()
-            # Other threads may allocate meanwhile (a camera's frames): only this one's mistakes count.
-            with torch.cuda.graph(graph, pool, self._side, "thread_local"):
-                output = function()
+            try:
+                # Other threads may allocate meanwhile (a camera's frames): only this one's mistakes count.
+                with torch.cuda.graph(graph, pool, self._side, "thread_local"):
+                    output = function()
+            finally:
+                torch.cuda.set_stream(current)  # a capture that fails leaves the side stream the current one
         return output, graph.replay
 
 
@@ -104,6 +111,11 @@ class FrameRunner:
         self.project = project
         self._frames: dict[Any, _Frame] = {}
         self._pool: Any = None
+        self.reset()
+
+    def reset(self) -> None:
+        """A new stream begins; its frames may use the graphs of the one before."""
+        self._met: set[Any] | None = None  # kinds of single frames since the last group; None: no group yet
 
     @property
     def nbytes(self) -> int:
@@ -111,28 +123,40 @@ class FrameRunner:
         return sum(frame.input.nbytes + frame.output.nbytes for frame in self._frames.values())
 
     @torch.no_grad()
-    def encode(self, x: Tensor | Patches) -> Tensor | None:
+    def encode(self, x: Tensor | Patches, timed: AbstractContextManager[None] = _UNTIMED) -> Tensor | None:
         """LLM tokens [1,N,D] of the next frame, a tensor of their own; None if it has to run eagerly.
 
-        Why it has to is in `capture.reason`. `x` is what the tower takes: pixel values [1,3,S,S], or the
-        patches of one temporal slice.
+        Groups, of which it has to be told, always run eagerly. Why all single frames do is in
+        `capture.reason`.
+
+        Args:
+            x: what the tower takes: pixel values [F,3,S,S], or the patches of F temporal slices.
+            timed: entered while a graph runs, not while it is recorded, nor when None is returned.
         """
+        if len(x) > 1:
+            self._met = set()
+            return None
         role = self._role()
         if self.capture.reason:
             return None
-        frame = self._frames.get((role, *_form(x)))
+        kind = (role, *_form(x))
+        frame = self._frames.get(kind)
         if frame is None or not self._current(frame):
+            if self._met is not None and kind not in self._met:
+                self._met.add(kind)
+                return None
             try:
                 frame = self._record(x)
             except RuntimeError as error:  # an operation that cannot be captured, or no memory for it
                 self._frames.clear()
-                self.capture.reason = f"capture failed: {(str(error).splitlines() or ['?'])[0]}"
+                self.capture.reason = f"capture failed: {(str(_cause(error)).splitlines() or ['?'])[0]}"
                 return None
-        frame.input.copy_(_tensor(x))
-        frame.replay()
-        if self.method is not None:
-            self.method.commit(frame.plan, frame.layout, self.state)
-        return frame.output.clone()
+        with timed:
+            frame.input.copy_(_tensor(x))
+            frame.replay()
+            if self.method is not None:
+                self.method.commit(frame.plan, frame.layout, self.state)
+            return frame.output.clone()
 
     def _role(self) -> str | None:
         if self.method is None:
@@ -150,7 +174,8 @@ class FrameRunner:
         if self._pool is None:
             self._pool = self.capture.new_pool()
         tower, method = self.tower, self.method
-        buffer = Patches(x.rows_PC.clone(), x.grid_thw) if isinstance(x, Patches) else x.clone()
+        with torch.inference_mode(False):  # the next frame may come in or outside inference mode
+            buffer = Patches(x.rows_PC.clone(), x.grid_thw) if isinstance(x, Patches) else x.clone()
         h_1TD, layout = tower.embed(buffer)
         role, plan, references = "dense", None, None
         if method is not None:
@@ -168,6 +193,13 @@ class FrameRunner:
         frame = _Frame(_tensor(buffer), *self.capture.record(function, self._pool), references, plan, layout)
         self._frames[role, *_form(x)] = frame
         return frame
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong first: where a capture fails, ending it raises an error that says no more than that."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _tensor(x: Tensor | Patches) -> Tensor:

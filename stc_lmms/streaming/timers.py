@@ -10,6 +10,7 @@ import platform
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 from stc_lmms import __version__
 
 STAGES = ("decode_ms", "preprocess_ms", "vit_ms", "project_ms", "method_ms", "prefill_ms")
+_PENDING = 1000  # event pairs that may wait to be read; a camera may be asked only at its end
 
 
 @dataclass
@@ -36,11 +38,13 @@ class Efficiency:
         llm_tokens_max: the most kept for any one frame.
         decode_ms: reading and decoding video.
         preprocess_ms: resize and normalisation, and the copy to the device.
-        vit_ms: vision tower, with the in-tower method; of captured frames with projector and pooling.
+        vit_ms: vision tower, with the in-tower method; of captured frames with projector and pooling, but
+            without recording the graph.
         project_ms: projector and pooling.
         method_ms: token method, or a memory that works on tokens.
         prefill_ms: prefill of visual tokens (and of the prompt's first part, once per stream).
-        ttft_ms: from the question to its first answer token: question prefill and one decoding step.
+        ttft_ms: from the question to its first answer token: what is encoded for it alone, question prefill
+            and one decoding step.
         per_token_ms: mean time of each further token; None for one-token answers.
         new_tokens: answer tokens.
         context_tokens: tokens in the KV cache when the answer began, the question included.
@@ -86,7 +90,7 @@ class StageClock:
     def __init__(self, device: torch.device):
         self._cuda = device.type == "cuda"
         self._device = device
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: deque[tuple[str, torch.cuda.Event, torch.cuda.Event]] = deque()
         self._spent = dict.fromkeys(STAGES, 0.0)
 
     @contextmanager
@@ -98,6 +102,9 @@ class StageClock:
             yield
             events[1].record(torch.cuda.current_stream(self._device))
             self._events.append((name, *events))
+            if len(self._events) >= _PENDING:
+                while self._events and self._events[0][2].query():  # the others would have to be waited for
+                    self._read_oldest()
         else:
             start = time.perf_counter()
             yield
@@ -107,9 +114,12 @@ class StageClock:
         """Let the device finish what is queued, so that it is not billed to what comes next."""
         if self._events:
             torch.cuda.synchronize(self._device)
-            for name, start, end in self._events:
-                self._spent[name] += start.elapsed_time(end)
-            self._events.clear()
+        while self._events:
+            self._read_oldest()
+
+    def _read_oldest(self) -> None:
+        name, start, end = self._events.popleft()
+        self._spent[name] += start.elapsed_time(end)
 
     def take(self) -> dict[str, float]:
         """Milliseconds of every stage since the last call."""

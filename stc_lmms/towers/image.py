@@ -80,7 +80,8 @@ class ImageTower(Tower):
                 f"not {got}: its resolution is fixed, use the checkpoint's own processor"
             )
         self.check_input("pixel values", pixels_FCHW)
-        return self._first_hidden(pixels_FCHW), self._layout
+        # The convolution leaves its tokens transposed, and every residual sum would keep those strides.
+        return self._first_hidden(pixels_FCHW).contiguous(), self._layout
 
     def embed_small(self, pixels_FCHW: Tensor) -> tuple[Tensor, Layout]:
         """The same for pixel values [F,3,H,W] of any multiple of the patch size.
@@ -88,7 +89,7 @@ class ImageTower(Tower):
         Positions are interpolated from the table, as transformers does it.
         """
         self.check_input("pixel values", pixels_FCHW)
-        h_FTD = self._first_hidden(pixels_FCHW, interpolate_pos_encoding=True)
+        h_FTD = self._first_hidden(pixels_FCHW, interpolate_pos_encoding=True).contiguous()
         return h_FTD, Layout(key=tuple(pixels_FCHW.shape[2:]), tokens=h_FTD.shape[1])
 
     @abstractmethod

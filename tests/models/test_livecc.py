@@ -14,6 +14,7 @@ from stc_lmms.models.livecc import Comment, caption, check_commentary, spoken
 from stc_lmms.models.qwen_vl_config import clip_indices, clip_slice_tokens
 from stc_lmms.settings import resolve
 from stc_lmms.streaming.player import Clip, Player
+from tests.fake_cuda import FakeCuda
 from tests.media import encode_video, moving_square_frames
 from tests.models.qwen_checkpoint import SMALL
 from tests.models.test_qwen_vl import message
@@ -137,6 +138,11 @@ def test_silence_is_ruled_out_where_it_is_not_likely_enough(load_qwen):
         assert (found != score).sum() == int(ruled_out)
     never = load_qwen("livecc", **NONE).open_commentary()
     assert torch.equal(never._without_silence(score, 9), score)
+    gpu = FakeCuda()
+    on_gpu = gpu.tensor(score)
+    with gpu:
+        commentary._without_silence(on_gpu, 0)
+    assert not gpu.waits and not gpu.copies
 
 
 def test_what_cannot_comment_is_told_in_one_line(load_qwen):

@@ -1,6 +1,7 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL as streams, on tiny checkpoints in the real layout."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from stc_lmms.streaming.player import Clip, Player
 from tests.media import encode_video, moving_square_frames
 from tests.methods.streams import QUESTION, SHORT, logits, play
 from tests.models.qwen_checkpoint import FAMILIES, SMALL
+from tests.streaming.test_graphs import Replayed
 
 # A frame has 3 x 4 tokens; "recent" forgets most of a stream of 11 frames (5 slices and a half).
 ROWS = [
@@ -201,6 +203,38 @@ def test_choices_take_the_likeliest_candidate(load_qwen, clip):
     best = CHOICES[int(score[ids].argmax())]
     answer = stream.ask(QUESTION, SHORT)
     assert answer.text == best and answer.efficiency.new_tokens == 1
+
+
+@pytest.mark.parametrize("answer", ["generate", "choices"])
+def test_an_odd_last_frame_counts_in_the_time_to_the_first_token(load_qwen, clip, monkeypatch, answer):
+    stream = play(load_qwen("qwen2_vl", method="none", answer=answer), *clip(3))
+    order, peek, wait = [], stream.encoder.peek, stream.clock.wait
+
+    def slow_peek():
+        order.append("peek")
+        time.sleep(0.2)
+        return peek()
+
+    def logged_wait():
+        order.append("wait")
+        wait()
+
+    monkeypatch.setattr(stream.encoder, "peek", slow_peek)
+    monkeypatch.setattr(stream.clock, "wait", logged_wait)
+    assert stream.ask(QUESTION, SHORT).efficiency.ttft_ms >= 200
+    assert order[:2] == ["wait", "peek"]  # what was queued before belongs to the stream
+
+
+def test_the_rest_of_a_group_is_no_reason_to_record(load_qwen, clip, monkeypatch):
+    model, capture, (frames, times) = load_qwen("qwen2_vl", method="none"), Replayed(), clip(24)
+    assert model.settings.prefill_frames == 16
+    monkeypatch.setattr(model, "capture", capture)
+    stream = play(model, frames[:18], times[:18])  # eight slices and one
+    assert stream.ask(QUESTION, SHORT).efficiency.frames_graphed == capture.recorded == 0
+    stream.observe(frames[18:20], times[18:20])
+    assert stream.ask(QUESTION, SHORT).efficiency.frames_graphed == 2 and capture.recorded == 1
+    live = play(model, frames, times, 2)
+    assert live.ask(QUESTION, SHORT).efficiency.frames_graphed == 24
 
 
 def test_repetition_penalty_is_that_of_transformers(load_qwen, clip):

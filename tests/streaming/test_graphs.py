@@ -5,6 +5,7 @@ on the same buffers: it shows that what is recorded depends on nothing but addre
 what the device does, and that nothing returned is overwritten later.
 """
 
+import contextlib
 import gc
 import weakref
 
@@ -12,7 +13,10 @@ import pytest
 import torch
 
 from stc_lmms.methods.stc_cacher import STCCacher
+from stc_lmms.models.base import Generation
+from stc_lmms.streaming.encoder import FrameEncoder
 from stc_lmms.streaming.graphs import CudaCapture, FrameRunner
+from stc_lmms.streaming.timers import StageClock
 from stc_lmms.towers.qwen_vl import KEPT_LAYOUTS
 from tests.methods.towers import drifting_patches, tiny_tower
 
@@ -34,7 +38,13 @@ class Replayed(CudaCapture):
         for _ in range(3):
             function()
         output = function()
-        return output, lambda: output.copy_(function())
+
+        def replay():
+            fresh = function()
+            with torch.inference_mode():  # a graph writes to memory, whatever tensor is there
+                output.copy_(fresh)
+
+        return output, replay
 
 
 CACHER = {"method": "stc_cacher", "cache_interval": 3, "update_ratio": 0.25}
@@ -154,6 +164,166 @@ def test_why_frames_run_eagerly(load, clip):
     assert live.encode(frame) is None
     assert broken.reason == "capture failed: operation not permitted when stream is capturing"
     assert live.state.frames == 0 and live.nbytes == 0
+
+
+class FailingGraph:
+    """A capture that meets an operation which cannot be captured, and so cannot be ended either."""
+
+    capturing = False
+
+    def capture_begin(self, *pool, **how):
+        FailingGraph.capturing = True
+
+    def capture_end(self):
+        FailingGraph.capturing = False
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+class NamedStream(str):
+    """Stands for a CUDA stream."""
+
+    def wait_stream(self, other):
+        pass
+
+
+def test_a_failed_capture_leaves_its_stream_and_tells_the_cause(load, clip, monkeypatch):
+    """Through PyTorch's own context manager, which stays on the side stream when it cannot end a capture."""
+    current = [NamedStream("current")]
+
+    @contextlib.contextmanager
+    def stream(other):
+        before, current[0] = current[0], other
+        yield
+        current[0] = before
+
+    stubs = {
+        "CUDAGraph": FailingGraph,
+        "Stream": lambda: NamedStream("side"),
+        "current_stream": lambda: current[0],
+        "set_stream": lambda other: current.__setitem__(0, other),
+        "stream": stream,
+        "device": contextlib.nullcontext,
+        "synchronize": lambda: None,
+        "graph_pool_handle": lambda: None,
+    }
+    for name, stub in stubs.items():
+        monkeypatch.setattr(torch.cuda, name, stub)
+
+    def project(features):
+        if FailingGraph.capturing:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore")
+        return features
+
+    model, capture = load(**DENSE), CudaCapture(torch.device("cuda"))
+    live = FrameRunner(capture, model.tower, None, None, project)
+    assert live.encode(*pixels(model, clip, 1)) is None
+    assert capture.reason == "capture failed: CUDA error: operation not permitted when stream is capturing"
+    assert current == ["current"]
+
+
+@pytest.mark.parametrize("args", [DENSE, CACHER], ids=str)
+def test_the_rest_of_a_group_is_no_reason_to_record(load, clip, args, monkeypatch):
+    model, capture, (frames, times_s) = load(**args), Replayed(), clip(17)
+    assert model.settings.prefill_frames == 16
+    monkeypatch.setattr(model, "capture", capture)
+    for _ in range(3):  # of one evaluation
+        stream = model.open_stream()
+        stream.observe(frames, times_s)
+        assert stream.ask("What?", Generation(max_new_tokens=1)).efficiency.frames_graphed == 0
+    assert capture.recorded == 0
+
+
+@pytest.mark.parametrize("args", [DENSE, CACHER], ids=str)
+def test_with_groups_of_one_every_frame_is_a_graph(load, clip, args, monkeypatch):
+    """What `benchmarks/gpu_parity.py` and the card's live protocol count on."""
+    model, (frames, times_s) = load(prefill_frames=1, **args), clip(5)
+    monkeypatch.setattr(model, "capture", Replayed())
+    stream = model.open_stream()
+    for _ in range(2):
+        stream.reset()
+        stream.observe(frames, times_s)
+        assert stream.ask("What?", Generation(max_new_tokens=1)).efficiency.frames_graphed == 5
+
+
+def test_behind_a_group_the_second_single_frame_of_a_kind_is_recorded(load, clip):
+    model, capture = load(**CACHER), Replayed()
+    frames, live = pixels(model, clip, 10), runner(model, capture)
+
+    def graphed(one):
+        if live.encode(one) is not None:
+            return True
+        model.method.tower.encode(model.tower, one, live.state)
+        return False
+
+    assert not graphed(torch.cat(frames[:2]))
+    assert not graphed(frames[2])  # selective; the next is a reference frame
+    assert not graphed(torch.cat(frames[3:5]))  # which begins anew
+    assert [graphed(frame) for frame in frames[5:10]] == [False, False, True, True, True]
+    assert capture.recorded == 2 and live.state.frames == 10
+    assert not graphed(torch.cat(frames[:2])) and graphed(frames[2])  # what is recorded is used
+
+
+@pytest.mark.parametrize("args", [DENSE, CACHER], ids=str)
+def test_an_emptied_stream_is_a_new_one(load, clip, args):
+    model, capture, (frames, _) = load(**args), Replayed(), clip(3)
+    encoder = FrameEncoder(
+        StageClock(torch.device("cpu")), capture, model.tower, model.method.tower, model.project
+    )
+    encoder.encode(model.pixels(frames))
+    encoder.reset()
+    for frame in frames:
+        encoder.encode(model.pixels(frame[None]))
+    assert encoder.bill()["frames_graphed"] == 3  # single frames from its start: all of them
+
+
+@pytest.mark.parametrize("args", [DENSE, CACHER], ids=str)
+def test_recording_is_in_no_stage_and_an_eager_frame_in_one(load, clip, args):
+    running, entered = [], []
+
+    class Clock(StageClock):
+        @contextlib.contextmanager
+        def stage(self, name):
+            running.append(name)
+            entered.append(name)
+            with super().stage(name):
+                yield
+            running.remove(name)
+
+    class Untimed(Replayed):
+        def record(self, function, pool):
+            assert not running
+            return super().record(function, pool)
+
+    model = load(**args)
+    parts = model.tower, model.method.tower, model.project
+    frames = pixels(model, clip, 4)
+    live = FrameEncoder(Clock(torch.device("cpu")), capture := Untimed(), *parts)
+    for frame in frames:
+        live.encode(frame)
+    assert entered == ["vit_ms"] * 4 and capture.recorded > 0
+    entered.clear()
+    eager = FrameEncoder(Clock(torch.device("cpu")), CudaCapture(torch.device("cpu")), *parts)
+    eager.encode(frames[0])
+    assert entered == ["vit_ms", "project_ms"]
+
+
+@pytest.mark.parametrize("args", [DENSE, CACHER], ids=str)
+def test_frames_come_in_and_outside_inference_mode(load, clip, args):
+    model = load(**args)
+    frames, live = pixels(model, clip, 6), runner(model, Replayed())
+    got = []
+    for number, frame in enumerate(frames):
+        with torch.inference_mode() if number % 2 == 0 else contextlib.nullcontext():
+            got.append(live.encode(frame.clone()))
+    assert_equal(got, eagerly(model, frames))
+
+
+def test_frames_of_a_qwen_stream_come_in_and_outside_inference_mode():
+    tower, patches = tiny_tower("qwen2_vl"), drifting_patches(2)
+    live = FrameRunner(Replayed(), tower, None, None, lambda h: h)
+    with torch.inference_mode():
+        live.encode(drifting_patches(1))
+    assert torch.equal(live.encode(patches.part(1, 2)), tower.encode(patches.part(1, 2)))
 
 
 def test_a_stream_of_single_frames_says_how_they_ran(load, clip):

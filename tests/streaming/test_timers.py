@@ -18,6 +18,39 @@ def test_clock_sums_a_stage_and_starts_anew():
     assert clock.take()["vit_ms"] == 0
 
 
+def test_events_of_a_stream_that_nobody_asks_do_not_pile_up(monkeypatch):
+    """The device is a few stages behind the host, which must not wait for it."""
+    recorded, waited = [], []
+
+    class Event:
+        def __init__(self, enable_timing):
+            pass
+
+        def record(self, stream):
+            self.number = len(recorded)
+            recorded.append(self)
+
+        def query(self):
+            return self.number < len(recorded) - 20
+
+        def elapsed_time(self, end):
+            assert waited or end.query()
+            return float(end.number - self.number)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    clock = StageClock(torch.device("cuda"))
+    for _ in range(2500):
+        for name in ("vit_ms", "prefill_ms"):
+            with clock.stage(name):
+                assert len(clock._events) <= 1000
+    assert not waited
+    spent = clock.take()
+    assert len(waited) == 1 and spent["vit_ms"] == spent["prefill_ms"] == 2500
+    assert not clock._events and clock.take()["vit_ms"] == 0
+
+
 def test_total_sums_work_and_keeps_maxima():
     answers = [
         Efficiency(

@@ -38,6 +38,16 @@ def test_features_are_the_stock_hidden_states(kind, layer):
         assert (tower.finish(features) - stock.last_hidden_state).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("kind", IMAGE)
+@pytest.mark.parametrize("count", [1, 3])
+def test_hidden_states_are_contiguous_whatever_the_convolution_gives(kind, count):
+    tower, frames = tiny_tower(kind), drifting_frames(count)  # NCHW, which it would answer transposed
+    with torch.no_grad():
+        for h in (tower.embed(frames)[0], tower.embed_small(frames[..., :32])[0]):
+            assert h.is_contiguous()
+            assert tower.blocks[0].dense(h, None).is_contiguous()
+
+
 @torch.no_grad()
 def stock_qwen(model, patches):
     """Output of every block and of every merger of the stock forward, and what it returns."""
