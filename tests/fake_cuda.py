@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import stc_lmms
+from stc_lmms.ops import rows
 
 PACKAGE = str(Path(stc_lmms.__file__).parent)
 _READ = torch.ops.aten._local_scalar_dense.default  # what `item`, `tolist`, `bool` and `int` come to
@@ -26,7 +27,7 @@ class FakeCuda(TorchDispatchMode):
 
     Attributes:
         waits: functions of the package, "file:name", in which the host waited for the device: it read a
-            number, or copied to or from memory that is not pinned.
+            number, or copied to or from memory that is not pinned, or not in one piece.
         copies: functions in which anything was copied between host and device.
     """
 
@@ -39,6 +40,7 @@ class FakeCuda(TorchDispatchMode):
     def __enter__(self):
         for name, stub in _STUBS.items():
             self._stack.enter_context(mock.patch(name, stub))
+        self._stack.enter_context(rows.unfused())  # Triton wants numbers
         self._stack.enter_context(self._fake)
         return super().__enter__()
 
@@ -58,7 +60,8 @@ class FakeCuda(TorchDispatchMode):
         # Other operations take numbers of the host as they are, but copy indices.
         if {x.device.type for x in tensors if copy or x.dim() or x.is_cuda} == {"cpu", "cuda"}:
             self.copies.add(_caller())
-            if not copy or not (kwargs.get("non_blocking") or (len(args) > 2 and args[2])):
+            queued = copy and (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
+            if not queued or not _in_one_piece(tensors):
                 self.waits.add(_caller())
         return out
 
@@ -102,6 +105,15 @@ def _caller():
             return f"{Path(frame.f_code.co_filename).stem}:{name}"
         frame = frame.f_back
     return "?"
+
+
+def _in_one_piece(tensors):
+    """Whether PyTorch (Copy.cu) copies these between host and device with no pageable memory in between."""
+    host, device = (next(x for x in tensors if x.is_cuda is wanted) for wanted in (False, True))
+    host = host.expand(device.shape)
+    gapless = 1 + sum((n - 1) * step for n, step in zip(host.shape, host.stride())) == host.numel()
+    alike = host.dtype == device.dtype and host.stride() == device.stride()
+    return host.is_contiguous() or (gapless and alike)
 
 
 _COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)

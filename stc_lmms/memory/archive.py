@@ -1,14 +1,15 @@
 """Where the KV of old blocks goes: host memory, or files, in slabs, up to a number of bytes.
 
-A slab holds some thousand tokens of all layers, token after token, so that a block of one layer is one
-contiguous copy in either direction. In host memory slabs are pinned if the model is on a GPU, and filled
-by a side stream; in a folder each slab is a file mapped into memory, its space allocated beforehand, so
+A slab holds some thousand tokens of all layers, layer after layer, so that neighbouring blocks of one layer
+are one piece of memory; PyTorch copies anything else by way of pageable memory, and the host waits. In host
+memory slabs are pinned if the model is on a GPU, and filled by a side stream. In a folder each slab is a
+file mapped into memory: not pinned, so there the host does wait, and its space is allocated beforehand, so
 that a full disk is an error message here and not a crash later. Under a cap the oldest slab is dropped
 when one more is needed: its blocks are forgotten, never the newer ones.
 
 The mean key of every block stays in host memory, in float32: it is what blocks are found by.
 
-Shapes: G key heads, M tokens, B blocks, d head width.
+Shapes: L layers, G key heads, T tokens of a slab, M tokens, B blocks, d head width.
 """
 
 import logging
@@ -44,8 +45,11 @@ class Place:
 
 @dataclass
 class _Slab:
-    data_TL2Gd: Tensor
+    data_LT2Gd: Tensor
     path: Path | None
+
+    def __len__(self) -> int:
+        return self.data_LT2Gd.shape[1]
 
 
 class Archive:
@@ -81,7 +85,7 @@ class Archive:
             self._slab_tokens = max(1, min(SLAB_TOKENS, self._cap_tokens // 8))
         self._slabs: dict[int, _Slab] = {}
         self._places: list[Place] = []  # of all blocks, forgotten ones too
-        self._means: list[Tensor] = []  # [layers,B,G*d] pieces, oldest first, from block _means_start on
+        self._means: list[Tensor] = []  # [L,B,G*d] pieces, oldest first, from block _means_start on
         self._means_start = 0
         self._first = 0
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -115,7 +119,7 @@ class Archive:
     @property
     def slab_nbytes(self) -> int:
         """Bytes of all slabs, filled or not; this is what the cap limits."""
-        return sum(slab.data_TL2Gd.nbytes for slab in self._slabs.values())
+        return sum(slab.data_LT2Gd.nbytes for slab in self._slabs.values())
 
     def length(self, block: int) -> int:
         """Tokens of a block."""
@@ -133,7 +137,7 @@ class Archive:
             slab, end = slab + 1, 0
         places = []
         for length in lengths:
-            if slab in self._slabs and end + length > len(self._slabs[slab].data_TL2Gd):
+            if slab in self._slabs and end + length > len(self._slabs[slab]):
                 slab, end = slab + 1, 0
             if slab not in self._slabs:
                 oldest_needed = places[0].slab if places else slab
@@ -152,12 +156,12 @@ class Archive:
         with torch.cuda.stream(self._copies) if self._copies else nullcontext():
             at = 0
             for slab, start, length in _runs(places):
-                target = self._slabs[slab].data_TL2Gd[start : start + length, layer]
+                target = self._slabs[slab].data_LT2Gd[layer, start : start + length]
                 target.copy_(packed_M2Gd[at : at + length], non_blocking=True)
                 at += length
 
     def commit(self, places: Sequence[Place], means_LBC: Tensor) -> None:
-        """Take in reserved blocks whose layers are all written, with their mean keys [layers,B,G*d]."""
+        """Take in reserved blocks whose layers are all written, with their mean keys [L,B,G*d]."""
         if not places:
             return
         self._places += places
@@ -184,7 +188,7 @@ class Archive:
             torch.cuda.current_stream(self._device).wait_stream(self._copies)
         at = 0
         for slab, start, length in _runs(places):
-            source = self._slabs[slab].data_TL2Gd[start : start + length, layer]
+            source = self._slabs[slab].data_LT2Gd[layer, start : start + length]
             out_M2Gd[at : at + length].copy_(source, non_blocking=True)
             at += length
         return KV(*out_M2Gd.permute(1, 2, 0, 3).unbind(0))
@@ -214,7 +218,7 @@ class Archive:
 
     def _make_slab(self, number: int, tokens: int, oldest_needed: int) -> None:
         if self._cap_tokens is not None:
-            have = sum(len(slab.data_TL2Gd) for slab in self._slabs.values())
+            have = sum(map(len, self._slabs.values()))
             while have + tokens > self._cap_tokens:
                 oldest = min(self._slabs, default=oldest_needed)
                 if oldest >= oldest_needed:
@@ -222,10 +226,10 @@ class Archive:
                         f"archive_cap_gib allows {self._cap_tokens} tokens, fewer than one call brings; "
                         "raise it or lower prefill_frames"
                     )
-                have -= len(self._slabs[oldest].data_TL2Gd)
+                have -= len(self._slabs[oldest])
                 self._forget(oldest)
         layers, *rest = self._shape
-        shape = (tokens, layers, *rest)
+        shape = (layers, tokens, *rest)
         if self._folder is None:
             data = torch.empty(shape, dtype=self._dtype, pin_memory=self._copies is not None)
             self._slabs[number] = _Slab(data, None)

@@ -107,7 +107,7 @@ class BoundedMemory(StreamMemory):
     @property
     def nbytes(self) -> int:
         """Bytes of the embeddings kept."""
-        kept = (self._state.prefix_LD, self._state.tokens, self._state.ids)
+        kept = (self._state.prefix_LD, self._state.tokens)
         return sum(x.nbytes for x in kept if x is not None)
 
     def begin(self, prefix_LD: Tensor) -> None:
@@ -118,12 +118,15 @@ class BoundedMemory(StreamMemory):
         """See `StreamMemory.append`; nothing is prefilled."""
         check_append(embeds_MD, tokens_per_frame)
         old, pools = self._state, self._state.pools.copy()
+        frames = embeds_MD.split(list(tokens_per_frame))
+        parts = [importance(frame, self.options.importance) for frame in frames]
+        attention = torch.cat(parts).tolist() if parts else []  # the host waits once, not for every frame
         seen = old.seen
-        for frame in embeds_MD.split(list(tokens_per_frame)):
-            entries = list(range(seen, seen + len(frame)))
-            seen += len(frame)
-            pools.take_frame(entries, importance(frame, self.options.importance))
+        for count in tokens_per_frame:
+            at = seen - old.seen
+            pools.take_frame(list(range(seen, seen + count)), attention[at : at + count])
             pools.refresh(self._schedule)
+            seen += count
         tokens = embeds_MD if old.tokens is None else torch.cat((old.tokens, embeds_MD))
         new = np.arange(old.seen, seen)
         ids = new if old.ids is None else np.concatenate((old.ids, new))
@@ -184,10 +187,10 @@ class BoundedReader(Reader):
         return self._llm.head(self._llm.hidden(embeds_LD, self._cache)[-1])
 
 
-def importance(tokens_ND: Tensor, kind: str) -> list[float]:
-    """What stands for the attention of each token of a frame."""
+def importance(tokens_ND: Tensor, kind: str) -> Tensor:
+    """What stands for the attention of each of N tokens of a frame [N]; `order` needs no device."""
     if kind == "order":
-        return torch.linspace(0.1, 1, len(tokens_ND)).tolist() if len(tokens_ND) else []
+        return torch.linspace(0.1, 1, len(tokens_ND))
     wide = tokens_ND if tokens_ND.dtype == torch.float64 else tokens_ND.float()
     mean = wide.mean(dim=0, keepdim=True)
-    return ((1 - functional.cosine_similarity(wide, mean, dim=-1)) / 2).tolist()
+    return (1 - functional.cosine_similarity(wide, mean, dim=-1)) / 2

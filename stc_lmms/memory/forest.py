@@ -55,7 +55,8 @@ class Forest:
         frames: frames taken in.
         now: the newest frames, [now_tokens,C] each.
         recent: all frames that are not part of an event, [short_tokens,C] each, those of `now` included.
-        similarities: cosine similarity of each of `recent`, but the last, to the next, over all tokens.
+        similarities: cosine similarity of each of `recent`, but the last, to the next, over all tokens;
+            numbers on the device, for which the host waits only when it cuts an event.
         events: in order of time.
     """
 
@@ -68,7 +69,7 @@ class Forest:
         self.frames = 0
         self.now: deque[Tensor] = deque(maxlen=self.options.now_frames)
         self.recent: list[Tensor] = []
-        self.similarities: list[float] = []
+        self.similarities: list[Tensor] = []
         self.events: list[Event] = []
         self._last_1PC: Tensor | None = None
 
@@ -103,7 +104,7 @@ class Forest:
         now_FPC = merge_to(x_FPC, options.now_tokens, self.heads)
         short_FPC = merge_to(now_FPC, options.short_tokens, self.heads)
         before_FPC = x_FPC[:-1] if self._last_1PC is None else torch.cat((self._last_1PC, x_FPC[:-1]))
-        self.similarities += _cosine(before_FPC, x_FPC[len(x_FPC) - len(before_FPC) :])
+        self.similarities += _cosine(before_FPC, x_FPC[len(x_FPC) - len(before_FPC) :]).unbind()
         for now_PC, short_PC in zip(now_FPC, short_FPC, strict=True):
             self.frames += 1
             self.now.append(now_PC.clone())  # a view would keep the frames of the whole call
@@ -117,7 +118,7 @@ class Forest:
     def _cut_event(self) -> None:
         """Make an event of the oldest frames."""
         options = self.options
-        frames = 1 + self._lowest(self.similarities[: options.event_window])
+        frames = 1 + self._lowest(torch.stack(self.similarities[: options.event_window]).tolist())
         tokens_1NC = torch.cat(self.recent[:frames])[None]
         merged_1NC = merge_to(tokens_1NC, frames * options.long_tokens, self.heads)
         centre = np.float32(self.frames - len(self.recent) + (frames - 1) / 2)
@@ -189,6 +190,6 @@ def _half(frames: int) -> int:
     return -(-frames // 2)
 
 
-def _cosine(a_FPC: Tensor, b_FPC: Tensor) -> list[float]:
+def _cosine(a_FPC: Tensor, b_FPC: Tensor) -> Tensor:
     wide = torch.promote_types(a_FPC.dtype, torch.float32)
-    return functional.cosine_similarity(a_FPC.flatten(1).to(wide), b_FPC.flatten(1).to(wide)).tolist()
+    return functional.cosine_similarity(a_FPC.flatten(1).to(wide), b_FPC.flatten(1).to(wide))

@@ -140,8 +140,20 @@ def test_bounded_reads_the_active_tokens_in_order_of_the_stream(llm):
     wanted = torch.cat((text(llm, PREFIX, 0), everything[sorted(pools.active)]))
     assert torch.equal(memory.context(), wanted)
     kept = PREFIX + 11 + 6
-    assert memory.nbytes == kept * everything.shape[1] * 8 + (11 + 6) * 8
+    assert memory.nbytes == kept * everything.shape[1] * 8
     assert memory.length == PREFIX + sum(EQUAL)
+
+
+@pytest.mark.parametrize("importance", ["novelty", "order"])
+def test_bounded_fetches_what_frames_are_worth_once_for_all(llm, monkeypatch, importance):
+    options = Bounded(active_tokens=11, pool_tokens=6, refresh_every=3, importance=importance)
+    tolist, fetched = torch.Tensor.tolist, []
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: fetched.append(len(x)) or tolist(x))
+    together = fill(options.open(llm), llm, RAGGED).snapshot().pools
+    assert fetched == [sum(RAGGED)]
+    alone = fill(options.open(llm), llm, RAGGED, group=1).snapshot().pools
+    assert (together.active, together.attention) == (alone.active, alone.attention)
+    assert together.cache.ids.tolist() == alone.cache.ids.tolist()
 
 
 def test_chunks_of_blocks_tail_included():

@@ -11,6 +11,7 @@ from stc_lmms.memory.archive import Archive
 from stc_lmms.memory.rekv import ReKV
 from stc_lmms.models.llava_onevision_config import check_settings
 from stc_lmms.settings import resolve
+from tests.fake_cuda import FakeCuda
 
 LAYERS, GROUPS, WIDTH = 2, 2, 4
 TOKEN = LAYERS * 2 * GROUPS * WIDTH * 4
@@ -102,6 +103,26 @@ def test_a_reservation_that_failed_is_made_again():
     store.reserve([5, 5])
     written = add(store, [5, 4])
     assert store.count == 2 and torch.equal(store.load(0, [1]).k_GSd, written[0][1][0])
+
+
+def test_a_gpu_waits_for_the_means_alone():
+    gpu = FakeCuda()
+    k, means = gpu.tensor(torch.zeros(GROUPS, 7, WIDTH)), gpu.tensor(torch.zeros(LAYERS, 2, GROUPS * WIDTH))
+    with gpu:
+        store = Archive(LAYERS, GROUPS, WIDTH, torch.float32, torch.device("cuda"))
+        places = store.reserve([3, 4])
+        store.write(1, places, k, k)
+        assert gpu.copies == {"archive:Archive.write"} and not gpu.waits
+        store.commit(places, means)
+        assert gpu.waits == {"archive:Archive.commit"}
+        gpu.waits.clear()
+        store.load(1, [0, 1])
+        assert "archive:Archive.load" in gpu.copies and not gpu.waits
+        slab = store._slabs[0]  # token after token it would wait
+        slab.data_LT2Gd = slab.data_LT2Gd.transpose(0, 1).contiguous().transpose(0, 1)
+        store.write(1, places, k, k)
+        store.load(1, [0, 1])
+        assert gpu.waits == {"archive:Archive.write", "archive:Archive.load"}
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):

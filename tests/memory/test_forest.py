@@ -9,6 +9,7 @@ from stc_lmms.memory.forest_options import ForestOptions
 from stc_lmms.models.streamforest_options import StreamForestOptions
 from stc_lmms.ops.merge import merge_to
 from stc_lmms.video.sampling import spread_indices
+from tests.fake_cuda import FakeCuda
 
 SMALL = {
     "now_tokens": 16,
@@ -114,6 +115,18 @@ def test_half_precision_is_merged_in_float32():
     torch.testing.assert_close(
         merge_to(x, 3, HEADS).float(), merge_to(x.float(), 3, HEADS), atol=0.02, rtol=0.01
     )
+
+
+def test_a_gpu_does_not_wait_while_no_event_is_cut():
+    gpu = FakeCuda()
+    frames = gpu.tensor(scenes(8))
+    with gpu:
+        forest = Forest(ForestOptions(**SMALL), HEADS)
+        for end in range(1, 8):
+            forest.append(frames[end - 1 : end])
+        assert not forest.events and not gpu.waits
+        forest.append(frames[7:8])
+        assert len(forest.events) == 1 and gpu.waits == {"forest:Forest._cut_event"}
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,11 @@ def test_methods(load, clip, method, args):
         ({"memory": "recent", "recent_frames": 3}, set(), set()),
         ({"decode_prune": 0.5, "decode_prune_layer": 1}, set(), {"dycoke_dp:DecodePruning.choose"}),
         ({"memory": "rekv", "n_local": 50, "retrieve_size": 3}, ARCHIVE, {"archive:Archive.scores"}),
-        ({"memory": "bounded", "active_tokens": 40, "pool_tokens": 20}, {"bounded:importance"}, set()),
+        (
+            {"memory": "bounded", "active_tokens": 40, "pool_tokens": 20},
+            {"bounded:BoundedMemory.append"},
+            set(),
+        ),
     ],
     ids=lambda value: next(iter(value), "-") if isinstance(value, dict) else "",
 )
@@ -110,7 +114,7 @@ def test_streamforest_waits_for_similarities(tmp_path):
     args |= {"long_quota": 36, "pretrained": str(folder), "device": "cpu", "method": "stc_cacher"}
     model = registered("streamforest").load_class()(resolve(args, {}, model="streamforest"))
     compared = {"forest:Forest._compare"}
-    assert waits(model, *scene(24)) == ({"forest:_cosine"} | compared, compared | DECODING)
+    assert waits(model, *scene(24)) == ({"forest:Forest._cut_event"} | compared, compared | DECODING)
 
 
 @pytest.mark.parametrize("layout", ["v1", "v2"])
