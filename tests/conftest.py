@@ -11,6 +11,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: its kernels then run on a CPU
 
 for _name in [n for n in os.environ if n.startswith("STC_") and not n.startswith("STC_TEST_")]:
     del os.environ[_name]  # a developer's own settings must not change what tests see

@@ -32,7 +32,7 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import TowerMethod, TowerState
 from stc_lmms.methods.stc_cacher_block import Choice, Reference, Reuse, dense_block, selective_block
 from stc_lmms.methods.stc_cacher_plan import Plan, cut_roles, fixed_roles
-from stc_lmms.ops.rows import flat_index, lowest, similarity
+from stc_lmms.ops.rows import flat_index, lowest, pick, similarity
 from stc_lmms.towers import Block, Layout, Patches, Tower
 
 
@@ -293,11 +293,11 @@ class STCCacher(TowerMethod):
             groups_SK = lowest(score_ST, count // layout.group)
             changed = self._changed(score_ST, groups_SK, layout.group)
             within = torch.arange(layout.group, device=score_ST.device)
-            index_SK = (groups_SK.unsqueeze(-1) * layout.group + within).flatten(1)
+            index_SK, place_ST = (groups_SK.unsqueeze(-1) * layout.group + within).flatten(1), None
         else:
-            index_SK = lowest(score_ST, count)
+            index_SK, place_ST = pick(score_ST, count)
             changed = self._changed(score_ST, index_SK, 1)
-        return Choice(index_SK, flat_index(index_SK, tokens), changed)
+        return Choice(index_SK, flat_index(index_SK, tokens), changed, place_ST if changed is None else None)
 
     def _changed(self, score: Tensor, index: Tensor, repeat: int) -> Tensor | None:
         if self.similarity_threshold is None:

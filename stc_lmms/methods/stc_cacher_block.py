@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stc_lmms.methods.stc_cacher_plan import Group
-from stc_lmms.ops.rows import put_rows_, similarity, take_rows
+from stc_lmms.ops.rows import kernels, put_rows_, similarity, take_add, take_rows
 from stc_lmms.towers import Block, Layout
 
 
@@ -29,11 +29,19 @@ class Reference(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Tokens to recompute: as [S,K], as rows of [S*T], and which of them count (None: all)."""
+    """Tokens to recompute.
+
+    Attributes:
+        index_SK: their numbers in each frame.
+        rows: the same as row numbers [S*K] of [S*T,D].
+        changed_SK1: which of them count; None: all.
+        place_ST: where each token stands among them, -1 for the others; None without fused kernels.
+    """
 
     index_SK: Tensor
     rows: Tensor
     changed_SK1: Tensor | None
+    place_ST: Tensor | None
 
 
 class Reuse:
@@ -59,17 +67,32 @@ class Reuse:
         parts = [similarity(group.of(k_STD), k, metric).flatten(0, 1) for group, k in self._of("k")]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def values(self, shape: torch.Size) -> Tensor:
-        """A new tensor [S,T,D] of the references' values."""
-        values_STD = self.known.v.new_empty(shape)
-        for group, v in self._of("v"):
-            group.of(values_STD).copy_(v.expand(-1, group.each, -1, -1))
-        return values_STD
+    def values(self, v_SKD: Tensor, choice: Choice) -> Tensor:
+        """A new tensor [S,T,D]: new values of the chosen tokens, those of the references for the others."""
+        shape = (len(choice.index_SK), *self.known.v.shape[1:])
+        return self._overlay_(self.known.v.new_empty(shape), "v", v_SKD, choice, add=False)
 
-    def add_updates_(self, h_STD: Tensor) -> None:
-        """Add to every token what the block added to it in its reference."""
-        for group, update in self._of("update"):
-            group.of(h_STD).add_(update)
+    def update_(self, h_STD: Tensor, new_SKD: Tensor, choice: Choice) -> Tensor:
+        """Replace the chosen tokens; add to all others what the block added to them in their reference."""
+        return self._overlay_(h_STD, "update", new_SKD, choice, add=True)
+
+    def _overlay_(self, x_STD: Tensor, name: str, new_SKD: Tensor, choice: Choice, add: bool) -> Tensor:
+        index_SK, rows, changed, place_ST = choice
+        fused = kernels(x_STD.device.type, x_STD.dtype).fused if place_ST is not None else None
+        new_SKD = new_SKD.contiguous()  # values of a wrapped projection are a third of its rows
+        for group, old in self._of(name):
+            if fused is not None:
+                part = slice(group.start, group.stop)
+                fused.overlay_(x_STD[part], old[:, 0], new_SKD[part], place_ST[part], add)
+            elif add:
+                group.of(x_STD).add_(old)
+            else:
+                group.of(x_STD).copy_(old.expand(-1, group.each, -1, -1))
+        if fused is not None:
+            return x_STD
+        if changed is not None:
+            new_SKD = torch.where(changed, new_SKD, take_rows(x_STD, rows, len(index_SK)))
+        return put_rows_(x_STD, rows, new_SKD)
 
 
 def dense_block(block: Block, h_RTD: Tensor, layout: Layout) -> tuple[Tensor, Reference]:
@@ -91,16 +114,8 @@ def selective_block(
     choice: Choice,
 ) -> Tensor:
     """One block of selective frames on `h_STD`, in place; `x_STD` is its first norm, `k_STD` its keys."""
-    frames, index_SK, rows, changed = len(h_STD), *choice
-    q, v = block.qv(take_rows(x_STD, rows, frames))
-    values = reuse.values(h_STD.shape)
-    if changed is not None:
-        v = torch.where(changed, v, take_rows(values, rows, frames))
-    put_rows_(values, rows, v)
-    attention = block.out(block.attend(q, k_STD, values, layout, index_SK))
-    new = take_rows(h_STD, rows, frames).add_(attention)
+    q, v = block.qv(take_rows(x_STD, choice.rows, len(h_STD)))
+    attention = block.attend(q, k_STD, reuse.values(v, choice), layout, choice.index_SK)
+    new = take_add(h_STD, choice.rows, block.out(attention))
     new = new.add_(block.mlp(block.norm2(new)))
-    reuse.add_updates_(h_STD)
-    if changed is not None:
-        new = torch.where(changed, new, take_rows(h_STD, rows, frames))
-    return put_rows_(h_STD, rows, new)
+    return reuse.update_(h_STD, new, choice)

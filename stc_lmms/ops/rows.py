@@ -1,10 +1,23 @@
 """Picking and replacing token rows, and the order that decides which ones.
 
-Shapes: F frames, T tokens, K picked tokens, D width, R reference frames.
+On a GPU fused kernels (`rows_triton.py`) do the same. They are chosen once per device and dtype after a
+comparison with the functions here; `kernels` says which, and why.
+
+Shapes: F frames, T tokens, K picked tokens, D width, R references that serve E frames each.
 """
+
+import functools
+import importlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 # Scores closer than this fraction of the largest one differ by float32 rounding only. Putting them on
 # a grid makes the choice among equal tokens (a still background) the same however frames are batched.
@@ -30,11 +43,30 @@ def put_rows_(x_FTD: Tensor, flat_FK: Tensor, rows_FKD: Tensor) -> Tensor:
     return x_FTD
 
 
+def take_add(x_FTD: Tensor, flat_FK: Tensor, more_FKD: Tensor) -> Tensor:
+    """Picked rows plus `more`, [F,K,D]; x must be contiguous."""
+    if (fused := kernels(x_FTD.device.type, x_FTD.dtype).fused) is not None:
+        return fused.take_add(x_FTD, flat_FK, more_FKD.contiguous())
+    return take_rows(x_FTD, flat_FK, len(x_FTD)).add_(more_FKD)
+
+
 def lowest(score_FT: Tensor, count: int) -> Tensor:
     """Indices [F,count] (int64, in no particular order) of the lowest scores of each frame.
 
     Ties, up to float32 rounding, go to the lower token index.
     """
+    return pick(score_FT, count)[0]
+
+
+def pick(score_FT: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
+    """What `lowest` gives; with fused kernels also where each token stands in it, [F,T] (-1: nowhere)."""
+    fused = kernels(score_FT.device.type, score_FT.dtype).fused if score_FT.dtype == torch.float32 else None
+    if fused is not None and score_FT.shape[1] <= fused.MOST_TOKENS:
+        return fused.lowest(score_FT.contiguous(), count)
+    return _lowest(score_FT, count), None
+
+
+def _lowest(score_FT: Tensor, count: int) -> Tensor:
     scale_F1 = score_FT.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     grid_FT = (score_FT / scale_F1 * SCORE_GRID).round().long()
     tokens = score_FT.shape[1]
@@ -43,13 +75,21 @@ def lowest(score_FT: Tensor, count: int) -> Tensor:
 
 
 def similarity(new: Tensor, old: Tensor, metric: str = "cosine") -> Tensor:
-    """Similarity of the rows of two broadcastable tensors [..., D], in float32 or wider: [...].
+    """Similarity of the rows of two broadcastable tensors [...,T,D], in float32 or wider: [...,T].
 
     Args:
         new: rows.
         old: rows to compare with.
         metric: `cosine`, `dot`, or the negative distance `l1` or `l2`. High means alike.
     """
+    fused = kernels(new.device.type, new.dtype).fused if metric == "cosine" else None
+    if fused is not None and new.dim() in (3, 4):
+        new, old = torch.broadcast_tensors(new, old)
+        return fused.cosine(new, old) if new.dim() == 4 else fused.cosine(new[None], old[None])[0]
+    return _similarity(new, old, metric)
+
+
+def _similarity(new: Tensor, old: Tensor, metric: str) -> Tensor:
     wide = torch.promote_types(new.dtype, torch.float32)
     new, old = new.to(wide), old.to(wide)
     if metric in ("l1", "l2"):
@@ -62,3 +102,72 @@ def similarity(new: Tensor, old: Tensor, metric: str = "cosine") -> Tensor:
     for length in lengths:
         dot = dot / length
     return dot
+
+
+class Kernels(NamedTuple):
+    """The module of fused kernels, None for the functions of this file, and which these are and why."""
+
+    fused: ModuleType | None
+    name: str
+
+
+_FUSED = {"cuda": "stc_lmms.ops.rows_triton"}
+
+
+def kernels(device_type: str, dtype: torch.dtype) -> Kernels:
+    """What runs on a device with tensors of a dtype."""
+    return Kernels(None, "torch (as told)") if _unfused else _chosen(device_type, dtype)
+
+
+@functools.cache
+def _chosen(device_type: str, dtype: torch.dtype) -> Kernels:
+    if device_type not in _FUSED:
+        return Kernels(None, f"torch (no fused kernels for {device_type})")
+    try:
+        fused = importlib.import_module(_FUSED[device_type])
+        why = _deviation(fused, device_type, dtype)
+    except Exception as error:  # no Triton, no compiler for it, a device that it does not know, ...
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    if not why:
+        return Kernels(fused, "triton")
+    logger.warning("rows of %s on %s are picked without fused kernels: %s", dtype, device_type, why)
+    return Kernels(None, f"torch ({why})")
+
+
+_unfused = False
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Within it the functions of this file run on every device, for comparisons."""
+    global _unfused
+    before, _unfused = _unfused, True
+    try:
+        yield
+    finally:
+        _unfused = before
+
+
+def _deviation(fused: ModuleType, device_type: str, dtype: torch.dtype) -> str:
+    """What is wrong with the fused kernels on a small example; empty if nothing is."""
+    if dtype not in fused.DTYPES:
+        return f"not for {dtype}"
+    generator = torch.Generator().manual_seed(0)
+    x, old, more = (torch.randn(4, 600, 24, generator=generator).to(device_type, dtype) for _ in range(3))
+    old, count = old[:2], 9
+    wanted = _similarity(x.unflatten(0, (2, 2)), old[:, None], "cosine")
+    score = fused.cosine(x.unflatten(0, (2, 2)), old[:, None].expand(-1, 2, -1, -1))
+    if not torch.allclose(score, wanted, rtol=0, atol=1e-5):
+        return "cosine differs"
+    index, place = fused.lowest(wanted.flatten(0, 1), count)
+    if not torch.equal(index, _lowest(wanted.flatten(0, 1), count).sort(-1).values):
+        return "lowest differs"
+    rows, new = flat_index(index, x.shape[1]), more[:, :count].contiguous()
+    if not torch.equal(fused.take_add(x, rows, new), take_rows(x, rows, len(x)).add_(new)):
+        return "take_add differs"
+    for add in (False, True):
+        each = old.repeat_interleave(2, 0)
+        wanted = put_rows_(x + each if add else each.clone(), rows, new)
+        if not torch.equal(fused.overlay_(x.clone(), old, new, place, add), wanted):
+            return "overlay_ differs"
+    return ""

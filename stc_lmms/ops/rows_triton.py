@@ -1,0 +1,207 @@
+"""The functions of `rows.py` as fused Triton kernels, for a GPU.
+
+A selective frame is small, so what counts is how many kernels it takes: in PyTorch's, comparing the keys of
+a frame and picking from them are about twenty, here two. Everything that is added is added in float32 and
+rounded once, so `take_add` and `overlay_` give PyTorch's bits, and equal scores give equal picks; only the
+sums of `cosine` run in another order.
+
+The grid has one program for every few tokens of a frame, in `lowest` one for the whole frame. Nothing waits
+for the device, and no launch depends on values, so all of it can be captured in a CUDA graph.
+
+Shapes: F frames, T tokens, K picked tokens, D width, R references that serve E frames each.
+"""
+
+import contextlib
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from stc_lmms.ops.rows import SCORE_GRID
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+MOST_TOKENS = 8192  # of a frame, in `lowest`: one program holds all of its scores
+
+_TOKENS, _WIDTH = tl.constexpr(4), tl.constexpr(256)  # a program's tile: 16 bytes of bfloat16 per thread
+_GRID = tl.constexpr(SCORE_GRID)
+_TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
+_ROUND = tl.constexpr(
+    1.5 * 2**23
+)  # added and taken away again: rounds a float32 to even, as torch.round does
+_HALVINGS = tl.constexpr((2 * SCORE_GRID).bit_length())
+
+
+def cosine(new_RETD: Tensor, old_RETD: Tensor) -> Tensor:
+    """Cosine of the rows of two tensors of one shape (any strides but the last), in float32: [R,E,T]."""
+    references, each, tokens, width = new_RETD.shape
+    score_RET = new_RETD.new_empty(new_RETD.shape[:3], dtype=torch.float32)
+    with _device(new_RETD):
+        _cosine[_cells(tokens), references * each](
+            new_RETD, *new_RETD.stride()[:3], old_RETD, *old_RETD.stride()[:3], score_RET, each, tokens, width
+        )
+    return score_RET
+
+
+def lowest(score_FT: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Indices [F,count] (int64, ascending) of the lowest scores, and where each token stands among them.
+
+    Args:
+        score_FT: float32, contiguous, T at most `MOST_TOKENS`.
+        count: K.
+
+    Returns:
+        The indices, and places [F,T] (int32), -1 for a token that is not among them.
+    """
+    frames, tokens = score_FT.shape
+    index_FK = torch.empty(frames, count, dtype=torch.int64, device=score_FT.device)
+    place_FT = torch.empty(frames, tokens, dtype=torch.int32, device=score_FT.device)
+    with _device(score_FT):
+        _lowest[(frames,)](score_FT, index_FK, place_FT, count, tokens, triton.next_power_of_2(tokens))
+    return index_FK, place_FT
+
+
+def take_add(x_FTD: Tensor, flat_FK: Tensor, more_FKD: Tensor) -> Tensor:
+    """Picked rows of x plus `more` (both contiguous): [F,K,D]; `flat_FK` comes from `rows.flat_index`."""
+    out_FKD = torch.empty_like(more_FKD)
+    rows, width = len(flat_FK), x_FTD.shape[-1]
+    with _device(x_FTD):
+        _take_add[_cells(rows, width)](x_FTD, flat_FK, more_FKD, out_FKD, rows, width)
+    return out_FKD
+
+
+def overlay_(x_FTD: Tensor, old_RTD: Tensor, new_FKD: Tensor, place_FT: Tensor, add: bool) -> Tensor:
+    """Picked tokens become the rows of `new`, all others those of `old`, or with `add` themselves plus those.
+
+    Args:
+        x_FTD: contiguous; overwritten and returned.
+        old_RTD: any strides but the last; each reference serves F/R frames in order.
+        new_FKD: rows of the picked tokens, contiguous.
+        place_FT: of `lowest`, contiguous.
+        add: whether what is not picked is kept and `old` added to it.
+    """
+    frames, tokens, width = x_FTD.shape
+    each, count = frames // len(old_RTD), new_FKD.shape[1]
+    with _device(x_FTD):
+        _overlay[(*_cells(tokens, width), frames)](
+            x_FTD, old_RTD, *old_RTD.stride()[:2], new_FKD, place_FT, each, tokens, count, width, add
+        )
+    return x_FTD
+
+
+def _cells(rows: int, width: int | None = None) -> Any:
+    down = triton.cdiv(rows, _TOKENS.value)
+    return down if width is None else (down, triton.cdiv(width, _WIDTH.value))
+
+
+def _device(x: Tensor) -> contextlib.AbstractContextManager:
+    """Triton launches on the current device, which need not be that of the tensors."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+@triton.jit
+def _cosine(
+    new,
+    new_r,
+    new_e,
+    new_t,
+    old,
+    old_r,
+    old_e,
+    old_t,
+    score,
+    each,
+    tokens,
+    width: tl.constexpr,
+):
+    t = tl.program_id(0) * _TOKENS + tl.arange(0, _TOKENS)
+    frame = tl.program_id(1).to(tl.int64)
+    r, e = frame // each, frame % each
+    new += r * new_r + e * new_e
+    old += r * old_r + e * old_e
+    inside = t < tokens
+    dot = tl.zeros((_TOKENS, _WIDTH), tl.float32)
+    new_square = tl.zeros((_TOKENS, _WIDTH), tl.float32)
+    old_square = tl.zeros((_TOKENS, _WIDTH), tl.float32)
+    for start in range(0, width, _WIDTH):
+        d = start + tl.arange(0, _WIDTH)
+        mask = inside[:, None] & (d < width)[None, :]
+        a = tl.load(new + t[:, None] * new_t + d[None, :], mask, 0.0).to(tl.float32)
+        b = tl.load(old + t[:, None] * old_t + d[None, :], mask, 0.0).to(tl.float32)
+        dot += a * b
+        new_square += a * a
+        old_square += b * b
+    new_length = tl.maximum(tl.sqrt_rn(tl.sum(new_square, 1)), 1e-8)
+    old_length = tl.maximum(tl.sqrt_rn(tl.sum(old_square, 1)), 1e-8)
+    cosine = tl.div_rn(tl.div_rn(tl.sum(dot, 1), new_length), old_length)
+    tl.store(score + frame * tokens + t, cosine, inside)
+
+
+@triton.jit
+def _lowest(score, index, place, count, tokens, BLOCK: tl.constexpr):
+    frame = tl.program_id(0).to(tl.int64)
+    t = tl.arange(0, BLOCK)
+    inside = t < tokens
+    x = tl.load(score + frame * tokens + t, inside, 0.0)
+    scale = tl.maximum(tl.max(tl.abs(x), 0), _TINY)
+    on_grid = (tl.div_rn(x, scale) * _GRID + _ROUND) - _ROUND
+    # Clamped, so that a NaN among the scores cannot lead to indices outside the frame.
+    key = tl.minimum(tl.maximum(on_grid.to(tl.int32), -_GRID), _GRID)
+    key = tl.where(inside, key, _GRID + 1)
+    low = tl.full((), -_GRID, tl.int32)
+    high = tl.full((), _GRID, tl.int32)
+    for _ in range(_HALVINGS):  # until both are the highest key that is picked
+        middle = (low + high) >> 1
+        enough = tl.sum((key <= middle).to(tl.int32), 0) >= count
+        high = tl.where(enough, middle, high)
+        low = tl.where(enough, low, middle + 1)
+    below = key < low
+    equal = key == low
+    wanted = count - tl.sum(below.to(tl.int32), 0)
+    picked = below | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= wanted))
+    at = tl.cumsum(picked.to(tl.int32), 0) - 1
+    tl.store(index + frame * count + at, t.to(tl.int64), picked)
+    tl.store(place + frame * tokens + t, tl.where(picked, at, -1), inside)
+
+
+@triton.jit
+def _take_add(x, flat, more, out, rows, width: tl.constexpr):
+    k = tl.program_id(0) * _TOKENS + tl.arange(0, _TOKENS)
+    d = tl.program_id(1) * _WIDTH + tl.arange(0, _WIDTH)
+    row = tl.load(flat + k, k < rows, 0)
+    mask = (k < rows)[:, None] & (d < width)[None, :]
+    here = k.to(tl.int64)[:, None] * width + d[None, :]
+    taken = tl.load(x + row[:, None] * width + d[None, :], mask).to(tl.float32)
+    added = taken + tl.load(more + here, mask).to(tl.float32)
+    tl.store(out + here, added.to(out.dtype.element_ty), mask)
+
+
+@triton.jit
+def _overlay(
+    x,
+    old,
+    old_r,
+    old_t,
+    new,
+    place,
+    each,
+    tokens,
+    count,
+    width: tl.constexpr,
+    ADD: tl.constexpr,
+):
+    t = tl.program_id(0) * _TOKENS + tl.arange(0, _TOKENS)
+    d = tl.program_id(1) * _WIDTH + tl.arange(0, _WIDTH)
+    frame = tl.program_id(2).to(tl.int64)
+    at = tl.load(place + frame * tokens + t, t < tokens, -1)
+    mask = (t < tokens)[:, None] & (d < width)[None, :]
+    picked = (at >= 0)[:, None]
+    old += (frame // each) * old_r
+    here = (frame * tokens + t)[:, None] * width + d[None, :]
+    fresh = tl.load(new + (frame * count + at)[:, None] * width + d[None, :], mask & picked, 0.0)
+    other = tl.load(old + t[:, None] * old_t + d[None, :], mask & (at < 0)[:, None], 0.0)
+    if ADD:
+        kept = tl.load(x + here, mask & (at < 0)[:, None], 0.0)
+        other = (kept.to(tl.float32) + other.to(tl.float32)).to(x.dtype.element_ty)
+    tl.store(x + here, tl.where(picked, fresh, other), mask)
