@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that docs/demo-model.md shows. A run that was stopped goes on where it was.
+# What docs/demo-model.md shows, all but its part about training. A run that was stopped goes on where it was.
 # Afterwards: python scripts/demo_results.py
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +18,7 @@ compare() { # folder, further model arguments, options
 python -m training.demo.evaluate demo --blind --json $kept/arrays.json \
   --methods method=none method=stc method=stc,positions=original
 python -m training.demo.evaluate demo --mp4 --json $kept/mp4.json
+python -m training.demo.text_only --json $kept/text_only.json
 compare methods "" --methods none,$methods,stc_cacher,$controls --budgets 18,12,9
 compare cacher "" --methods none,stc_cacher --vary cache_interval=2,4,8 --vary update_ratio=0.1,0.25,0.5
 compare choices "" --methods none,stc --vary history=official,aligned --vary selection=per_layer,shared

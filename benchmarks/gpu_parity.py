@@ -4,12 +4,14 @@
 
 float32 must meet the tolerances of the golden cases with equal index sets. bfloat16 carries 8 bits: there
 the outputs may differ by a stated share of their norm, and by as many selected tokens. Prints a line for
-every check, and one JSON object last; exit status 1 if a check fails, 2 without the device.
+every check, and one JSON object last; exit status 1 if a check fails, 2 without the device. An exception is
+a failed check that ends its part; the other parts go on.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,7 @@ from stc_lmms.golden import pruner as golden_pruner
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
 from stc_lmms.models.base import Generation, open_device
 from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.ops import rows
 from stc_lmms.streaming.timers import environment
 from stc_lmms.towers import open_tower
 
@@ -129,6 +132,55 @@ def graph_equals_eager(device: str, small: bool) -> Iterator[Check]:
             yield Check(f"graph = eager {method} {dtype}", norm_error(got, wanted), 0.0, passed, detail)
 
 
+def fused_equals_torch(device: str) -> Iterator[Check]:
+    """The fused row kernels at the size of SigLIP-so400m, 12 frames of 3 references."""
+    tokens, width, count = 729, 1152, 182
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        fused, why = rows.kernels(torch.device(device).type, dtype)
+        yield Check(f"fused rows run {name}", 0.0 if fused else 1.0, 0.0, fused is not None, why)
+        if fused is None:
+            continue
+        torch.manual_seed(0)
+        x, more, wide = (
+            torch.randn(*shape, device=device, dtype=dtype)
+            for shape in ((12, tokens, width), (12, count, width), (3, tokens, 3 * width))
+        )
+        old = wide[..., width : 2 * width]  # a third of a fused projection
+        new = x.unflatten(0, (3, 4))
+        score = rows.similarity(new, old[:, None]).flatten(0, 1)
+        index, place = rows.pick(score, count)
+        flat = rows.flat_index(index, tokens)
+        got = {
+            "take_add": rows.take_add(x, flat, more),
+            "overlay": fused.overlay_(x.clone(), old, more, place, False),
+            "overlay add": fused.overlay_(x.clone(), old, more, place, True),
+        }
+        with rows.unfused():
+            wanted = rows.similarity(new, old[:, None]).flatten(0, 1)
+            error = (score - wanted).abs().max().item()
+            yield Check(f"fused cosine {name}", error, 1e-5, error <= 1e-5, "largest difference")
+            same = torch.equal(index, rows.lowest(score, count).sort(-1).values)
+            yield Check(f"fused lowest {name}", float(not same), 0.0, same, "equal tokens from equal scores")
+            each = old.repeat_interleave(4, 0)
+            results = {
+                "take_add": rows.take_add(x, flat, more),
+                "overlay": rows.put_rows_(each.clone(), flat, more),
+                "overlay add": rows.put_rows_(x + each, flat, more),
+            }
+        for what, result in results.items():
+            same = torch.equal(got[what], result)
+            yield Check(f"fused {what} {name}", norm_error(got[what], result), 0.0, same, "bit for bit")
+
+
+def _whatever_comes(name: str, part: Iterator[Check]) -> Iterator[Check]:
+    """The checks of a part; an exception ends it as a failed check, and the other parts go on."""
+    try:
+        yield from part
+    except Exception as error:
+        yield Check(name, math.nan, 0.0, False, f"{type(error).__name__}: {compat.first_line(error)}")
+
+
 def _cached_values(model: LlavaOnevision, frames: Any, times_s: list[float]) -> tuple[Tensor, int]:
     """All values in the KV cache after two runs over the frames, and how many frames were graphs."""
     stream, found, graphed = model.open_stream(), [], 0
@@ -178,14 +230,17 @@ def main() -> int:
         print(f"gpu_parity: error: {error}", file=sys.stderr)
         return 2
     torch.backends.cudnn.allow_tf32 = False  # the patch embedding would round float32 to 10 bits
-    checks = []
-    for part in (
-        golden_float32(args.device),
-        golden_bfloat16(args.device),
-        grouped_equals_frame_by_frame(args.device, args.small),
-        graph_equals_eager(args.device, args.small) if device.type == "cuda" else (),
-    ):
-        for check in part:
+    parts = {
+        "golden float32": golden_float32(args.device),
+        "golden bfloat16": golden_bfloat16(args.device),
+        "grouped = frame by frame": grouped_equals_frame_by_frame(args.device, args.small),
+    }
+    if device.type == "cuda":
+        parts["graph = eager"] = graph_equals_eager(args.device, args.small)
+        parts["fused = torch"] = fused_equals_torch(args.device)
+    checks, where = [], environment(device)  # before a kernel can have broken the device
+    for name, part in parts.items():
+        for check in _whatever_comes(name, part):
             checks.append(check)
             print(
                 f"{'pass' if check.passed else 'FAIL'}  {check.name:<44} error {check.error:.2e}  "
@@ -197,8 +252,9 @@ def main() -> int:
         "benchmark": "parity",
         "passed": len(checks) - failed,
         "failed": failed,
-        "checks": [check._asdict() for check in checks],
-        "environment": environment(device),
+        # JSON has no NaN and no infinity.
+        "checks": [c._asdict() | {"error": c.error if math.isfinite(c.error) else None} for c in checks],
+        "environment": where,
     }
     if args.output:
         args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from stc_lmms.report.paired import Difference, paired_difference
 REPO = Path(__file__).resolve().parents[1]
 CARD = REPO / "stc_lmms" / "demo" / "checkpoints" / "stream_world" / "README.md"
 RESULTS, PAGE = REPO / "benchmarks" / "results" / "demo", REPO / "docs" / "demo-model.md"
-SOLVED = 0.3  # a family that the question alone lifts this far above chance tells nothing about vision
+SOLVED = 0.75  # a family whose text alone answers so much tells nothing about vision
 MAIN = 12  # the budget that the heat map shows
 
 
@@ -34,6 +34,7 @@ class Grid:
     rows: dict[str, dict]
     questions: list[tuple[str, str, str, str]]  # task, video, id, sub-task
     scores: dict[str, list[float]]
+    left_out: tuple[dict, ...] = ()  # rows without a result
 
     @classmethod
     def read(cls, name: str) -> "Grid":
@@ -46,6 +47,7 @@ class Grid:
             # both benchmarks ask about the same files
             [(task, Path(video).name, *rest) for task, video, *rest in each["questions"]],
             each["scores"],
+            tuple(row for row in rows if "n" not in row),
         )
 
     @cached_property
@@ -80,7 +82,7 @@ def evaluation(name: str) -> dict:
 def headline() -> tuple[str, ...]:
     """The families that cannot be answered without the video."""
     rows = evaluation("arrays")["accuracy"]
-    return tuple(f for f in FAMILIES if rows["no video"][f] - rows["chance"][f] < SOLVED)
+    return tuple(f for f in FAMILIES if max(rows["no video"][f], rows["text alone"][f]) < SOLVED)
 
 
 def families_block() -> str:
@@ -109,6 +111,24 @@ def families_block() -> str:
     return "\n".join(lines)
 
 
+def mini_block() -> str:
+    """The mini benchmark per family: guessing from the text, dense, and STC."""
+    grid, text = Grid.read("methods"), evaluation("text_only")
+    stc = next(n for n, row in grid.rows.items() if row["method"] == "stc" and row["budget"] == MAIN)
+    kept, groups = headline(), (*FAMILIES, "StreamingBench")
+    rows = {
+        "text alone": {g: 100 * text[g]["text_alone"] for g in groups},
+        "one answer for all": {g: 100 * text[g]["one_answer"] for g in groups},
+        "dense": {g: grid.family("none", g) for g in groups},
+        f"`stc`, {MAIN} tokens": {g: grid.family(stc, g) for g in groups},
+    }
+    lines = ["| | headline mean | " + " | ".join(groups) + " |", "|---|" + "---|" * (len(groups) + 1)]
+    for name, row in rows.items():
+        cells = [f"{_mean([row[f] for f in kept]):.1f}", *(f"{row[g]:.0f}" for g in groups)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def methods_block() -> str:
     """Every method at every budget."""
     grid, kept = Grid.read("methods"), headline()
@@ -124,7 +144,7 @@ def methods_block() -> str:
         lines.append(
             f"| `{grid.rows[name]['method']}` | {_shown_budget(grid, name)} | {_cells(grid, name, kept)} |"
         )
-    return "\n".join(lines)
+    return "\n".join(lines + _left_out(grid))
 
 
 def cacher_block() -> str:
@@ -162,7 +182,7 @@ def positions_block() -> str:
         cells = [f"{both.mean(each, kept).mean:.1f}" for each in ("closed", name)]
         cells += [f"{gap.mean:+.1f}", _interval(gap, "+"), f"{to_dense.mean:+.1f}", _interval(to_dense, "+")]
         lines.append(f"| `{row['method']}` | {_shown_budget(original, name)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines + _left_out(original))
 
 
 def spread_block() -> str:
@@ -170,10 +190,11 @@ def spread_block() -> str:
     runs = sorted(RESULTS.glob("run_*.json"))
     if not runs:
         return "Not recorded yet."
-    again = {path.stem.removeprefix("run_").replace("_", " "): path.stem for path in runs}
+    names = {path.stem.removeprefix("run_").replace("_", " "): path.stem for path in runs}
+    again = {"shipped (seed 0)": names.pop("shipped")} | names
     kept = headline()
     lines = ["| training run | headline mean | mean of 12 | lowest family |", "|---|---|---|---|"]
-    for run, file in ({"shipped (seed 0)": "arrays"} | again).items():
+    for run, file in again.items():
         row = evaluation(file)["accuracy"]["method=none"]
         low = min(kept, key=row.get)
         means = 100 * _mean([row[f] for f in kept]), 100 * _mean([row[f] for f in FAMILIES])
@@ -207,7 +228,18 @@ def _varied(folder: str, names: tuple[str, ...], headings: tuple[str, ...]) -> s
         cells = _cells(grid, name, kept).split(" | ")[1:5]
         again = f"{row['recomputed']:.1f}"
         lines.append(f"| `{row['method']}` | " + " | ".join([*values, again, *cells]) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines + _left_out(grid))
+
+
+def _left_out(grid: Grid) -> list[str]:
+    """A line about what has no row in a table, with the recorded reasons; none if all have one."""
+    told = []
+    for row in grid.left_out:
+        given = [f"{row['budget']} tokens"] if row["budget"] else []
+        given += [f"{name}={value}" for name, value in row["varied"].items()]
+        name = f"`{row['method']}`" + (f" at {', '.join(given)}" if given else "")
+        told.append(f"{name} ({'skipped' if row['skipped'] else 'failed'}: {row['trouble']})")
+    return ["", f"Not in the table: {'; '.join(told)}."] if told else []
 
 
 def _cells(grid: Grid, name: str, kept: tuple[str, ...]) -> str:
@@ -340,6 +372,7 @@ def _svg(wide: float, high: float, parts: list[str]) -> str:
 
 BLOCKS = {
     "families": families_block,
+    "mini": mini_block,
     "methods": methods_block,
     "cacher": cacher_block,
     "choices": choices_block,

@@ -96,7 +96,9 @@ def gpu_card_block(folder: Path = RESULTS) -> str:
     ]
     return "\n".join(
         [
-            "Method over dense, the arithmetic bound in brackets. Recorded on " + "; ".join(machines) + ".",
+            "Method over dense, the bound at the machine's measured rates in brackets. Recorded on "
+            + "; ".join(machines)
+            + ".",
             "",
             "| method, interval, selection, budget | frames | vision tower | prefill | all up to the cache | "
             "first token |",

@@ -2,7 +2,8 @@
 
     python scripts/render_mini.py [--out tasks/mini_data]
 
-Videos, OVO-Bench rows and StreamingBench entries, in the annotation formats of the originals. Everything
+Videos, OVO-Bench rows and StreamingBench entries, in the annotation formats of the originals. Questions are
+drawn even, so that their text alone does not help, and none is asked twice. Everything
 follows from one seed that training never uses; only the bytes of an mp4 also depend on the version of x264.
 """
 
@@ -58,17 +59,29 @@ def frames_of(number: int) -> int:
 
 
 def collect(count: int, salt: int, worlds: dict[int, World], make: Callable[..., Any]) -> list[Any]:
-    """`count` results of `make(number, world, rng)` that are not None, taking the videos in turn."""
-    rng, found, turn = np.random.default_rng([SEED, salt]), [], 0
+    """`count` different results of `make(number, world, rng)`, None left out, taking the videos in turn."""
+    rng, found, turn, known = np.random.default_rng([SEED, salt]), [], 0, set()
     numbers = sorted(worlds)
     start = int(rng.integers(len(numbers)))
     while len(found) < count:
         number = numbers[(start + turn) % len(numbers)]
         turn += 1
         made = make(number, worlds[number], rng)
-        if made is not None:
+        if made is not None and (what := _asked(made)) not in known:
+            known.add(what)
             found.append(made)
     return found
+
+
+def _asked(made: Any) -> str:
+    """What is asked when, whatever the options."""
+    if isinstance(made, list):
+        return str([_asked(entry) for entry in made])
+    told = made["questions"][0] if "questions" in made else made
+    return str([made.get("video", made.get("video_path")), *map(told.get, ("question", *_TIMES))])
+
+
+_TIMES = ("realtime", "time_stamp", "test_info")
 
 
 def some_frame(world: World, rng: np.random.Generator) -> int:
@@ -77,7 +90,7 @@ def some_frame(world: World, rng: np.random.Generator) -> int:
 
 def choice_row(family: str) -> Callable[..., dict[str, Any] | None]:
     def make(number: int, world: World, rng: np.random.Generator) -> dict[str, Any] | None:
-        asked = ask(world, family, some_frame(world, rng), rng)
+        asked = ask(world, family, some_frame(world, rng), rng, even=True)
         return asked and {"video": f"videos/{name_of(number)}"} | asked.row()
 
     return make
@@ -95,7 +108,7 @@ def rec_row(number: int, world: World, rng: np.random.Generator) -> dict[str, An
 
 
 def ssr_row(number: int, world: World, rng: np.random.Generator) -> dict[str, Any] | None:
-    asked = [ask(world, "SSR", f, rng) for f in two_frames(world, rng)]
+    asked = [ask(world, "SSR", f, rng, even=True) for f in two_frames(world, rng)]
     if None in asked:
         return None
     steps = list(dict.fromkeys(one.text for one in asked))
@@ -146,7 +159,7 @@ def streaming_entry(
 
 def choice_entry(task: str, family: str) -> Callable[..., dict[str, Any] | None]:
     def make(number: int, world: World, rng: np.random.Generator) -> dict[str, Any] | None:
-        asked = ask_choice(world, family, some_frame(world, rng), rng)
+        asked = ask_choice(world, family, some_frame(world, rng), rng, even=True)
         return asked and as_entry(number, task, asked)
 
     return make
@@ -175,7 +188,7 @@ def sequence(number: int, world: World, rng: np.random.Generator) -> list[dict[s
     for frame in np.linspace(EARLIEST, world.frames - 1, 5).astype(int):
         asked = None
         while asked is None:
-            asked = ask_choice(world, str(rng.choice(FAMILIES)), int(frame), rng)
+            asked = ask_choice(world, str(rng.choice(FAMILIES)), int(frame), rng, even=True)
         found.append(as_entry(number, "Sequential Question Answering", asked))
     return found
 

@@ -1,4 +1,10 @@
-"""The latency card: static bounds first, then measurements, then one JSON object on the last line."""
+"""The latency card: first the work of every stage, then measurements, then one JSON object on the last line.
+
+In the JSON `arithmetic_bound` is FLOPs of the method over FLOPs of dense. `bound`, to which
+`measured_over_bound` refers, is the ratio of the least times at the machine's measured rates (`floor_ms`): in
+calls of few frames a stage waits for its weights, which both read. `work` is by stage; where `launch` is a
+graph, the times, floors and bounds of `vit_ms` have projector and pooling in them.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,10 +19,15 @@ from stc_lmms.bench.frames import SIZE, synthetic_frames, video_frames
 from stc_lmms.bench.hardware import Machine, gpu_state, measure_machine
 from stc_lmms.bench.measure import Comparison, compare, summary
 from stc_lmms.bench.options import PROTOCOLS, Options
-from stc_lmms.bench.work import Job, ModelShape, Work, bounds, kv_bytes_per_token, reference_bytes
+from stc_lmms.bench.work import Job, ModelShape, bounds, captured, kv_bytes_per_token, reference_bytes
 from stc_lmms.errors import StcError
+from stc_lmms.ops.rows import kernels
 
 SCHEMA = 1
+_DEVICE_PEAK = (
+    "tensors on the device: weights, the stream, and what the other side's empty stream keeps for its next "
+    "video; not the scratch memory of captured graphs"
+)
 
 
 def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -43,7 +54,8 @@ def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
     card = _static(options, pair, shape, prompt) | {"static": work}
     say(render.head(card))
 
-    machine = measure_machine(pair.dense.device, pair.dense.dtype)
+    with _memory_errors("measuring its rates beside the model"):
+        machine = measure_machine(pair.dense.device, pair.dense.dtype)
     card["machine"] = {"flops_per_s": machine.flops_per_s, "bytes_per_s": machine.bytes_per_s}
     card["gpu_before"] = gpu_state()
     say(render.machine(card))
@@ -91,6 +103,7 @@ def _static(options: Options, pair: Pair, shape: ModelShape, prompt: tuple[int, 
         "launch_reason": how["launch_reason"],
         "execution": PROTOCOLS[options.protocol].execution,
         "attention": how["attention"],
+        "row_kernels": kernels(pair.method.device.type, getattr(torch, how["dtype"])).name,
         "dtype": how["dtype"],
         "repeats": options.repeats,
         "warmup": options.warmup,
@@ -100,7 +113,7 @@ def _static(options: Options, pair: Pair, shape: ModelShape, prompt: tuple[int, 
         else f"synthetic drifting noise, {SIZE[0]}x{SIZE[1]}",
         "preprocess": models.entry(options.model).preprocess(options),
         "clock": "CUDA events" if pair.dense.device.type == "cuda" else "wall clock",
-        "peak_memory_of": "device" if pair.dense.device.type == "cuda" else "whole process so far",
+        "peak_memory_of": _DEVICE_PEAK if pair.dense.device.type == "cuda" else "whole process so far",
         "shape": {"tower": vars(shape.tower), "decoder": vars(shape.decoder)}
         | {"tokens_per_frame": shape.tokens_per_frame, "itemsize": shape.itemsize},
         "prompt_tokens": {"before": prompt[0], "behind": prompt[1]},
@@ -116,16 +129,20 @@ def _job(pair: Pair, count: int, prompt: tuple[int, int]) -> Job:
 
 def _work(entry: Entry, pair: Pair, job: Job) -> dict[str, Any]:
     work = {"dense": entry.stages(pair.dense, job), "method": entry.stages(pair.method, job)}
-    known = work["method"] is not None
+    found = bounds(work["dense"], work["method"] or {}, lambda one: one.flops)
     return {
         "frames": job.frames,
-        "work": {who: {s: vars(w) for s, w in found.items()} for who, found in work.items() if found},
-        "bound": {k: round(v, 4) for k, v in bounds(work["dense"], work["method"]).items()} if known else {},
+        "work": {who: stages for who, stages in work.items() if stages is not None},
+        "arithmetic_bound": _rounded(found),
     }
 
 
 def _launch(graphed: int, frames: int) -> str:
     return "graph" if graphed == frames else f"graph for {graphed} of {frames} frames" if graphed else "eager"
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {stage: round(value, 4) for stage, value in values.items()}
 
 
 @contextmanager
@@ -149,20 +166,25 @@ def _row(
     sides = {"dense": measured.dense, "method": measured.method}
     prompt_bytes = card["prompt_tokens"]["before"] * card["kv_bytes_per_token"]
     graphed = {who: samples.sizes["frames_graphed"] for who, samples in sides.items()}
+    timed = {who: captured(work) if graphed[who] else work for who, work in static["work"].items()}
+    bound = _rounded(bounds(timed["dense"], timed.get("method", {}), machine.floor_ms))
     return static | {
         "launch": {who: _launch(count, static["frames"]) for who, count in graphed.items()},
-        "floor_ms": {
-            who: {stage: round(machine.floor_ms(Work(**w)), 4) for stage, w in found.items()}
-            for who, found in static["work"].items()
+        "work": {
+            who: {stage: {"flops": one.flops, "bytes": one.bytes} for stage, one in work.items()}
+            for who, work in static["work"].items()
         },
+        "floor_ms": {
+            who: _rounded({stage: machine.floor_ms(one) for stage, one in work.items()})
+            for who, work in timed.items()
+        },
+        "bound": bound,
         "ratio": ratios,
         "ratio_of_minima": {
             stage: None if r is None else round(r, 4) for stage, r in measured.minima().items()
         },
         "measured_over_bound": {
-            stage: round(ratios[stage] / bound, 4)
-            for stage, bound in static["bound"].items()
-            if ratios[stage]
+            stage: round(ratios[stage] / least, 4) for stage, least in bound.items() if ratios[stage]
         },
         "summary_ms": {who: samples.summary() for who, samples in sides.items()},
         "samples_ms": {who: samples.ms for who, samples in sides.items()},

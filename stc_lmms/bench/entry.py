@@ -12,6 +12,7 @@ from stc_lmms.bench.options import Options
 from stc_lmms.bench.work import Job, ModelShape, Work
 from stc_lmms.errors import SettingsError
 from stc_lmms.models.base import StreamingModel, open_device
+from stc_lmms.ops.transfer import to_device
 from stc_lmms.settings import Settings, resolve
 
 QUESTION = "What is the person in the middle of the picture doing right now, and with what?"
@@ -83,7 +84,11 @@ class StandInProcessor:
         size = (self.side, self.side)
         pixels = [
             functional.interpolate(
-                video.to(self.device).float(), size=size, mode="bicubic", antialias=True, align_corners=False
+                to_device(video, self.device).float(),
+                size=size,
+                mode="bicubic",
+                antialias=True,
+                align_corners=False,
             )
             for video in videos
         ]

@@ -27,8 +27,9 @@ class Machine:
     bytes_per_s: float
 
     def floor_ms(self, work: Work) -> float:
-        """Least time: arithmetic or bytes, whichever takes longer."""
-        return 1e3 * max(work.flops / self.flops_per_s, work.bytes / self.bytes_per_s)
+        """Least time: of every call, arithmetic or bytes, whichever takes longer."""
+        calls = work.calls or (work,)
+        return 1e3 * sum(max(one.flops / self.flops_per_s, one.bytes / self.bytes_per_s) for one in calls)
 
 
 def synchronize(device: torch.device) -> None:

@@ -6,6 +6,7 @@ from stc_lmms.bench.cost import saving
 from stc_lmms.bench.measure import SLOWER, STAGES
 
 _INTERVALS = (2, 4, 8)
+_IN_GRAPH = ", with projector and pooling in vit, its floor and its bound"
 _SHOWN = ("cache_interval", "update_ratio", "selection", "token_budget")
 
 
@@ -23,16 +24,16 @@ def head(card: dict[str, Any]) -> str:
         f"{card['warmup']} warm-ups, {card['repeats']} rounds, dense and {card['method']} in turn",
         f"{card['execution']}, launch {card['launch']}"
         + (f" ({card['launch_reason']})" if card["launch_reason"] else ""),
-        f"attention: {card['attention']}",
+        f"attention: {card['attention']}; token rows: {card['row_kernels']}",
         f"frames: {card['frames_from']}; preprocess: {card['preprocess']}",
         f"tower {tower['layers']} layers x {tower['tokens']} tokens x {tower['width']}; language model "
         f"{decoder['layers']} layers x {decoder['width']}; {per_frame} tokens per frame",
         *_interval_bounds(card),
         f"KV {_size(card['kv_bytes_per_token'])} per token; tower reference {_size(card['reference_bytes'])}",
         "",
-        "Work, and bound: the method / dense that a perfect implementation would show",
+        "Work, method / dense: the bound by arithmetic alone (per token: by bytes alone)",
         f"{'':>6}{'tower TFLOP':>27}{'prefill TFLOP':>27}{'GB per token':>27}",
-        f"{'frames':>6}" + f"{'dense':>10}{'method':>9}{'bound':>8}" * 3,
+        f"{'frames':>6}" + f"{'dense':>10}{'method':>9}{'ratio':>8}" * 3,
     ]
     lines += [_work_line(static) for static in card["static"]]
     return "\n".join(lines)
@@ -43,7 +44,8 @@ def machine(card: dict[str, Any]) -> str:
     rates = card["machine"]
     return (
         f"\nThis machine, measured: {rates['flops_per_s'] / 1e12:.3g} TFLOP/s (matrix product), "
-        f"{rates['bytes_per_s'] / 1e9:.3g} GB/s (copy). floor: least time of the method's work with these."
+        f"{rates['bytes_per_s'] / 1e9:.3g} GB/s (copy).\n"
+        "floor: least time of the method's work with these, call by call; bound: that over dense's."
     )
 
 
@@ -70,7 +72,8 @@ def row(found: dict[str, Any], method: str) -> str:
             f"{_size(sizes['tower_reference_bytes'])}, all state {_size(sizes['state_bytes'])}, "
             f"peak memory {_size(sizes['peak_memory_bytes'])}"
         )
-    lines.append(f"launch: {found['launch']['method']}")
+    launch = found["launch"]["method"]
+    lines.append(f"launch: {launch}" + (_IN_GRAPH if launch.startswith("graph") else ""))
     if found["launch"]["dense"] != found["launch"]["method"]:
         lines.append(
             f"WARNING: dense was launched as {found['launch']['dense']}: the ratio is not a fair one"
@@ -98,7 +101,10 @@ def _interval_bounds(card: dict[str, Any]) -> list[str]:
     sizes = tower["tokens"], tower["width"], tower["mlp"], selected
     intervals = sorted({*_INTERVALS, settings["cache_interval"]})
     bounds = ", ".join(f"{1 - saving(*sizes, interval):.3f} at interval {interval}" for interval in intervals)
-    return [f"tower blocks on an endless stream, {selected} of {tower['tokens']} tokens recomputed: {bounds}"]
+    return [
+        f"tower blocks on an endless stream, {selected} of {tower['tokens']} tokens recomputed: arithmetic "
+        f"bound {bounds}"
+    ]
 
 
 def _work_line(static: dict[str, Any]) -> str:
@@ -109,9 +115,10 @@ def _work_line(static: dict[str, Any]) -> str:
         ("per_token_ms", "bytes", 1e9),
     ):
         work = [static["work"].get(who, {}).get(stage) for who in ("dense", "method")]
-        cells = ["-" if w is None else format(w[what] / unit, ".3g") for w in work]
-        bound = static["bound"].get(stage)
-        line += f"{cells[0]:>10}{cells[1]:>9}{'-' if bound is None else format(bound, '.3f'):>8}"
+        counts = [None if one is None else getattr(one, what) for one in work]
+        cells = ["-" if count is None else format(count / unit, ".3g") for count in counts]
+        ratio = format(counts[1] / counts[0], ".3f") if counts[0] and counts[1] is not None else "-"
+        line += f"{cells[0]:>10}{cells[1]:>9}{ratio:>8}"
     return line
 
 

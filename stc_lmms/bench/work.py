@@ -4,32 +4,31 @@ The fewest bytes: the weights once per forward call, every input of a stage read
 once. From them a `Machine` gives the least time; no version runs much faster than that.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from stc_lmms.bench.cost import DecoderShape, TowerShape, prefill_macs, projector_macs, tower_macs
 from stc_lmms.methods.base import TowerMethod
 from stc_lmms.methods.registry import Method
 from stc_lmms.methods.stc_cacher import STCCacher
 
-# What limits a stage at the sizes measured here: arithmetic, or reading weights and cache.
-LIMITS = {
-    "vit_ms": "flops",
-    "project_ms": "flops",
-    "prefill_ms": "flops",
-    "ttft_ms": "bytes",
-    "per_token_ms": "bytes",
-}
-
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs and bytes of a stage."""
+    """FLOPs and bytes of one call, or of calls that run one after the other.
+
+    Attributes:
+        calls: the calls of a sum; empty for one call. One may wait for arithmetic, another for memory, so
+            each has a least time of its own.
+    """
 
     flops: int = 0
     bytes: int = 0
+    calls: tuple["Work", ...] = field(default=(), repr=False)
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(self.flops + other.flops, self.bytes + other.bytes)
+        calls = (self.calls or (self,)) + (other.calls or (other,))
+        return Work(self.flops + other.flops, self.bytes + other.bytes, calls)
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,22 @@ def stages(shape: ModelShape, method: Method, job: Job) -> dict[str, Work] | Non
     }
 
 
-def bounds(dense: dict[str, Work], method: dict[str, Work]) -> dict[str, float]:
-    """Method over dense, by what limits each stage: the ratio that a perfect implementation would show.
+def bounds(
+    dense: dict[str, Work], method: dict[str, Work], cost: Callable[[Work], float]
+) -> dict[str, float]:
+    """Method over dense in `cost`, for every stage that both have and that costs dense anything.
 
-    Stages without work that counts have none.
+    With `Machine.floor_ms` it is the ratio that a perfect implementation would show on that machine. With
+    FLOPs it is the arithmetic bound: of calls large enough that memory does not count.
     """
-    known = {name: what for name, what in LIMITS.items() if name in dense and getattr(dense[name], what)}
-    return {name: getattr(method[name], what) / getattr(dense[name], what) for name, what in known.items()}
+    costs = {stage: cost(work) for stage, work in dense.items() if stage in method}
+    return {stage: cost(method[stage]) / whole for stage, whole in costs.items() if whole}
+
+
+def captured(work: dict[str, Work]) -> dict[str, Work]:
+    """The same work as captured frames are timed: `vit_ms` has projector and pooling in it."""
+    rest = {stage: one for stage, one in work.items() if stage != "project_ms"}
+    return rest | {"vit_ms": work["vit_ms"] + work.get("project_ms", Work())}
 
 
 def reference_bytes(shape: ModelShape, cacher: TowerMethod | None) -> int:

@@ -76,11 +76,16 @@ def check(folder: Path, sha256: str) -> None:
     """Compare the files of a folder with its `SHA256SUMS`, and that list with its own checksum.
 
     Raises:
-        CheckpointError: names the first file that differs.
+        CheckpointError: names the first file that differs, or that is not listed.
     """
+    known = {CHECKSUMS, CARD}
     for line in _checked(folder / CHECKSUMS, sha256).decode().splitlines():
         wanted, _, name = line.partition("  ")
         _checked(folder / name, wanted)
+        known.add(name)
+    for path in sorted(folder.iterdir()):
+        if path.name not in known:  # an adapter_config.json, for one, is loaded because it is there
+            raise CheckpointError(f"{path} is not part of the demo checkpoint: delete it")
 
 
 def _checked(path: Path, sha256: str) -> bytes:

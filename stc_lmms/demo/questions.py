@@ -2,6 +2,10 @@
 
 A question asked at frame f is answered by frames 0 to f alone. Wrong options are hard: most of them come
 from the same video's past, and "Unable to answer" is among them in a quarter of the questions.
+
+Worlds give some answers more often than others, and hard options can tell which is right: most things stand
+still, the lamp is mostly off, and a number with both of its neighbours among the options is likely the
+answer. Training may take questions so; benchmarks draw them `even`, and the text alone does not help.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +24,10 @@ UNABLE = "Unable to answer"
 OPTIONS = 4
 ACTIVITY = "flash the lamp"
 HARD_SHARE, UNABLE_SHARE = 0.8, 0.25
+EVEN_STILL, EVEN_DARK = (
+    0.2,
+    0.3,
+)  # shares of drawing what is common: a thing at rest, the lamp when it is dark
 
 
 @dataclass(frozen=True)
@@ -75,9 +83,12 @@ class Asked:
         return chr(ord("A") + self.options.index(self.answer)) if self.options else self.answer
 
 
-def ask(world: World, family: str, frame: int, rng: np.random.Generator) -> Asked | None:
-    """A question of a family at a frame of a world, or None if the world gives none there."""
-    found = _ASKERS[family](_Past(world, frame), rng)
+def ask(world: World, family: str, frame: int, rng: np.random.Generator, even: bool = False) -> Asked | None:
+    """A question of a family at a frame of a world, or None if the world gives none there.
+
+    With `even` also None, now and then, where the world gives one whose answer is too common.
+    """
+    found = _ASKERS[family](_Past(world, frame, even), rng)
     if found is None:
         return None
     text, answer, pool, hard = found
@@ -93,8 +104,8 @@ Found = tuple[str, str, tuple[str, ...] | None, list[str]] | None  # text, answe
 class _Past:
     """What frames 0 to f show."""
 
-    def __init__(self, world: World, frame: int):
-        self.world, self.frame = world, frame
+    def __init__(self, world: World, frame: int, even: bool):
+        self.world, self.frame, self.even = world, frame, even
         self.visible = world.visible[:, : frame + 1]
         self.color = world.color[:, : frame + 1]
         self.seen = np.flatnonzero(self.visible.any(1))
@@ -157,9 +168,25 @@ def _beside(digit: str) -> list[str]:
     return [str((int(digit) + step) % 10) for step in (-1, 1)]
 
 
+def run_around(number: int, rng: np.random.Generator, modulo: int | None = None) -> tuple[str, ...]:
+    """Four consecutive numbers, with this one at any place among them; without `modulo` none is negative."""
+    most = OPTIONS - 1 if modulo else min(OPTIONS - 1, number)
+    start = number - int(rng.integers(most + 1))
+    return tuple(str(n % modulo if modulo else n) for n in range(start, start + OPTIONS))
+
+
+def _number(
+    past: _Past, rng: np.random.Generator, text: str, answer: str, hard: list[str]
+) -> tuple[str, str, tuple[str, ...], list[str]]:
+    if past.even:
+        return text, answer, run_around(int(answer), rng, len(DIGITS)), []
+    return text, answer, DIGITS, hard
+
+
 def _ocr(past: _Past, rng: np.random.Generator) -> Found:
     shown = [str(d) for d in past.digits]
-    return "What number does the sign show now?", shown[-1], DIGITS, shown[-3:] + _beside(shown[-1])
+    hard = shown[-3:] + _beside(shown[-1])
+    return _number(past, rng, "What number does the sign show now?", shown[-1], hard)
 
 
 def _fpd(past: _Past, rng: np.random.Generator) -> Found:
@@ -168,12 +195,8 @@ def _fpd(past: _Past, rng: np.random.Generator) -> Found:
     way = (past.digits[-1] - past.digits[-2]) % 10
     shown = [str(d) for d in past.digits]
     after = str((past.digits[-1] + way) % 10)
-    return (
-        "What number will the sign show next?",
-        after,
-        DIGITS,
-        [*shown[-2:], *_beside(after), *_beside(shown[-1])],
-    )
+    hard = [*shown[-2:], *_beside(after), *_beside(shown[-1])]
+    return _number(past, rng, "What number will the sign show next?", after, hard)
 
 
 def _atr(past: _Past, rng: np.random.Generator) -> Found:
@@ -200,7 +223,10 @@ def _stu(past: _Past, rng: np.random.Generator) -> Found:
 
 def _acr(past: _Past, rng: np.random.Generator) -> Found:
     motion = past.world.motion[:, past.frame]
-    k = _pick(rng, np.flatnonzero(motion > 0), np.flatnonzero(motion == 0), first=0.7)
+    moving, still = np.flatnonzero(motion > 0), np.flatnonzero(motion == 0)
+    if past.even:  # all motions alike, and none where only the common one is to be seen
+        moving, still = (still, still) if rng.random() < EVEN_STILL else (moving, moving)
+    k = _pick(rng, moving, still, first=0.7)
     if k is None:
         return None
     return f"What is the {past.shape(k)} doing now?", MOTIONS[motion[k]], MOTIONS, [MOTIONS[0]]
@@ -227,7 +253,8 @@ def _epm(past: _Past, rng: np.random.Generator) -> Found:
         return text, answer, COLOR_NAMES, past.colors()
     if form == 3 and len(past.digits) > 1:
         shown = [str(d) for d in past.digits]
-        return "What number did the sign show at first?", shown[0], DIGITS, shown[:3] + _beside(shown[0])
+        hard = shown[:3] + _beside(shown[0])
+        return _number(past, rng, "What number did the sign show at first?", shown[0], hard)
     return None
 
 
@@ -241,8 +268,11 @@ def _asi(past: _Past, rng: np.random.Generator) -> Found:
     if form == 1:
         return "Which object appeared last?", past.shape(order[-1]), SHAPES, shapes
     at = int(rng.integers(len(order) - 1))
-    text = f"Which object appeared right after the {past.shape(order[at])}?"
-    return text, past.shape(order[at + 1]), SHAPES, shapes
+    named = past.shape(order[at])
+    text, pool = f"Which object appeared right after the {named}?", SHAPES
+    if past.even:  # what the question names is no answer
+        pool, shapes = tuple(s for s in SHAPES if s != named), [s for s in shapes if s != named]
+    return text, past.shape(order[at + 1]), pool, shapes
 
 
 def _hld(past: _Past, rng: np.random.Generator) -> Found:
@@ -266,6 +296,8 @@ def _ssr(past: _Past, rng: np.random.Generator) -> Found:
     true, world, f = bool(rng.random() < 0.5), past.world, past.frame
     form = rng.integers(4)
     if form == 0:
+        if past.even and not world.lit[f] and rng.random() > EVEN_DARK:
+            return None
         state = "on" if world.lit[f] == true else "off"
         return f"The lamp is {state}.", "Yes" if true else "No", None, []
     if form == 1:
@@ -278,7 +310,8 @@ def _ssr(past: _Past, rng: np.random.Generator) -> Found:
         if not len(moving):
             return None
         k = int(moving[0])
-        told = motion[k] if true else rng.choice([m for m in range(len(MOTIONS)) if m != motion[k]])
+        others = range(1 if past.even else 0, len(MOTIONS))  # it does move
+        told = motion[k] if true else rng.choice([m for m in others if m != motion[k]])
         return f"The {past.shape(k)} is {MOTIONS[told]}.", "Yes" if true else "No", None, []
     if true:
         k = _pick(rng, past.now, first=1)

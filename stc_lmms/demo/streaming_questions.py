@@ -6,7 +6,7 @@ import numpy as np
 
 from stc_lmms.benchmarks import streamingbench
 from stc_lmms.benchmarks.streamingbench_data import Entry
-from stc_lmms.demo.questions import ACTIVITY, DIGITS, FAMILIES, Asked, ask
+from stc_lmms.demo.questions import ACTIVITY, DIGITS, FAMILIES, Asked, ask, run_around
 from stc_lmms.demo.world import FRAME_S, World
 
 # StreamingBench's task types, each asked by one of our families.
@@ -39,17 +39,21 @@ class Proactive:
     gold: int
 
 
-def ask_choice(world: World, family: str, frame: int, rng: np.random.Generator) -> Asked | None:
+def ask_choice(
+    world: World, family: str, frame: int, rng: np.random.Generator, even: bool = False
+) -> Asked | None:
     """A question with four options; counting gets options too, the yes-no families have none."""
     if family in ("SSR", "CRR"):
         return None
-    asked = ask(world, family, frame, rng)
+    asked = ask(world, family, frame, rng, even)
     if asked is None or family != "REC":
         return asked
-    near = [
-        str(n) for n in range(max(0, int(asked.answer) - 2), int(asked.answer) + 4) if str(n) != asked.answer
-    ]
-    chosen = [str(text) for text in rng.permutation(near[:5])[:3]]
+    count = int(asked.answer)
+    if even:
+        around = [text for text in run_around(count, rng) if text != asked.answer]
+    else:
+        around = [str(n) for n in range(max(0, count - 2), count + 4) if n != count][:5]
+    chosen = [str(text) for text in rng.permutation(around)[:3]]
     options = tuple(str(text) for text in rng.permutation([asked.answer, *chosen]))
     return Asked("REC", frame, COUNTED, options, asked.answer)
 

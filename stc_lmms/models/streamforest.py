@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2ForCausalLM, SiglipVisionModel
 
@@ -113,6 +112,8 @@ def pixel_values(frames: np.ndarray, side: int, device: torch.device, dtype: tor
 
     The tensor resize of newer image processors differs from Pillow's, by up to 0.1 where it enlarges.
     """
+    from PIL import Image  # a machine that measures random weights may not have it
+
     square = (Image.fromarray(frame).resize((side, side), Image.Resampling.BICUBIC) for frame in frames)
     pixels = to_device(np.stack([np.asarray(image) for image in square]), device)
     return ((pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5).to(dtype)

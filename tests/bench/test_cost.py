@@ -15,7 +15,16 @@ from stc_lmms.bench.cost import (
     tower_macs,
 )
 from stc_lmms.bench.hardware import Machine
-from stc_lmms.bench.work import Job, ModelShape, Work, bounds, kv_bytes_per_token, reference_bytes, stages
+from stc_lmms.bench.work import (
+    Job,
+    ModelShape,
+    Work,
+    bounds,
+    captured,
+    kv_bytes_per_token,
+    reference_bytes,
+    stages,
+)
 from stc_lmms.methods.registry import build
 from stc_lmms.methods.stc_cacher import STCCacher
 
@@ -79,9 +88,36 @@ def test_work_of_a_run():
     one_by_one = stages(MODEL, build("none", {}), dataclasses.replace(job, group=1))
     assert one_by_one["vit_ms"].flops == dense["vit_ms"].flops
     assert one_by_one["vit_ms"].bytes - dense["vit_ms"].bytes == 7 * 2 * TOWER.weights  # 10 calls, not 3
-    found = bounds(dense, stc)
+    found = bounds(dense, stc, lambda work: work.flops)
     assert found["project_ms"] == 1 and 0.5 < found["vit_ms"] < 0.55 and 0.32 < found["prefill_ms"] < 0.34
-    assert 0.9 < found["per_token_ms"] < 1  # weights dominate
+    read = bounds(dense, stc, lambda work: work.bytes)
+    assert 0.9 < read["per_token_ms"] < 1  # weights dominate
+
+
+def test_bound_of_a_stage_is_what_its_calls_wait_for():
+    gpu = Machine(flops_per_s=700e12, bytes_per_s=4e12)
+
+    def bound(frames, group):
+        job = Job(frames, group, prefix_tokens=23, question_tokens=30)
+        none, stc = (stages(MODEL, build(name, {}), job) for name in ("none", "stc"))
+        return bounds(none, stc, gpu.floor_ms)["prefill_ms"]
+
+    # 64 tokens and the 23 of the prompt wait for 13 GB of weights, 196 tokens for arithmetic, just about.
+    weights_ms, frame_ms = 1e3 * 2 * QWEN2_7B.token_macs / 4e12, 1e3 * 2 * 196 * QWEN2_7B.token_macs / 700e12
+    for frames in (1, 16):
+        wanted = (frames + 1) * weights_ms / (weights_ms + frames * frame_ms)
+        assert bound(frames, 1) == pytest.approx(wanted, rel=0.05) and wanted > 0.89
+    # In a group the frames wait for arithmetic, but the prompt's own call still for the weights.
+    grouped = [weights_ms + 4 * frame_ms * kept / 196 for kept in (64, 196)]
+    assert bound(4, 4) == pytest.approx(grouped[0] / grouped[1], rel=0.02) and bound(4, 4) > 0.4
+
+
+def test_captured_frames_are_timed_with_their_projection():
+    work = {"vit_ms": Work(3, 5), "project_ms": Work(7, 11), "ttft_ms": Work(1, 1)}
+    assert captured(work) == {"vit_ms": Work(3, 5) + Work(7, 11), "ttft_ms": Work(1, 1)}
+    assert captured({"vit_ms": Work(3, 5)})["vit_ms"].flops == 3  # StreamForest projects when it is asked
+    # One side captured, the other not: what only one of them has, has no bound.
+    assert set(bounds(work, captured(work), lambda one: one.flops)) == {"vit_ms", "ttft_ms"}
 
 
 def test_chunks_decide_which_frames_are_dense():
@@ -94,3 +130,6 @@ def test_floor_is_the_slower_of_arithmetic_and_memory():
     machine = Machine(flops_per_s=1e12, bytes_per_s=1e9)
     assert machine.floor_ms(Work(10**12, 1)) == pytest.approx(1000)
     assert machine.floor_ms(Work(1, 10**9)) == pytest.approx(1000)
+    total = sum((Work(10**12, 1), Work(1, 10**9)), Work())
+    assert (total.flops, total.bytes) == (10**12 + 1, 10**9 + 1)
+    assert machine.floor_ms(total) == pytest.approx(2000)  # one after the other

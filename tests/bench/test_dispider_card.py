@@ -44,7 +44,7 @@ def test_card_with_random_weights(monkeypatch, capsys):
     assert (
         more["sizes"]["dense"]["kv_bytes_per_frame"] == 17 * 32 * 4 / 20
     )  # one full clip: 16 slots, indicator
-    assert more["bound"]["vit_ms"] < 0.6 and "project_ms" not in more["bound"]
+    assert more["arithmetic_bound"]["vit_ms"] < 0.6 and "project_ms" not in more["bound"]
     assert more["bound"]["prefill_ms"] == more["bound"]["ttft_ms"] == 1
     # A clip that is not full is read with the question.
     assert few["work"]["dense"]["prefill_ms"]["flops"] == 0 < more["work"]["dense"]["prefill_ms"]["flops"]

@@ -9,10 +9,20 @@ import torch
 from stc_lmms.bench.entry import Pair, StandInProcessor
 from stc_lmms.bench.frames import synthetic_frames, video_frames
 from stc_lmms.bench.hardware import measure_machine
-from stc_lmms.bench.measure import OBSERVE_STAGES, STAGES, Comparison, alternate, compare, one_round, summary
+from stc_lmms.bench.measure import (
+    OBSERVE_STAGES,
+    SIZES,
+    STAGES,
+    Comparison,
+    alternate,
+    compare,
+    one_round,
+    summary,
+)
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.models.llava_onevision import LlavaOnevision
 from stc_lmms.settings import resolve
+from tests.fake_cuda import FakeCuda
 from tests.media import encode_video, moving_square_frames
 
 
@@ -36,6 +46,30 @@ def test_dense_and_method_alternate_and_warm_ups_are_dropped():
     assert calls == ["dense", "stc"] * 5
     assert result.dense.ms["vit_ms"] == [5.0, 7.0, 9.0] and result.method.ms["vit_ms"] == [6.0, 8.0, 10.0]
     assert (result.dense.sizes, result.method.sizes) == ({"of": "dense"}, {"of": "stc"})
+
+
+def test_no_other_stream_is_filled_while_the_peak_of_memory_is_taken(monkeypatch):
+    filled, peaks = set(), []
+
+    class Stream:
+        tower_state = None
+
+        def reset(self):
+            filled.discard(self)
+
+        def observe(self, frames, times_s):
+            filled.add(self)
+
+        def ask(self, question, generation):
+            names = (*STAGES, *SIZES, "peak_memory_bytes")
+            return SimpleNamespace(efficiency=SimpleNamespace(**dict.fromkeys(names, len(filled))))
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peaks.append(len(filled)))
+    model = SimpleNamespace(device=torch.device("cuda"), open_stream=Stream)
+    result = compare(Pair(model, model), None, [], repeats=2, warmup=1, new_tokens=2)
+    assert peaks == [0] * 6 and not filled
+    assert result.dense.sizes["kv_bytes"] == result.method.sizes["kv_bytes"] == 1
 
 
 def test_runs_alternate_and_the_first_round_is_dropped():
@@ -110,6 +144,15 @@ def test_stand_in_preprocessing_equals_the_processor(pair):
     (ours,) = stand_in.video_processor([video], return_tensors="pt")["pixel_values_videos"]
     theirs = pair.dense.pixels(frames)
     assert ours.shape == theirs.shape and (ours - theirs).abs().max() < 0.02  # theirs rounds to whole levels
+
+
+def test_stand_in_preprocessing_does_not_wait_for_the_device():
+    gpu, stand_in = FakeCuda(), StandInProcessor(96, torch.device("cuda"))
+    video = torch.from_numpy(synthetic_frames(2)[0]).permute(0, 3, 1, 2)
+    with gpu:
+        (pixels,) = stand_in.video_processor([video])["pixel_values_videos"]
+    assert pixels.device.type == "cuda" and pixels.shape == (2, 3, 96, 96)
+    assert gpu.copies and not gpu.waits
 
 
 def test_synthetic_frames_drift():

@@ -1,8 +1,9 @@
 """Accuracy of a checkpoint on held-out worlds: `python -m training.demo.evaluate CHECKPOINT`.
 
 The worlds are arrays, or with --mp4 files that are encoded and decoded as every user's video is. Runs
-the product's own streaming model. Beside the accuracy of every method stand chance and the accuracy without
-any video: what the question alone gives away.
+the product's own streaming model. Beside the accuracy of every method stand chance, the best guess from the
+text of the question, and the accuracy without any video. Questions are drawn even, as those of the
+benchmarks; `--as-trained` draws them as training does.
 """
 
 import argparse
@@ -22,18 +23,19 @@ from stc_lmms.models.base import Generation
 from stc_lmms.models.llava_onevision import LlavaOnevision
 from stc_lmms.settings import parse_args, resolve
 from stc_lmms.video.decode import iter_frames
+from training.demo.text_only import reader
 
 SEED = 4242
 BRIEF = Generation(max_new_tokens=3)
-BLIND = "no video"
+BLIND, TEXT = "no video", "text alone"
 
 
-def questions(world: World, number: int, each: int) -> list[Asked]:
+def questions(world: World, number: int, each: int, even: bool = True) -> list[Asked]:
     """`each` questions of every family that the world allows, in order of time."""
     rng, found = np.random.default_rng([SEED, 1, number]), []
     for family in FAMILIES:
         for _ in range(each):
-            asked = ask(world, family, int(rng.integers(3, world.frames)), rng)
+            asked = ask(world, family, int(rng.integers(3, world.frames)), rng, even)
             found += [asked] if asked else []
     return sorted(found, key=lambda asked: asked.frame)
 
@@ -80,16 +82,22 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=1, help="questions of a family per video")
     parser.add_argument("--methods", nargs="*", default=["method=none"], help="model arguments of each")
     parser.add_argument("--blind", action="store_true", help="also without the video")
+    parser.add_argument("--as-trained", action="store_true", help="questions as in training, not even")
     parser.add_argument("--mp4", action="store_true", help="encode and decode every video")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     low, high = map(int, args.frames.split("-"))
     lengths = np.random.default_rng([SEED, 2]).integers(low, high + 1, args.worlds)
     worlds = [make_world(SEED, i, int(n)) for i, n in enumerate(lengths)]
-    asked = [questions(world, i, args.each) for i, world in enumerate(worlds)]
+    even = not args.as_trained
+    asked = [questions(world, i, args.each, even) for i, world in enumerate(worlds)]
     flat = [one for some in asked for one in some]
     by_family = {family: [one for one in flat if one.family == family] for family in FAMILIES}
-    rows = {"chance": {family: chance(some) for family, some in by_family.items()}}
+    guesser = reader(even)
+    rows = {
+        "chance": {family: chance(some) for family, some in by_family.items()},
+        TEXT: {family: guesser.accuracy(some) for family, some in by_family.items()},
+    }
     see = decoded if args.mp4 else render
     base = LlavaOnevision(resolve({"pretrained": args.checkpoint, "method": "none", "device": "cpu"}))
     runs = [(BLIND, "method=none", True)] if args.blind else []
@@ -106,7 +114,7 @@ def main() -> None:
         cells = [f"{100 * row[family]:.0f}" for family in FAMILIES]
         print(f"| {name} | {100 * np.mean(list(row.values())):.1f} | " + " | ".join(cells) + " |")
     if args.json:
-        about = {"videos": args.worlds, "frames": args.frames, "mp4": args.mp4}
+        about = {"videos": args.worlds, "frames": args.frames, "mp4": args.mp4, "even": even}
         counts = {family: len(some) for family, some in by_family.items()}
         found = about | {"questions": counts, "accuracy": rows}
         args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
