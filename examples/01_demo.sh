@@ -17,5 +17,5 @@ wait
 cat "$out/table.txt"
 stc-lmms leaderboard "$out" --output "$out/leaderboard" > /dev/null
 echo
-echo "170 questions tell little apart: docs/demo-model.md has the whole comparison, and what a toy cannot tell."
+echo "So few questions tell little apart: docs/demo-model.md has the whole comparison, and what a toy cannot tell."
 echo "Open $out/leaderboard/leaderboard.html"
