@@ -18,6 +18,7 @@ from stc_lmms.ops import rows
 from tests.methods.towers import FAMILIES, drifting, part, tiny_tower
 
 pytest.importorskip("triton")
+pytestmark = pytest.mark.slow  # the interpreter is
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" else [])]
@@ -180,7 +181,6 @@ print("compiled")
 """
 
 
-@pytest.mark.slow
 def test_they_compile_for_gpus(tmp_path):
     """Ampere and Hopper; no GPU is needed for that, but Triton's own assembler."""
     environ = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
