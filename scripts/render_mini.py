@@ -3,8 +3,8 @@
     python scripts/render_mini.py [--out tasks/mini_data]
 
 Videos, OVO-Bench rows and StreamingBench entries, in the annotation formats of the originals. Questions are
-drawn even, so that their text alone does not help, and none is asked twice. Everything
-follows from one seed that training never uses; only the bytes of an mp4 also depend on the version of x264.
+drawn even, so that their text alone does not help, and none is asked twice. Everything follows from one seed
+that training never uses; only the bytes of an mp4 also depend on the version of x264.
 """
 
 import argparse
@@ -44,6 +44,7 @@ OTHERS = {
     72: "Anomaly_Context_Understanding",
 }
 EARLIEST = 3
+ASKED = ("question", "realtime", "time_stamp", "test_info")  # fields that say what is asked, and when
 
 
 def name_of(number: int) -> str:
@@ -78,10 +79,7 @@ def _asked(made: Any) -> str:
     if isinstance(made, list):
         return str([_asked(entry) for entry in made])
     told = made["questions"][0] if "questions" in made else made
-    return str([made.get("video", made.get("video_path")), *map(told.get, ("question", *_TIMES))])
-
-
-_TIMES = ("realtime", "time_stamp", "test_info")
+    return str([made.get("video", made.get("video_path")), *map(told.get, ASKED)])
 
 
 def some_frame(world: World, rng: np.random.Generator) -> int:

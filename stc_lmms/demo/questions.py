@@ -24,10 +24,8 @@ UNABLE = "Unable to answer"
 OPTIONS = 4
 ACTIVITY = "flash the lamp"
 HARD_SHARE, UNABLE_SHARE = 0.8, 0.25
-EVEN_STILL, EVEN_DARK = (
-    0.2,
-    0.3,
-)  # shares of drawing what is common: a thing at rest, the lamp when it is dark
+# How often an even draw takes what is common: a thing that stands still, the lamp when it is off.
+EVEN_STILL, EVEN_DARK = 0.2, 0.3
 
 
 @dataclass(frozen=True)

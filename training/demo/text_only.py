@@ -1,4 +1,4 @@
-"""How far the text of a question goes: the best guess of someone who has read many and sees no video.
+"""How far the text of a question goes: the guess of someone who has read many and sees no video.
 
     python -m training.demo.text_only --json FILE
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from stc_lmms.demo.questions import FAMILIES, UNABLE, Asked, ask
+from stc_lmms.demo.questions import FAMILIES, OPTIONS, UNABLE, Asked, ask
 from stc_lmms.demo.streaming_questions import REAL_TYPES, ask_choice
 from stc_lmms.demo.world import COLOR_NAMES, MOTIONS, SHAPES, make_world
 
@@ -105,7 +105,8 @@ def _chosen(told: dict[str, Any]) -> Asked:
 
 
 def _wording(one: Asked) -> tuple[str, str]:
-    return one.family, _NAMES.sub("X", one.text) + str(_numbers(one))
+    run = _run(one)
+    return one.family, _NAMES.sub("X", one.text) + str([number - run[0] for number in run])
 
 
 def _options(one: Asked) -> tuple[str, ...]:
@@ -114,24 +115,18 @@ def _options(one: Asked) -> tuple[str, ...]:
     return tuple(map(str, range(10))) if one.family == "REC" else YES_NO
 
 
-def _numbers(one: Asked) -> tuple[int, ...]:
-    """Which places of a run of numbers the options take, whatever number it begins with."""
+def _run(one: Asked) -> list[int]:
+    """The numbers among the options as the sign counts: 9 is followed by 0, which is 10 then."""
     numbers = sorted(int(text) for text in one.options if text.isdigit())
-    if not numbers:
-        return ()
-    turned = next((k for k in range(len(numbers)) if numbers[k] - numbers[k - 1] > 3), 0)
-    run = [*numbers[turned:], *(n + 10 for n in numbers[:turned])]  # 9 is followed by 0
-    return tuple(n - run[0] for n in run)
+    turned = next((k for k in range(1, len(numbers)) if numbers[k] - numbers[k - 1] > OPTIONS - 1), 0)
+    return numbers[turned:] + [number + 10 for number in numbers[:turned]]
 
 
 def _kind(one: Asked, option: str) -> str:
     if option in (UNABLE, *YES_NO) or option in MOTIONS or not one.options:
         return option
     if option.isdigit():
-        places = _numbers(one)
-        values = sorted(int(text) for text in one.options if text.isdigit())
-        first = next((v for v in values if all((v + p) % 10 in [w % 10 for w in values] for p in places)), 0)
-        return str((int(option) - first) % 10)
+        return str((int(option) - _run(one)[0]) % 10)
     return "named" if option in one.text else "other"
 
 
