@@ -23,9 +23,9 @@ test: export OMP_NUM_THREADS := 1
 
 test: lint $(OLD)/.ready $(VLM)/.ready
 	$(OLD)/bin/python $(PYTEST) -q tests/towers tests/methods tests/models tests/memory tests/ops tests/bench \
-	  tests/test_verify.py -m 'not slow'
+	  tests/parity/test_verify.py -m 'not slow'
 	STC_TEST_REQUIRE_VLMEVAL=1 $(VLM)/bin/python $(PYTEST) -q tests/integration/test_vlmeval_agrees.py \
-	  tests/integration/test_vlmeval.py tests/harness/test_vlmeval.py
+	  tests/integration/test_vlmeval.py tests/eval/test_vlmeval.py
 	$(BIN)/python $(PYTEST)
 
 lint: $(READY)

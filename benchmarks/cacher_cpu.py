@@ -19,8 +19,8 @@ import torch
 from stc_lmms import compat
 from stc_lmms.bench.cost import saving, selective_over_dense
 from stc_lmms.bench.measure import alternate
+from stc_lmms.engine.timers import environment
 from stc_lmms.methods.stc_cacher import STCCacher
-from stc_lmms.streaming.timers import environment
 from stc_lmms.towers import Patches, Tower, open_tower
 
 # Sizes of the real towers. `layers`: SigLIP-so400m has 27; four take a quarter of a minute per pass.

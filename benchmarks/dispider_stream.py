@@ -23,10 +23,10 @@ from stc_lmms.bench.frames import synthetic_frames
 from stc_lmms.bench.hardware import synchronize
 from stc_lmms.bench.models import MODELS
 from stc_lmms.bench.options import add_arguments, from_arguments
-from stc_lmms.demo.dispider_checkpoint import build_dispider
-from stc_lmms.models.dispider import Dispider
+from stc_lmms.engine.timers import environment
+from stc_lmms.models.dispider.model import Dispider
 from stc_lmms.settings import resolve
-from stc_lmms.streaming.timers import environment
+from training.demo.dispider_checkpoint import build_dispider
 
 
 def main() -> None:

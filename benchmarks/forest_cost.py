@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from stc_lmms.memory.forest import Forest
-from stc_lmms.memory.forest_options import ForestOptions
-from stc_lmms.models.streamforest_config import SO400M
-from stc_lmms.streaming.timers import environment
+from stc_lmms.engine.timers import environment
+from stc_lmms.models.streamforest.config import SO400M
+from stc_lmms.models.streamforest.memory import Forest
+from stc_lmms.models.streamforest.memory_options import ForestOptions
 from stc_lmms.towers import SiglipTower
 
 TOKENS, LIMIT, CONSOLIDATE = 729, 0.25, ("ask", "frame")

@@ -21,18 +21,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from parity import cacher as golden_cacher
+from parity import pruner as golden_pruner
 from stc_lmms import compat
 from stc_lmms.bench import models
 from stc_lmms.bench import options as bench_options
 from stc_lmms.bench.frames import synthetic_frames
+from stc_lmms.engine.api import Generation, open_device
+from stc_lmms.engine.timers import environment
 from stc_lmms.errors import StcError
-from stc_lmms.golden import cacher as golden_cacher
-from stc_lmms.golden import pruner as golden_pruner
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
-from stc_lmms.models.base import Generation, open_device
-from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.ops import rows
-from stc_lmms.streaming.timers import environment
 from stc_lmms.towers import open_tower
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"

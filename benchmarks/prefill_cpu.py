@@ -19,7 +19,7 @@ from stc_lmms.bench import models
 from stc_lmms.bench import options as bench_options
 from stc_lmms.bench.cost import prefill_macs
 from stc_lmms.bench.measure import alternate
-from stc_lmms.streaming.timers import environment
+from stc_lmms.engine.timers import environment
 
 
 def main() -> None:

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from stc_lmms import compat
+from stc_lmms.engine.api import open_device
+from stc_lmms.engine.graphs import CudaCapture
+from stc_lmms.engine.timers import environment
 from stc_lmms.methods.stc_cacher import STCCacher
-from stc_lmms.methods.stc_cacher_plan import Plan
-from stc_lmms.models.base import open_device
-from stc_lmms.models.streamforest_config import SO400M
+from stc_lmms.methods.stc_cacher_roles import Plan
+from stc_lmms.models.streamforest.config import SO400M
 from stc_lmms.ops import rows
-from stc_lmms.streaming.graphs import CudaCapture
-from stc_lmms.streaming.timers import environment
 from stc_lmms.towers import Tower, open_tower
 
 KERNELS = {"fused": nullcontext, "torch": rows.unfused}

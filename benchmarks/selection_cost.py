@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from stc_lmms.engine.timers import environment
 from stc_lmms.methods.base import ATTENTION, Context, TokenMethod
 from stc_lmms.methods.registry import RECIPES
 from stc_lmms.ops.grid import halve
-from stc_lmms.streaming.timers import environment
 from stc_lmms.towers import SiglipTower
-from stc_lmms.towers.received import received_in
+from stc_lmms.towers.attention_scores import received_in
 
 GRID, TOKENS, WIDTH, LIMIT = (14, 14), 196, 3584, 0.05
 # Beyond the defaults of every method: the other modes.

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from stc_lmms.demo.checkpoint import build_checkpoint
-from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.engine.timers import environment
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
-from stc_lmms.streaming.timers import environment
+from training.demo.checkpoint import build_checkpoint
 
 FPS, GROUP = 0.5, 20
 

@@ -55,8 +55,8 @@ def main() -> None:
     """Ask the demo model about a moving square, with the new method by its name."""
     import numpy as np
 
-    from stc_lmms.models.base import Generation
-    from stc_lmms.models.llava_onevision import LlavaOnevision
+    from stc_lmms.engine.api import Generation
+    from stc_lmms.models.llava_onevision.model import LlavaOnevision
     from stc_lmms.settings import resolve
 
     RECIPES.register(RECIPE)  # in a package of your own, the entry point does this

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from blocks import fill
 
-from stc_lmms.demo.questions import FAMILIES
-from stc_lmms.report.charts import ticks
-from stc_lmms.report.leaderboard import pareto
-from stc_lmms.report.paired import Difference, paired_difference
+from stc_lmms.results.charts import ticks
+from stc_lmms.results.leaderboard import pareto
+from stc_lmms.results.paired import Difference, paired_difference
+from training.demo.questions import FAMILIES
 
 REPO = Path(__file__).resolve().parents[1]
 CARD = REPO / "stc_lmms" / "demo" / "checkpoints" / "stream_world" / "README.md"

@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from stc_lmms.benchmarks.ovobench import MODE_OF
-from stc_lmms.demo.questions import FAMILIES, Asked, ask
-from stc_lmms.demo.streaming_questions import (
+from training.demo.questions import FAMILIES, Asked, ask
+from training.demo.streaming_questions import (
     CONTEXT_TYPES,
     OMNI_TYPES,
     REAL_TYPES,
@@ -26,8 +26,8 @@ from stc_lmms.demo.streaming_questions import (
     ask_proactive,
     stamp,
 )
-from stc_lmms.demo.video import write_mp4
-from stc_lmms.demo.world import FRAME_S, SHAPES, World, make_world
+from training.demo.video import write_mp4
+from training.demo.world import FRAME_S, SHAPES, World, make_world
 
 SEED, VIDEOS, TINY = 2026, 72, 12
 ROWS_EACH, REAL_EACH = 52, 34  # questions of a family of OVO-Bench, of a type of StreamingBench

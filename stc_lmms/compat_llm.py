@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 from transformers.configuration_utils import PretrainedConfig
 
-from stc_lmms.ops.places import Placed
+from stc_lmms.ops.positions import Placed
 from stc_lmms.ops.rope import rotation
 from stc_lmms.ops.transfer import to_device
 

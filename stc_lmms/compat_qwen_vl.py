@@ -10,7 +10,7 @@ from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from stc_lmms import compat, compat_llm
 from stc_lmms.errors import CheckpointError
 from stc_lmms.ops.mrope import axis_of_frequency, rotation_3d
-from stc_lmms.ops.places import Placed
+from stc_lmms.ops.positions import Placed
 
 _CLASSES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",

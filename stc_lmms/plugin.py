@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from stc_lmms.harness.shard import VARIABLE as SHARD
+from stc_lmms.eval.shard import VARIABLE as SHARD
 from stc_lmms.models import registry
 
 logger = logging.getLogger(__name__)

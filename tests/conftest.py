@@ -44,7 +44,7 @@ def private_caches(tmp_path_factory):
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Folder of a random LLaVA-OneVision: 12 x 12 patches, 36 tokens per frame."""
-    from stc_lmms.demo.checkpoint import build_checkpoint
+    from training.demo.checkpoint import build_checkpoint
 
     return build_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
@@ -52,7 +52,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="session")
 def load(checkpoint):
     """`load(method=..., **args)` gives a loaded model, one per distinct arguments."""
-    from stc_lmms.models.llava_onevision import LlavaOnevision
+    from stc_lmms.models.llava_onevision.model import LlavaOnevision
     from stc_lmms.settings import resolve
 
     loaded = {}

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from transformers import CONFIG_MAPPING, LlavaOnevisionConfig
 
-from stc_lmms import recipes
 from stc_lmms.bench.models import MODELS
-from stc_lmms.models import llava_onevision_config, qwen_vl_config
+from stc_lmms.eval import run_config as recipes
+from stc_lmms.models.llava_onevision import config as llava_onevision_config
+from stc_lmms.models.qwen_vl import config as qwen_vl_config
 from stc_lmms.resources import model_configs_root, tasks_root
 from stc_lmms.sweep import tasks
 
@@ -65,12 +66,12 @@ def test_wheel_ships_tasks_and_recipes(installed):
     assert {p.name for p in (installed / "stc_lmms" / "model_configs").iterdir()} == {
         p.name for p in model_configs_root().iterdir()
     }
-    assert (installed / "stc_lmms" / "report" / "leaderboard.html.j2").is_file()
+    assert (installed / "stc_lmms" / "results" / "leaderboard.html.j2").is_file()
     code = "from stc_lmms.demo.pretrained import demo_folder; print(demo_folder())"
     assert run_installed(installed, code).startswith(str(installed))
     metadata = next(installed.glob("stc_lmms-*.dist-info"))
     entries = (metadata / "entry_points.txt").read_text()
-    assert "[lmms_eval.models]" in entries and "stc-lmms = stc_lmms.cli:main" in entries
+    assert "[lmms_eval.models]" in entries and "stc-lmms = stc_lmms.cli.main:main" in entries
     assert "License-Expression: Apache-2.0" in (metadata / "METADATA").read_text()
 
 

@@ -31,7 +31,7 @@ def test_the_entry_point_gives_our_models():
         module, _, name = manifest.simple_class_path.rpartition(".")
         source = Path(plugin.__file__).parents[1] / f"{module.replace('.', '/')}.py"
         assert f"class {name}(Harness):" in source.read_text() and manifest.chat_class_path is None
-    assert manifests[0].simple_class_path == "stc_lmms.harness.lmms_eval.LlavaOvStc"
+    assert manifests[0].simple_class_path == "stc_lmms.eval.lmms_eval.LlavaOvStc"
 
 
 def test_nothing_heavy_is_imported():

@@ -10,8 +10,8 @@ from torch.nn import functional
 from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.work import Job, ModelShape, Work
+from stc_lmms.engine.api import StreamingModel, open_device
 from stc_lmms.errors import SettingsError
-from stc_lmms.models.base import StreamingModel, open_device
 from stc_lmms.ops.transfer import to_device
 from stc_lmms.settings import Settings, resolve
 

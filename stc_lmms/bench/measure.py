@@ -17,7 +17,7 @@ import torch
 
 from stc_lmms.bench.entry import QUESTION, Pair
 from stc_lmms.bench.hardware import synchronize
-from stc_lmms.models.base import Generation, Stream, StreamingModel
+from stc_lmms.engine.api import Generation, Stream, StreamingModel
 
 # In the order in which they happen; `decode_ms` is measured apart, and only for a real video.
 OBSERVE_STAGES = ("preprocess_ms", "vit_ms", "project_ms", "method_ms", "prefill_ms")

@@ -12,7 +12,6 @@ import torch
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat
-from stc_lmms.bench.dispider import DispiderEntry
 from stc_lmms.bench.entry import (
     QUESTION,
     STAND_IN,
@@ -24,13 +23,14 @@ from stc_lmms.bench.entry import (
     model_shape,
 )
 from stc_lmms.bench.options import Options
-from stc_lmms.bench.streamforest import StreamForestEntry
-from stc_lmms.bench.tower_card import TOWERS
 from stc_lmms.bench.work import Job, ModelShape, Work, stages
 from stc_lmms.errors import SettingsError
-from stc_lmms.models.llava_onevision import LlavaOnevision
-from stc_lmms.models.llava_onevision_config import check_fit, check_settings
-from stc_lmms.models.streamforest_config import SO400M
+from stc_lmms.models.dispider.bench import DispiderEntry
+from stc_lmms.models.llava_onevision.config import check_fit, check_settings
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
+from stc_lmms.models.qwen_vl.bench import TOWERS
+from stc_lmms.models.streamforest.bench import StreamForestEntry
+from stc_lmms.models.streamforest.config import SO400M
 from stc_lmms.settings import Settings
 from stc_lmms.suggest import unknown
 

@@ -1,1 +1,1 @@
-"""What runs anywhere: the demo checkpoint."""
+"""What ships of StreamWorld: the demo checkpoint and its checksums."""

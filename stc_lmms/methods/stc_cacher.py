@@ -31,7 +31,7 @@ from torch import Tensor
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import TowerMethod, TowerState
 from stc_lmms.methods.stc_cacher_block import Choice, Reference, Reuse, dense_block, selective_block
-from stc_lmms.methods.stc_cacher_plan import Plan, cut_roles, fixed_roles
+from stc_lmms.methods.stc_cacher_roles import Plan, cut_roles, fixed_roles
 from stc_lmms.ops.rows import flat_index, lowest, pick, similarity
 from stc_lmms.towers import Block, Layout, Patches, Tower
 

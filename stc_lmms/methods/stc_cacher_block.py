@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stc_lmms.methods.stc_cacher_plan import Group
+from stc_lmms.methods.stc_cacher_roles import Group
 from stc_lmms.ops.rows import kernels, put_rows_, similarity, take_add, take_rows
 from stc_lmms.towers import Block, Layout
 

@@ -31,7 +31,7 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.suggest import unknown
 
 if TYPE_CHECKING:
-    from stc_lmms.models.base import StreamingModel
+    from stc_lmms.engine.api import StreamingModel
 
 SUFFIX = "_stc"  # of a harness id: lmms-eval has models called llava_onevision and so on of its own
 
@@ -69,7 +69,7 @@ class Model:
     def harness_class(self) -> str:
         """Dotted path of its lmms-eval class: `my_model` has `MyModelStc`."""
         words = "".join(word.capitalize() for word in self.harness_id.split("_"))
-        return f"stc_lmms.harness.lmms_eval.{words}"
+        return f"stc_lmms.eval.lmms_eval.{words}"
 
     def load_class(self) -> "type[StreamingModel]":
         """Its `StreamingModel`; imports torch."""
@@ -91,44 +91,44 @@ _MODELS = (
     Model(
         "llava_ov",
         "LLaVA-OneVision (SigLIP and Qwen2)",
-        "stc_lmms.models.llava_onevision.LlavaOnevision",
+        "stc_lmms.models.llava_onevision.model.LlavaOnevision",
         "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-        options="stc_lmms.models.llava_onevision_options.LlavaOnevisionOptions",
+        options="stc_lmms.models.llava_onevision.options.LlavaOnevisionOptions",
         demo=True,
     ),
     Model(
         "dispider",
         "Dispider (CLIP-L, Qwen2-1.5B that watches, Qwen2-7B that answers); proactive",
-        "stc_lmms.models.dispider.Dispider",
+        "stc_lmms.models.dispider.model.Dispider",
         "Mar2Ding/Dispider",
-        options="stc_lmms.models.dispider_options.DispiderOptions",
+        options="stc_lmms.models.dispider.options.DispiderOptions",
         defaults=MappingProxyType({"fps": 1.0, "method": "stc_cacher"}),
         own_memory="clips",
     ),
     Model(
         "streamforest",
         "StreamForest (SigLIP, an event memory of tower tokens, Qwen2)",
-        "stc_lmms.models.streamforest.StreamForest",
+        "stc_lmms.models.streamforest.model.StreamForest",
         "MCG-NJU/StreamForest-Qwen2-7B",
-        options="stc_lmms.models.streamforest_options.StreamForestOptions",
+        options="stc_lmms.models.streamforest.options.StreamForestOptions",
         defaults=MappingProxyType({"method": "stc_cacher"}),
         own_memory="forest",
     ),
     Model(
         "livecc",
         "LiveCC (Qwen2-VL); comments on a video while it goes on",
-        "stc_lmms.models.livecc.LiveCC",
+        "stc_lmms.models.livecc.model.LiveCC",
         "chenjoya/LiveCC-7B-Instruct",
-        options="stc_lmms.models.qwen_vl_options.LiveCCOptions",
+        options="stc_lmms.models.qwen_vl.options.LiveCCOptions",
         defaults=_TWO_FRAMES_A_SECOND,
     ),
     *(
         Model(
             name,
             summary,
-            f"stc_lmms.models.qwen_vl.{cls}",
+            f"stc_lmms.models.qwen_vl.model.{cls}",
             pretrained,
-            options="stc_lmms.models.qwen_vl_options.QwenVLOptions",
+            options="stc_lmms.models.qwen_vl.options.QwenVLOptions",
             defaults=_TWO_FRAMES_A_SECOND,
         )
         for name, summary, cls, pretrained in (

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stc_lmms.ops.places import Placed
+from stc_lmms.ops.positions import Placed
 from stc_lmms.ops.transfer import to_device
 
 

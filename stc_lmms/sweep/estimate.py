@@ -17,7 +17,7 @@ from stc_lmms.bench.plan import public_shape
 from stc_lmms.bench.work import Job as Clip
 from stc_lmms.bench.work import ModelShape, kv_bytes_per_token, reference_bytes, stages
 from stc_lmms.errors import CheckpointError, SettingsError
-from stc_lmms.recipes import Recipe, check
+from stc_lmms.eval.run_config import Recipe, check
 from stc_lmms.settings import Settings
 from stc_lmms.sweep.spec import Spec
 
@@ -204,8 +204,8 @@ def _known_shape(settings: Settings) -> ModelShape | None:
         return None
     from stc_lmms import compat
     from stc_lmms.bench.entry import decoder_shape
-    from stc_lmms.models.base import checkpoint
-    from stc_lmms.models.llava_onevision_config import layers_used, patch_grid, tokens_per_frame
+    from stc_lmms.engine.api import checkpoint
+    from stc_lmms.models.llava_onevision.config import layers_used, patch_grid, tokens_per_frame
 
     try:
         config = compat.load_config(checkpoint(settings), "llava_onevision", settings.revision)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.harness.stopping import end_with_parent
+from stc_lmms.eval.stopping import end_with_parent
 from stc_lmms.sweep.folder import Job, Sweep
 from stc_lmms.sweep.lease import Lease
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import StcError
-from stc_lmms.harness.lmms_tasks import forget
+from stc_lmms.eval.lmms_tasks import forget
 from stc_lmms.sweep import samples, tasks
 from stc_lmms.sweep.files import read_json, write_json
 from stc_lmms.sweep.folder import Job, Sweep

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stc_lmms import recipes as recipe_files
 from stc_lmms.errors import SettingsError
-from stc_lmms.recipes import Recipe
+from stc_lmms.eval import run_config as recipe_files
+from stc_lmms.eval.run_config import Recipe
 from stc_lmms.suggest import unknown
 from stc_lmms.sweep import shards, tasks
 

@@ -15,7 +15,7 @@ import yaml
 
 from stc_lmms.data.rows import load_rows
 from stc_lmms.errors import DataError, SettingsError
-from stc_lmms.harness.shard import key
+from stc_lmms.eval.shard import key
 from stc_lmms.resources import tasks_root
 from stc_lmms.suggest import unknown
 

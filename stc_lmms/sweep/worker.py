@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from stc_lmms.errors import StcError
-from stc_lmms.harness.shard import VARIABLE
-from stc_lmms.harness.stopping import STOPPED, end_with_parent
+from stc_lmms.eval.shard import VARIABLE
+from stc_lmms.eval.stopping import STOPPED, end_with_parent
 from stc_lmms.sweep import samples
 from stc_lmms.sweep.files import write_json
 from stc_lmms.sweep.folder import HEARTBEAT_S, Job, Sweep

@@ -14,7 +14,7 @@ from stc_lmms.bench import models
 from stc_lmms.bench.hardware import Machine
 from stc_lmms.bench.measure import OBSERVE_STAGES, STAGES
 from stc_lmms.bench.work import Work
-from stc_lmms.cli import main
+from stc_lmms.cli.main import main
 
 REPO = Path(__file__).resolve().parents[2]
 # A GPU machine may have torch, transformers and numpy only. Whatever else is imported fails, here as there;
@@ -32,7 +32,7 @@ sys.meta_path.insert(0, Blocked())
 """
 BLOCKED_CLI = f"""{BLOCKED}
 sys.argv = ["stc-lmms", *sys.argv[1:]]
-from stc_lmms.cli import main
+from stc_lmms.cli.main import main
 sys.exit(main())
 """
 

@@ -3,8 +3,8 @@
 import json
 
 from stc_lmms.bench import models
-from stc_lmms.cli import main
-from stc_lmms.demo.dispider_checkpoint import build_dispider
+from stc_lmms.cli.main import main
+from training.demo.dispider_checkpoint import build_dispider
 
 LLM = {
     "hidden_size": 64,

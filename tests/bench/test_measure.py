@@ -20,7 +20,7 @@ from stc_lmms.bench.measure import (
     summary,
 )
 from stc_lmms.errors import SettingsError, StcError
-from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
 from tests.fake_cuda import FakeCuda
 from tests.media import encode_video, moving_square_frames

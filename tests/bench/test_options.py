@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stc_lmms import compat
-from stc_lmms.cli import main
+from stc_lmms.cli.main import main
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from stc_lmms.bench import cost
 from stc_lmms.bench.models import MODELS
 from stc_lmms.bench.plan import ALL, frames, load_parts, plan, public_shape, reading
 from stc_lmms.benchmarks.base import make_row
-from stc_lmms.cli import main
+from stc_lmms.cli.main import main
 from stc_lmms.errors import DataError
-from stc_lmms.models.llava_onevision_config import tokens_per_frame
+from stc_lmms.models.llava_onevision.config import tokens_per_frame
 from stc_lmms.settings import resolve
 from tests.benchmarks.test_rounds import proactive, question
 

@@ -8,7 +8,7 @@ from stc_lmms.benchmarks import mcq
 from stc_lmms.benchmarks.base import NO_TIME_S, ask_at
 from stc_lmms.benchmarks.offline import EGOSCHEMA, MLVU, VIDEOMME
 from stc_lmms.errors import DataError
-from stc_lmms.models.llava_onevision import REKV_SUFFIX
+from stc_lmms.models.llava_onevision.model import REKV_SUFFIX
 
 TEXTS = ["Red", "Blue", "Green", "White"]
 LETTERED = [f"{letter}. {text}" for letter, text in zip("ABCD", TEXTS)]

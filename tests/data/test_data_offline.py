@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stc_lmms.cli import main
+from stc_lmms.cli.main import main
 from stc_lmms.data.offline import SOURCES, offline_candidates
 from stc_lmms.data.rows import PARTS, load_rows
 from stc_lmms.errors import DataError

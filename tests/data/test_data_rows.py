@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stc_lmms.cli import main
+from stc_lmms.cli.main import main
 from stc_lmms.data import BENCHMARKS
 from stc_lmms.data.rows import PARTS, load_rows, needed_videos
 from stc_lmms.errors import DataError

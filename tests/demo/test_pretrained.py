@@ -8,9 +8,9 @@ import pytest
 
 from stc_lmms.demo import pretrained
 from stc_lmms.demo.pretrained import CARD, CHECKSUMS, NAME, check, demo_folder, is_demo, write_checksums
+from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import CheckpointError
-from stc_lmms.models.base import checkpoint
-from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
 
 

@@ -20,12 +20,12 @@ import numpy as np
 import pytest
 
 from stc_lmms.demo.pretrained import demo_folder
-from stc_lmms.demo.world import make_world, render
 from stc_lmms.methods import stc_cacher
 from stc_lmms.methods.stc_pruner import STCPruner
-from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
 from training.demo.evaluate import SEED, answers, questions
+from training.demo.world import make_world, render
 
 RECORDED = json.loads((Path(__file__).parent / "quality_bounds.json").read_text(encoding="utf-8"))
 FIRST, WORLDS, FRAMES = 500, 16, 28  # worlds that no other evaluation uses

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from stc_lmms.benchmarks import ovobench
-from stc_lmms.demo.questions import FAMILIES, UNABLE, ask
-from stc_lmms.demo.streaming_questions import ask_choice, ask_proactive, poll, prompt_of
-from stc_lmms.demo.world import COLOR_NAMES, MOTIONS, SHAPES, make_world
+from training.demo.questions import FAMILIES, UNABLE, ask
+from training.demo.streaming_questions import ask_choice, ask_proactive, poll, prompt_of
 from training.demo.text_only import TextOnly, mini
+from training.demo.world import COLOR_NAMES, MOTIONS, SHAPES, make_world
 
 
 def some(family, count=120, frames=16, seed=0, even=False):

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from stc_lmms.demo.questions import FAMILIES, ask
-from stc_lmms.demo.streaming_questions import ask_proactive, poll, prompt_of
-from stc_lmms.demo.world import make_world, render
 from training.demo import evaluate, learn, lessons, scenes, tower
 from training.demo import model as blueprint
 from training.demo.clips import make_clips
 from training.demo.language import PackedQwen2
 from training.demo.muon import Muon, orthogonal
+from training.demo.questions import FAMILIES, ask
+from training.demo.streaming_questions import ask_proactive, poll, prompt_of
 from training.demo.tokenizer import UNKNOWN, build_tokenizer
 from training.demo.train import HELD_OUT, seed_of
+from training.demo.world import make_world, render
 
 REPO = Path(__file__).resolve().parents[2]
 

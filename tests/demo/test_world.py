@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from stc_lmms.demo import world as stream_world
-from stc_lmms.demo.video import write_mp4
-from stc_lmms.demo.world import CELL_PX, COLORS, make_world, render
 from stc_lmms.video.decode import open_video
+from training.demo import world as stream_world
+from training.demo.video import write_mp4
+from training.demo.world import CELL_PX, COLORS, make_world, render
 
 WORLDS = [make_world(9, index, frames) for index, frames in enumerate((12, 16, 16, 24, 60, 16, 16, 13))]
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from stc_lmms.harness import vlmeval
+from stc_lmms.eval.vlmeval import command as vlmeval
 
 
 @pytest.fixture
@@ -23,6 +23,6 @@ def run(monkeypatch, tmp_path):
 def no_model(monkeypatch):
     """Fails the test when weights are loaded."""
     vlmeval._import()  # first, for it sees to the certificate checks
-    from stc_lmms.harness.vlmeval_model import StcVLM
+    from stc_lmms.eval.vlmeval.model import StcVLM
 
     monkeypatch.setattr(StcVLM, "load", lambda self: pytest.fail("weights were loaded"))

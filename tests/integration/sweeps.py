@@ -9,9 +9,9 @@ from collections import Counter
 
 import yaml
 
-from stc_lmms.harness import lmms_eval
+from stc_lmms.eval import lmms_eval
 from stc_lmms.sweep.folder import Sweep
-from tests.harness.test_lmms_eval import evaluate, metrics
+from tests.eval.test_lmms_eval import evaluate, metrics
 
 TASKS = ["ovobench_stream_mini_backward", "streamingbench_mini"]
 METHODS = {"none": "", "stc_cacher": ",update_ratio=0.5", "stc_pruner": ",token_budget=6"}

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from stc_lmms.cli import main
-from stc_lmms.demo.dispider_checkpoint import build_dispider
+from stc_lmms.cli.main import main
 from tests.conftest import QUIRKS
 from tests.integration.test_cli import results, run, samples, scores
 from tests.media import encode_video, moving_square_frames
+from training.demo.dispider_checkpoint import build_dispider
 
 TASKS = ["ovobench_stream_mini_backward", "streamingbench_mini_proactive"]
 

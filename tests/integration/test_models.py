@@ -7,11 +7,11 @@ import pytest
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
-from stc_lmms.demo.dispider_checkpoint import build_dispider
-from stc_lmms.demo.streamforest_checkpoint import build_streamforest
 from stc_lmms.resources import tasks_root
 from tests.integration.builtin import lay_out_ovobench
 from tests.models import qwen_checkpoint
+from training.demo.dispider_checkpoint import build_dispider
+from training.demo.streamforest_checkpoint import build_streamforest
 
 pytestmark = pytest.mark.slow
 

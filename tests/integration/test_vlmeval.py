@@ -19,24 +19,24 @@ import pytest
 if find_spec("vlmeval") is None and not os.environ.get("STC_TEST_REQUIRE_VLMEVAL"):
     pytest.skip("VLMEvalKit is not installed; make test has an environment for it", allow_module_level=True)
 
-from stc_lmms.demo.dispider_checkpoint import build_dispider
-from stc_lmms.demo.streamforest_checkpoint import build_streamforest
-from stc_lmms.harness import vlmeval
+from stc_lmms.eval.vlmeval import command as vlmeval
 from stc_lmms.models import registry
 from stc_lmms.video.decode import open_video
 from tests.conftest import QUIRKS
-from tests.harness.toy import TOY, Toy
+from tests.eval.toy import TOY, Toy
 from tests.integration.vlmeval_tables import summaries, text_table
 from tests.media import encode_video, moving_square_frames
 from tests.models import qwen_checkpoint
+from training.demo.dispider_checkpoint import build_dispider
+from training.demo.streamforest_checkpoint import build_streamforest
 
 vlmeval._import()
 from vlmeval.config import supported_VLM  # noqa: E402
 from vlmeval.vlm.base import BaseModel  # noqa: E402
 
-from stc_lmms.harness import vlmeval_data  # noqa: E402
-from stc_lmms.harness.vlmeval_data import OVOBench, StreamingBench, deal  # noqa: E402
-from stc_lmms.harness.vlmeval_model import StcVLM  # noqa: E402
+from stc_lmms.eval.vlmeval import data as vlmeval_data  # noqa: E402
+from stc_lmms.eval.vlmeval.data import OVOBench, StreamingBench, deal  # noqa: E402
+from stc_lmms.eval.vlmeval.model import StcVLM  # noqa: E402
 
 
 @pytest.fixture

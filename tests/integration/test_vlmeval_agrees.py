@@ -18,8 +18,8 @@ if find_spec("vlmeval") is None and not os.environ.get("STC_TEST_REQUIRE_VLMEVAL
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
-from stc_lmms.cli import main as stc_lmms
-from stc_lmms.harness.lmms_eval import LlavaOvStc
+from stc_lmms.cli.main import main as stc_lmms
+from stc_lmms.eval.lmms_eval import LlavaOvStc
 from stc_lmms.resources import tasks_root
 from tests.conftest import QUIRKS
 from tests.integration.vlmeval_tables import summaries, text_table
@@ -34,7 +34,7 @@ SCORES = ("official", "strict", "missing", "unparsed", "past_end")
 
 def start_vlmevalkit(models, output, mini, log):
     """Recipes on both mini sets of a folder, by the command in a process of its own."""
-    command = [sys.executable, "-m", "stc_lmms.harness.vlmeval", "--data", *DATA, "--model", *models]
+    command = [sys.executable, "-m", "stc_lmms.eval.vlmeval.command", "--data", *DATA, "--model", *models]
     return subprocess.Popen(
         [*command, "--work-dir", str(output)],
         stdout=log,
@@ -150,7 +150,16 @@ def test_a_second_run_needs_no_model(evaluated, run, no_model):
 def test_two_processes_give_the_same(evaluated, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     model, data = "llava_ov_stc_demo", "StreamingBench_mini"
-    command = ["-m", "stc_lmms.harness.vlmeval", "--model", model, "--data", data, "--work-dir", tmp_path]
+    command = [
+        "-m",
+        "stc_lmms.eval.vlmeval.command",
+        "--model",
+        model,
+        "--data",
+        data,
+        "--work-dir",
+        tmp_path,
+    ]
     environ = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*launch, *map(str, command)], env=environ, capture_output=True, text=True, timeout=400

@@ -9,7 +9,7 @@ import torch
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.memory.archive import Archive
 from stc_lmms.memory.rekv import ReKV
-from stc_lmms.models.llava_onevision_config import check_settings
+from stc_lmms.models.llava_onevision.config import check_settings
 from stc_lmms.settings import resolve
 from tests.fake_cuda import FakeCuda
 

@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
+from stc_lmms.engine.timers import total
 from stc_lmms.memory.registry import MEMORIES
-from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.ops.attention import kernel
 from stc_lmms.settings import resolve
-from stc_lmms.streaming.timers import total
 from tests.methods.streams import QUESTION, SHORT, play
 
 # n_local holds two to six frames, so that most of the stream is beyond the window.

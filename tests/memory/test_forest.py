@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.memory.forest import Forest
-from stc_lmms.memory.forest_options import ForestOptions
-from stc_lmms.models.streamforest_options import StreamForestOptions
+from stc_lmms.models.streamforest.memory import Forest
+from stc_lmms.models.streamforest.memory_options import ForestOptions
+from stc_lmms.models.streamforest.options import StreamForestOptions
 from stc_lmms.ops.merge import merge_to
 from stc_lmms.video.sampling import spread_indices
 from tests.fake_cuda import FakeCuda

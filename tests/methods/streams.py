@@ -2,7 +2,7 @@
 
 import torch
 
-from stc_lmms.models.base import Generation
+from stc_lmms.engine.api import Generation
 
 QUESTION, SHORT = "What is the man doing now?", Generation(max_new_tokens=6)
 # (method, arguments that fit the tiny model: 12 x 12 patches in 3 layers, 36 tokens per frame).

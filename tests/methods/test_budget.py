@@ -7,7 +7,7 @@ import pytest
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods import budget
 from stc_lmms.methods.registry import RECIPES
-from stc_lmms.models.llava_onevision_config import check_settings
+from stc_lmms.models.llava_onevision.config import check_settings
 from stc_lmms.settings import resolve
 
 

@@ -1,4 +1,4 @@
-"""DyCoke and StreamDyCoke: what they keep, budgets, refusals. For parity see tests/test_verify.py."""
+"""DyCoke and StreamDyCoke: what they keep, budgets, refusals. For parity see tests/parity/test_verify.py."""
 
 import pytest
 import torch

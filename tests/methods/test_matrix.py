@@ -12,7 +12,7 @@ from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
 from stc_lmms.methods.budget import holds, usage
 from stc_lmms.methods.registry import RECIPES
-from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
 from tests.methods.streams import QUESTION, ROWS, SHORT, logits, play, row_id
 

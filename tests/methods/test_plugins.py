@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stc_lmms.cli import main
+from stc_lmms.cli.main import main
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods import registry
 from stc_lmms.methods.listing import as_markdown

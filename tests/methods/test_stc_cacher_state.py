@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
-from stc_lmms.methods.stc_cacher_plan import Plan, cut_roles, fixed_roles
+from stc_lmms.methods.stc_cacher_roles import Plan, cut_roles, fixed_roles
 from stc_lmms.towers import Patches
 from tests.methods.towers import FAMILIES, drifting, drifting_frames, drifting_patches, part, tiny_tower
 

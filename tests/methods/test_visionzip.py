@@ -9,7 +9,7 @@ from stc_lmms.methods.registry import Recipe
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.methods.visionzip import VisionZip, merge_contextual, remaining
 from stc_lmms.ops.grid import halve
-from stc_lmms.towers.received import encode_with_last_input, received_in
+from stc_lmms.towers.attention_scores import encode_with_last_input, received_in
 from tests.methods.towers import drifting_frames, tiny_tower
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from stc_lmms.models.dispider import Dispider
+from stc_lmms.models.dispider.model import Dispider
 from stc_lmms.settings import resolve
 
 LAYOUTS = ("v1", "v2")

@@ -5,7 +5,7 @@ import json
 import torch
 
 from stc_lmms import compat_qwen_vl
-from stc_lmms.demo.checkpoint import byte_tokenizer
+from training.demo.checkpoint import byte_tokenizer
 
 SPECIAL = (
     "<|endoftext|>",

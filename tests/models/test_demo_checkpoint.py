@@ -5,11 +5,11 @@ import torch
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
 from stc_lmms.demo.pretrained import demo_folder
-from stc_lmms.demo.questions import ask
-from stc_lmms.demo.world import make_world, render
-from stc_lmms.models.base import Generation
-from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.engine.api import Generation
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
+from training.demo.questions import ask
+from training.demo.world import make_world, render
 
 
 def test_stock_classes_load_it_and_answer_as_the_stream_does():

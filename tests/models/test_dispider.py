@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from stc_lmms.demo.dispider_checkpoint import build_dispider
+from stc_lmms.engine.api import Generation
 from stc_lmms.errors import StcError
-from stc_lmms.memory.clips import ClipMemory
-from stc_lmms.models.base import Generation
-from stc_lmms.models.dispider import Dispider
-from stc_lmms.models.dispider_text import clip_span, reaction_prompt, released_sampling, time_sentence
-from stc_lmms.streaming.player import Clip as PlayerClip
-from stc_lmms.streaming.player import Player
+from stc_lmms.eval.session import Clip as PlayerClip
+from stc_lmms.eval.session import Player
+from stc_lmms.models.dispider.memory import ClipMemory
+from stc_lmms.models.dispider.model import Dispider
+from stc_lmms.models.dispider.prompt import clip_span, reaction_prompt, released_sampling, time_sentence
 from stc_lmms.video.shared import SharedVideos
 from tests.media import encode_video, moving_square_frames
 from tests.models.dispider_helpers import LAYOUTS, fresh, play, scene, settings, states, undecided
+from training.demo.dispider_checkpoint import build_dispider
 
 QUESTION, SHORT = "What is shown?", Generation(6)
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stc_lmms.demo.dispider_checkpoint import build_dispider
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
-from stc_lmms.models.dispider import Dispider
-from stc_lmms.models.dispider_config import DispiderSpec
+from stc_lmms.models.dispider.config import DispiderSpec
+from stc_lmms.models.dispider.model import Dispider
 from tests.models.dispider_helpers import LAYOUTS, settings
+from training.demo.dispider_checkpoint import build_dispider
 
 COMPACT = "model.compressor.compressor."
 
@@ -115,7 +115,7 @@ def test_a_layer_that_the_tower_does_not_have_is_refused_before_weights(copy, la
     folder, name = copy(layout), {"v1": "mm_vision_select_layer", "v2": "perception_select_layer"}[layout]
     config = next(path for path in folder.glob("*/config.json") if name in path.read_text())
     edit(config, **{name: -30})
-    monkeypatch.setattr("stc_lmms.models.dispider_weights.Networks", None)  # nothing is built
+    monkeypatch.setattr("stc_lmms.models.dispider.weights.Networks", None)  # nothing is built
     assert "mm_vision_select_layer=-30 is out of range for a tower of " in refusal(folder, Dispider)
 
 

@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 
-from stc_lmms.cli import main
+from stc_lmms.cli.main import main
+from stc_lmms.engine.api import Generation
 from stc_lmms.errors import SettingsError, StcError
-from stc_lmms.models.base import Generation
-from stc_lmms.models.livecc import Comment, caption, check_commentary, spoken
-from stc_lmms.models.qwen_vl_config import clip_indices, clip_slice_tokens
+from stc_lmms.eval.session import Clip, Player
+from stc_lmms.models.livecc.model import Comment, caption, check_commentary, spoken
+from stc_lmms.models.qwen_vl.config import clip_indices, clip_slice_tokens
 from stc_lmms.settings import resolve
-from stc_lmms.streaming.player import Clip, Player
 from tests.fake_cuda import FakeCuda
 from tests.media import encode_video, moving_square_frames
 from tests.models.qwen_checkpoint import SMALL
@@ -216,7 +216,7 @@ def test_the_released_grid_spreads_over_what_a_question_sees(load_qwen, tmp_path
         wanted = clip_indices(48, 8.0, end_s and (0.0, end_s))
         assert stream.times_s == [index / 8 for index in wanted] and len(wanted) == frames
         assert stream.kept == [80] * (frames // 2)  # 8 x 10: neither slice_tokens nor the limit of 768
-    monkeypatch.setattr("stc_lmms.models.livecc.clip_slice_tokens", lambda frames: frames * 5)
+    monkeypatch.setattr("stc_lmms.models.livecc.model.clip_slice_tokens", lambda frames: frames * 5)
     player.ask("Yes?", Clip(str(video), 0.0, 2.0), Generation(1))
     assert player._stream.kept == [20, 20]  # 4 x 5, of at most 20
     player.close()

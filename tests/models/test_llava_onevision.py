@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from stc_lmms.engine.decoding import cut
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
-from stc_lmms.models.decoding import cut
-from stc_lmms.models.llava_onevision import LlavaOnevision
-from stc_lmms.models.llava_onevision_config import check_settings
+from stc_lmms.models.llava_onevision.config import check_settings
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
 from tests.methods.streams import QUESTION, SHORT, logits, play
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from stc_lmms.demo.dispider_checkpoint import build_dispider
-from stc_lmms.demo.streamforest_checkpoint import build_streamforest
+from stc_lmms.engine.api import Generation
+from stc_lmms.engine.graphs import FrameRunner
 from stc_lmms.methods.stc_cacher import STCCacher
-from stc_lmms.models.base import Generation
 from stc_lmms.models.registry import model as registered
 from stc_lmms.settings import resolve
-from stc_lmms.streaming.graphs import FrameRunner
 from stc_lmms.towers import Patches
+from tests.engine.test_graphs import Replayed
 from tests.fake_cuda import FakeCuda
 from tests.methods.streams import ROWS, row_id
 from tests.methods.towers import FAMILIES, IMAGE, drifting_frames, drifting_patches, tiny_tower
 from tests.models.dispider_helpers import scene
-from tests.streaming.test_graphs import Replayed
+from training.demo.dispider_checkpoint import build_dispider
+from training.demo.streamforest_checkpoint import build_streamforest
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.models.llava_onevision_config import check_settings
+from stc_lmms.models.llava_onevision.config import check_settings
 from stc_lmms.settings import resolve
 from tests.methods.streams import QUESTION, SHORT, logits, play
 

@@ -10,18 +10,18 @@ import transformers
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from stc_lmms import compat_qwen_vl
+from stc_lmms.engine.api import Generation
+from stc_lmms.engine.decoding import repetition_penalty
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
-from stc_lmms.models.base import Generation
-from stc_lmms.models.decoding import repetition_penalty
-from stc_lmms.models.qwen_vl import CHOICES
-from stc_lmms.models.qwen_vl_config import frame_size
+from stc_lmms.eval.session import Clip, Player
+from stc_lmms.models.qwen_vl.config import frame_size
+from stc_lmms.models.qwen_vl.model import CHOICES
 from stc_lmms.models.registry import model as registered
 from stc_lmms.settings import resolve
-from stc_lmms.streaming.player import Clip, Player
+from tests.engine.test_graphs import Replayed
 from tests.media import encode_video, moving_square_frames
 from tests.methods.streams import QUESTION, SHORT, logits, play
 from tests.models.qwen_checkpoint import FAMILIES, SMALL
-from tests.streaming.test_graphs import Replayed
 
 # A frame has 3 x 4 tokens; "recent" forgets most of a stream of 11 frames (5 slices and a half).
 ROWS = [

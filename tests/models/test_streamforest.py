@@ -9,17 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stc_lmms.demo.streamforest_checkpoint import build_streamforest
+from stc_lmms.engine.api import Generation
+from stc_lmms.engine.live import Schedule, play
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
-from stc_lmms.models.base import Generation
-from stc_lmms.models.released import load_tokenizer
-from stc_lmms.models.streamforest import StreamForest
-from stc_lmms.models.streamforest_config import StreamForestSpec
+from stc_lmms.eval.session import Clip, Player
+from stc_lmms.models.checkpoint_io import load_tokenizer
+from stc_lmms.models.streamforest.config import StreamForestSpec
+from stc_lmms.models.streamforest.model import StreamForest
 from stc_lmms.settings import resolve
-from stc_lmms.streaming.live import Schedule, play
-from stc_lmms.streaming.player import Clip, Player
 from tests import media
-from tests.streaming.test_graphs import Replayed
+from tests.engine.test_graphs import Replayed
+from training.demo.streamforest_checkpoint import build_streamforest
 
 QUESTION, SHORT = "What is the man doing now?", Generation(max_new_tokens=4)
 # The memory of a 6x6 grid in miniature: events appear after 8 frames and merge after some more.

@@ -4,9 +4,9 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from stc_lmms.harness.jobs import AnswerText
-from stc_lmms.harness.lmms_tasks import acc, forget, process_results
-from stc_lmms.streaming.timers import Efficiency
+from stc_lmms.engine.timers import Efficiency
+from stc_lmms.eval.dialogue import AnswerText
+from stc_lmms.eval.lmms_tasks import acc, forget, process_results
 from stc_lmms.sweep import tasks
 from stc_lmms.sweep.folder import Job, Sweep
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from stc_lmms.cli import main
-from stc_lmms.report.runs import find_runs
+from stc_lmms.cli.main import main
+from stc_lmms.results.read import find_runs
 from stc_lmms.sweep import spec
 from stc_lmms.sweep.merge import merge
 from stc_lmms.sweep.status import status, unfinished

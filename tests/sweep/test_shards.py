@@ -6,9 +6,9 @@ import random
 import pytest
 
 from stc_lmms.benchmarks.base import make_row
-from stc_lmms.cli import main
+from stc_lmms.cli.main import main
 from stc_lmms.errors import DataError
-from stc_lmms.harness.shard import VARIABLE, select
+from stc_lmms.eval.shard import VARIABLE, select
 from stc_lmms.sweep import tasks
 from stc_lmms.sweep.shards import Load, cut, deal, length_s, parted, video_loads
 from tests.benchmarks.test_rounds import proactive, question

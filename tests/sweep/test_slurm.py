@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from stc_lmms.cli import main
+from stc_lmms.cli.main import main
 from stc_lmms.sweep import slurm
 from stc_lmms.sweep.lease import me
 from stc_lmms.sweep.spec import SlurmOptions

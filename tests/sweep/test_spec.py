@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from stc_lmms.cli import main
+from stc_lmms.cli.main import main
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.sweep import folder, spec, tasks
 from stc_lmms.sweep.spec import SlurmOptions

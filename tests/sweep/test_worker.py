@@ -182,7 +182,7 @@ def test_before_a_time_limit_slurm_requeues_this_job_alone(
 
 def test_a_rank_ends_with_a_killed_torchrun():
     rank = (
-        "import time; from stc_lmms.harness.stopping import end_with_launcher, stoppable\n"
+        "import time; from stc_lmms.eval.stopping import end_with_launcher, stoppable\n"
         "end_with_launcher()\nwith stoppable(): print('ready', flush=True); time.sleep(60)"
     )
     launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"

@@ -9,11 +9,11 @@ from torch import nn
 from tqdm import tqdm
 
 from stc_lmms.benchmarks import ovobench
-from stc_lmms.demo.questions import FAMILIES, Asked, ask
-from stc_lmms.demo.streaming_questions import ask_choice, ask_proactive, poll, prompt_of
-from stc_lmms.demo.world import CELLS, World, make_world, render
 from training.demo import model as blueprint
 from training.demo import scenes
+from training.demo.questions import FAMILIES, Asked, ask
+from training.demo.streaming_questions import ask_choice, ask_proactive, poll, prompt_of
+from training.demo.world import CELLS, World, make_world, render
 
 LENGTHS = {16: 2200, 32: 300, 60: 200}  # frames of a clip -> how many
 TOKENS = CELLS * CELLS

@@ -16,14 +16,14 @@ import numpy as np
 from tqdm import tqdm
 
 from stc_lmms.benchmarks.ovobench import official_score
-from stc_lmms.demo.questions import FAMILIES, Asked, ask
-from stc_lmms.demo.video import write_mp4
-from stc_lmms.demo.world import FRAME_S, World, make_world, render
-from stc_lmms.models.base import Generation
-from stc_lmms.models.llava_onevision import LlavaOnevision
+from stc_lmms.engine.api import Generation
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import parse_args, resolve
 from stc_lmms.video.decode import iter_frames
+from training.demo.questions import FAMILIES, Asked, ask
 from training.demo.text_only import reader
+from training.demo.video import write_mp4
+from training.demo.world import FRAME_S, World, make_world, render
 
 SEED = 4242
 BRIEF = Generation(max_new_tokens=3)

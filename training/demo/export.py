@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from stc_lmms.demo.checkpoint import save_processor
 from stc_lmms.demo.pretrained import write_checksums
-from stc_lmms.demo.world import SIDE
 from training.demo import model as blueprint
 from training.demo import tower
+from training.demo.checkpoint import save_processor
 from training.demo.learn import load_values, named_parameters
 from training.demo.tokenizer import build_tokenizer
+from training.demo.world import SIDE
 
 
 def export(folder: Path, out: Path, seed: int) -> None:

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stc_lmms.demo.questions import DIGITS, FAMILIES, QUARTERS
-from stc_lmms.demo.world import CELLS, COLOR_NAMES, SHAPES
 from training.demo import model as blueprint
 from training.demo.clips import Clip
 from training.demo.language import PackedQwen2
 from training.demo.lessons import PHASES, Phase, Teacher, Timely, losses
 from training.demo.muon import Muon
+from training.demo.questions import DIGITS, FAMILIES, QUARTERS
 from training.demo.scenes import DARK, LIT, NOTHING, SIGN, crowded
+from training.demo.world import CELLS, COLOR_NAMES, SHAPES
 
 LR, TABLE_LR, EVERY, SAVE_EVERY = 0.013, 2e-3, 50, 100
 WARMUP = 40

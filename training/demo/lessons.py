@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stc_lmms.demo.questions import DIGITS, FAMILIES, QUARTERS
-from stc_lmms.demo.world import COLOR_NAMES, MOTIONS, SHAPES
-from stc_lmms.models.llava_onevision import REKV_PREFIX, REKV_SUFFIX
+from stc_lmms.models.llava_onevision.model import REKV_PREFIX, REKV_SUFFIX
 from training.demo.clips import LAMP, NOW, SIGN, Clip, Line, draw, draw_sequences, drill
 from training.demo.language import Batch, PackedQwen2
+from training.demo.questions import DIGITS, FAMILIES, QUARTERS
+from training.demo.world import COLOR_NAMES, MOTIONS, SHAPES
 
 CHAT_HEAD, CHAT_TAIL = "<|im_start|>user ", "\n{question}<|im_end|><|im_start|>assistant\n"
 READ_AFTER = 3

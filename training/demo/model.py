@@ -14,7 +14,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from stc_lmms.demo.world import CELLS, SIDE
+from training.demo.world import CELLS, SIDE
 
 WIDTH = 192
 PATCH = 8

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stc_lmms.demo import sprites
-from stc_lmms.demo import world as drawn
-from stc_lmms.demo.world import CELL_PX, CELLS, SHAPES, SIDE, background, make_world, render
+from training.demo import sprites
+from training.demo import world as drawn
+from training.demo.world import CELL_PX, CELLS, SHAPES, SIDE, background, make_world, render
 
 SIGN, DARK, LIT, NOTHING = len(SHAPES), len(SHAPES) + 1, len(SHAPES) + 2, len(SHAPES) + 3
 KINDS = NOTHING + 1

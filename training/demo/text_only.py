@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from stc_lmms.demo.questions import FAMILIES, OPTIONS, UNABLE, Asked, ask
-from stc_lmms.demo.streaming_questions import REAL_TYPES, ask_choice
-from stc_lmms.demo.world import COLOR_NAMES, MOTIONS, SHAPES, make_world
+from training.demo.questions import FAMILIES, OPTIONS, UNABLE, Asked, ask
+from training.demo.streaming_questions import REAL_TYPES, ask_choice
+from training.demo.world import COLOR_NAMES, MOTIONS, SHAPES, make_world
 
 MINI = Path(__file__).resolve().parents[2] / "tasks" / "mini_data"
 SEED, WORLDS = 51, 2000  # what it has read; training, evaluation and the mini sets have other seeds

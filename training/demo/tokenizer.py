@@ -12,10 +12,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from stc_lmms.benchmarks import ovobench, streamingbench
-from stc_lmms.demo.checkpoint import SPECIAL
-from stc_lmms.demo.questions import DIGITS, FAMILIES, QUARTERS, UNABLE, ask
-from stc_lmms.demo.streaming_questions import PROACTIVE_TEXTS
-from stc_lmms.demo.world import COLOR_NAMES, MOTIONS, SHAPES, make_world
+from training.demo.checkpoint import SPECIAL
+from training.demo.questions import DIGITS, FAMILIES, QUARTERS, UNABLE, ask
+from training.demo.streaming_questions import PROACTIVE_TEXTS
+from training.demo.world import COLOR_NAMES, MOTIONS, SHAPES, make_world
 
 UNKNOWN = "<unk>"
 SYSTEM = "You are a helpful assistant."

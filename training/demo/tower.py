@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stc_lmms.demo.world import CELLS
 from training.demo import model as blueprint
 from training.demo.muon import Muon
 from training.demo.scenes import IGNORE, KINDS, NOTHING, Labels, crowded, from_worlds
+from training.demo.world import CELLS
 
 STEPS, BATCH, WORLDS_EVERY = 1500, 32, 16
 EVERY, SAVE_EVERY = 50, 100  # steps: a line of the log, a state to resume from

@@ -1,0 +1,4 @@
+"""Checks against outputs recorded from the original implementations, one module per area.
+
+python -m parity FOLDER --areas cacher,pruner
+"""

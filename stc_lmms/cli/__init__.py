@@ -1,0 +1,1 @@
+"""The commands of `stc-lmms`, one file each."""

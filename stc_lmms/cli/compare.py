@@ -1,0 +1,123 @@
+"""`stc-lmms compare`: methods at equal budgets on the same questions, weights loaded once."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from stc_lmms.errors import SettingsError, StcError
+from stc_lmms.models.registry import model
+
+DESCRIPTION = (
+    "Runs every method at every budget through lmms-eval's evaluator, in one process, and prints accuracy "
+    "and cost. Start it again with the same output to go on where it was."
+)
+_OWN_OPTIONS = {"method": "--methods", "token_budget": "--budgets"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument(
+        "--methods", required=True, help="with commas; all are compared to none if it is among them"
+    )
+    parser.add_argument("--tasks", required=True, help="tasks of this package, with commas")
+    parser.add_argument(
+        "--budgets", help="LLM tokens per frame, with commas (default: the checkpoint's, see token_budget)"
+    )
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="NAME=V1,V2,...",
+        help="also every value of this argument, for the methods that have it (may be given again)",
+    )
+    parser.add_argument("--model", default="llava_ov", help="see `stc-lmms methods` (default: llava_ov)")
+    parser.add_argument("--model_args", "--model-args", default="", help="of all: name=value,...")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows (videos) of each task")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the grid and print the table; 0 if nothing failed (skipped ones have not)."""
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise SettingsError("compare runs in one process; start it without torchrun or accelerate launch")
+    chosen = model(args.model)
+    methods, tasks = _names("--methods", args.methods), _names("--tasks", args.tasks)
+    budgets = None if args.budgets is None else _budgets(args.budgets)
+    varied = _varied(args.vary)
+    if args.limit is not None and args.limit < 1:
+        raise SettingsError(f"--limit {args.limit} must be at least 1")
+    if args.seed < 0:
+        raise SettingsError(f"--seed {args.seed} must be 0 or more")
+    from stc_lmms.settings import parse_args, resolve
+
+    common = parse_args(args.model_args)
+    for name, option in (_OWN_OPTIONS | dict.fromkeys(varied, "--vary")).items():
+        if name in common:
+            raise SettingsError(f"--model_args: give {name} with {option}")
+    from stc_lmms.eval.experiments import configurations, run_grid
+    from stc_lmms.results.compare import by_question, rows, text
+
+    if budgets is None:
+        # other arguments may belong to other methods, or need one that is varied
+        about = {name: common[name] for name in ("pretrained",) if name in common}
+        budgets = [resolve(about | {"method": "stc"}, model=chosen.name).options["token_budget"]]
+    grid = configurations(methods, budgets, varied)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StcError(f"cannot make the folder {args.output} ({error.strerror})") from error
+    outcomes = []
+    for outcome in run_grid(grid, tasks, common, args.output, args.limit, chosen.name):
+        outcomes.append(outcome)
+        state = f"skipped: {outcome.trouble}" if outcome.skipped else outcome.trouble or "done"
+        step = f"{len(outcomes)} of {len(grid)}, {outcome.configuration.name}"
+        print(f"stc-lmms: {step}: {state}", file=sys.stderr)
+        found = rows(outcomes, args.seed)
+        about = {
+            "model": chosen.name,
+            "tasks": tasks,
+            "limit": args.limit,
+            "seed": args.seed,
+            "model_args": common,
+        }
+        _write(args.output / "compare.json", json.dumps(about | {"rows": found}, indent=1))
+        _write(args.output / "scores.json", json.dumps(by_question(outcomes)))
+    import torch
+
+    print(text(found, on_gpu=torch.cuda.is_available() and common.get("device") != "cpu"))
+    return 1 if any(o.trouble and not o.skipped for o in outcomes) else 0
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _names(option: str, text: str) -> list[str]:
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise SettingsError(f"{option} is empty")
+    return names
+
+
+def _varied(texts: list[str]) -> dict[str, list[str]]:
+    found = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not (name.strip() and equals):
+            raise SettingsError(f"--vary {text!r} is not of the form name=value,value,...")
+        if name in _OWN_OPTIONS:
+            raise SettingsError(f"--vary: give {name} with {_OWN_OPTIONS[name]}")
+        found[name.strip()] = _names(f"--vary {name}", values)
+    return found
+
+
+def _budgets(text: str) -> list[int]:
+    found = []
+    for name in _names("--budgets", text):
+        if not name.isdecimal() or int(name) < 1:
+            raise SettingsError(f"--budgets: {name!r} is not a whole number above 0")
+        found.append(int(name))
+    return found

@@ -1,0 +1,56 @@
+"""`stc-lmms leaderboard`: all runs below folders as Markdown, CSV, JSON and one HTML page."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from stc_lmms.errors import SettingsError, StcError
+from stc_lmms.suggest import unknown
+
+DESCRIPTION = (
+    "Finds runs below the folders, those of stc-lmms and plain result files of lmms-eval and VLMEvalKit, and "
+    "writes leaderboard.md, .csv, .json and .html."
+)
+FORMATS = ("md", "csv", "json", "html")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("folders", nargs="+", type=Path, metavar="RESULTS_DIR", help="searched recursively")
+    parser.add_argument(
+        "--output", type=Path, default=Path("leaderboard"), help="folder to write to (default: leaderboard)"
+    )
+    parser.add_argument("--format", default=",".join(FORMATS), help=f"default: {','.join(FORMATS)}")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the files; one line for each, and for each file that was skipped."""
+    from stc_lmms.results import page
+    from stc_lmms.results.leaderboard import build, to_csv, to_json, to_markdown
+    from stc_lmms.results.read import find_runs
+
+    formats = dict.fromkeys(name for name in args.format.split(",") if name)
+    for name in formats:
+        if name not in FORMATS:
+            raise SettingsError(unknown("format", name, FORMATS))
+    if "html" in formats:
+        page.require()
+    runs = find_runs(args.folders, lambda line: print(f"stc-lmms: {line}", file=sys.stderr))
+    rows = build(runs)
+    writers: dict[str, Callable[[], str]] = {
+        "md": lambda: to_markdown(rows, runs),
+        "csv": lambda: to_csv(rows),
+        "json": lambda: to_json(rows, runs),
+        "html": lambda: page.to_html(rows, runs),
+    }
+    print(f"{len(runs)} runs, {len(rows)} scores")
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        for name in formats:
+            path = args.output / f"leaderboard.{name}"
+            path.write_text(writers[name](), encoding="utf-8")
+            print(path)
+    except OSError as error:
+        raise StcError(f"cannot write to {args.output} ({error.strerror})") from error
+    return 0

@@ -1,0 +1,44 @@
+"""`stc-lmms run`: one recipe, checked in full before anything is loaded."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from stc_lmms.errors import SettingsError
+from stc_lmms.eval import run_config as recipes
+
+DESCRIPTION = "Runs a recipe of model_configs/, or of a YAML file, with lmms-eval. Start it again to go on."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("recipe", help="a name in model_configs/ (see --list), or a YAML file", nargs="?")
+    parser.add_argument("--list", action="store_true", help="print the names of all recipes")
+    parser.add_argument("--tasks", help="instead of the recipe's, with commas")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="instead of the recipe's output_path")
+    parser.add_argument(
+        "--model_args", "--model-args", default="", help="replace the recipe's: name=value,..."
+    )
+
+
+def run(args: argparse.Namespace, harness: Callable[[list[str]], int]) -> int:
+    """Run it.
+
+    Args:
+        args: parsed options.
+        harness: lmms-eval's command line.
+    """
+    if args.list:
+        for path in sorted(recipes.model_configs_root().glob("*.yaml")):
+            first = path.read_text(encoding="utf-8").splitlines()[0]
+            print(f"{path.stem:34s}{first.removeprefix('# ')}")
+        return 0
+    if args.recipe is None:
+        raise SettingsError("name a recipe; stc-lmms run --list prints them")
+    from stc_lmms.settings import parse_args
+
+    recipe = recipes.read(args.recipe, parse_args(args.model_args))
+    recipes.check(recipe)
+    output = args.output or recipe.others.get("output_path") or f"results/{recipe.name}"
+    changes = {"tasks": args.tasks} if args.tasks else {}
+    return harness(recipe.command_line(output_path=output, log_samples=True, **changes))

@@ -1,0 +1,123 @@
+"""`stc-lmms show`: a picture or a short video of what a method recomputes and keeps, frame by frame."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stc_lmms.errors import SettingsError, StcError, VideoError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DESCRIPTION = (
+    "Draws the first frames of a video, each with the patches that the vision tower recomputed and the LLM "
+    "tokens that were kept."
+)
+MOST_FRAMES = {".png": 64, ".mp4": 1000}  # more is of no use to a person, and all are held in memory
+FRAMES_PER_SECOND = 2  # of an mp4: slow enough to look at
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("video", metavar="VIDEO")
+    parser.add_argument("--model", default="llava_ov", help="only llava_ov can be drawn yet (default)")
+    parser.add_argument("--method", default="stc", help="see `stc-lmms methods` (default: stc)")
+    parser.add_argument(
+        "--model_args",
+        "--model-args",
+        default="",
+        help="as for lmms-eval: name=value,... (default: pretrained=demo)",
+    )
+    parser.add_argument("--frames", type=int, default=8, metavar="N", help="frames drawn (default: 8)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("show.png"), metavar="FILE", help="show.png or show.mp4"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the picture and print what is in it."""
+    _check(args)
+    from stc_lmms.demo.pretrained import NOTICE, is_demo
+    from stc_lmms.models.llava_onevision.model import LlavaOnevision
+    from stc_lmms.models.registry import model as registered
+    from stc_lmms.results.overlay import picture
+    from stc_lmms.results.watch import watch
+    from stc_lmms.settings import parse_args, resolve
+    from stc_lmms.video.decode import open_video
+
+    given = parse_args(args.model_args)
+    if "method" in given:
+        raise SettingsError("--model_args: give the method as --method")
+    chosen = registered(args.model)
+    cls = chosen.load_class()
+    if not issubclass(cls, LlavaOnevision):
+        raise SettingsError(f"show draws the frames of llava_ov; it cannot draw those of {chosen.name} yet")
+    settings = resolve(given | {"method": args.method}, model=chosen.name, pretrained="demo")
+    cls.check(settings)
+    with open_video(
+        args.video, fps=settings.fps, decoder=settings.decoder, timeout_s=settings.decode_timeout_s
+    ) as video:
+        if is_demo(settings.pretrained):
+            print(f"stc-lmms: {NOTICE}", file=sys.stderr)
+        views, notes = watch(cls(settings), itertools.islice(video.read(), args.frames))
+    if not views:
+        raise VideoError(f"{args.video} has no frame at {settings.fps:g} fps")
+    for warning in video.warnings:
+        print(f"stc-lmms: {warning}", file=sys.stderr)
+
+    title = f"{Path(args.video).name}, {args.method}: {_options(settings.options)}".rstrip(": ")
+    # A picture is passed on without the command that made it.
+    foot = [*notes, NOTICE] if is_demo(settings.pretrained) else notes
+    try:
+        if args.output.suffix.lower() == ".png":
+            _write_png(args.output, picture(views, title, foot))
+        else:
+            _write_mp4(args.output, [picture([view], title, foot) for view in views])
+    except OSError as error:
+        raise StcError(f"cannot write {args.output} ({error.strerror or error})") from error
+    print(title)
+    for view in views:
+        print(f"{view.time_s:6g} s: {', '.join(view.counts)}")
+    for note in notes:
+        print(note)
+    print(f"written: {args.output}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what can be seen to fail before anything is loaded."""
+    suffix = args.output.suffix.lower()
+    if suffix not in MOST_FRAMES:
+        raise SettingsError(f"--output {args.output} must end in .png or .mp4")
+    if not args.output.absolute().parent.is_dir():
+        raise SettingsError(f"--output {args.output}: there is no folder {args.output.absolute().parent}")
+    if args.output.exists() and Path(args.video).exists() and args.output.samefile(args.video):
+        raise SettingsError(f"--output {args.output} is the video itself; give another name")
+    if args.frames < 1:
+        raise SettingsError(f"--frames {args.frames} must be at least 1")
+    if args.frames > MOST_FRAMES[suffix]:
+        raise SettingsError(f"--frames {args.frames}: a {suffix} has at most {MOST_FRAMES[suffix]}")
+
+
+def _options(options: dict) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
+
+
+def _write_png(path: Path, image: "np.ndarray") -> None:
+    from PIL import Image
+
+    Image.fromarray(image).save(path)
+
+
+def _write_mp4(path: Path, images: "Sequence[np.ndarray]") -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"crf": "18"})
+        stream.pix_fmt, stream.height, stream.width = "yuv420p", *images[0].shape[:2]
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))

@@ -1,0 +1,202 @@
+"""`stc-lmms stream`: watch a video, a camera or a network stream, and answer while it goes on."""
+
+import argparse
+import json
+import math
+import sys
+from typing import Any, TextIO
+
+from stc_lmms.errors import SettingsError
+
+DESCRIPTION = (
+    "Answers at given stream times while frames arrive. SOURCE is a file, a pipe, - for standard input, an "
+    "address (rtsp://...), or the number of a camera."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("--ask", action="append", default=[], metavar="QUESTION", help="may be repeated")
+    own = parser.add_mutually_exclusive_group()
+    own.add_argument(
+        "--proactive",
+        metavar="QUESTION",
+        help="the model decides by itself when to answer this (models that can: dispider)",
+    )
+    own.add_argument(
+        "--comment",
+        nargs="?",
+        const="",
+        metavar="TASK",
+        help="comment on the video while it goes on (--model livecc); TASK is what the model is told to do",
+    )
+    parser.add_argument("--every", type=float, metavar="S", help="ask every S seconds of the stream")
+    parser.add_argument(
+        "--at", type=_times, default=[], metavar="S,S", help="ask at these times (default: at the end)"
+    )
+    parser.add_argument("--model", default="llava_ov", help="see `stc-lmms methods` (default: llava_ov)")
+    parser.add_argument("--model_args", "--model-args", default="", help="as for lmms-eval: name=value,...")
+    parser.add_argument(
+        "--backlog",
+        choices=["queue", "drop"],
+        default="queue",
+        help="frames that come faster than the model: keep all, or only the newest (both are counted)",
+    )
+    parser.add_argument(
+        "--stall", type=float, default=10.0, metavar="S", help="give up after S s without data"
+    )
+    parser.add_argument("--follow", action="store_true", help="the file is still being written")
+    parser.add_argument("--realtime", action="store_true", help="play a file no faster than it would play")
+    parser.add_argument("--max-new-tokens", type=int, help="of an answer (default: 128) or comment (16)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per answer on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print answers as they come; 0 if the source ended by itself and every question was asked.
+
+    A proactive model that found no reason to speak is no failure.
+    """
+    from stc_lmms.engine.api import Generation
+    from stc_lmms.engine.live import Schedule, Status, play
+    from stc_lmms.models.registry import model as registered
+    from stc_lmms.settings import parse_args, resolve
+
+    if args.max_new_tokens is not None and args.max_new_tokens < 1:
+        raise SettingsError(f"--max-new-tokens {args.max_new_tokens} must be at least 1")
+    if not (math.isfinite(args.stall) and args.stall > 0):
+        raise SettingsError(f"--stall {args.stall:g} must be a positive number of seconds")
+    if args.comment is not None:
+        return _comment(args)
+    if not args.ask and args.proactive is None:
+        raise SettingsError("there is nothing to answer; give --ask, --proactive or --comment")
+    schedule = Schedule(tuple(args.ask), args.every, tuple(args.at))
+    chosen = registered(args.model)
+    settings = resolve(parse_args(args.model_args), model=chosen.name)
+    cls = chosen.load_class()
+    if args.proactive is not None and not cls.proactive:
+        raise SettingsError(f"{chosen.name} does not decide by itself when to answer; use --model dispider")
+    cls.check(settings)
+    with _source(args, settings.fps, cls.exact_grid) as source:
+        screen = _Screen(sys.stderr)
+        model = cls(settings)
+        missed, status = 0, None
+        try:
+            generation = Generation(args.max_new_tokens or 128)
+            for event in play(model, source, schedule, generation, args.proactive):
+                if isinstance(event, Status):
+                    status = event
+                    screen.show(status)
+                elif event.answer is None:
+                    missed += 1
+                    screen.say(f"not asked at {event.time_s:g} s, {event.failed}: {event.question}")
+                else:
+                    screen.clear()
+                    print(_json(event) if args.json else _text(event), flush=True)
+        except KeyboardInterrupt:
+            screen.say("stopped")
+        screen.clear()
+        if status is not None:
+            print(_summary(status), file=sys.stderr)
+        if source.failure is not None:
+            raise source.failure
+        if status is None:
+            screen.say(f"{args.source} gave no frame")
+    return 1 if missed or status is None else 0
+
+
+def _comment(args: argparse.Namespace) -> int:
+    """Print comments as they come; 0 if the source ended by itself and was long enough for one."""
+    import numpy as np
+
+    from stc_lmms.models.livecc.model import QUERY, LiveCC, check_commentary
+    from stc_lmms.models.registry import model as registered
+    from stc_lmms.settings import parse_args, resolve
+
+    if args.ask or args.every is not None or args.at:
+        raise SettingsError("--comment takes no questions: leave out --ask, --every and --at")
+    settings = resolve(parse_args(args.model_args), model=registered(args.model).name)
+    check_commentary(settings)
+    LiveCC.check(settings)
+    with _source(args, settings.fps, LiveCC.exact_grid) as source:
+        commentary = LiveCC(settings).open_commentary(args.comment or QUERY, args.max_new_tokens or 16)
+        try:
+            for waiting in source.waiting(settings.prefill_frames):
+                images, times_s = np.stack([image for _, image in waiting]), [t for t, _ in waiting]
+                for comment in commentary.observe(images, times_s):
+                    if args.json:
+                        print(json.dumps(comment.to_dict(), ensure_ascii=False), flush=True)
+                    elif comment.text:
+                        print(f"[{comment.start_s:.1f}-{comment.end_s:.1f} s] {comment.text}", flush=True)
+        except KeyboardInterrupt:
+            print("stc-lmms: stopped", file=sys.stderr)
+        if source.failure is not None:
+            raise source.failure
+    said = sum(bool(comment.text) for comment in commentary.comments)
+    print(
+        f"{len(commentary.comments)} steps, {len(commentary.comments) - said} silent, "
+        f"{source.n_dropped} frames dropped",
+        file=sys.stderr,
+    )
+    if not commentary.comments:
+        print(f"stc-lmms: {args.source} is shorter than a commentary's first 3 s", file=sys.stderr)
+    return 0 if commentary.comments else 1
+
+
+def _source(args: argparse.Namespace, fps: float, exact: bool) -> Any:
+    from stc_lmms.video.live import LiveSource
+
+    return LiveSource(args.source, fps, args.backlog, args.stall, args.follow, args.realtime, exact)
+
+
+class _Screen:
+    """One line that is written over, on a terminal only."""
+
+    def __init__(self, out: TextIO):
+        self._out, self._live = out, out.isatty()
+
+    def show(self, status: Any) -> None:
+        if self._live:
+            print(f"\r\x1b[K{_summary(status)}", end="", file=self._out, flush=True)
+
+    def clear(self) -> None:
+        if self._live:
+            print("\r\x1b[K", end="", file=self._out, flush=True)
+
+    def say(self, text: str) -> None:
+        self.clear()
+        print(f"stc-lmms: {text}", file=self._out, flush=True)
+
+
+def _summary(status: Any) -> str:
+    progress = status.progress
+    parts = [
+        f"{status.time_s:.1f} s",
+        f"{progress.frames} frames",
+        f"{status.ms_per_frame:.1f} ms/frame",
+        f"{progress.llm_tokens_mean:.1f} tokens/frame",
+        f"{100 * (1 - progress.recomputed):.0f} % of tower tokens reused",
+        f"{status.nbytes / 2**20:.1f} MiB",
+        f"backlog at most {status.backlog}",
+        f"{status.dropped} dropped",
+    ]
+    return " | ".join(parts)
+
+
+def _text(told: Any) -> str:
+    when = "end" if told.time_s == math.inf else f"{told.time_s:g} s"
+    return f"[{when}] {told.question}\n    {told.answer.text.strip()}"
+
+
+def _json(told: Any) -> str:
+    content = {
+        "time_s": None if told.time_s == math.inf else told.time_s,
+        "question": told.question,
+        "answer": told.answer.text,
+        "efficiency": told.answer.efficiency.to_dict(),
+    }
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _times(text: str) -> list[float]:
+    return [float(part) for part in text.split(",") if part]

@@ -1,0 +1,238 @@
+"""Jobs: a request of lmms-eval, or a row of our benchmarks, as rounds: what to ask next, about which clip."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stc_lmms.benchmarks.base import NO_TIME_S, replay, rounds
+from stc_lmms.engine.api import Generation
+from stc_lmms.errors import DataError
+from stc_lmms.eval.session import Clip
+
+logger = logging.getLogger(__name__)
+
+# As the tasks for lmms-eval: `max_new_tokens` of their YAML, and the stop that it adds to every request.
+GENERATION = Generation(max_new_tokens=128, stop=("\n\n",))
+MAX_BROKEN_ROUNDS = 256  # in a row, before a task that cannot even say what to ask is given up
+
+
+class AnswerText(str):
+    """A response that carries its record (efficiency, failure, note) to the task's `process_results`.
+
+    To the harness it is a plain string.
+    """
+
+    record: dict[str, Any]
+
+    def __new__(cls, text: str, record: dict[str, Any] | None = None):
+        """A string with a record."""
+        self = super().__new__(cls, text)
+        self.record = record or {}
+        return self
+
+
+@dataclass(frozen=True)
+class Round:
+    """A question, or the reason why the task cannot ask it.
+
+    `search`, `opening` and `watch`: see `Stream.ask`, `Generation` and `Player.poll`.
+    """
+
+    prompt: str = ""
+    clip: Clip | None = None
+    failed: str = ""
+    search: str | None = None
+    opening: str = ""
+    watch: str = ""
+
+
+class Job(ABC):
+    """Something to be asked in rounds, and what has been answered so far.
+
+    Args:
+        task: name of the benchmark that asks, for records.
+        doc_id: number of its row there.
+        generation: how to answer.
+        identity: all that decides what is asked, for the journal.
+    """
+
+    def __init__(self, task: str, doc_id: int, generation: Generation, identity: dict[str, Any]):
+        self.task, self.doc_id, self.generation, self.identity = task, doc_id, generation, identity
+        self.responses: list[AnswerText] = []
+        self.videos: list[str] = []  # what has been asked about, in order, without repeats
+        self._rounds = self._ask()
+        self.next: Round | None = next(self._rounds, None)
+
+    @abstractmethod
+    def _ask(self) -> Iterator[Round]:
+        """Yield the rounds; `responses` has the answers to those before."""
+
+    def respond(self, response: AnswerText) -> None:
+        """Take in the answer to `next` and move on; `next` is None when all is asked."""
+        if self.next.clip is not None and self.next.clip.path not in self.videos:
+            self.videos.append(self.next.clip.path)
+        self.responses.append(response)
+        self.next = next(self._rounds, None)
+
+    @property
+    def failed(self) -> str:
+        """The first failure, "" if there is none."""
+        return next((r.record["failed"] for r in self.responses if r.record.get("failed")), "")
+
+
+class ClipJob(Job):
+    """One question about one clip."""
+
+    def __init__(self, task: str, prompt: str, clip: Clip):
+        self._round = Round(prompt, clip)
+        identity = {"task": task, "prompt": prompt, "clip": clip, "generation": GENERATION}
+        super().__init__(task, 0, GENERATION, identity)
+
+    def _ask(self) -> Iterator[Round]:
+        yield self._round
+
+
+class RowJob(Job):
+    """A row of `load_rows`, without a harness in between."""
+
+    def __init__(self, row: dict[str, Any], doc_id: int):
+        self.row = row
+        task = "_".join(filter(None, (row["benchmark"], row["size"], row["part"])))
+        super().__init__(task, doc_id, GENERATION, {"row": row, "generation": GENERATION})
+
+    def _ask(self) -> Generator[Round, None, None]:
+        asking = rounds(self.row)
+        asked = next(asking, None)
+        while asked is not None:
+            end_s = None if asked.end_s == NO_TIME_S else asked.end_s
+            clip = Clip(self.row["path"], asked.start_s, end_s)
+            yield Round(asked.prompt, clip, "", asked.search or None, asked.opening, asked.watch)
+            try:
+                asked = asking.send(str(self.responses[-1]))
+            except StopIteration:
+                return
+
+    def of_question(self, qid: str) -> list[AnswerText]:
+        """The responses to the rounds of one question."""
+        answered, _ = replay(self.row, self.responses)
+        return [response for asked, response in answered if asked.qid == qid]
+
+
+class RequestJob(Job):
+    """A request of lmms-eval.
+
+    Args:
+        request: its instance, of type generate_until or generate_until_multi_round.
+        doc: its row.
+    """
+
+    def __init__(self, request: Any, doc: Any):
+        self.request = request
+        self.doc = doc
+        self.multi_round = request.request_type == "generate_until_multi_round"
+        identity = {
+            "task": request.task_name,
+            "doc_id": request.doc_id,
+            "doc": doc,
+            "context": request.args[0],
+            "generation": request.args[1],
+        }
+        super().__init__(request.task_name, request.doc_id, _generation(request.args[1]), identity)
+
+    @property
+    def result(self) -> Any:
+        """What lmms-eval expects: a string, or a list of strings for several rounds."""
+        return self.responses if self.multi_round else self.responses[0]
+
+    def _ask(self) -> Iterator[Round]:
+        return self._multi() if self.multi_round else self._single()
+
+    def _single(self) -> Iterator[Round]:
+        prompt, doc_to_visual = self.request.args[0], self.request.args[2]
+        yield self._try(lambda: (doc_to_visual(self.doc), prompt))
+
+    def _multi(self) -> Iterator[Round]:
+        prompt, _, doc_to_visual, doc_to_text = self.request.args[:4]
+        yield self._try(lambda: (doc_to_visual(self.doc), prompt))
+        info, broken = None, 0
+        while broken < MAX_BROKEN_ROUNDS:
+            said = [str(r) for r in self.responses]
+            try:
+                visuals, prompt, stop, _, info = doc_to_text(
+                    self.doc, previous_output=said, round_idx=len(said), previous_round_info=info
+                )
+            except Exception as error:  # one round's missing file must not end the rounds after it
+                # The built-in ovobench leaves its round number behind in the arguments shared by all rows.
+                shared = getattr(doc_to_text, "keywords", {}).get("lmms_eval_specific_kwargs")
+                (shared or {}).pop("round_idx", None)
+                broken += 1
+                yield Round(failed=reason(error))
+                continue
+            if stop:
+                return
+            broken = 0
+            current = (visuals, prompt)
+            yield self._try(lambda current=current: current)
+
+    @staticmethod
+    def _try(ask: Callable[[], tuple[Any, str]]) -> Round:
+        try:
+            visuals, prompt = ask()
+            clip, told = to_clip(visuals), _only(visuals)
+            told = told if isinstance(told, dict) else {}
+            texts = {name: told.get(name) or "" for name in ("opening", "watch")}
+            return Round(prompt, clip, search=told.get("search") or None, **texts)
+        except Exception as error:  # the batch goes on; the sample is recorded as failed
+            return Round(failed=reason(error))
+
+
+def to_clip(visuals: Any) -> Clip:
+    """The one video among a task's visuals.
+
+    Accepts a path (the whole file, from its start) or
+    `{"type": "video", "path" or "url": ..., "video_start": s, "video_end": s}`; our own tasks add `search`,
+    `opening` and `watch` of the question, which are no part of the clip.
+
+    Raises:
+        DataError: there is not exactly one video.
+    """
+    visual = _only(visuals)
+    if isinstance(visual, str):
+        return Clip(visual)
+    if isinstance(visual, dict) and visual.get("type", "video") == "video":
+        path = visual.get("path") or visual.get("url") or visual.get("video")
+        if isinstance(path, str):
+            end_s = visual.get("video_end")
+            return Clip(path, float(visual.get("video_start") or 0), None if end_s is None else float(end_s))
+    raise DataError(f"a streaming model takes a video file, the task gave a {type(visual).__name__}")
+
+
+_warned: set[str] = set()
+
+
+def _generation(kwargs: dict[str, Any]) -> Generation:
+    if (kwargs.get("do_sample") or kwargs.get("temperature")) and "sampling" not in _warned:
+        _warned.add("sampling")
+        logger.warning("decoding is greedy; do_sample and temperature are ignored")
+    until = kwargs.get("until") or ()
+    return Generation(
+        max_new_tokens=int(kwargs.get("max_new_tokens") or 128),
+        stop=(until,) if isinstance(until, str) else tuple(until),
+    )
+
+
+def _only(visuals: Any) -> Any:
+    visuals = visuals if isinstance(visuals, (list, tuple)) else [visuals]
+    if len(visuals) != 1:
+        raise DataError(
+            f"a streaming model takes one video per question, the task gave {len(visuals)} visuals"
+        )
+    return visuals[0]
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line, for records."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, DataError) else f"{type(error).__name__}: {text}"[:500]

@@ -1,0 +1,226 @@
+"""The lmms-eval model: streaming models behind `generate_until` and `generate_until_multi_round`.
+
+All requests of a run arrive in one call.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from accelerate import PartialState
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from tqdm import tqdm
+
+from stc_lmms.errors import StcError
+from stc_lmms.eval.dialogue import RequestJob
+from stc_lmms.eval.evaluation import (
+    Evaluation,
+    fail,
+    job_key,
+    open_journal,
+    resume,
+    run_identity,
+    write_entry,
+)
+from stc_lmms.eval.stopping import STOPPED, stoppable
+from stc_lmms.models import registry
+from stc_lmms.results.journal import Journal
+from stc_lmms.results.record import RunRecord, new_run
+
+
+class Harness(Evaluation, lmms):
+    """Any streaming model in lmms-eval; the classes at the end of this file name which.
+
+    Args:
+        batch_size, max_batch_size: accepted from the harness; streams are evaluated one at a time.
+        device: torch device; default: this rank's.
+        journal: folder of the resume journal, `auto` (in the output path, else in the user's cache) or `off`.
+        **model_args: see `stc_lmms.settings.Settings`.
+
+    Told to stop by SIGTERM or SIGUSR1, it finishes the question it is at and exits with status 75.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        journal: str | bool = "auto",
+        **model_args: Any,
+    ):
+        super().__init__()
+        self._journal_arg = str(journal)
+        self._output: Path | None = None
+        state = PartialState()
+        self._rank, self._world_size = state.process_index, state.num_processes
+        launched = os.environ.get("WORLD_SIZE", "1")
+        if self._world_size == 1 and launched not in ("", "1"):
+            # accelerate connects processes without a GPU only when told to; each would run everything
+            why = f"{launched} processes were launched but are not connected"
+            fail(StcError(f"{why}; on CPUs set ACCELERATE_USE_CPU=true"))
+        device = str(state.device) if device in (None, "", "auto") else str(device)
+        self.open_run(model_args, device, self._rank, also=("journal",))
+        run = new_run(self.settings.method, self._world_size)
+        self._record = RunRecord(run, self.settings, self._rank, self._world_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this rank."""
+        return self._device
+
+    def loglikelihood(self, requests: list[Instance]) -> NoReturn:
+        """Streaming models generate; no task of theirs needs likelihoods."""
+        name = registry.model(self.registered).harness_id
+        raise NotImplementedError(f"{name} supports generate_until tasks, not loglikelihood")
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """One answer per request, in request order."""
+        return self._run(requests)
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
+        """One list of answers per request, in request order."""
+        return self._run(requests)
+
+    def _run(self, requests: list[Instance]) -> list[Any]:
+        options = _command_line(requests)
+        if getattr(options, "use_cache", None):
+            fail(
+                StcError(
+                    "--use_cache would keep failed answers for ever, and lose what the others cost; "
+                    "leave it out: a run resumes from its own journal"
+                )
+            )
+        self._output = Path(options.output_path) if getattr(options, "output_path", None) else self._output
+        journal = self._open_journal()
+        run = run_identity(self.settings, self._device)
+        results: list[Any] = [None] * len(requests)
+        todo: dict[RequestJob, tuple[int, str]] = {}
+        for index, request in enumerate(requests):
+            if request.metadata.get("__padding_only__"):
+                results[index] = [""] if request.request_type.endswith("multi_round") else ""
+                continue
+            job = RequestJob(request, self._doc(request))
+            key = job_key(job, run)
+            entry = resume(journal, key, job)
+            if entry is not None:
+                results[index] = job.result
+                self._record.model = self._record.model or entry.get("model")
+                self._note(job, replayed=True)
+            else:
+                todo[job] = index, key
+        resumed = sum(r is not None for r in results)
+        if resumed and journal is not None and self._rank == 0:
+            print(
+                f"stc-lmms: {resumed} of {len(requests)} requests from {journal.path.parent}", file=sys.stderr
+            )
+
+        if todo:  # before the bar: weights that cannot be loaded are told on a line of their own
+            self._record.model = self.model.describe()
+        progress = tqdm(total=len(requests), initial=resumed, desc="requests", disable=self._rank != 0)
+        with stoppable() as stop:
+            for job in self.play(todo, stop):
+                index, key = todo[job]
+                results[index] = job.result
+                self._note(job, replayed=False)
+                if journal is not None:
+                    write_entry(journal, key, job, self._record.model)
+                progress.update()
+        progress.close()
+        self.close_video(self._record)
+        if stop.asked and any(result is None for result in results):
+            for job, (_, key) in todo.items():
+                if journal is not None and job.next is not None and job.responses and not job.failed:
+                    write_entry(journal, key, job, self._record.model, begun=True)
+            print("stc-lmms: stopped as told; start again to go on", file=sys.stderr)
+            raise SystemExit(STOPPED)
+        if todo:  # again: a captured graph may have failed on the way
+            self._record.model = self.model.describe()
+        if journal is not None:
+            journal.close()
+        if options is not None:  # lmms-eval echoes its command line's namespace in the results
+            options.stc_run = self._record.run
+            options.stc_settings = self.settings.flat()
+            options.stc_efficiency = self._record.echo()
+        return results
+
+    def _doc(self, request: Instance) -> Any:
+        doc_id, task, split = request.args[-3:]
+        return self.task_dict[task][split][doc_id]
+
+    def _open_journal(self) -> Journal | None:
+        if self._journal_arg.lower() in ("off", "false", "none"):
+            return None
+        if self._journal_arg.lower() not in ("auto", "true"):
+            folder = Path(self._journal_arg)
+        elif self._output is not None:
+            folder = self._output / "stc_journal"
+        else:
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stc-lmms" / "journal"
+        return open_journal(folder, self._rank, "give journal=FOLDER or journal=off")
+
+    def _note(self, job: RequestJob, replayed: bool) -> None:
+        for response in job.responses:
+            self._record.add(job.task, job.doc_id, response.record, replayed)
+
+    def clean(self) -> None:
+        """End of generation: write the run's efficiency record, free the model."""
+        if self._output is not None and self._record.answers:
+            self._record.write(self._output)
+        self._model = None
+        super().clean()
+        self._record.check()
+
+
+def _command_line(requests: list[Instance]) -> Any:
+    """The harness's parsed command line, or None; it hangs on the task that a bound method belongs to."""
+    if not requests:
+        return None
+    task = getattr(requests[0].args[2], "__self__", None)
+    return getattr(task, "args", None)
+
+
+class LlavaOvStc(Harness):
+    """`--model llava_ov_stc`: LLaVA-OneVision."""
+
+    registered = "llava_ov"
+
+
+class DispiderStc(Harness):
+    """`--model dispider_stc`: Dispider."""
+
+    registered = "dispider"
+
+
+class StreamforestStc(Harness):
+    """`--model streamforest_stc`: StreamForest."""
+
+    registered = "streamforest"
+
+
+class LiveccStc(Harness):
+    """`--model livecc_stc`: LiveCC."""
+
+    registered = "livecc"
+
+
+class Qwen2VlStc(Harness):
+    """`--model qwen2_vl_stc`: Qwen2-VL."""
+
+    registered = "qwen2_vl"
+
+
+class Qwen25VlStc(Harness):
+    """`--model qwen2_5_vl_stc`: Qwen2.5-VL."""
+
+    registered = "qwen2_5_vl"
+
+
+class Qwen3VlStc(Harness):
+    """`--model qwen3_vl_stc`: Qwen3-VL."""
+
+    registered = "qwen3_vl"

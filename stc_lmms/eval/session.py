@@ -1,0 +1,200 @@
+"""Plays video files into a streaming model, forward only, and asks on the way."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from stc_lmms.engine.api import Answer, Generation, Spread, Stream, StreamingModel
+from stc_lmms.errors import VideoError
+from stc_lmms.video.decode import AGAIN, open_video
+
+PAST_END_S = 1.0  # annotators round question times up to the next second
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a question sees: frames of `path` with start_s <= t < end_s (None: to the end)."""
+
+    path: str
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a record should say beside its answer.
+
+    Attributes:
+        text: one line; "" if there is nothing to say. The same for all questions it holds for.
+        past_end: the question lies past the end of the video, and was asked at the end.
+    """
+
+    text: str = ""
+    past_end: bool = False
+
+
+class Player:
+    """One open video and its stream; a question further on in the same video reads only the rest.
+
+    A question that goes back, or another video, opens a new stream. A video that failed is not tried again.
+
+    Args:
+        model: sees the frames and answers.
+        opener: opens a video in place of `open_video`.
+
+    Attributes:
+        restarts: how often a clip's video was read from its start again.
+    """
+
+    def __init__(self, model: StreamingModel, opener: Callable[..., Any] | None = None):
+        self.model, self._opener = model, opener
+        self._video: Any = None
+        self._stream: Stream | None = None
+        self._clip: Clip | None = None
+        self._broken: dict[tuple[str, float], tuple[float, Exception]] = {}
+        self._decode_ms = 0.0
+        self._question = ""  # what the stream watches for
+        self._opened: set[tuple[str, float]] = set()
+        self.restarts = 0
+
+    def ask(
+        self, prompt: str, clip: Clip, generation: Generation, search: str | None = None
+    ) -> tuple[Answer, Note]:
+        """Observe up to the end of the clip, then answer; past the end of a whole video, answer at its end.
+
+        Args:
+            prompt: the question.
+            clip: what it sees.
+            generation: how to answer.
+            search: see `Stream.ask`.
+
+        Raises:
+            VideoError: the video cannot be read, has no frame in the clip, or was cut short before the
+                clip's end.
+            Exception: whatever the model raised. If it was while frames went in, later questions about
+                this video get the same at once, without decoding it again.
+        """
+        self._watch_up_to(clip)
+        try:
+            answer = self._stream.ask(prompt, generation, search=search)
+        except Exception:
+            self.close()  # the stream's state is not to be trusted
+            raise
+        return self._with_decoding(answer), self._note(clip)
+
+    def poll(self, question: str, clip: Clip) -> tuple[Answer, Note]:
+        """Observe up to the end of the clip; then `Yes` or `No`: would the model answer by itself by now?
+
+        The model must be proactive. Only what it decided since the last poll of the same question counts.
+
+        Args:
+            question: what it watches for, from the start of the clip on.
+            clip: as for `ask`.
+
+        Raises:
+            VideoError, Exception: as for `ask`.
+        """
+        self._watch_up_to(clip, question)
+        return self._with_decoding(self._stream.poll()), self._note(clip)
+
+    def _watch_up_to(self, clip: Clip, question: str = "") -> None:
+        source = (clip.path, clip.start_s)
+        since_s, error = self._broken.get(source, (math.inf, None))
+        if error is not None and _end(clip) >= since_s:
+            raise error
+        since_s = -math.inf  # a video that does not open has nothing for any question
+        try:
+            if not self._continues(clip) or (question and question != self._question):
+                self._open(clip)
+            if question and question != self._question:
+                self._stream.watch(question)
+                self._question = question
+            since_s = _end(clip)
+            self._advance(clip)
+        except Exception as error:
+            self._broken[source] = (since_s, error)
+            self.close()
+            raise
+        if self._stream.position_s == -math.inf:  # the video is not broken: a later question may have frames
+            end = "its end" if clip.end_s is None else f"{clip.end_s:g} s"
+            raise VideoError(f"{clip.path}: no frame between {clip.start_s:g} s and {end}")
+
+    def _with_decoding(self, answer: Answer) -> Answer:
+        spent, self._decode_ms = self._video.decode_ms - self._decode_ms, self._video.decode_ms
+        return replace(answer, efficiency=replace(answer.efficiency, decode_ms=spent))
+
+    def close(self) -> None:
+        """Close the video and drop the stream."""
+        if self._video is not None:
+            self._video.close()
+        self._video = self._stream = self._clip = None
+
+    def _continues(self, clip: Clip) -> bool:
+        if self.model.spread is not None:  # its frames hang on the clip's end
+            return clip == self._clip
+        if self._clip is None or (self._clip.path, self._clip.start_s) != (clip.path, clip.start_s):
+            return False
+        return _end(clip) >= _end(self._clip)
+
+    def _open(self, clip: Clip) -> None:
+        self.close()
+        self.restarts += (clip.path, clip.start_s) in self._opened
+        self._opened.add((clip.path, clip.start_s))
+        settings = self.model.settings
+        how: dict[str, Any] = {"fps": settings.fps, "start_s": clip.start_s, "decoder": settings.decoder}
+        how["timeout_s"], how["exact"] = settings.decode_timeout_s, self.model.exact_grid
+        spread = None
+        if self.model.spread is not None:
+            how["times_s"], spread = self._spread(clip, how)
+        self._video = (self._opener or open_video)(clip.path, **how)
+        self._stream = self.model.open_stream()
+        if spread is not None:
+            self._stream.expect(spread)
+        self._decode_ms, self._question = 0.0, ""
+
+    def _spread(self, clip: Clip, how: dict[str, Any]) -> tuple[tuple[float, ...], Spread]:
+        """Times of the frames that the model chooses for a clip, and what its stream should know of them."""
+        with open_video(clip.path, **how) as video:
+            count, rate = video.n_frames, video.avg_fps
+        if count is None or rate is None:
+            raise VideoError(
+                f"{clip.path}: the file does not say how many frames it has, so they cannot be spread over a "
+                "clip; use grid=fixed"
+            )
+        span = (
+            None if clip.start_s == 0 and clip.end_s is None else (clip.start_s, clip.end_s or count / rate)
+        )
+        times_s = tuple(round(index / rate, 6) for index in self.model.spread(count, rate, span))
+        return times_s, Spread(len(times_s), clip.start_s, rate)
+
+    def _advance(self, clip: Clip) -> None:
+        """Frames go in by groups, so that no more than one group is ever held."""
+        self._clip = clip
+        frames: list[np.ndarray] = []
+        times_s: list[float] = []
+        for time_s, frame in self._video.read(clip.end_s):
+            frames.append(frame)
+            times_s.append(time_s)
+            if len(frames) == self.model.settings.prefill_frames:
+                self._stream.observe(np.stack(frames), times_s)
+                frames, times_s = [], []
+        if frames:
+            self._stream.observe(np.stack(frames), times_s)
+        # An end that was reached lies before a frame that the clip should have.
+        if self._video.ended and self._video.cut_short:
+            raise VideoError(f"{clip.path}: {self._video.cut_short}; {AGAIN}")
+
+    def _note(self, clip: Clip) -> Note:
+        video = self._video
+        lines = [line.removeprefix(f"{video.path}: ") for line in video.warnings]
+        past_end = clip.end_s is not None and video.ended and clip.end_s > video.duration_s + PAST_END_S
+        if past_end:
+            lines.append(f"question past the video's end at {video.duration_s:.1f} s: asked at its end")
+        return Note("; ".join(lines), past_end)
+
+
+def _end(clip: Clip) -> float:
+    return math.inf if clip.end_s is None else clip.end_s

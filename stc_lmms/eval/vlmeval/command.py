@@ -1,0 +1,283 @@
+"""`stc-vlmeval`: VLMEvalKit with our models and benchmarks in it.
+
+VLMEvalKit has no plug-ins. So this command imports it, adds our classes to its tables, checks what was asked
+for before any weight is loaded, and hands over to `vlmeval.run` with all its options. It is the only place
+that imports vlmeval, which turns off certificate checks for the whole process: they are put back.
+"""
+
+import argparse
+import glob
+import itertools
+import json
+import os
+import ssl
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from stc_lmms.engine.api import open_device
+from stc_lmms.errors import DataError, SettingsError, StcError
+from stc_lmms.eval.evaluation import checked
+from stc_lmms.eval.vlmeval.run import Run, stale
+from stc_lmms.methods.registry import RECIPES
+from stc_lmms.models import registry
+from stc_lmms.results.journal import Journal
+from stc_lmms.settings import Settings
+from stc_lmms.suggest import unknown
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model of ours with arguments; `registered` is its name in the registry of models."""
+
+    registered: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+def recipes() -> dict[str, Recipe]:
+    """Names for `--model`: every model, with `_demo` if it has that checkpoint, and with every method."""
+    found = {}
+    for model in registry.MODELS.values():
+        for ending, args in {"": {}, **({"_demo": {"pretrained": "demo"}} if model.demo else {})}.items():
+            name = model.harness_id + ending
+            found[name] = Recipe(model.name, args)
+            for method in RECIPES:
+                found[f"{name}_{method}"] = Recipe(model.name, args | {"method": method})
+    return found
+
+
+def main() -> int:
+    """Run VLMEvalKit on the command line's arguments; exit status 2 and one line for what is wrong with them.
+
+    Returns:
+        1 if a dataset of ours has no scores in the end: VLMEvalKit logs what went wrong and goes on.
+    """
+    try:
+        run = _import()
+        args = run.parse_args()
+        started, wanted = _register(run, args)
+    except StcError as error:
+        print(f"stc-lmms: error: {error}", file=sys.stderr)
+        return 2
+    if run.WORLD_SIZE > 1:
+        _communicate_without_gpus()
+    run.main()
+    lost = [] if args.mode == "infer" or run.RANK else sorted(wanted - started.evaluated)
+    for model, data in lost:
+        print(f"stc-lmms: error: {model} has no scores on {data}; the log above says why", file=sys.stderr)
+    return 1 if lost else 0
+
+
+def _import() -> ModuleType:
+    """`vlmeval.run`, with certificate checks as they were."""
+    if find_spec("vlmeval") is None:
+        raise StcError("VLMEvalKit is not installed: pip install 'stc-lmms[vlmeval]'")
+    secure = ssl._create_default_https_context
+    try:
+        import vlmeval.run
+    finally:
+        ssl._create_default_https_context = secure
+    return vlmeval.run
+
+
+def _communicate_without_gpus() -> None:
+    """VLMEvalKit asks for NCCL, which needs GPUs; elsewhere its processes talk through Gloo."""
+    import torch
+    from torch import distributed
+
+    if not torch.cuda.is_available():
+        make = distributed.init_process_group
+        distributed.init_process_group = lambda backend, **given: make("gloo", **given)
+
+
+def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Run, set[tuple[str, str]]]:
+    """Add our classes to VLMEvalKit's tables and check what was asked for.
+
+    Returns:
+        The `Run` that our datasets share, and the pairs of a model and a dataset of ours that must be scored.
+
+    Raises:
+        StcError: a name, an argument, data or an old result table that does not fit.
+    """
+    import vlmeval.api
+    import vlmeval.vlm
+
+    work_dir = Path(os.environ.get("MMEVAL_ROOT") or args.work_dir)
+    started = Run(work_dir / "stc_journal", {})
+    classes = _add(run, started)
+    models, data = _asked(args)
+    datasets = _datasets(run, data)
+    for name, config in models.items():
+        recipe = None if args.base_url or args.api_mode else _recipe(name, config, classes)
+        if recipe is not None:
+            started.settings[name] = _settings(recipe)
+        elif config.get("class"):
+            _check_class("model", config["class"], classes, vlmeval.api, vlmeval.vlm)
+        elif not (args.base_url or name in run.supported_VLM):
+            raise SettingsError(_unknown("model", name, recipes(), run.supported_VLM, "vlmutil mlist all"))
+    _check_tables(run, work_dir, started, models, datasets)
+    return started, {(model, name) for model in models for name in datasets}
+
+
+def _add(run: ModuleType, started: Run) -> dict[str, str]:
+    """Put our classes and names where VLMEvalKit looks; the classes of models with their registered names."""
+    import vlmeval.dataset
+    import vlmeval.vlm
+
+    from stc_lmms.eval.vlmeval import data as vlmeval_data
+    from stc_lmms.eval.vlmeval.model import StcVLM
+
+    made = partial(StcVLM, journal=started.journal)
+    classes = {model.harness_class.rpartition(".")[2]: model.name for model in registry.MODELS.values()}
+    for name, registered in classes.items():
+        setattr(vlmeval.vlm, name, partial(made, registered=registered))
+    for name, recipe in recipes().items():
+        run.supported_VLM[name] = partial(made, registered=recipe.registered, **recipe.args)
+    vlmeval_data.StreamDataset.run = started
+    for name, cls in vlmeval_data.CLASSES.items():
+        setattr(vlmeval.dataset, name, cls)
+        vlmeval.dataset.DATASET_CLASSES.append(cls)
+    for name, (cls, given) in vlmeval_data.registered().items():
+        run.supported_video_datasets[name] = partial(cls, **given)
+    return classes
+
+
+def _datasets(run: ModuleType, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Those of the datasets that are ours, made to see whether their data is there.
+
+    Raises:
+        DataError: it is not, or a name is unknown.
+    """
+    import vlmeval.dataset
+
+    from stc_lmms.eval.vlmeval.data import CLASSES, registered
+
+    found = {}
+    for name, config in data.items():
+        if config.get("class") in CLASSES:
+            found[name] = CLASSES[config["class"]](**_given(name, config))
+        elif config.get("class"):
+            _check_class("dataset", config["class"], CLASSES, vlmeval.dataset)
+        elif config:
+            raise SettingsError(f"dataset {name!r}: give its class, too, such as {next(iter(CLASSES))}")
+        elif name in registered():
+            found[name] = run.supported_video_datasets[name]()
+        elif not _theirs(name, vlmeval.dataset):
+            known = [*run.supported_video_datasets, *vlmeval.dataset.SUPPORTED_DATASETS]
+            raise DataError(_unknown("dataset", name, registered(), known, "vlmutil dlist all"))
+    return found
+
+
+def _given(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a dataset of ours in a configuration file.
+
+    Raises:
+        SettingsError: there is another key, or no frame rate, without which VLMEvalKit would not take it.
+    """
+    known = ("class", "dataset", "nframe", "fps")
+    for key in config:
+        if key not in known:
+            raise SettingsError(f"dataset {name!r}: {unknown('key', key, known)}")
+    fps = config.get("fps", 0)
+    if not config.get("nframe") and not (isinstance(fps, int | float) and fps > 0):
+        raise SettingsError(f"dataset {name!r}: fps={fps} must be above 0, such as 0.5")
+    return {"dataset": name} | {key: value for key, value in config.items() if key != "class"}
+
+
+def _check_class(what: str, name: str, ours: Iterable[str], *theirs: ModuleType) -> None:
+    """Raises SettingsError if there is no such class."""
+    if name not in ours and not any(hasattr(module, name) for module in theirs):
+        raise SettingsError(unknown(f"{what} class", name, ours))
+
+
+def _settings(recipe: Recipe) -> Settings:
+    """Resolved model arguments, on the device that the model will be on; nothing is loaded."""
+    device = str(open_device(str(recipe.args.get("device", "auto"))))
+    return checked(recipe.registered, {**recipe.args, "device": device})
+
+
+def _check_tables(
+    run: ModuleType, work_dir: Path, started: Run, models: Iterable[str], datasets: Mapping[str, Any]
+) -> None:
+    """Keep VLMEvalKit from reusing answers by the names of files; the journal knows what they depend on.
+
+    Raises:
+        DataError: an old table has other answers.
+        SettingsError: a model without streams is to answer on a stream.
+    """
+    journal = Journal(started.journal) if started.journal.is_dir() else None
+    for model, (name, dataset) in itertools.product(models, datasets.items()):
+        if model not in started.settings:
+            if dataset.chunks:
+                continue
+            raise SettingsError(
+                f"{name} is asked on a stream, which {model} of VLMEvalKit does not have; it can do "
+                "OVOBench, with a video file for every question"
+            )
+        table = Path(run.get_pred_file_path(str(work_dir / model), model, name))
+        if table.exists() and (journal is None or dataset.missing(started.settings[model], journal)):
+            raise DataError(stale(table, started.journal))
+        stem = glob.escape(f"{model}_{name}")
+        old = glob.escape(f"{model}_{dataset.dataset_name}")
+        for pattern in (f"*_{stem}.pkl", f"{old}_PREV.pkl") if run.RANK == 0 else ():
+            for left in (work_dir / model).glob(pattern):
+                left.unlink()  # by an interrupted run; the journal has its answers
+    if journal is not None:
+        started.resumed = journal.keys()
+        journal.close()
+
+
+def _asked(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Models and datasets by name, with their configuration from the JSON file if there is one."""
+    if args.config is None:
+        if not (args.model and args.data):
+            raise SettingsError("give --model and --data, or --config FILE")
+        return {name: {} for name in args.model}, {name: {} for name in args.data}
+    if args.model or args.data:
+        raise SettingsError("--config goes without --model and --data")
+    try:
+        content = json.loads(Path(args.config).read_text(encoding="utf-8"))
+        models, data = content["model"], content["data"]
+        valid = all(isinstance(each, dict) for part in (models, data) for each in part.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(f"--config {args.config}: {type(error).__name__}: {error}") from error
+    if not valid:
+        raise SettingsError(f"--config {args.config}: every model and dataset must be an object")
+    return models, data
+
+
+def _recipe(name: str, config: Mapping[str, Any], classes: Mapping[str, str]) -> Recipe | None:
+    """The model of ours that a name or a configuration means, or None."""
+    if config.get("class"):
+        registered = classes.get(config["class"])
+        if registered is None:
+            return None
+        return Recipe(registered, {key: value for key, value in config.items() if key != "class"})
+    known = recipes().get(name)
+    return known and Recipe(known.registered, {**known.args, **config})
+
+
+def _theirs(name: str, dataset: ModuleType) -> bool:
+    """Whether VLMEvalKit has a dataset of this name, or a table of the user's."""
+    known = name in dataset.supported_video_datasets or name in dataset.SUPPORTED_DATASETS
+    # Not by their function, which makes the folder.
+    tables = Path(os.environ.get("LMUData") or Path.home() / "LMUData")  # noqa: SIM112
+    return known or (tables / f"{name}.tsv").exists()
+
+
+def _unknown(what: str, name: str, ours: Mapping[str, Any], theirs: Any, listing: str) -> str:
+    """One line, with the nearest names of all and where to find the others: there are hundreds."""
+    near = get_close_matches(name, {*ours, *theirs}, n=3, cutoff=0.5) or list(ours)[:3]
+    return (
+        f"unknown {what} {name!r}; the nearest are {', '.join(near)} (README: ours; {listing}: VLMEvalKit's)"
+    )
+
+
+if __name__ == "__main__":  # for torchrun -m
+    sys.exit(main())

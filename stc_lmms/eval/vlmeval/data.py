@@ -1,0 +1,290 @@
+"""OVO-Bench and StreamingBench as VLMEvalKit datasets. Imports vlmeval: only `stc-vlmeval` loads this.
+
+A line of the table is a question, as VLMEvalKit wants it. The message of a question carries the rows of its
+whole video, so that the model plays every video once, whatever order the questions come in; the scores are
+those of the rows' journal entries, because a spreadsheet does not give back every text as it was.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pandas as pd
+import torch
+from vlmeval.dataset.video_base import VideoBaseDataset
+from vlmeval.inference_video import FAIL_MSG
+from vlmeval.smp import dump, get_rank_and_world_size, load
+from vlmeval.smp.file import get_intermediate_file_path
+
+from stc_lmms.benchmarks.base import Record
+from stc_lmms.benchmarks.summary import Summary, format_table
+from stc_lmms.data.rows import PARTS, SCORERS, load_chunks, load_rows
+from stc_lmms.errors import DataError, StcError
+from stc_lmms.eval.dialogue import AnswerText, RowJob
+from stc_lmms.eval.evaluation import job_key, run_identity
+from stc_lmms.eval.scoring import score, summary_name
+from stc_lmms.eval.vlmeval.run import Run, stale, with_fps
+from stc_lmms.results.journal import Journal
+from stc_lmms.results.record import RunRecord
+from stc_lmms.settings import Settings
+from stc_lmms.suggest import unknown
+
+T = TypeVar("T")
+_SCORES = ("official", "strict", "missing", "unparsed", "failed", "past_end", "end_s", "rounds")
+_COUNTS = ("n", "n_missing", "n_unparsed", "n_failed", "n_past_end")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which rows a dataset has: parts of a benchmark, in a size of `load_rows` or as `chunks`."""
+
+    parts: tuple[str, ...]
+    size: str = ""
+
+    def load(self, benchmark: str) -> list[dict[str, Any]]:
+        """Its rows; raises DataError as `load_rows` does."""
+        if self.size == "chunks":
+            return [row for part in self.parts for row in load_chunks(part)]
+        return [row for part in self.parts for row in load_rows(benchmark, part, self.size)]
+
+
+class StreamDataset(VideoBaseDataset):
+    """A benchmark of ours.
+
+    Args:
+        dataset: a key of `SOURCES`.
+        nframe: must be 0: models sample by time here.
+        fps: frames per second at which the model must sample; not positive: its own.
+
+    Raises:
+        DataError: unknown dataset, `nframe` is set, or the data is missing.
+    """
+
+    TYPE = "Video-VQA"
+    JUDGE_FAIL_MARKERS = ()  # there is no judge; failed answers are those of the model
+    BENCHMARK: ClassVar[str]
+    SOURCES: ClassVar[dict[str, Source]]
+    run: ClassVar[Run]
+
+    def __init__(self, dataset: str, nframe: int = 0, fps: float = -1, **_: Any):
+        # Without the base constructor: it reads the table from a file and makes folders in the user's home.
+        if dataset not in self.SOURCES:
+            raise DataError(unknown("dataset", dataset, self.SOURCES))
+        if nframe > 0:
+            raise DataError(f"nframe={nframe}: streams are sampled by time; give fps instead")
+        self.dataset_name, self.nframe, self.fps, self.pack = dataset, nframe, fps, False
+        self.prepare_dataset(dataset)
+        self.chunks = self.SOURCES[dataset].size == "chunks"
+        self._of_video: dict[str, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            self._of_video.setdefault(row["path"], []).append(row)
+        number = itertools.count()  # before they are dealt: tables are matched by it, whoever wrote them
+        groups = [
+            [(next(number), row, question) for row in rows for question in row["questions"]]
+            for rows in self._of_video.values()
+        ]
+        asked = deal(groups, get_rank_and_world_size()[1])
+        self._path = {index: row["path"] for index, row, _ in asked}
+        self.data = pd.DataFrame(
+            {
+                "index": [index for index, *_ in asked],
+                "video": [row["video"] for _, row, _ in asked],
+                "part": [row["part"] for _, row, _ in asked],
+                "qid": [question["qid"] for *_, question in asked],
+                "task": [question["task"] for *_, question in asked],
+                "question": [question["prompt"] for *_, question in asked],
+                "answer": [question["answer"] for *_, question in asked],
+            }
+        )
+        self.videos = sorted(set(self.data["video"]))
+        self.split_frame = False  # the model reads the file
+
+    def prepare_dataset(self, dataset: str) -> dict[str, str]:
+        """Load the rows. Without a folder or file for the base class: rows know where their videos are."""
+        self.rows = self.SOURCES[dataset].load(self.BENCHMARK)
+        return {"root": "", "data_file": ""}
+
+    @classmethod
+    def supported_datasets(cls) -> list[str]:
+        """Names that VLMEvalKit can build without an entry in its table of video datasets."""
+        return list(cls.SOURCES)
+
+    @classmethod
+    def report_primary_metric(cls, metrics: dict[str, Any] | None) -> dict[str, float]:
+        """The benchmark's own average by its official scorer."""
+        return {"acc": metrics["acc"]} if metrics and "acc" in metrics else {}
+
+    def build_prompt(self, line: int | pd.Series, video_llm: bool) -> list[dict[str, Any]]:
+        """The message of a question: its video and its text; for our models also what else to ask on it.
+
+        Args:
+            line: of the table, or its position there.
+            video_llm: the model takes video files.
+
+        Raises:
+            DataError: the model takes no video files.
+        """
+        if not video_llm:
+            raise DataError(f"{self.dataset_name} gives video files, and this model takes only frames")
+        line = self.data.iloc[line] if isinstance(line, int) else line
+        path = self._path[int(line["index"])]
+        video = {"type": "video", "value": path, "rows": self._of_video[path], "qid": line["qid"]}
+        return [video, {"type": "text", "value": line["question"]}]
+
+    def evaluate(self, eval_file: str, **_: Any) -> dict[str, Any]:
+        """Score a result table; leaves tables, the summary and the efficiency record beside it.
+
+        Raises:
+            DataError: the journal does not have every answer of a model of ours.
+            StcError: all its answers failed. VLMEvalKit logs it and goes on with the next dataset.
+        """
+        folder, model = Path(eval_file).parent, Path(eval_file).parent.name
+        settings = self.run.settings.get(model)
+        if settings is None:
+            record, answers = None, self._foreign(eval_file)
+        else:
+            record = self.run.record(model, with_fps(settings, self.fps))
+            answers = self._journalled(record, eval_file)
+        scored = [r for row, said in zip(self.rows, answers, strict=True) for r in score(row, said)]
+        summary, name = SCORERS[self.BENCHMARK].summarise(scored), summary_name(self.rows[0])
+        (only, *others) = summary["parts"]
+        about = "accuracy in percent (missing and failed answers count as wrong)"
+        print(f"\n{name}: {about}\n{format_table(summary, None if others else only)}\n")
+        self._dump_tables(eval_file, scored, summary)
+        self.run.write(folder, model, record, name, scored)
+        if record is not None:
+            _check([answer for of_row in answers for answer in of_row])
+        self.run.evaluated.add((model, Path(eval_file).stem.removeprefix(f"{model}_")))
+        return metrics(summary)
+
+    def missing(self, settings: Settings, journal: Journal) -> bool:
+        """Whether a row was never asked with these settings."""
+        return any(journal.last(key) is None for key in self._keys(with_fps(settings, self.fps)))
+
+    def _jobs(self) -> list[RowJob]:
+        return [RowJob(row, number) for number, row in enumerate(self.rows)]
+
+    def _keys(self, settings: Settings) -> list[str]:
+        identity = run_identity(settings, torch.device(settings.device))
+        return [job_key(job, identity) for job in self._jobs()]
+
+    def _journalled(self, record: RunRecord, eval_file: str) -> list[list[AnswerText]]:
+        """The journal's answers to every row, which go into the record, too."""
+        journal = Journal(self.run.journal)
+        journal.close()
+        found = []
+        for key, job in zip(self._keys(record.settings), self._jobs(), strict=True):
+            entry = journal.last(key)
+            if entry is None:
+                raise DataError(stale(eval_file, self.run.journal))
+            record.model = record.model or entry.get("model")
+            said = list(map(AnswerText, entry["responses"], entry["records"]))
+            for answer in said:
+                record.add(job.task, job.doc_id, answer.record, replayed=key in self.run.resumed)
+            found.append(said)
+        return found
+
+    def _foreign(self, eval_file: str) -> list[list[AnswerText]]:
+        """Answers of a model of VLMEvalKit's own, which has one round per row."""
+        table = pd.DataFrame(load(eval_file))
+        said = dict(zip(table["qid"].astype(str), table["prediction"].fillna("").astype(str), strict=True))
+        found = [said.get(row["questions"][0]["qid"], "") for row in self.rows]
+        return [[AnswerText("", {"failed": t}) if FAIL_MSG in t else AnswerText(t)] for t in found]
+
+    def _dump_tables(self, eval_file: str, records: Sequence[Record], summary: Summary) -> None:
+        """The score of every question, and the accuracy of every sub-task."""
+        scored = {(r["part"], r["qid"]): r for r in records}
+        of_line = [scored[key] for key in zip(self.data["part"], self.data["qid"], strict=True)]
+        table = self.data.drop(columns="prediction", errors="ignore")
+        table["prediction"] = [r["response"] for r in of_line]
+        for name in _SCORES:
+            table[name] = [r[name] for r in of_line]
+        dump(table, get_intermediate_file_path(eval_file, "_score"))
+        tasks = [
+            {"part": part, "task": task, **{name: values[name] for name in _COUNTS}}
+            | {scorer: 100 * values["accuracy"][scorer] for scorer in ("official", "strict")}
+            for part, of_part in summary["parts"].items()
+            for task, values in of_part["tasks"].items()
+        ]
+        dump(pd.DataFrame(tasks), get_intermediate_file_path(eval_file, "_acc"))
+
+
+class OVOBench(StreamDataset):
+    """OVO-Bench: `OVOBench` on the published chunk files, the others on the stream."""
+
+    BENCHMARK = "ovobench"
+    SOURCES: ClassVar[dict[str, Source]] = {
+        name + ending: Source(parts, size)
+        for name, size in (("", "chunks"), ("_stream", ""), ("_mini", "mini"), ("_tiny", "tiny"))
+        for name in [f"OVOBench{name}"]
+        for ending, parts in {"": PARTS["ovobench"], **{f"_{p}": (p,) for p in PARTS["ovobench"]}}.items()
+    }
+
+
+class StreamingBench(StreamDataset):
+    """StreamingBench: its real-time part, and the other parts by name."""
+
+    BENCHMARK = "streamingbench"
+    SOURCES: ClassVar[dict[str, Source]] = {
+        f"StreamingBench{name}{'' if part == 'real' else f'_{part}'}": Source((part,), size)
+        for name, size in (("", ""), ("_mini", "mini"))
+        for part in PARTS["streamingbench"]
+    } | {"StreamingBench_tiny": Source(("real",), "tiny")}
+
+
+CLASSES = {cls.__name__: cls for cls in (OVOBench, StreamingBench)}
+
+
+def registered() -> dict[str, tuple[type[StreamDataset], dict[str, Any]]]:
+    """Names for `--data` with class and arguments. Whole streams are sampled at 0.5 fps, as published."""
+    found = {}
+    for cls in CLASSES.values():
+        for name, source in cls.SOURCES.items():
+            fps = {"fps": 0.5} if source.size == "" else {}
+            found[f"{name}_0.5fps" if fps else name] = cls, {"dataset": name} | fps
+    return found
+
+
+def _check(answers: Sequence[AnswerText]) -> None:
+    failed = [answer.record["failed"] for answer in answers if answer.record.get("failed")]
+    if failed and len(failed) == len(answers):
+        raise StcError(
+            f"nothing could be evaluated: all {len(failed)} answers failed, the first with: {failed[0]}"
+        )
+
+
+def metrics(summary: Summary) -> dict[str, Any]:
+    """The numbers of a summary as VLMEvalKit shows them: accuracies in percent, counts."""
+    parts, kind = summary["parts"], summary["headline"]
+    macro = summary["total"] or next(iter(parts.values()))["macro"]  # all parts, or just one
+    averages = {"macro": macro, "micro": summary["micro"]}
+    other = "micro" if kind == "macro" else "macro"
+    found = {
+        "acc": 100 * averages[kind]["official"],
+        "acc_strict": 100 * averages[kind]["strict"],
+        other: 100 * averages[other]["official"],
+    }
+    found |= {name: summary[name] for name in _COUNTS}
+    if len(parts) > 1:
+        found |= {name: 100 * part[kind]["official"] for name, part in parts.items()}
+    return found
+
+
+def deal(groups: Sequence[Sequence[T]], ranks: int) -> list[T]:
+    """Items in an order in which every `ranks`-th belongs to one process, as VLMEvalKit deals them.
+
+    Whole groups (the questions of a video) go to one process as far as they fit.
+    """
+    total = sum(map(len, groups))
+    room = [len(range(rank, total, ranks)) for rank in range(ranks)]
+    hands: list[list[T]] = [[] for _ in range(ranks)]
+    for group in groups if ranks == 1 else sorted(groups, key=len, reverse=True):
+        rest = list(group)
+        while rest:
+            rank = max(range(ranks), key=lambda rank: room[rank])
+            taken, rest = rest[: room[rank]], rest[room[rank] :]
+            hands[rank] += taken
+            room[rank] -= len(taken)
+    return [hands[index % ranks][index // ranks] for index in range(total)]

@@ -1,1 +1,0 @@
-"""Checks against outputs recorded from the original implementations, one module per area."""

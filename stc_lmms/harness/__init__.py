@@ -1,1 +1,0 @@
-"""Adapters to evaluation harnesses; nothing imports them."""

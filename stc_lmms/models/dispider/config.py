@@ -1,0 +1,213 @@
+"""What the files of a Dispider checkpoint tell before any weight, in both released layouts.
+
+The release of 2025 (`v1`) and the rewrite of 2026 (`v2`) describe one network with the same weight names;
+fields and folders have other names. A root folder holds the language model that answers, a folder in it
+holds the fields of the compact one that watches.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeVar
+
+from transformers import Qwen2Config
+
+from stc_lmms.engine.api import checkpoint
+from stc_lmms.errors import CheckpointError, SettingsError
+from stc_lmms.models.checkpoint_io import checkpoint_folder, qwen2_config, read_json
+from stc_lmms.settings import Settings
+
+LAYOUTS: Mapping[str, Literal["v1", "v2"]] = {"long": "v1", "dispider_reaction": "v2"}
+DECISION_TYPES = ("stream_ground_qwen", "dispider_decision")
+DECISION_FOLDERS = ("perception_decision", "stream_compressor")
+_SENTENCE_TOKENS = 20  # about what a time sentence has
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class DispiderSpec:
+    """Sizes and choices of one checkpoint.
+
+    Attributes:
+        folder: the root folder.
+        decision_folder: the one with the compact model's fields and tokenizer.
+        layout: which release.
+        reaction: the model that answers.
+        decision: the compact model that watches, width D.
+        vision: fields of the CLIP tower, if the checkpoint has them in a file; None: its weights tell.
+        select_layer: the hidden state of the tower that is the feature, in transformers' numbering.
+        tokens_per_frame: R, tokens of a frame after the 2x2 merge.
+        slots_per_frame: P, pooled slots of a frame, whose states are its memory.
+        image_markers: whether `<im_start>` and `<im_end>` stand around the video in the prompt.
+        eos_ids: token ids that end an answer, of the generation config.
+        repetition_penalty: what the generation config asks for.
+    """
+
+    folder: Path
+    decision_folder: Path
+    layout: Literal["v1", "v2"]
+    reaction: Qwen2Config
+    decision: Qwen2Config
+    vision: Mapping[str, Any] | None
+    select_layer: int
+    tokens_per_frame: int
+    slots_per_frame: int
+    image_markers: bool = False
+    eos_ids: frozenset[int] = frozenset()
+    repetition_penalty: float = 1.0
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's patches in the tower."""
+        side = 2 * math.isqrt(self.tokens_per_frame)
+        return side, side
+
+    @classmethod
+    def from_dir(cls, folder: Path) -> "DispiderSpec":
+        """Read the json files of a checkpoint.
+
+        Raises:
+            CheckpointError: it is not a Dispider, or a field is missing or asks for what no release has.
+        """
+        root = read_json(folder / "config.json")
+        kind = root.get("model_type")
+        if kind not in LAYOUTS:
+            raise CheckpointError(
+                f"pretrained={str(folder)!r} is a {kind!r} checkpoint, not Dispider ({' or '.join(LAYOUTS)})"
+            )
+        nested_folder = _decision_folder(folder, root)
+        nested = read_json(nested_folder / "config.json")
+        fields = _Fields(folder, root | nested)
+        for names, wanted in (
+            (("mm_projector_type", "perception_projector_type"), "pool"),
+            (("mm_vision_select_feature", "perception_select_feature"), "patch"),
+        ):
+            fields.expect(names, wanted)
+        for names in (
+            ("compress_projector_type", "decision_projector_type"),
+            ("clip_projector_type", "perception_projector_type"),
+        ):
+            _Fields(folder, root).expect(names, "mlp2x_gelu")
+        decision = qwen2_config(nested)
+        width = _Fields(folder, root).get(int, "compress_hidden_size", "decision_hidden_size")
+        if width != decision.hidden_size:
+            raise CheckpointError(
+                f"{str(folder)!r} joins a decision model of width {width}, the one in "
+                f"{nested_folder.name}/ has {decision.hidden_size}"
+            )
+        tokens, slots = fields.get(int, "resolution"), fields.get(int, "pool_num", default=1)
+        if min(tokens, slots) < 1:
+            raise CheckpointError(
+                f"{str(folder)!r}: resolution={tokens} and pool_num={slots} must be at least 1"
+            )
+        side, slot_side = math.isqrt(tokens), math.isqrt(slots)
+        if side**2 != tokens or slot_side**2 != slots or side % slot_side:
+            raise CheckpointError(
+                f"{str(folder)!r}: pool_num={slots} slots do not tile resolution={tokens} tokens"
+            )
+        generation = folder / "generation_config.json"
+        decoding = read_json(generation) if generation.is_file() else {}
+        eos = decoding.get("eos_token_id") or []
+        return cls(
+            folder=folder,
+            decision_folder=nested_folder,
+            layout=LAYOUTS[kind],
+            reaction=qwen2_config(root),
+            decision=decision,
+            vision=_vision_fields(nested_folder, nested),
+            select_layer=fields.get(int, "mm_vision_select_layer", "perception_select_layer"),
+            tokens_per_frame=tokens,
+            slots_per_frame=slots,
+            image_markers=fields.get(bool, "mm_use_im_start_end", default=False),
+            eos_ids=frozenset(eos if isinstance(eos, list) else [eos]),
+            repetition_penalty=decoding.get("repetition_penalty") or 1.0,
+        )
+
+
+def check_settings(settings: Settings) -> DispiderSpec:
+    """Read the checkpoint's json files and refuse settings that do not fit it; loads no weights.
+
+    Raises:
+        CheckpointError: no such checkpoint, or not a Dispider.
+        SettingsError: the method does not fit.
+    """
+    spec = DispiderSpec.from_dir(checkpoint_folder(checkpoint(settings), settings.revision, weights=False))
+    check_fit(settings, spec)
+    return spec
+
+
+def check_fit(settings: Settings, spec: DispiderSpec) -> None:
+    """Refuse a method or a clip length that does not fit a model of these sizes.
+
+    Raises:
+        SettingsError: names what does not fit, and what would.
+    """
+    method, options = settings.build_method(), settings.build_model_options()
+    if method.token is not None:
+        raise SettingsError(
+            f"method={method.name} compresses tokens frame by frame, Dispider retrieves whole clips; "
+            "use method=stc_cacher or method=none"
+        )
+    if method.tower is not None:
+        method.tower.check(1)
+        if method.tower.output_grid(spec.grid) != spec.grid:
+            raise SettingsError(
+                f"method={method.name} changes the number of patches, Dispider needs all "
+                f"{spec.grid[0]}x{spec.grid[1]}; use method=stc_cacher or method=none"
+            )
+    row = options.frames_per_clip * (spec.tokens_per_frame + spec.slots_per_frame) + _SENTENCE_TOKENS
+    limit = spec.decision.max_position_embeddings
+    if row > limit:
+        raise SettingsError(
+            f"frames_per_clip={options.frames_per_clip} makes clips of {row} tokens, the decision model "
+            f"reads {limit}; the released value is 16"
+        )
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """Fields under the names of either release."""
+
+    folder: Path
+    values: Mapping[str, Any]
+
+    def get(self, kind: type[_T], *names: str, default: _T | None = None) -> _T:
+        found = [(name, self.values[name]) for name in names if self.values.get(name) is not None]
+        if not found and default is None:
+            raise CheckpointError(f"{str(self.folder)!r}: its config has no {' or '.join(names)}")
+        name, value = found[0] if found else ("", default)
+        if type(value) is not kind:
+            raise CheckpointError(f"{str(self.folder)!r}: {name}={value!r} must be of type {kind.__name__}")
+        return value
+
+    def expect(self, names: tuple[str, ...], wanted: str) -> None:
+        value = self.get(str, *names, default=wanted)
+        if value != wanted:
+            raise CheckpointError(
+                f"{str(self.folder)!r}: {' or '.join(names)} is {value!r}; only {wanted!r} is supported"
+            )
+
+
+def _decision_folder(folder: Path, root: Mapping[str, Any]) -> Path:
+    """The compact model's folder; v1 names it by a path on its authors' disk, of which the end counts."""
+    named = root.get("perception_decision") or root.get("mm_compressor") or ""
+    for name in (PurePosixPath(str(named)).name, *DECISION_FOLDERS):
+        if name and (folder / name / "config.json").is_file():
+            return folder / name
+    for config in sorted(folder.glob("*/config.json")):
+        if read_json(config).get("model_type") in DECISION_TYPES:
+            return config.parent
+    raise CheckpointError(
+        f"{str(folder)!r} has no folder {' or '.join(DECISION_FOLDERS)}; fetch the whole checkpoint"
+    )
+
+
+def _vision_fields(folder: Path, nested: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    named = nested.get("perception_vision_tower") or nested.get("mm_vision_tower") or ""
+    path = folder / PurePosixPath(str(named)).name / "config.json"
+    if not named or not path.is_file():
+        return None
+    fields = read_json(path)
+    return fields.get("vision_config", fields)

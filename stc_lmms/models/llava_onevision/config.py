@@ -1,0 +1,71 @@
+"""What a LLaVA-OneVision checkpoint's config tells before any weight: sizes, and whether settings fit."""
+
+import math
+from typing import Any
+
+from stc_lmms import compat, compat_llm
+from stc_lmms.engine.api import checkpoint
+from stc_lmms.errors import CheckpointError, SettingsError
+from stc_lmms.ops.grid import halved
+from stc_lmms.settings import Settings
+
+
+def check_settings(settings: Settings) -> None:
+    """Read the checkpoint's config and refuse settings that do not fit it; loads no weights.
+
+    Raises:
+        CheckpointError: no such checkpoint, or not a LLaVA-OneVision one.
+        SettingsError: the method does not fit, for instance a budget above the tokens a frame has.
+    """
+    config = compat.load_config(checkpoint(settings), "llava_onevision", settings.revision, demo=True)
+    if not isinstance(config.vision_feature_layer, int):
+        raise CheckpointError(
+            f"{settings.pretrained!r} joins the vision layers {config.vision_feature_layer}; one is supported"
+        )
+    check_fit(settings, config)
+
+
+def check_fit(settings: Settings, config: Any) -> None:
+    """Refuse a method or a memory that does not fit a model of this config.
+
+    Raises:
+        SettingsError: names what does not fit, and what would.
+    """
+    method, memory, text = settings.build_method(), settings.build_memory(), config.text_config
+    if method.tower is not None:
+        method.tower.check(1)  # its towers have no merge groups
+        method.tower.check_budget(patch_grid(config), layers_used(config))
+    if method.token is not None:
+        method.token.check(tokens_per_frame(config))
+    reason = compat_llm.why_not_hooked(text) if memory.runs_attention else None
+    if reason:
+        raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
+    if settings.build_model_options().positions == "original":
+        if memory.one_axis:
+            raise SettingsError(
+                f"memory={settings.memory} places tokens anew itself, so positions=original cannot be kept; "
+                "use memory=full or recent"
+            )
+        if settings.attn_implementation.startswith("flash"):
+            raise SettingsError(
+                f"attn_implementation={settings.attn_implementation} takes gaps in the positions for "
+                "separate sequences; use sdpa with positions=original"
+            )
+    memory.check(text.num_hidden_layers, None if method.token else tokens_per_frame(config))
+
+
+def tokens_per_frame(config: Any) -> int:
+    """LLM tokens of one frame after the 2x2 pooling: 196 for 27 x 27 patches."""
+    return math.prod(halved(patch_grid(config)))
+
+
+def patch_grid(config: Any) -> tuple[int, int]:
+    """Rows and columns of a frame's patches in the tower."""
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    return side, side
+
+
+def layers_used(config: Any) -> int:
+    """Tower layers that lead to the features."""
+    depth, layer = config.vision_config.num_hidden_layers, config.vision_feature_layer
+    return layer if layer >= 0 else depth + 1 + layer

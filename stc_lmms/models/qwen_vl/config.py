@@ -1,0 +1,141 @@
+"""What a Qwen-VL checkpoint's config tells before any weight, and how large frames become."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from stc_lmms import compat, compat_llm, compat_qwen_vl
+from stc_lmms.engine.api import checkpoint
+from stc_lmms.errors import SettingsError, StcError
+from stc_lmms.methods.base import ATTENTION
+from stc_lmms.methods.budget import within
+from stc_lmms.settings import Settings
+
+# Of LiveCC's whole-clip reader: LLM tokens of one slice, and of all frames of a clip; frames.
+_MOST_TOKENS, _LEAST_TOKENS, _CLIP_TOKENS = 768, 100, 24576
+_CLIP_FPS, _LEAST_FRAMES, _MOST_FRAMES = 2, 4, 480
+
+
+def check_settings(settings: Settings, model_type: str) -> None:
+    """Read the checkpoint's config and refuse settings that do not fit it; loads no weights.
+
+    Raises:
+        CheckpointError: no such checkpoint, one of another family, or not in this transformers.
+        SettingsError: see `check_fit`.
+    """
+    compat_qwen_vl.model_class(model_type)
+    check_fit(settings, compat.load_config(checkpoint(settings), model_type, settings.revision))
+
+
+def check_fit(settings: Settings, config: Any) -> None:
+    """Refuse a method or a memory that does not fit a model of this config.
+
+    Whether a budget fits the tokens of a slice is known at the first frame; here it is held against the
+    most that a slice may have.
+
+    Raises:
+        SettingsError: names what does not fit, and what would.
+    """
+    method, memory, text = settings.build_method(), settings.build_memory(), config.text_config
+    if method.tower is not None:
+        method.tower.check(config.vision_config.spatial_merge_size**2)
+    if method.token is not None and method.token.needs & ATTENTION:
+        raise SettingsError(
+            f"method={settings.method} reads the attention of the tower's last layer, which is not made for "
+            f"Qwen-VL towers (their keys are rotated); use stc_pruner or vidcom2"
+        )
+    if "token_budget" in settings.options and method.token is not None:
+        budget = settings.options["token_budget"]
+        if budget is not None:
+            options = settings.build_model_options()
+            spread = getattr(options, "grid", "fixed") == "released"
+            within(budget, _MOST_TOKENS if spread else options.slice_tokens)
+    if memory.one_axis:
+        raise SettingsError(
+            f"memory={settings.memory} puts the tokens that it brings back at new places on one axis, but "
+            f"those of {settings.model} have three (time, row, column); use full or recent"
+        )
+    reason = compat_llm.why_not_hooked(text) if memory.runs_attention else None
+    if reason:
+        raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
+    memory.check(text.num_hidden_layers, None)
+
+
+def time_stride(config: Any, fps: float) -> float:
+    """Places on the time axis between two slices of one video, frames sampled every `1 / fps` seconds.
+
+    Qwen2.5-VL counts time: `tokens_per_second` places a second; the offset of slice n is int(n * stride).
+    The others count slices.
+    """
+    vision = config.vision_config
+    per_second = getattr(vision, "tokens_per_second", None)
+    return 1.0 if per_second is None else per_second * vision.temporal_patch_size / fps
+
+
+def has_stamps(config: Any) -> bool:
+    """Whether every slice is a video of its own behind its time stamp as text (Qwen3-VL)."""
+    return config.model_type == "qwen3_vl"
+
+
+def clip_indices(
+    n_frames: int, avg_fps: float, clip_s: tuple[float, float] | None = None, max_frames: int | None = None
+) -> list[int]:
+    """Indices of the frames that LiveCC's whole-clip reader takes: two a second, at most 480, always even.
+
+    They are spread over the clip, its first and last frame among them. A video of less than two frames a
+    second gives frames again. A clip ends before `clip_s[1]`, as everywhere here.
+
+    Args:
+        n_frames: frames of the video.
+        avg_fps: its average frame rate.
+        clip_s: start and end of the clip in seconds; None is the whole video.
+        max_frames: fewer than 480.
+    """
+    first, stop = 0, n_frames
+    if clip_s is not None:
+        first, stop = (min(n_frames, max(0, math.ceil(round(s * avg_fps, 3)))) for s in clip_s)
+    if stop <= first:
+        return []
+    frames = stop - first
+    wanted = frames / avg_fps * _CLIP_FPS
+    most = min(_MOST_FRAMES, max_frames or _MOST_FRAMES, max(frames, int(wanted)))
+    count = max(2, int(min(max(wanted, _LEAST_FRAMES), most)) // 2 * 2)
+    return (first + np.linspace(0, frames - 1, count).round().astype(int)).tolist()
+
+
+def clip_slice_tokens(frames: int) -> int:
+    """LiveCC's limit for a slice of a clip that is read whole, in LLM tokens.
+
+    A clip of so many frames has about 24576 tokens at most, a slice 768; from 105 on the limit gives way.
+    (max_px = max(min(768, 2 * 24576 / frames), 1.05 * 100) * 784, `livecc_utils/video_process_patch.py`.)
+    """
+    return max(min(_MOST_TOKENS, int(_CLIP_TOKENS * 2 / frames)), int(1.05 * _LEAST_TOKENS))
+
+
+def frame_size(height: int, width: int, side: int, least: int, most: int) -> tuple[int, int]:
+    """Height and width in pixels that a frame is resized to, its aspect kept as far as possible.
+
+    Args:
+        height: of the frame, in pixels.
+        width: likewise.
+        side: pixels of an LLM token's side; both results are multiples of it.
+        least: LLM tokens that a slice should have at least; going there rounds up.
+        most: LLM tokens that it may have at most; going there rounds down.
+
+    Raises:
+        StcError: the frame is smaller than one token, or more than 200 times as long as wide.
+    """
+    if min(height, width) < side:
+        raise StcError(f"a frame of {width}x{height} pixels is below the minimum of {side}x{side}")
+    if max(height, width) > 200 * min(height, width):
+        raise StcError(f"a frame of {width}x{height} pixels is more than 200 times as long as wide")
+    rows, columns = round(height / side), round(width / side)
+    if rows * columns > most:
+        shrink = math.sqrt(height * width / (most * side**2))
+        rows = max(1, math.floor(height / shrink / side))
+        columns = max(1, math.floor(width / shrink / side))
+    elif rows * columns < least:
+        grow = math.sqrt(least * side**2 / (height * width))
+        rows, columns = math.ceil(height * grow / side), math.ceil(width * grow / side)
+    return rows * side, columns * side

@@ -1,0 +1,222 @@
+"""What a StreamForest checkpoint's files tell before any weight is read: sizes, and whether settings fit.
+
+The released config.json is that of a LLaVA training run. It names the vision tower by a path of its authors
+and leaves its sizes out; they are those of SigLIP-so400m without its last layer, whose trained weights are
+among the checkpoint's own. Every field is optional, with the released value as its default.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+
+from stc_lmms import compat
+from stc_lmms.engine.api import checkpoint
+from stc_lmms.errors import CheckpointError, SettingsError
+from stc_lmms.models.checkpoint_io import (
+    BUFFERS,
+    Entry,
+    checkpoint_folder,
+    entries,
+    lacking,
+    on_meta,
+    qwen2_config,
+    read_json,
+    unexpected,
+)
+from stc_lmms.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+VISION, PROJECTOR = "model.vision_tower.vision_tower.vision_model.", "model.mm_projector.mlp."
+_MODEL_TYPES = ("llava_qwen", "qwen2")
+_UNREAD = ("post_layernorm.weight", "post_layernorm.bias")  # the features are those of the layer before
+_CONTEXT = 32768
+
+
+@dataclass(frozen=True)
+class StreamForestSpec:
+    """Sizes of one checkpoint.
+
+    Attributes:
+        folder: where it is.
+        text: of the decoder.
+        vision: of the tower.
+        context_limit: tokens that the model was made for.
+        tower_name: `mm_vision_tower`, for messages: nothing is ever read from there.
+    """
+
+    folder: Path
+    text: Qwen2Config
+    vision: SiglipVisionConfig
+    context_limit: int = _CONTEXT
+    tower_name: str = ""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a frame's patches."""
+        side = self.vision.image_size // self.vision.patch_size
+        return side, side
+
+    @classmethod
+    def read(cls, folder: Path) -> "StreamForestSpec":
+        """From a folder's config.json; see `of`."""
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(
+                f"{str(folder)!r} has no config.json; give a folder with a StreamForest checkpoint"
+            )
+        return cls.of(folder, read_json(folder / "config.json"))
+
+    @classmethod
+    def of(cls, folder: Path, fields: Mapping[str, Any]) -> "StreamForestSpec":
+        """From the fields of config.json; a `vision_config` among them is for checkpoints of other sizes.
+
+        Raises:
+            CheckpointError: they are those of another model.
+        """
+        kind, projector = fields.get("model_type", "qwen2"), fields.get("mm_projector_type")
+        if kind not in _MODEL_TYPES:
+            raise CheckpointError(f"{str(folder)!r} is a {kind!r} checkpoint, not a StreamForest")
+        if projector is not None and "pemf" not in projector:
+            raise CheckpointError(
+                f"{str(folder)!r} has the projector {projector!r}, which has no event memory; a StreamForest "
+                "has 'tome729_fstw_pemf', see MCG-NJU/StreamForest-Qwen2-7B"
+            )
+        vision = SO400M | dict(fields.get("vision_config") or {})
+        if fields.get("mm_hidden_size", vision["hidden_size"]) != vision["hidden_size"]:
+            raise CheckpointError(
+                f"{str(folder)!r} has mm_hidden_size={fields['mm_hidden_size']}, StreamForest's tower "
+                f"(SigLIP-so400m) has {vision['hidden_size']}"
+            )
+        if vision["hidden_size"] % 16:
+            raise CheckpointError(
+                f"{str(folder)!r}: the position tables need a tower whose width is a multiple of 16, "
+                f"not {vision['hidden_size']}"
+            )
+        return cls(
+            folder,
+            qwen2_config({**fields, "rope_scaling": None}),  # as released, whatever the file says
+            SiglipVisionConfig(**vision, vision_use_head=False),
+            fields.get("tokenizer_model_max_length") or _CONTEXT,
+            fields.get("mm_vision_tower") or "",
+        )
+
+
+def check_settings(settings: Settings) -> StreamForestSpec:
+    """Read the checkpoint's json files, and of a local one its tables of weights; refuse what does not fit.
+
+    Raises:
+        CheckpointError: no such checkpoint, not a StreamForest, or an incomplete one.
+        SettingsError: the method or the memory does not fit.
+    """
+    folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=False)
+    spec = StreamForestSpec.read(folder)
+    check_fit(settings, spec)
+    if Path(settings.pretrained).is_dir():
+        sort_weights(spec, entries(folder))
+    return spec
+
+
+def check_fit(settings: Settings, spec: StreamForestSpec) -> None:
+    """Refuse a method or a memory that does not fit a model of these sizes.
+
+    Raises:
+        SettingsError: names what does not fit, and what would.
+    """
+    method, options = settings.build_method(), settings.build_model_options()
+    rows, columns = spec.grid
+    if options.now_tokens > rows * columns:
+        raise SettingsError(
+            f"now_tokens={options.now_tokens} is more than the {rows * columns} tokens "
+            "that a frame has in the tower"
+        )
+    use = "use method=stc_cacher or method=none"
+    if method.token is not None:
+        raise SettingsError(
+            f"method={method.name} leaves tokens out, but StreamForest's memory merges all {rows}x{columns} "
+            f"tokens of a frame and keeps {options.now_tokens} of the newest; {use}, and for a budget the "
+            "memory's own short_tokens, long_tokens and long_quota"
+        )
+    if method.tower is not None:
+        method.tower.check(1)
+        method.tower.check_budget(spec.grid, spec.vision.num_hidden_layers)
+        if method.tower.output_grid(spec.grid) != spec.grid:
+            raise SettingsError(
+                f"method={method.name} changes the number of patches, but StreamForest's positions and "
+                f"memory are made for all {rows}x{columns}; {use}"
+            )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tensors of a checkpoint by the network that they belong to, under that network's own names."""
+
+    vision: dict[str, Entry]
+    projector: dict[str, Entry]
+    decoder: dict[str, Entry]
+
+
+def make_projector(spec: StreamForestSpec) -> nn.Sequential:
+    """Tower tokens to tokens of the decoder."""
+    width, out = spec.vision.hidden_size, spec.text.hidden_size
+    return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
+
+
+def sort_weights(spec: StreamForestSpec, found: Mapping[str, Entry]) -> Parts:
+    """Which tensor belongs where, once all are there and of the right shape.
+
+    Args:
+        spec: sizes of the checkpoint.
+        found: its tensors by their released names.
+
+    Raises:
+        CheckpointError: names what is missing, of another shape, or unexpected in one of the networks.
+    """
+    found = {name: x for name, x in found.items() if not name.endswith(BUFFERS)}
+
+    def under(prefix: str) -> dict[str, Entry]:
+        return {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}
+
+    tower = on_meta(lambda: SiglipVisionModel._from_config(spec.vision))
+    flat = compat.vision_core(tower) is tower
+    vision = {f"{'' if flat else 'vision_model.'}{name}": x for name, x in under(VISION).items()}
+    unread = {name for name in tower.state_dict() if name.endswith(_UNREAD)}
+    decoder = {
+        name: x
+        for name, x in found.items()
+        if name.startswith(("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head."))
+    }
+    parts = Parts(vision, under(PROJECTOR), decoder)
+    projector = on_meta(lambda: make_projector(spec))
+    llm = on_meta(lambda: Qwen2ForCausalLM._from_config(spec.text))
+    problems = {
+        "vision tower": lacking(tower, vision, unread) + unexpected(tower, vision),
+        "projector": lacking(projector, parts.projector) + unexpected(projector, parts.projector),
+        "decoder": lacking(llm, decoder) + unexpected(llm, decoder),
+    }
+    lost = [f"{len(names)} of the {part} (first {names[0]})" for part, names in problems.items() if names]
+    if lost:
+        why = ""
+        if problems["vision tower"]:
+            why = f"; mm_vision_tower={spec.tower_name!r} is not read instead, for the tower was trained, too"
+        raise CheckpointError(
+            f"{str(spec.folder)!r} lacks weights of a StreamForest or has others: {', '.join(lost)}{why}"
+        )
+    extra = len(found) - sum(len(part) for part in (vision, parts.projector, decoder))
+    if extra:
+        known = (VISION, PROJECTOR)
+        names = sorted(name for name in found if name not in decoder and not name.startswith(known))
+        logger.warning("%s has %d weights that no StreamForest has: %s, ...", spec.folder, extra, names[0])
+    return parts

@@ -1,0 +1,103 @@
+"""The leaderboard as one HTML page that holds everything it needs and asks for nothing else."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from stc_lmms import __version__
+from stc_lmms.errors import StcError
+from stc_lmms.results.charts import charts
+from stc_lmms.results.leaderboard import DEFINITIONS, TEXT, Row, comparison, groups, known_columns, shown
+from stc_lmms.results.published import NOTES
+from stc_lmms.results.read import Run, differing_settings
+
+_TEMPLATE = "leaderboard.html.j2"
+
+
+def to_html(rows: Sequence[Row], runs: Sequence[Run]) -> str:
+    """The page. All that comes from the runs is escaped.
+
+    Raises:
+        StcError: Jinja2 is not installed.
+    """
+    environment = _environment()
+    text = files("stc_lmms.results").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(text).render(
+        version=__version__,
+        rows=rows,
+        runs=runs,
+        columns=known_columns(rows),
+        text_columns=TEXT,
+        benchmarks=list(dict.fromkeys(row.score.benchmark for row in rows)),
+        comparisons=[_comparison(group) for group in groups(rows)],
+        published=_by_benchmark(comparison(runs)),
+        published_notes=NOTES,
+        differing=differing_settings(runs),
+        definitions=DEFINITIONS,
+    )
+
+
+def require() -> None:
+    """Refuse before anything is read or written when the page cannot be made.
+
+    Raises:
+        StcError: Jinja2 is not installed.
+    """
+    _environment()
+
+
+def _environment() -> Any:
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError:
+        why = "the HTML page needs Jinja2: pip install 'stc-lmms[report]', or leave html out of --format"
+        raise StcError(why) from None
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["shown"] = shown
+    return environment
+
+
+def _comparison(rows: Sequence[Row]) -> dict[str, Any]:
+    score = rows[0].score
+    return {
+        "title": score.benchmark,
+        "about": f"{score.average} average" + (f", {score.n} questions" if score.n is not None else ""),
+        "charts": charts(rows),
+        "heat": _heat(rows),
+    }
+
+
+def _by_benchmark(lines: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line["benchmark"], []).append(line)
+    return found
+
+
+def _heat(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Sub-tasks by runs; `share` is where a cell lies between the lowest and the highest, from 0 to 1."""
+    tasks = list(dict.fromkeys(task for row in rows for task in row.score.tasks))
+    values = [accuracy for row in rows for accuracy, _ in row.score.tasks.values()]
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    lines = []
+    for row in rows:
+        found = [row.score.tasks.get(task) for task in tasks]
+        cells = [
+            None if cell is None else {"value": cell[0], "n": cell[1], "share": _share(cell[0], low, high)}
+            for cell in found
+        ]
+        lines.append({"row": row, "cells": cells})
+    return {
+        "tasks": [task.rpartition(" / ")[::2] for task in tasks],
+        "lines": lines,
+        "low": low,
+        "high": high,
+    }
+
+
+def _share(value: float, low: float, high: float) -> float:
+    return round((value - low) / (high - low), 3) if high > low else 0.0

@@ -1,0 +1,157 @@
+"""Runs frames through a model's tower and method, and says of each what was recomputed and what was kept.
+
+Frame by frame, as a live stream: a method gives the same however a stream is cut, and the trace of all
+blocks of a long clip would not fit into memory. The language model is not run.
+
+Shapes: F frames, T tower tokens, N LLM tokens of a frame before the token method, R x C places of a grid.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stc_lmms.methods.base import Compressed
+from stc_lmms.methods.stc_cacher import STCCacher, Trace
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
+from stc_lmms.models.llava_onevision.config import patch_grid
+from stc_lmms.ops.grid import halved
+from stc_lmms.results.overlay import KEPT, MERGED, FrameView, shrink
+from stc_lmms.towers.attention_scores import encode_with_last_input
+
+NO_PATCHES = (
+    "recomputed patches cannot be shown: the tower runs on merged patches or a smaller frame; the count is "
+    "a mean over its layers"
+)
+NO_TOKENS = "kept tokens cannot be shown: they are merged from several places and lie on no grid"
+MERGED_TOKENS = "blue: a token that others were merged into, drawn where it stands"
+
+
+@torch.no_grad()
+def watch(
+    model: LlavaOnevision, frames: Iterable[tuple[float, np.ndarray]]
+) -> tuple[list[FrameView], list[str]]:
+    """What the model's method does to the frames of a new stream.
+
+    Args:
+        model: any loaded model.
+        frames: (time in seconds, uint8 RGB [H,W,3]) in order of time.
+
+    Returns:
+        One view per frame, and a line for everything that the views cannot or do not plainly show.
+    """
+    tower, tokens = _TowerWatch(model), _TokenWatch(model)
+    seen = []
+    for time_s, image in frames:
+        pixels = model.pixels(image[None])
+        features, last_input, share_RC, recomputed = tower.encode(pixels)
+        tokens.add(time_s, pixels, model.project(features), last_input)
+        seen.append((time_s, shrink(image), share_RC, recomputed))  # of a long video no full frames are held
+    grid = None if model.grid is None else halved(model.grid)
+    views = []
+    for (time_s, image, share_RC, recomputed), (kept_N, kept) in zip(seen, tokens.finish(), strict=True):
+        kept_RC = None if grid is None else kept_N.reshape(grid)
+        patches = model.tower.num_tokens
+        views.append(
+            FrameView(time_s, image, share_RC, recomputed, patches, kept_RC, kept, model.tokens_per_frame)
+        )
+    return views, _notes(views)
+
+
+def _notes(views: list[FrameView]) -> list[str]:
+    notes = []
+    if any(view.share_RC is None for view in views):
+        notes.append(NO_PATCHES)
+    if any(view.kept_RC is None for view in views):
+        notes.append(NO_TOKENS)
+    elif any((view.kept_RC == MERGED).any() for view in views):
+        notes.append(MERGED_TOKENS)
+    return notes
+
+
+class _TowerWatch:
+    """The tower with the in-tower method, frame by frame."""
+
+    def __init__(self, model: LlavaOnevision):
+        self.model, self.method = model, model.method.tower
+        self.state = self.method.open_state() if self.method else None
+        self.grid = patch_grid(model.model.config)
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, np.ndarray | None, int]:
+        """Features [1,T,D] of the next frame, input of the last block if asked for, map, count."""
+        model, last_input = self.model, None
+        if self.method is None:
+            if model.reads_attention:
+                features, last_input = encode_with_last_input(model.tower, pixels)
+            else:
+                features = model.tower.encode(pixels)
+            return features, last_input, np.ones(self.grid, np.float32), model.tower.num_tokens
+        before, trace = self.state.tokens_recomputed, Trace()
+        if isinstance(self.method, STCCacher):
+            features = self.method.encode(model.tower, pixels, self.state, trace)
+        else:
+            features = self.method.encode(model.tower, pixels, self.state)
+        recomputed = self.state.tokens_recomputed - before
+        return features, None, self._share(trace, recomputed), recomputed
+
+    def _share(self, trace: Trace, recomputed: int) -> np.ndarray | None:
+        if trace.selective:
+            return recomputed_share(trace, self.grid)
+        dense = recomputed == self.model.tower.num_tokens
+        return np.ones(self.grid, np.float32) if dense else None
+
+
+def recomputed_share(trace: Trace, grid: tuple[int, int]) -> np.ndarray:
+    """Share of the blocks that recomputed each patch, float32 [R,C], of a call with one selective frame."""
+    tokens = trace.hidden[0].shape[1]
+    counts_T = np.zeros(tokens, np.float32)
+    for index_1K in trace.indices:
+        counts_T[index_1K[0].cpu().numpy()] += 1
+    # A class token stands in front of the patches and is on no place of the frame.
+    return (counts_T / len(trace.indices))[tokens - grid[0] * grid[1] :].reshape(grid)
+
+
+class _TokenWatch:
+    """The token method, frame by frame; a method may hold frames back and give them out later."""
+
+    def __init__(self, model: LlavaOnevision):
+        self.model, self.method = model, model.method.token
+        self.state = self.method.open_state() if self.method else None
+        self.waiting: list[Tensor] = []
+        self.found: list[tuple[np.ndarray, int]] = []
+
+    def add(self, time_s: float, pixels: Tensor, tokens_1ND: Tensor, last_input: Tensor | None) -> None:
+        """The next frame."""
+        if self.method is None:
+            count = tokens_1ND.shape[1]
+            self.found.append((np.full(count, KEPT, np.int8), count))
+            return
+        self.waiting.append(tokens_1ND[0])
+        context = self.model.context([time_s], pixels, last_input)
+        compressed, self.state = self.method.compress(tokens_1ND, context, self.state)
+        self._give_out(compressed)
+
+    def finish(self) -> list[tuple[np.ndarray, int]]:
+        """Kinds [N] of the tokens of every frame and how many were kept; as if the stream ended now."""
+        if self.method is not None and (pending := self.method.pending(self.state)) is not None:
+            self._give_out(pending)
+        return self.found
+
+    def _give_out(self, compressed: Compressed) -> None:
+        count = len(compressed.tokens_per_frame)
+        if count == 0:
+            return
+        raw_GND = torch.stack(self.waiting[:count])
+        del self.waiting[:count]
+        kinds_GN = kinds(raw_GND, compressed)
+        self.found += zip(kinds_GN, compressed.tokens_per_frame, strict=True)
+
+
+def kinds(raw_GND: Tensor, compressed: Compressed) -> np.ndarray:
+    """DROPPED, KEPT or MERGED (kept, with another value than before) of every token, int8 [G,N]."""
+    flat = raw_GND.flatten(0, 1)
+    made_M = (compressed.tokens_MD != flat[compressed.kept_M]).any(dim=-1)
+    kinds_X = torch.zeros(len(flat), dtype=torch.int8, device=flat.device)
+    kinds_X[compressed.kept_M] = torch.where(made_M, MERGED, KEPT).to(torch.int8)
+    return kinds_X.unflatten(0, raw_GND.shape[:2]).cpu().numpy()

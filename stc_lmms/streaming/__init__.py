@@ -1,1 +1,0 @@
-"""What happens along one stream: playing, timing."""
