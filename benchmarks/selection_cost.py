@@ -21,7 +21,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from stc_lmms.engine.timers import environment
 from stc_lmms.methods.base import ATTENTION, Context, TokenMethod
-from stc_lmms.methods.registry import RECIPES
+from stc_lmms.methods.registry import METHODS
 from stc_lmms.ops.grid import halve
 from stc_lmms.towers import SiglipTower
 from stc_lmms.towers.attention_scores import received_in
@@ -90,8 +90,8 @@ def main() -> None:
     print(f"dense tower, {args.layers} layers: {dense_ms:.0f} ms per frame, one thread, float32")
 
     token, in_tower = {}, {}
-    for name, options in [*((name, {}) for name in RECIPES), *MODES]:
-        method = RECIPES[name].build(options)
+    for name, options in [*((name, {}) for name in METHODS), *MODES]:
+        method = METHODS[name].build(options)
         label = " ".join([name, *options.values()])
         if method.tower is None and method.token is not None:
             ms = {

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from stc_lmms.methods.base import State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
-from stc_lmms.methods.registry import RECIPES, Recipe
-from stc_lmms.methods.select import places
+from stc_lmms.methods.registry import METHODS, MethodSpec
+from stc_lmms.methods.select import token_layout
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Loudest(Budgeted, TokenMethod[LoudestState]):
 
     def compress(self, tokens_FND, context, state):
         """Keep `token_budget` tokens of each frame; `Budgeted` has checked that there are so many."""
-        where = places(tokens_FND, context)
+        where = token_layout(tokens_FND, context)
         length_FN = where.patches(tokens_FND).float().norm(dim=-1)
         before_FN = length_FN.roll(1, dims=0)
         before_FN[0] = length_FN[0] if state.before_N is None else state.before_N
@@ -48,7 +48,7 @@ class Loudest(Budgeted, TokenMethod[LoudestState]):
         return where.take(tokens_FND, kept_FK), LoudestState(length_FN[-1].clone())
 
 
-RECIPE = Recipe("loudest", "tokens whose length grew most", token=Loudest)
+RECIPE = MethodSpec("loudest", "tokens whose length grew most", token=Loudest)
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
     from stc_lmms.models.llava_onevision.model import LlavaOnevision
     from stc_lmms.settings import resolve
 
-    RECIPES.register(RECIPE)  # in a package of your own, the entry point does this
+    METHODS.register(RECIPE)  # in a package of your own, the entry point does this
     frames = np.zeros((8, 216, 216, 3), dtype=np.uint8)
     for i, frame in enumerate(frames):
         frame[20 * i : 20 * i + 60, 50:110] = 255

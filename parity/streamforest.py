@@ -159,7 +159,9 @@ def _projector(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> Ca
     checks.near("temporal table", wrapped, tensors["temporal_pos_rows_508_to_519"], _TABLES)
     choices, features = _Choices(), tensors["features"].to(dtype)
     forest = Forest(ForestOptions(**_options(config)), config["num_attention_heads"], choices)
-    places = model.Places(grid, width, torch.device("cpu"), dtype, moments=config["temporal_pos_window"])
+    places = model.PositionCodes(
+        grid, width, torch.device("cpu"), dtype, moments=config["temporal_pos_window"]
+    )
     forest.append(places.add(features, 0))
     first, second = (
         (tensors[f"mlp.{i}.weight"].to(dtype), tensors[f"mlp.{i}.bias"].to(dtype)) for i in (0, 2)

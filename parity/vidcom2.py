@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parity.base import Case, CaseResult, distance, tensor_file, worst
 from stc_lmms.methods.base import Context
-from stc_lmms.methods.select import places
+from stc_lmms.methods.select import token_layout
 from stc_lmms.methods.stc_pruner import PrunerState, STCPruner
 from stc_lmms.methods.vidcom2 import frame_rates, pick, published_counts, score_video
 from stc_lmms.ops.kernels import gaussian_similarity
@@ -47,7 +47,7 @@ def _pipeline(
     if config["model"] in MARKED:
         context = Context(row_length=MARKED[config["model"]])
         raw = tensors["img_feat"].to(dtype).unflatten(0, (frames, -1))
-    out = places(raw, context).take_each(raw, kept)
+    out = token_layout(raw, context).take_each(raw, kept)
     errors = {
         "channels": distance(scores.channels_C, tensors["channels"]),
         "video_score": _relative(scores.video_TN, tensors["video_score"]),
@@ -80,7 +80,7 @@ def _rekv_stream(
             "memory": gaussian_similarity(z, torch.nn.functional.normalize(memory, dim=-1)),
         }
         score = sum(parts[name] for name in STRATEGIES[strategy])
-        kept = places(chunk, Context()).take(chunk, lowest(score, budget))
+        kept = token_layout(chunk, Context()).take(chunk, lowest(score, budget))
         kept_all.append(kept.kept_M)
         out_all.append(kept.tokens_MD)
         raw_all.append(chunk[..., channels].flatten(0, 1).mean(dim=0))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 from transformers.configuration_utils import PretrainedConfig
 
-from stc_lmms.ops.positions import Placed
+from stc_lmms.ops.positions import PositionedEmbeds
 from stc_lmms.ops.rope import rotation
 from stc_lmms.ops.transfer import to_device
 
@@ -87,7 +87,7 @@ class LanguageModel:
         """Last hidden states [L,D] of L new embeddings.
 
         Args:
-            embeds_LD: the embeddings; `Placed` ones where the decoder does not place them itself.
+            embeds_LD: the embeddings; `PositionedEmbeds` ones where the decoder does not place them itself.
             cache: gets their keys and values; positions go on behind it. None: nothing is kept, and
                 queries and keys reach `attend` without RoPE (all positions are 0).
             attend: runs in place of attention in every layer; it gets all keys of `cache`, or the new ones
@@ -113,7 +113,7 @@ class LanguageModel:
             given["position_ids"] = torch.zeros(1, len(embeds_LD), dtype=torch.long, device=self.device)
         return given
 
-    def places(self, embeds_LD: Tensor, start: int) -> Tensor:
+    def position_ids(self, embeds_LD: Tensor, start: int) -> Tensor:
         """Places on the axes of this decoder's RoPE, int64 [A,L].
 
         Args:
@@ -129,30 +129,32 @@ class LanguageModel:
         """
         return to_device(starts, self.device, torch.long)[:, None] - prefix
 
-    def rotation(self, places_AL: Tensor) -> tuple[Tensor, Tensor]:
+    def rotation(self, position_ids_AL: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine [L,d] at these places, see `ops.rope.rotation`."""
-        return rotation(places_AL[0], self.inv_freq, self.dtype)
+        return rotation(position_ids_AL[0], self.inv_freq, self.dtype)
 
     def head(self, hidden_D: Tensor) -> Tensor:
         """Float32 logits [V]."""
         return self._head(hidden_D).float()
 
 
-class PlacedLanguageModel(LanguageModel):
-    """A decoder that is given `Placed` tokens, never bare embeddings.
+class PositionedLanguageModel(LanguageModel):
+    """A decoder that is given `PositionedEmbeds` tokens, never bare embeddings.
 
     Flash attention takes places that do not count up by one for several sequences, so it cannot be used.
     """
 
-    def _given(self, embeds_LD: Placed, cache: DynamicCache | None, unrotated: bool) -> dict[str, Any]:
+    def _given(
+        self, embeds_LD: PositionedEmbeds, cache: DynamicCache | None, unrotated: bool
+    ) -> dict[str, Any]:
         given = super()._given(embeds_LD.embeds_LD, cache, unrotated)
-        return {"position_ids": embeds_LD.places_AL} | given
+        return {"position_ids": embeds_LD.position_ids_AL} | given
 
-    def places(self, embeds_LD: Placed, start: int) -> Tensor:
+    def position_ids(self, embeds_LD: PositionedEmbeds, start: int) -> Tensor:
         """Those that it carries."""
-        return embeds_LD.places_AL
+        return embeds_LD.position_ids_AL
 
-    def shifts(self, embeds_LD: Placed, starts: Sequence[int], prefix: int) -> Tensor:
+    def shifts(self, embeds_LD: PositionedEmbeds, starts: Sequence[int], prefix: int) -> Tensor:
         """Those that it carries."""
         return embeds_LD.shifts_FA
 

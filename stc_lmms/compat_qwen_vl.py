@@ -10,7 +10,7 @@ from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
 from stc_lmms import compat, compat_llm
 from stc_lmms.errors import CheckpointError
 from stc_lmms.ops.mrope import axis_of_frequency, rotation_3d
-from stc_lmms.ops.positions import Placed
+from stc_lmms.ops.positions import PositionedEmbeds
 
 _CLASSES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -43,8 +43,8 @@ def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMix
     return processor
 
 
-class MropeLanguageModel(compat_llm.PlacedLanguageModel):
-    """The decoder of a Qwen-VL model: it is given `Placed` tokens, never bare embeddings."""
+class MropeLanguageModel(compat_llm.PositionedLanguageModel):
+    """The decoder of a Qwen-VL model: it is given `PositionedEmbeds` tokens, never bare embeddings."""
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
@@ -53,25 +53,27 @@ class MropeLanguageModel(compat_llm.PlacedLanguageModel):
         interleaved = config.model_type.startswith("qwen3_vl")  # fixed in the class, not in the config
         self._axis = axis_of_frequency(sections, interleaved).to(self.device)
 
-    def _given(self, embeds_LD: Placed, cache: DynamicCache | None, unrotated: bool) -> dict[str, Any]:
+    def _given(
+        self, embeds_LD: PositionedEmbeds, cache: DynamicCache | None, unrotated: bool
+    ) -> dict[str, Any]:
         length = len(embeds_LD)
         start = 0 if cache is None else cache.get_seq_length()
         # Four rows: the first says that this is one sequence. Without it 4.56 takes the time axis for that,
         # and flash attention sees a new sequence wherever it does not count up.
         order_L = torch.arange(start, start + length, device=self.device)
-        places_3L = order_L.new_zeros(3, length) if unrotated else embeds_LD.places_AL
+        position_ids_3L = order_L.new_zeros(3, length) if unrotated else embeds_LD.position_ids_AL
         given = {
             "inputs_embeds": embeds_LD.embeds_LD[None],
-            "position_ids": torch.cat((order_L[None], places_3L))[:, None],
+            "position_ids": torch.cat((order_L[None], position_ids_3L))[:, None],
         }
         if embeds_LD.deepstack_BLD is not None:
             given["visual_pos_masks"] = torch.ones(1, length, dtype=torch.bool, device=self.device)
             given["deepstack_visual_embeds"] = list(embeds_LD.deepstack_BLD)
         return given
 
-    def rotation(self, places_AL: Tensor) -> tuple[Tensor, Tensor]:
+    def rotation(self, position_ids_AL: Tensor) -> tuple[Tensor, Tensor]:
         """See `ops.mrope.rotation_3d`."""
-        return rotation_3d(places_AL, self.inv_freq, self._axis, self.dtype)
+        return rotation_3d(position_ids_AL, self.inv_freq, self._axis, self.dtype)
 
 
 def tiny_qwen_vl(

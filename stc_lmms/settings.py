@@ -18,7 +18,7 @@ from stc_lmms.demo.pretrained import defaults_of, is_demo
 from stc_lmms.errors import SettingsError
 from stc_lmms.memory import registry as memories
 from stc_lmms.memory.base import Memory
-from stc_lmms.methods.registry import RECIPES, Method, build, recipe
+from stc_lmms.methods.registry import METHODS, Method, build, method_spec
 from stc_lmms.models import registry as models
 from stc_lmms.suggest import unknown
 
@@ -175,7 +175,7 @@ def resolve(
         raise SettingsError(f"model={args['model']} is not the model that was chosen, {chosen_model.name}")
     args["model"] = chosen_model.name
     of_memories = {name for memory in memories.MEMORIES for name in memories.fields(memory)}
-    of_methods = {name for r in RECIPES.values() for name in r.fields}
+    of_methods = {name for r in METHODS.values() for name in r.fields}
     of_models = {name for each in models.MODELS.values() for name in option_fields(each)}
     known = set(_COMMON) | of_methods | of_memories | of_models
     for name in args:
@@ -188,7 +188,7 @@ def resolve(
     of_checkpoint = dict(defaults_of(checkpoint))
     implied = of_model | dict(chosen_model.defaults) | of_checkpoint | defaults | environment
     method = _convert("method", args.get("method", implied.get("method", Settings.method)), str)
-    fields = recipe(method).fields
+    fields = method_spec(method).fields
     memory = _convert("memory", args.get("memory", implied["memory"]), str)
     memory_fields = {} if chosen_model.own_memory else memories.fields(memory)
     model_fields = option_fields(chosen_model)
@@ -223,7 +223,7 @@ def resolve(
 
     given = implied | args
     common = {name: _convert(name, value, _HINTS[name]) for name, value in given.items() if name in _COMMON}
-    chosen = recipe(method)
+    chosen = method_spec(method)
     slots = [slot for slot in (chosen.tower, chosen.token) if slot is not None]
     memory_owner = [] if chosen_model.own_memory else [memories.MEMORIES[memory]]
     return Settings(

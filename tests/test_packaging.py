@@ -9,7 +9,7 @@ import yaml
 from transformers import CONFIG_MAPPING, LlavaOnevisionConfig
 
 from stc_lmms.bench.models import MODELS
-from stc_lmms.eval import run_config as recipes
+from stc_lmms.eval import run_config
 from stc_lmms.models.llava_onevision import config as llava_onevision_config
 from stc_lmms.models.qwen_vl import config as qwen_vl_config
 from stc_lmms.resources import model_configs_root, tasks_root
@@ -77,13 +77,13 @@ def test_wheel_ships_tasks_and_recipes(installed):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_is_valid(path):
-    recipe = recipes.read(path.stem)
-    settings = recipes.check(recipe, checkpoint=False)
+    recipe = run_config.read(path.stem)
+    settings = run_config.check(recipe, checkpoint=False)
     assert recipe.others["output_path"] == f"results/{path.stem}"
     assert f"lmms-eval --config model_configs/{path.name}" in path.read_text()
     for task in recipe.tasks:
         assert tasks.find(task).leaves
-    assert set(yaml.safe_load(path.read_text())) <= set(recipes.KEYS)
+    assert set(yaml.safe_load(path.read_text())) <= set(run_config.KEYS)
     if settings.model in CONFIGS:
         CONFIGS[settings.model](settings)
 
@@ -115,6 +115,8 @@ EVERY = ("none", "stc", "stc_cacher", "stc_pruner", "vidcom2", "dycoke")
 )
 def test_every_model_has_a_recipe_of_every_method_that_it_takes(model, methods):
     found = {
-        recipe.model_args["method"] for recipe in map(recipes.read, RECIPES) if recipe.model == f"{model}_stc"
+        recipe.model_args["method"]
+        for recipe in map(run_config.read, RECIPES)
+        if recipe.model == f"{model}_stc"
     }
     assert set(methods) <= found

@@ -8,7 +8,7 @@ import pytest
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.memory.registry import MEMORIES, fields
-from stc_lmms.methods.registry import RECIPES
+from stc_lmms.methods.registry import METHODS
 from stc_lmms.models.registry import MODELS
 from stc_lmms.settings import Settings, resolve
 
@@ -48,7 +48,7 @@ def test_optional_fields_take_none(nothing):
 
 def test_defaults_are_complete_and_every_method_resolves():
     assert settings().method == "stc"
-    for name, recipe in RECIPES.items():
+    for name, recipe in METHODS.items():
         got = settings(method=name)
         assert set(got.options) == set(recipe.fields)
         assert got.build_method().name == name
@@ -145,7 +145,7 @@ def test_errors_are_value_errors_for_python_users():
 def test_arguments_the_method_does_not_use_are_named_and_ignored(caplog):
     got = settings(method="stc_pruner", token_budget=9, cache_interval=2, chunk_frames=3)
     assert "method=stc_pruner does not use cache_interval, chunk_frames; ignored" in caplog.text
-    assert set(got.options) == set(RECIPES["stc_pruner"].fields)
+    assert set(got.options) == set(METHODS["stc_pruner"].fields)
     caplog.clear()
     settings(method="stc_pruner", token_budget=9)
     assert not caplog.records
@@ -172,7 +172,7 @@ def test_the_memory_has_options_of_its_own(caplog):
 
 
 def test_no_option_means_two_things():
-    of_methods = {name for recipe in RECIPES.values() for name in recipe.fields}
+    of_methods = {name for recipe in METHODS.values() for name in recipe.fields}
     of_memories = [name for memory in MEMORIES for name in fields(memory)]
     common = {field.name for field in dataclasses.fields(Settings)}
     assert len(of_memories) == len(set(of_memories))

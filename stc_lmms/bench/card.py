@@ -19,7 +19,7 @@ from stc_lmms.bench.frames import SIZE, synthetic_frames, video_frames
 from stc_lmms.bench.hardware import Machine, gpu_state, measure_machine
 from stc_lmms.bench.measure import Comparison, compare, summary
 from stc_lmms.bench.options import PROTOCOLS, Options
-from stc_lmms.bench.work import Job, ModelShape, bounds, captured, kv_bytes_per_token, reference_bytes
+from stc_lmms.bench.work import ModelShape, Workload, bounds, captured, kv_bytes_per_token, reference_bytes
 from stc_lmms.errors import StcError
 from stc_lmms.ops.rows import kernels
 
@@ -123,11 +123,11 @@ def _static(options: Options, pair: Pair, shape: ModelShape, prompt: tuple[int, 
     }
 
 
-def _job(pair: Pair, count: int, prompt: tuple[int, int]) -> Job:
-    return Job(count, pair.method.settings.prefill_frames, *prompt)
+def _job(pair: Pair, count: int, prompt: tuple[int, int]) -> Workload:
+    return Workload(count, pair.method.settings.prefill_frames, *prompt)
 
 
-def _work(entry: Entry, pair: Pair, job: Job) -> dict[str, Any]:
+def _work(entry: Entry, pair: Pair, job: Workload) -> dict[str, Any]:
     work = {"dense": entry.stages(pair.dense, job), "method": entry.stages(pair.method, job)}
     found = bounds(work["dense"], work["method"] or {}, lambda one: one.flops)
     return {

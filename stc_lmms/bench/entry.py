@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.options import Options
-from stc_lmms.bench.work import Job, ModelShape, Work
+from stc_lmms.bench.work import ModelShape, Work, Workload
 from stc_lmms.engine.api import StreamingModel, open_device
 from stc_lmms.errors import SettingsError
 from stc_lmms.ops.transfer import to_device
@@ -44,7 +44,7 @@ class Entry(Protocol):
     def preprocess(self, options: Options) -> str:
         """How frames become pixel values, in words."""
 
-    def stages(self, model: StreamingModel, job: Job) -> dict[str, Work] | None:
+    def stages(self, model: StreamingModel, job: Workload) -> dict[str, Work] | None:
         """Work of every stage that has a cost model; None if the model's method has none."""
 
 

@@ -23,7 +23,7 @@ from stc_lmms.bench.entry import (
     model_shape,
 )
 from stc_lmms.bench.options import Options
-from stc_lmms.bench.work import Job, ModelShape, Work, stages
+from stc_lmms.bench.work import ModelShape, Work, Workload, stages
 from stc_lmms.errors import SettingsError
 from stc_lmms.models.dispider.bench import DispiderEntry
 from stc_lmms.models.llava_onevision.config import check_fit, check_settings
@@ -88,7 +88,7 @@ class LlavaOnevisionEntry:
         """See `Entry.shape`."""
         return model_shape(model, model.model.config.text_config, model.tokens_per_frame)
 
-    def stages(self, model: LlavaOnevision, job: Job) -> dict[str, Work] | None:
+    def stages(self, model: LlavaOnevision, job: Workload) -> dict[str, Work] | None:
         """See `Entry.stages`."""
         return stages(self.shape(model), model.method, job)
 

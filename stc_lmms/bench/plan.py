@@ -16,13 +16,13 @@ from typing import Any
 
 from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.models import MODELS
-from stc_lmms.bench.work import Job, ModelShape, kv_bytes_per_token, stages
+from stc_lmms.bench.work import ModelShape, Workload, kv_bytes_per_token, stages
 from stc_lmms.benchmarks import ovobench, streamingbench
 from stc_lmms.benchmarks.base import Row, rounds
 from stc_lmms.errors import DataError, SettingsError
 from stc_lmms.methods.registry import Method
 from stc_lmms.suggest import unknown
-from stc_lmms.video.sampling import Grid
+from stc_lmms.video.sampling import Sampling
 
 BENCHMARKS = ("ovobench", "streamingbench")
 ALL = "all"  # every part in one run: videos that several parts ask about are played once
@@ -144,7 +144,7 @@ def reading(rows: Iterable[Row]) -> Reading:
 
 def frames(seconds: float, fps: float) -> int:
     """Frames of a clip of that length: those of the grid 0, 1/fps, 2/fps, ... before its end."""
-    return Grid(0.0, 1 / fps).count_before(seconds)
+    return Sampling(0.0, 1 / fps).count_before(seconds)
 
 
 def plan(
@@ -184,7 +184,7 @@ class _Costs:
         @cache
         def flops(count: int) -> tuple[int, int] | None:
             # one group: FLOPs do not depend on how frames are grouped
-            found = stages(shape, method, Job(count, max(count, 1), 0, 0))
+            found = stages(shape, method, Workload(count, max(count, 1), 0, 0))
             return None if found is None else (found["vit_ms"].flops, found["prefill_ms"].flops)
 
         self._flops = flops

@@ -42,7 +42,7 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
-class Job:
+class Workload:
     """What is measured: so many frames in groups of `group`, then one question.
 
     Attributes:
@@ -65,7 +65,7 @@ class Job:
         ]
 
 
-def stages(shape: ModelShape, method: Method, job: Job) -> dict[str, Work] | None:
+def stages(shape: ModelShape, method: Method, job: Workload) -> dict[str, Work] | None:
     """Work of every stage that has a cost model; None if the method has none.
 
     `per_token_ms` is the first token after the one that `ttft_ms` ends with.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.eval import run_config as recipes
+from stc_lmms.eval import run_config
 
 DESCRIPTION = "Runs a recipe of model_configs/, or of a YAML file, with lmms-eval. Start it again to go on."
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace, harness: Callable[[list[str]], int]) -> int:
         harness: lmms-eval's command line.
     """
     if args.list:
-        for path in sorted(recipes.model_configs_root().glob("*.yaml")):
+        for path in sorted(run_config.model_configs_root().glob("*.yaml")):
             first = path.read_text(encoding="utf-8").splitlines()[0]
             print(f"{path.stem:34s}{first.removeprefix('# ')}")
         return 0
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace, harness: Callable[[list[str]], int]) -> int:
         raise SettingsError("name a recipe; stc-lmms run --list prints them")
     from stc_lmms.settings import parse_args
 
-    recipe = recipes.read(args.recipe, parse_args(args.model_args))
-    recipes.check(recipe)
+    recipe = run_config.read(args.recipe, parse_args(args.model_args))
+    run_config.check(recipe)
     output = args.output or recipe.others.get("output_path") or f"results/{recipe.name}"
     changes = {"tasks": args.tasks} if args.tasks else {}
     return harness(recipe.command_line(output_path=output, log_samples=True, **changes))

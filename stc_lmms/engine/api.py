@@ -63,8 +63,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A clip whose frames the model chose by `StreamingModel.spread`.
+class FrameSelection:
+    """A clip whose frames the model chose by `StreamingModel.select_frames`.
 
     Attributes:
         frames: how many it chose, a frame that it chose twice included.
@@ -81,10 +81,10 @@ class Stream(ABC):
     """Everything one video has left in a model.
 
     Attributes:
-        spread: what `expect` told; None on a fixed grid.
+        frame_selection: what `begin_clip` was given; None when frames come at a fixed rate.
     """
 
-    spread: Spread | None = None
+    frame_selection: FrameSelection | None = None
 
     @property
     @abstractmethod
@@ -101,12 +101,12 @@ class Stream(ABC):
     def progress(self) -> Progress:
         """What it has taken in so far."""
 
-    def expect(self, spread: Spread) -> None:
+    def begin_clip(self, selection: FrameSelection) -> None:
         """Be told, before the first frame of a new stream, that all frames to come are those of a spread.
 
         Then a frame may come again, with the same time stamp.
         """
-        self.spread = spread
+        self.frame_selection = selection
 
     @abstractmethod
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
@@ -114,7 +114,7 @@ class Stream(ABC):
 
         Args:
             frames: uint8 RGB [F,H,W,3], any F including 0.
-            times_s: F increasing time stamps in seconds, all after `position_s`; see `expect`.
+            times_s: F increasing time stamps in seconds, all after `position_s`; see `begin_clip`.
 
         Raises:
             ValueError: wrong shape or dtype, or times that go back.
@@ -204,7 +204,7 @@ class StreamingModel(ABC):
     # Where a model samples every question's clip anew: (number of frames of the video, their rate, start and
     # end in seconds or None for the whole video) to indices of frames, in order; one that repeats is seen
     # again. None: the fixed grid of `fps`.
-    spread: Callable[[int, float, tuple[float, float] | None], list[int]] | None = None
+    select_frames: Callable[[int, float, tuple[float, float] | None], list[int]] | None = None
 
     @abstractmethod
     def __init__(self, settings: Settings): ...

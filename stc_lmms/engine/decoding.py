@@ -53,7 +53,7 @@ def greedy(
     text = ""
     while token not in eos_ids:
         ids.append(token)
-        text, stopped = cut(decode_text(ids), generation.stop)
+        text, stopped = truncate_at_stop(decode_text(ids), generation.stop)
         if stopped or len(ids) >= generation.max_new_tokens:
             break
         best = likeliest(embed(best[None]))
@@ -76,7 +76,7 @@ def repetition_penalty(logits_V: Tensor, ids: Collection[int], penalty: float) -
     return logits_V.index_copy(0, index, torch.where(score < 0, score * penalty, score / penalty))
 
 
-def cut(text: str, stop: Collection[str]) -> tuple[str, bool]:
+def truncate_at_stop(text: str, stop: Collection[str]) -> tuple[str, bool]:
     """Text before the first stop string that follows more than white space, and whether there is one."""
     lead = len(text) - len(text.lstrip())
     found = [at for at in (text.find(s, lead) for s in stop if s) if at > lead]

@@ -88,7 +88,7 @@ class FrameEncoder:
         with self.clock.stage("project_ms"):
             return self.project(features)
 
-    def bill(self) -> dict[str, Any]:
+    def take_costs(self) -> dict[str, Any]:
         """What was encoded since the last bill, as fields of `Efficiency`."""
         encoded = self.frames - self._billed_frames
         tokens = recomputed = encoded * self.tower.num_tokens

@@ -111,7 +111,7 @@ def play(
         A `Status` after every group of frames, and a `Told` for every question, when its time has come or
         the source has ended before.
     """
-    if model.spread is not None:
+    if model.select_frames is not None:
         raise SettingsError(
             "frames cannot be spread over a live stream, whose end is not known; use grid=fixed"
         )

@@ -37,7 +37,7 @@ class AnswerText(str):
 class Round:
     """A question, or the reason why the task cannot ask it.
 
-    `search`, `opening` and `watch`: see `Stream.ask`, `Generation` and `Player.poll`.
+    `search`, `opening` and `watch`: see `Stream.ask`, `Generation` and `VideoSession.poll`.
     """
 
     prompt: str = ""
@@ -48,7 +48,7 @@ class Round:
     watch: str = ""
 
 
-class Job(ABC):
+class Dialogue(ABC):
     """Something to be asked in rounds, and what has been answered so far.
 
     Args:
@@ -82,7 +82,7 @@ class Job(ABC):
         return next((r.record["failed"] for r in self.responses if r.record.get("failed")), "")
 
 
-class ClipJob(Job):
+class ClipDialogue(Dialogue):
     """One question about one clip."""
 
     def __init__(self, task: str, prompt: str, clip: Clip):
@@ -94,7 +94,7 @@ class ClipJob(Job):
         yield self._round
 
 
-class RowJob(Job):
+class RowDialogue(Dialogue):
     """A row of `load_rows`, without a harness in between."""
 
     def __init__(self, row: dict[str, Any], doc_id: int):
@@ -120,7 +120,7 @@ class RowJob(Job):
         return [response for asked, response in answered if asked.qid == qid]
 
 
-class RequestJob(Job):
+class RequestDialogue(Dialogue):
     """A request of lmms-eval.
 
     Args:

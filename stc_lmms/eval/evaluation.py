@@ -19,8 +19,8 @@ from stc_lmms.demo.pretrained import NOTICE, is_demo
 from stc_lmms.engine.api import StreamingModel, checkpoint
 from stc_lmms.engine.timers import environment
 from stc_lmms.errors import SettingsError, StcError, VideoError
-from stc_lmms.eval.dialogue import AnswerText, Job, Round, reason
-from stc_lmms.eval.session import Player
+from stc_lmms.eval.dialogue import AnswerText, Dialogue, Round, reason
+from stc_lmms.eval.session import VideoSession
 from stc_lmms.eval.stopping import Stop
 from stc_lmms.models import registry
 from stc_lmms.results.journal import Journal, file_identity, folder_identity, request_key
@@ -59,7 +59,7 @@ class Evaluation:
             also: see `resolve`.
         """
         self._model: StreamingModel | None = None
-        self._player: Player | None = None
+        self._session: VideoSession | None = None
         self._noted: set[tuple[str, str]] = set()  # what has been logged: (video, note)
         self._broken_videos = 0  # questions that failed because of their video
         try:
@@ -91,14 +91,14 @@ class Evaluation:
         """Load the weights; a comparison of several runs shares them."""
         return registry.model(self.registered).load_class()(self.settings)
 
-    def play(self, todo: Iterable[Job], stop: Stop | None = None) -> Iterator[Job]:
+    def play(self, todo: Iterable[Dialogue], stop: Stop | None = None) -> Iterator[Dialogue]:
         """Run the jobs video by video, until told to stop; yields each as it finishes."""
-        by_video: dict[str, list[Job]] = {}
+        by_video: dict[str, list[Dialogue]] = {}
         for job in todo:
             first = job.next
             by_video.setdefault(first.clip.path if first and first.clip else "", []).append(job)
-        if by_video and self._player is None:
-            self._player = Player(self.model, self.opener)
+        if by_video and self._session is None:
+            self._session = VideoSession(self.model, self.opener)
         count = itertools.count()  # ties keep the order in which the jobs came
         for jobs in by_video.values():
             queue = [(_when(job.next), next(count), job) for job in jobs]
@@ -106,7 +106,7 @@ class Evaluation:
             while queue and not (stop and stop.asked):
                 _, _, job = heapq.heappop(queue)
                 if job.next is not None:
-                    job.respond(self._answer(self._player, job))
+                    job.respond(self._answer(self._session, job))
                 if job.next is None:
                     yield job
                 else:
@@ -114,14 +114,14 @@ class Evaluation:
 
     def close_video(self, record: RunRecord | None = None) -> None:
         """Let go of the video that was played last; its stream holds its KV until then."""
-        if self._player is not None:
-            self._player.close()
+        if self._session is not None:
+            self._session.close()
             if record is not None:
-                record.restarts += self._player.restarts
+                record.restarts += self._session.restarts
                 record.broken_videos += self._broken_videos
-        self._player, self._broken_videos = None, 0
+        self._session, self._broken_videos = None, 0
 
-    def _answer(self, player: Player, job: Job) -> AnswerText:
+    def _answer(self, player: VideoSession, job: Dialogue) -> AnswerText:
         asked = job.next
         if asked.failed:
             return AnswerText("", {"failed": asked.failed})
@@ -169,7 +169,7 @@ def run_identity(settings: Settings, device: torch.device) -> dict[str, Any]:
     }
 
 
-def job_key(job: Job, run: Mapping[str, Any]) -> str:
+def dialogue_key(job: Dialogue, run: Mapping[str, Any]) -> str:
     """Its key in the journal of a run, see `run_identity`."""
     return request_key(run=run, **job.identity)
 
@@ -183,7 +183,7 @@ def open_journal(folder: Path, rank: int, fix: str) -> Journal:
 
 
 def write_entry(
-    journal: Journal, key: str, job: Job, model: Mapping[str, Any] | None, begun: bool = False
+    journal: Journal, key: str, job: Dialogue, model: Mapping[str, Any] | None, begun: bool = False
 ) -> None:
     """Put a finished job into the journal, or with `begun` one as far as it was answered.
 
@@ -204,7 +204,7 @@ def write_entry(
         fail(error)
 
 
-def resume(journal: Journal | None, key: str, job: Job) -> dict[str, Any] | None:
+def resume(journal: Journal | None, key: str, job: Dialogue) -> dict[str, Any] | None:
     """Fill in the answers that the journal has of a job, unless its videos have changed since.
 
     Of a job that a stopped run has begun, the answers so far are filled in, and it goes on behind them.

@@ -21,7 +21,7 @@ from stc_lmms.engine.api import Generation, StreamingModel, open_device
 from stc_lmms.errors import SettingsError
 from stc_lmms.eval.dialogue import reason
 from stc_lmms.eval.lmms_eval import Harness
-from stc_lmms.methods.registry import recipe
+from stc_lmms.methods.registry import method_spec
 from stc_lmms.models import registry
 from stc_lmms.resources import tasks_root
 from stc_lmms.settings import Settings, resolve
@@ -95,7 +95,7 @@ def configurations(
     Raises:
         SettingsError: there is no such method, or none of them has a varied argument.
     """
-    fields = {method: recipe(method).fields for method in methods}
+    fields = {method: method_spec(method).fields for method in methods}
     for name in varied:
         if not any(name in own for own in fields.values()):
             known = sorted({known for own in fields.values() for known in own} - {"token_budget"})

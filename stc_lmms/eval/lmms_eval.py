@@ -15,11 +15,11 @@ from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
 from stc_lmms.errors import StcError
-from stc_lmms.eval.dialogue import RequestJob
+from stc_lmms.eval.dialogue import RequestDialogue
 from stc_lmms.eval.evaluation import (
     Evaluation,
+    dialogue_key,
     fail,
-    job_key,
     open_journal,
     resume,
     run_identity,
@@ -99,13 +99,13 @@ class Harness(Evaluation, lmms):
         journal = self._open_journal()
         run = run_identity(self.settings, self._device)
         results: list[Any] = [None] * len(requests)
-        todo: dict[RequestJob, tuple[int, str]] = {}
+        todo: dict[RequestDialogue, tuple[int, str]] = {}
         for index, request in enumerate(requests):
             if request.metadata.get("__padding_only__"):
                 results[index] = [""] if request.request_type.endswith("multi_round") else ""
                 continue
-            job = RequestJob(request, self._doc(request))
-            key = job_key(job, run)
+            job = RequestDialogue(request, self._doc(request))
+            key = dialogue_key(job, run)
             entry = resume(journal, key, job)
             if entry is not None:
                 results[index] = job.result
@@ -163,7 +163,7 @@ class Harness(Evaluation, lmms):
             folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stc-lmms" / "journal"
         return open_journal(folder, self._rank, "give journal=FOLDER or journal=off")
 
-    def _note(self, job: RequestJob, replayed: bool) -> None:
+    def _note(self, job: RequestDialogue, replayed: bool) -> None:
         for response in job.responses:
             self._record.add(job.task, job.doc_id, response.record, replayed)
 

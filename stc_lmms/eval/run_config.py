@@ -22,7 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RunConfig:
     """One recipe.
 
     Attributes:
@@ -92,7 +92,7 @@ def mapping(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
     return content
 
 
-def read(name: str | Path, changed_args: Mapping[str, Any] | None = None) -> Recipe:
+def read(name: str | Path, changed_args: Mapping[str, Any] | None = None) -> RunConfig:
     """Read a recipe.
 
     Args:
@@ -118,10 +118,10 @@ def read(name: str | Path, changed_args: Mapping[str, Any] | None = None) -> Rec
     args |= {key: str(value) for key, value in (changed_args or {}).items()}
     tasks = tuple(dict.fromkeys(task.strip() for task in content["tasks"].split(",") if task.strip()))
     others = {key: content[key] for key in KEYS if key in content and key not in _NEEDED}
-    return Recipe(path.stem, content["model"], args, tasks, others)
+    return RunConfig(path.stem, content["model"], args, tasks, others)
 
 
-def fitted(recipes: Sequence[Recipe], args: Mapping[str, Any]) -> list[Recipe]:
+def fitted(recipes: Sequence[RunConfig], args: Mapping[str, Any]) -> list[RunConfig]:
     """The recipes with these arguments in place of their own, each with those that its method uses.
 
     Raises:
@@ -142,7 +142,7 @@ def fitted(recipes: Sequence[Recipe], args: Mapping[str, Any]) -> list[Recipe]:
     return found
 
 
-def check(recipe: Recipe, checkpoint: bool = True) -> Any:
+def check(recipe: RunConfig, checkpoint: bool = True) -> Any:
     """The recipe's resolved `Settings`; imports torch, loads no weights.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stc_lmms.engine.api import Answer, Generation, Spread, Stream, StreamingModel
+from stc_lmms.engine.api import Answer, FrameSelection, Generation, Stream, StreamingModel
 from stc_lmms.errors import VideoError
 from stc_lmms.video.decode import AGAIN, open_video
 
@@ -36,7 +36,7 @@ class Note:
     past_end: bool = False
 
 
-class Player:
+class VideoSession:
     """One open video and its stream; a question further on in the same video reads only the rest.
 
     A question that goes back, or another video, opens a new stream. A video that failed is not tried again.
@@ -133,7 +133,7 @@ class Player:
         self._video = self._stream = self._clip = None
 
     def _continues(self, clip: Clip) -> bool:
-        if self.model.spread is not None:  # its frames hang on the clip's end
+        if self.model.select_frames is not None:  # its frames hang on the clip's end
             return clip == self._clip
         if self._clip is None or (self._clip.path, self._clip.start_s) != (clip.path, clip.start_s):
             return False
@@ -146,16 +146,16 @@ class Player:
         settings = self.model.settings
         how: dict[str, Any] = {"fps": settings.fps, "start_s": clip.start_s, "decoder": settings.decoder}
         how["timeout_s"], how["exact"] = settings.decode_timeout_s, self.model.exact_grid
-        spread = None
-        if self.model.spread is not None:
-            how["times_s"], spread = self._spread(clip, how)
+        selection = None
+        if self.model.select_frames is not None:
+            how["times_s"], selection = self._selection(clip, how)
         self._video = (self._opener or open_video)(clip.path, **how)
         self._stream = self.model.open_stream()
-        if spread is not None:
-            self._stream.expect(spread)
+        if selection is not None:
+            self._stream.begin_clip(selection)
         self._decode_ms, self._question = 0.0, ""
 
-    def _spread(self, clip: Clip, how: dict[str, Any]) -> tuple[tuple[float, ...], Spread]:
+    def _selection(self, clip: Clip, how: dict[str, Any]) -> tuple[tuple[float, ...], FrameSelection]:
         """Times of the frames that the model chooses for a clip, and what its stream should know of them."""
         with open_video(clip.path, **how) as video:
             count, rate = video.n_frames, video.avg_fps
@@ -167,8 +167,8 @@ class Player:
         span = (
             None if clip.start_s == 0 and clip.end_s is None else (clip.start_s, clip.end_s or count / rate)
         )
-        times_s = tuple(round(index / rate, 6) for index in self.model.spread(count, rate, span))
-        return times_s, Spread(len(times_s), clip.start_s, rate)
+        times_s = tuple(round(index / rate, 6) for index in self.model.select_frames(count, rate, span))
+        return times_s, FrameSelection(len(times_s), clip.start_s, rate)
 
     def _advance(self, clip: Clip) -> None:
         """Frames go in by groups, so that no more than one group is ever held."""

@@ -99,13 +99,13 @@ class RecentMemory(StreamMemory):
 
     def begin(self, prefix_LD: Tensor) -> None:
         """See `StreamMemory.begin`."""
-        turn = self.llm.rotation(self.llm.places(prefix_LD, 0))
+        cos_sin = self.llm.rotation(self.llm.position_ids(prefix_LD, 0))
         prefix: list[KV] = []
 
         def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-            prefix.append(KV(rotate(k, turn), v))
+            prefix.append(KV(rotate(k, cos_sin), v))
             past = self._state.frames[layer].pair
-            return windowed(rotate(q, turn), past, prefix[-1].pair, scale).out_HLd
+            return windowed(rotate(q, cos_sin), past, prefix[-1].pair, scale).out_HLd
 
         self.llm.hidden(prefix_LD, None, step)
         self._state = _State(tuple(prefix), self._state.frames, (), len(prefix_LD))
@@ -131,14 +131,14 @@ class RecentMemory(StreamMemory):
             self._state = _State(old.prefix, frames, *now)
             return
         runs = self._runs(starts, len(old.starts), end)
-        places_AM = self.llm.places(embeds_MD, old.end)
-        turn = self.llm.rotation(places_AM)
-        to_prefix = self.llm.rotation(places_AM - self._nearer(runs, starts, shifts_FA))
+        position_ids_AM = self.llm.position_ids(embeds_MD, old.end)
+        cos_sin = self.llm.rotation(position_ids_AM)
+        to_prefix = self.llm.rotation(position_ids_AM - self._nearer(runs, starts, shifts_FA))
         new_frames: list[KV] = []
 
         def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-            past, new = old.frames[layer], KV(rotate(k, turn), v)
-            parts = [self._attend_runs(runs, rotate(q, turn), past, new, scale)]
+            past, new = old.frames[layer], KV(rotate(k, cos_sin), v)
+            parts = [self._attend_runs(runs, rotate(q, cos_sin), past, new, scale)]
             if len(old.prefix[layer]):
                 parts.append(attend(rotate(q, to_prefix), *old.prefix[layer].pair, scale))
             new_frames.append(past.extended(*new.pair, keep=keep))
@@ -214,16 +214,16 @@ class RecentReader(Reader):
     def next_logits(self, embeds_LD: Tensor) -> Tensor:
         """See `Reader.next_logits`."""
         llm, state = self._llm, self._state
-        places_AL = llm.places(embeds_LD, state.end + len(self._own[0]))
-        turn = to_prefix = llm.rotation(places_AL)
+        position_ids_AL = llm.position_ids(embeds_LD, state.end + len(self._own[0]))
+        cos_sin = to_prefix = llm.rotation(position_ids_AL)
         if state.shifts_FA is not None:
-            to_prefix = llm.rotation(places_AL - state.shifts_FA[:1].T)
+            to_prefix = llm.rotation(position_ids_AL - state.shifts_FA[:1].T)
 
         def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-            own, k = self._own[layer], rotate(k, turn)
-            parts = [windowed(rotate(q, turn), own.pair, (k, v), scale)]
+            own, k = self._own[layer], rotate(k, cos_sin)
+            parts = [windowed(rotate(q, cos_sin), own.pair, (k, v), scale)]
             if len(state.frames[layer]):
-                parts.append(attend(rotate(q, turn), *state.frames[layer].pair, scale))
+                parts.append(attend(rotate(q, cos_sin), *state.frames[layer].pair, scale))
             if len(state.prefix[layer]):
                 parts.append(attend(rotate(q, to_prefix), *state.prefix[layer].pair, scale))
             self._own[layer] = own.extended(k, v)

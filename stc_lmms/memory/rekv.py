@@ -178,14 +178,14 @@ class ReKVMemory(StreamMemory):
         llm, state, n_local = self.llm, self.state, self.options.n_local
         end = state.end + len(embeds_LD)
         places = torch.arange(state.end, end, device=llm.device)
-        turn = rotation(places, llm.inv_freq, llm.dtype)
+        cos_sin = rotation(places, llm.inv_freq, llm.dtype)
         far = rotation(places.new_full((1,), n_local - 1), llm.inv_freq, llm.dtype)
         sink_mask = self._sink_mask(lengths)
         window: list[KV] = []
 
         def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-            past, new = state.window[layer], KV(rotate(k, turn), v)
-            parts = [windowed(rotate(q, turn), past.pair, new.pair, scale, n_local)]
+            past, new = state.window[layer], KV(rotate(k, cos_sin), v)
+            parts = [windowed(rotate(q, cos_sin), past.pair, new.pair, scale, n_local)]
             if sink_mask is not None:
                 parts.append(attend_masked(rotate(q, far), *state.init[layer].pair, scale, sink_mask))
             keep(layer, k, v)
@@ -264,8 +264,8 @@ class ReKVReader(Reader):
         self.scores.append(scores if len(picked) < len(scores) else scores[:0])
         self.retrieved.append([memory.archive.first + block for block in picked])
         context = memory.state.init[layer].extended(*memory.archive.load(layer, self.retrieved[-1]).pair)
-        turn = self._turn(0, len(context))
-        self._context.append(KV(rotate(context.k_GSd, turn), context.v_GSd))
+        cos_sin = self._turn(0, len(context))
+        self._context.append(KV(rotate(context.k_GSd, cos_sin), context.v_GSd))
         return self._attend(layer, q, k, v, scale)[0]
 
     def _read(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -277,8 +277,8 @@ class ReKVReader(Reader):
         """Attention of L tokens behind the context and the reader's own tokens, and their KV."""
         context, own, n_local = self._context[layer], self._own[layer], self._memory.options.n_local
         start, length = len(context) + len(own), q.shape[1]
-        turn = self._turn(start, start + length)
-        near, new = rotate(q, turn), KV(rotate(k, turn), v)
+        cos_sin = self._turn(start, start + length)
+        near, new = rotate(q, cos_sin), KV(rotate(k, cos_sin), v)
         if start + length <= n_local:
             parts = [windowed(near, own.pair, new.pair, scale)]
             if len(context):

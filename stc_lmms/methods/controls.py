@@ -14,7 +14,7 @@ from torch.nn import functional
 from stc_lmms.errors import StcError
 from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted, BudgetKind
-from stc_lmms.methods.select import lowest_preferring, places, uniform_positions
+from stc_lmms.methods.select import lowest_preferring, token_layout, uniform_positions
 from stc_lmms.ops.transfer import to_device
 
 
@@ -46,7 +46,7 @@ class Random(Budgeted, TokenMethod[FrameCount]):
         self, tokens_FND: Tensor, context: Context, state: FrameCount
     ) -> tuple[Compressed, FrameCount]:
         """See `TokenMethod.compress`."""
-        where = places(tokens_FND, context)
+        where = token_layout(tokens_FND, context)
         total = len(where.patches_N)
         self.check(total)
         kept = [
@@ -69,7 +69,7 @@ class Uniform(Budgeted, TokenMethod[State]):
 
     def compress(self, tokens_FND: Tensor, context: Context, state: State) -> tuple[Compressed, State]:
         """See `TokenMethod.compress`."""
-        where = places(tokens_FND, context)
+        where = token_layout(tokens_FND, context)
         self.check(len(where.patches_N))
         kept = to_device(uniform_positions(where.grid, self.token_budget), tokens_FND.device)
         return where.take(tokens_FND, kept.expand(len(tokens_FND), -1)), state
@@ -96,7 +96,7 @@ class UniformFrames(Budgeted, TokenMethod[FrameCount]):
         self, tokens_FND: Tensor, context: Context, state: FrameCount
     ) -> tuple[Compressed, FrameCount]:
         """See `TokenMethod.compress`."""
-        where = places(tokens_FND, context)
+        where = token_layout(tokens_FND, context)
         total = len(where.patches_N)
         self.check(total)
         everything = torch.arange(total, device=tokens_FND.device)
@@ -147,7 +147,7 @@ class PixelDiff(Budgeted, TokenMethod[LastPixels]):
         """
         if context.pixels_FCHW is None:
             raise StcError("pixel_diff needs the pixel values of the frames; this model does not give them")
-        where = places(tokens_FND, context)
+        where = token_layout(tokens_FND, context)
         self.check(len(where.patches_N))
         pixels = context.pixels_FCHW
         if len(pixels) == 0:

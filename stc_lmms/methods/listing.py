@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stc_lmms.memory.registry import MEMORIES, fields
-from stc_lmms.methods.registry import RECIPES
+from stc_lmms.methods.registry import METHODS
 from stc_lmms.models import registry
 from stc_lmms.settings import option_fields
 
@@ -29,7 +29,7 @@ def facts(model: str | None = None) -> list[dict[str, Any]]:
     chosen = None if model is None else registry.model(model)
     changed = {} if chosen is None else chosen.defaults
     found = []
-    for recipe in RECIPES.values():
+    for recipe in METHODS.values():
         about = recipe.facts() | {"memories": [memory["name"] for memory in memories(model)]}
         about["defaults"] |= {name: changed[name] for name in about["defaults"] if name in changed}
         found.append(about)

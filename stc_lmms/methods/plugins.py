@@ -5,8 +5,8 @@ A package offers a method with, in its pyproject.toml,
     [project.entry-points."stc_lmms.methods"]
     my_method = "my_package.my_module:RECIPE"
 
-where RECIPE is a `stc_lmms.methods.registry.Recipe`. It is imported when somebody lists methods or asks for
-one that is not ours. A plug-in that cannot be used is left out with one warning line; the rest works.
+where RECIPE is a `stc_lmms.methods.registry.MethodSpec`. It is imported when methods are listed or one that
+is not ours is asked for. A plug-in that cannot be used is left out with one warning line; the rest works.
 """
 
 import importlib.metadata

@@ -1,6 +1,6 @@
 """All methods by name. A method is a recipe that fills up to two slots of the pipeline.
 
-To add one here: write its file, add one `Recipe` line, and one row to the shared test matrix. To add one
+To add one here: write its file, add one `MethodSpec` line, and one row to the shared test matrix. To add one
 from another package: see `plugins.py`.
 """
 
@@ -42,7 +42,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MethodSpec:
     """A named method.
 
     Attributes:
@@ -104,59 +104,59 @@ class Recipe:
 
 STC, TOME, VISIONZIP = "2512.00891", "2210.09461", "2412.04467"
 VIDCOM2, DYCOKE = "2505.14454", "2411.15024"
-_RECIPES = (
-    Recipe("none", "dense: every token of every frame"),
-    Recipe("stc", "STC-Cacher in the tower and STC-Pruner before the prefill", STCCacher, STCPruner, STC),
-    Recipe("stc_cacher", "recompute only the vision tokens that changed", tower=STCCacher, paper=STC),
-    Recipe("stc_pruner", "keep a budget of novel tokens per frame", token=STCPruner, paper=STC),
-    Recipe("tome", "merge similar tokens in every tower layer; no pooling after", ToMe, paper=TOME),
-    Recipe("tome_oneshot", "merge similar tokens behind the tower, by thirds", ToMeOneShot, paper=TOME),
-    Recipe(
+_SPECS = (
+    MethodSpec("none", "dense: every token of every frame"),
+    MethodSpec("stc", "STC-Cacher in the tower and STC-Pruner before the prefill", STCCacher, STCPruner, STC),
+    MethodSpec("stc_cacher", "recompute only the vision tokens that changed", tower=STCCacher, paper=STC),
+    MethodSpec("stc_pruner", "keep a budget of novel tokens per frame", token=STCPruner, paper=STC),
+    MethodSpec("tome", "merge similar tokens in every tower layer; no pooling after", ToMe, paper=TOME),
+    MethodSpec("tome_oneshot", "merge similar tokens behind the tower, by thirds", ToMeOneShot, paper=TOME),
+    MethodSpec(
         "visionzip",
         "tokens that receive the most attention; mode=full merges the rest",
         token=VisionZip,
         paper=VISIONZIP,
     ),
-    Recipe(
+    MethodSpec(
         "vidcom2",
         "tokens unlike the video and their frame; mode=original shares a window's budget",
         token=VidCom2,
         paper=VIDCOM2,
     ),
-    Recipe(
+    MethodSpec(
         "vidcom2_two_score",
         "the memory-and-frame score published under VidCom2's name (that of STC-Pruner)",
         token=VidCom2TwoScore,
         paper=STC,
     ),
-    Recipe(
+    MethodSpec(
         "dycoke",
         "one frame in four whole, of the others the tokens that changed most",
         token=DyCoke,
         paper=DYCOKE,
     ),
-    Recipe("streamdycoke", "whole frames now and then, in between what is new", token=StreamDyCoke),
-    Recipe("random", "control: random tokens of every frame", token=controls.Random),
-    Recipe("uniform", "control: evenly spaced tokens of every frame", token=controls.Uniform),
-    Recipe("uniform_frames", "control: evenly spaced whole frames", token=controls.UniformFrames),
-    Recipe("downsample", "control: every frame at a lower resolution", tower=Downsample),
-    Recipe("pixel_diff", "control: tokens whose pixels changed most", token=controls.PixelDiff),
+    MethodSpec("streamdycoke", "whole frames now and then, in between what is new", token=StreamDyCoke),
+    MethodSpec("random", "control: random tokens of every frame", token=controls.Random),
+    MethodSpec("uniform", "control: evenly spaced tokens of every frame", token=controls.Uniform),
+    MethodSpec("uniform_frames", "control: evenly spaced whole frames", token=controls.UniformFrames),
+    MethodSpec("downsample", "control: every frame at a lower resolution", tower=Downsample),
+    MethodSpec("pixel_diff", "control: tokens whose pixels changed most", token=controls.PixelDiff),
 )
 
 
-class Recipes(Mapping[str, Recipe]):
-    """Recipes by name: ours, and those of other packages once anybody looks."""
+class MethodSpecs(Mapping[str, MethodSpec]):
+    """MethodSpecs by name: ours, and those of other packages once anybody looks."""
 
-    def __init__(self, own: tuple[Recipe, ...]):
+    def __init__(self, own: tuple[MethodSpec, ...]):
         self._own = {recipe.name: recipe for recipe in own}
 
     @cached_property
-    def _all(self) -> dict[str, Recipe]:
+    def _all(self) -> dict[str, MethodSpec]:
         from stc_lmms.methods.plugins import load
 
-        return self._own | load(Recipe, taken=self._own)
+        return self._own | load(MethodSpec, taken=self._own)
 
-    def __getitem__(self, name: str) -> Recipe:
+    def __getitem__(self, name: str) -> MethodSpec:
         return self._own[name] if name in self._own else self._all[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -165,7 +165,7 @@ class Recipes(Mapping[str, Recipe]):
     def __len__(self) -> int:
         return len(self._all)
 
-    def register(self, recipe: Recipe) -> None:
+    def register(self, recipe: MethodSpec) -> None:
         """Add a recipe for this process.
 
         Raises:
@@ -176,18 +176,18 @@ class Recipes(Mapping[str, Recipe]):
         self._all[recipe.name] = recipe
 
 
-RECIPES = Recipes(_RECIPES)
+METHODS = MethodSpecs(_SPECS)
 
 
-def recipe(name: str) -> Recipe:
+def method_spec(name: str) -> MethodSpec:
     """The recipe called `name`.
 
     Raises:
         SettingsError: there is none; names the nearest.
     """
-    if name not in RECIPES:
-        raise SettingsError(unknown("method", name, RECIPES))
-    return RECIPES[name]
+    if name not in METHODS:
+        raise SettingsError(unknown("method", name, METHODS))
+    return METHODS[name]
 
 
 def build(name: str, options: dict[str, object]) -> Method:
@@ -196,4 +196,4 @@ def build(name: str, options: dict[str, object]) -> Method:
     Raises:
         SettingsError: there is none, or a value is out of range.
     """
-    return recipe(name).build(options)
+    return method_spec(name).build(options)

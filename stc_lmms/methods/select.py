@@ -17,7 +17,7 @@ from stc_lmms.ops.transfer import to_device
 
 
 @dataclass(frozen=True)
-class Places:
+class TokenLayout:
     """Where a frame's patches and row markers stand in its raw stream.
 
     Attributes:
@@ -60,7 +60,7 @@ class Places:
         return Compressed(tokens_MD, kept_M, tuple(map(len, parts)))
 
 
-def places(tokens_FLD: Tensor, context: Context) -> Places:
+def token_layout(tokens_FLD: Tensor, context: Context) -> TokenLayout:
     """Patches and markers of frames with this context.
 
     Raises:
@@ -80,7 +80,7 @@ def places(tokens_FLD: Tensor, context: Context) -> Places:
         grid = (side, side) if side * side == length else (1, length)
     if grid[0] * grid[1] != len(patches):
         raise StcError(f"a grid of {grid[0]} x {grid[1]} does not hold {len(patches)} tokens")
-    return Places(patches, markers, grid)
+    return TokenLayout(patches, markers, grid)
 
 
 def uniform_positions(grid: tuple[int, int], count: int) -> list[int]:

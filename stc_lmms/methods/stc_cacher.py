@@ -31,7 +31,7 @@ from torch import Tensor
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import TowerMethod, TowerState
 from stc_lmms.methods.stc_cacher_block import Choice, Reference, Reuse, dense_block, selective_block
-from stc_lmms.methods.stc_cacher_roles import Plan, cut_roles, fixed_roles
+from stc_lmms.methods.stc_cacher_roles import FrameRoles, cut_roles, fixed_roles
 from stc_lmms.ops.rows import flat_index, lowest, pick, similarity
 from stc_lmms.towers import Block, Layout, Patches, Tower
 
@@ -195,7 +195,7 @@ class STCCacher(TowerMethod):
         self.commit(plan, layout, state)
         return out_FTD
 
-    def begin(self, tower: Tower, h_FTD: Tensor, layout: Layout, state: CacherState) -> Plan:
+    def begin(self, tower: Tower, h_FTD: Tensor, layout: Layout, state: CacherState) -> FrameRoles:
         """Host side before a call: references for this shape, and the roles of its frames.
 
         Another shape, dtype or device than before makes new references and starts a new interval.
@@ -207,15 +207,15 @@ class STCCacher(TowerMethod):
         if state.references is None:
             state.references = self._allocate(len(tower.blocks), h_FTD)
         if self.refresh == "adaptive" and tower.blocks:
-            return Plan(self._roles_by_content(tower.blocks[0], h_FTD, state))
-        return Plan(fixed_roles(state.step, len(h_FTD), self.cache_interval, self.chunk_frames))
+            return FrameRoles(self._roles_by_content(tower.blocks[0], h_FTD, state))
+        return FrameRoles(fixed_roles(state.step, len(h_FTD), self.cache_interval, self.chunk_frames))
 
     def run(
         self,
         tower: Tower,
         h_FTD: Tensor,
         layout: Layout,
-        plan: Plan,
+        plan: FrameRoles,
         references: list[Reference],
         trace: Trace | None = None,
         taps: list[Tensor] | None = None,
@@ -223,8 +223,8 @@ class STCCacher(TowerMethod):
         """Device side of a call: all blocks; `h_FTD` is overwritten.
 
         Reads and writes `references` in place, and never waits for the device. With a plan of one frame
-        (`Plan((True,))` is a reference frame, `Plan((False,))` a selective one) shapes and addresses are
-        the same in every call.
+        (`FrameRoles((True,))` is a reference frame, `FrameRoles((False,))` a selective one) shapes and
+        addresses are the same in every call.
         """
         dense_RTD, selective_STD = plan.split(h_FTD)
         choice = None
@@ -260,7 +260,7 @@ class STCCacher(TowerMethod):
             trace.hidden.append(out_FTD)
         return out_FTD
 
-    def commit(self, plan: Plan, layout: Layout, state: CacherState) -> None:
+    def commit(self, plan: FrameRoles, layout: Layout, state: CacherState) -> None:
         """Host side after a call: count its frames."""
         frames = len(plan.roles)
         state.step += frames

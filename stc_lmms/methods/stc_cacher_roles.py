@@ -44,7 +44,7 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class FrameRoles:
     """Roles of the frames of one call, in order: True is a reference frame."""
 
     roles: tuple[bool, ...]

@@ -21,7 +21,7 @@ from torch.nn import functional
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
-from stc_lmms.methods.select import places
+from stc_lmms.methods.select import token_layout
 from stc_lmms.ops.kernels import gaussian_similarity
 
 
@@ -94,7 +94,7 @@ class STCPruner(Budgeted, TokenMethod[PrunerState]):
     ) -> tuple[Compressed, PrunerState]:
         """The same for B chunks of F frames that share channel selection and one history entry."""
         frames_FND = tokens_BFND.flatten(0, 1)
-        where = places(frames_FND, context)
+        where = token_layout(frames_FND, context)
         self.check(len(where.patches_N))
         patches_BFND = where.patches(frames_FND).unflatten(0, tokens_BFND.shape[:2])
         scores, state = self.score(patches_BFND, state)

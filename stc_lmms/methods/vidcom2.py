@@ -28,7 +28,7 @@ from torch.nn import functional
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted, BudgetKind, share_out
-from stc_lmms.methods.select import Places, places
+from stc_lmms.methods.select import TokenLayout, token_layout
 from stc_lmms.ops.kernels import gaussian_similarity
 from stc_lmms.ops.rows import lowest
 
@@ -146,7 +146,7 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
         """See `TokenMethod.compress`."""
         if self.mode == "original":
             return self._compress_windows(tokens_FND, context, state)
-        where = places(tokens_FND, context)
+        where = token_layout(tokens_FND, context)
         self.check(len(where.patches_N))
         score_FN, state = self.score_causally(where.patches(tokens_FND), state)
         return where.take(tokens_FND, lowest(score_FN, self.token_budget)), state
@@ -179,14 +179,14 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
         if state.waiting is not None:
             tokens_FLD = torch.cat((state.waiting, tokens_FLD))
         full = len(tokens_FLD) // self.window * self.window
-        where = places(tokens_FLD, context)
+        where = token_layout(tokens_FLD, context)
         self.check(len(where.patches_N))
         kept = [k for part in tokens_FLD[:full].split(self.window) for k in self._pick(part, where)]
         rest = tokens_FLD[full:].clone() if full < len(tokens_FLD) else None
         state = VidCom2State(state.frames + full, waiting=rest, context=None if rest is None else context)
         return where.take_each(tokens_FLD[:full], kept), state
 
-    def _pick(self, tokens_TLD: Tensor, where: Places) -> list[Tensor]:
+    def _pick(self, tokens_TLD: Tensor, where: TokenLayout) -> list[Tensor]:
         tokens_TND = where.patches(tokens_TLD)
         frames, tokens = tokens_TND.shape[:2]
         if frames == 0:
@@ -200,7 +200,7 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
         """The frames that wait, as one shorter window."""
         if state.waiting is None:
             return None
-        where = places(state.waiting, state.context)
+        where = token_layout(state.waiting, state.context)
         return where.take_each(state.waiting, self._pick(state.waiting, where))
 
 

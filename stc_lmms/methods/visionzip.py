@@ -29,7 +29,7 @@ from torch.nn import functional
 from stc_lmms.errors import StcError
 from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
-from stc_lmms.methods.select import places
+from stc_lmms.methods.select import token_layout
 from stc_lmms.ops.rows import lowest
 from stc_lmms.ops.transfer import to_device
 
@@ -68,7 +68,7 @@ class VisionZip(Budgeted, TokenMethod[State]):
         for name in sorted(self.needs):
             if given[name] is None:
                 raise StcError(f"visionzip needs the {name} of the vision tower; this model does not give it")
-        where = places(tokens_FND, context)
+        where = token_layout(tokens_FND, context)
         self.check(len(where.patches_N))
         dominant_FK = lowest(-context.attention_FN, self.token_budget - self.contextual)
         if self.contextual == 0:
@@ -78,9 +78,9 @@ class VisionZip(Budgeted, TokenMethod[State]):
         target_C, merged_FCD = merge_contextual(
             _rows(patches_FND, rest_FR), _rows(context.keys_FNE, rest_FR), self.contextual
         )
-        places_FC = rest_FR[:, target_C]
-        made = patches_FND.scatter(1, places_FC[..., None].expand_as(merged_FCD), merged_FCD)
-        kept = where.take(tokens_FND, torch.cat((dominant_FK, places_FC), dim=1))
+        position_ids_FC = rest_FR[:, target_C]
+        made = patches_FND.scatter(1, position_ids_FC[..., None].expand_as(merged_FCD), merged_FCD)
+        kept = where.take(tokens_FND, torch.cat((dominant_FK, position_ids_FC), dim=1))
         if len(where.markers):
             made = tokens_FND.index_copy(1, where.patches_N, made)
         return Compressed(made.flatten(0, 1)[kept.kept_M], kept.kept_M, kept.tokens_per_frame), state

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stc_lmms.ops.positions import Placed
+from stc_lmms.ops.positions import PositionedEmbeds
 from stc_lmms.ops.transfer import to_device
 
 
 @dataclass(frozen=True, eq=False)
-class Slice:
+class FramePair:
     """LLM tokens of one temporal slice, as a token method left them.
 
     Attributes:
@@ -40,7 +40,7 @@ class Slice:
 
 
 @dataclass
-class Course:
+class MropePositions:
     """Gives places to a stream, piece by piece.
 
     Attributes:
@@ -58,24 +58,24 @@ class Course:
     _grid: tuple[int, int] = (0, 0)
     _origin: tuple[int, int, int] | None = None  # of the first slice with a stamp
 
-    def copy(self, first: int = 0) -> "Course":
+    def copy(self, first: int = 0) -> "MropePositions":
         """The same, going on by itself, with another oldest slice."""
         other = dataclasses.replace(self, first=first)
         if other.start is not None:
             other._go_behind_video()
         return other
 
-    def text(self, embeds_LD: Tensor, deepstack_BLD: Tensor | None = None) -> Placed:
+    def text(self, embeds_LD: Tensor, deepstack_BLD: Tensor | None = None) -> PositionedEmbeds:
         """Tokens at consecutive places, the same on all axes; a video that is open ends."""
         length = len(embeds_LD)
-        places_3L = (
+        position_ids_3L = (
             torch.arange(length, device=embeds_LD.device) + self._tensor(self.next, embeds_LD)[:, None]
         )
         if length:
             self.next, self.start = tuple(place + length for place in self.next), None
-        return Placed(embeds_LD, places_3L, places_3L.new_empty(0, 3), deepstack_BLD)
+        return PositionedEmbeds(embeds_LD, position_ids_3L, position_ids_3L.new_empty(0, 3), deepstack_BLD)
 
-    def slice(self, one: Slice, offset: int) -> Placed:
+    def slice(self, one: FramePair, offset: int) -> PositionedEmbeds:
         """The next slice of the open video; opens one at the present place if there is none.
 
         Args:
@@ -89,17 +89,19 @@ class Course:
             (torch.full_like(one.kept_K, offset), one.kept_K // columns, one.kept_K % columns)
         )
         self.end, self._grid = max(self.end, offset + 1), one.grid
-        places_3K = steps_3K + self._tensor(self.start, one.kept_K)[:, None]
+        position_ids_3K = steps_3K + self._tensor(self.start, one.kept_K)[:, None]
         self._go_behind_video()
         shift = self._tensor((offset, 0, 0), one.kept_K)[None]
-        return Placed(one.tokens_KD, places_3K, shift, one.deepstack_BKD)
+        return PositionedEmbeds(one.tokens_KD, position_ids_3K, shift, one.deepstack_BKD)
 
-    def stamped(self, one: Slice, before_LD: Tensor, behind_LD: Tensor) -> Placed:
+    def stamped(self, one: FramePair, before_LD: Tensor, behind_LD: Tensor) -> PositionedEmbeds:
         """The next slice as a video of its own, between two pieces of text."""
         self._origin = self._origin or self.next
         shift = tuple(now - then for now, then in zip(self.next, self._origin, strict=True))
         pieces = [self.text(before_LD), self.slice(one, 0), self.text(behind_LD)]
-        return dataclasses.replace(Placed.join(pieces), shifts_FA=self._tensor(shift, one.kept_K)[None])
+        return dataclasses.replace(
+            PositionedEmbeds.join(pieces), shifts_FA=self._tensor(shift, one.kept_K)[None]
+        )
 
     def _go_behind_video(self) -> None:
         extent = max(self.end - self.first, *self._grid)
@@ -128,17 +130,17 @@ def axis_of_frequency(sections: Sequence[int], interleaved: bool) -> Tensor:
 
 
 def rotation_3d(
-    places_3L: Tensor, inv_freq: Tensor, axis: Tensor, dtype: torch.dtype
+    position_ids_3L: Tensor, inv_freq: Tensor, axis: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Cosine and sine [L,d] at places on three axes; precision as in `ops.rope.rotation`.
 
     Args:
-        places_3L: int64.
+        position_ids_3L: int64.
         inv_freq: [d/2] angles per position.
         axis: of `axis_of_frequency`, on the same device.
         dtype: of the tensors that will be rotated.
     """
-    angle = places_3L[axis].T.double() * inv_freq.double()
+    angle = position_ids_3L[axis].T.double() * inv_freq.double()
     angle = torch.cat((angle, angle), dim=-1)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     return angle.cos().to(wide), angle.sin().to(wide)

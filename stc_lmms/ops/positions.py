@@ -1,8 +1,8 @@
-"""Embeddings that carry their places: where rotary positions see them.
+"""Embeddings with their rotary position ids.
 
-A token method leaves tokens out. As published, those that stay close the gaps: a frame of 64 of 196 tokens
-is 64 places long, and a model that tells time by distance finds its clock running faster. With `Line` every
-token stays where it would be in the dense stream.
+A token method drops tokens. As published, the remaining ones close the gaps: a frame of 64 of 196 tokens
+spans 64 positions, so a model that infers time from distance sees a faster clock. With `DensePositions` every
+token keeps the position that it has in the dense stream.
 
 Shapes: L tokens, M kept tokens of F frames, N tokens of a frame, A axes, B deepstack levels, D width.
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class PositionedEmbeds:
     """Embeddings and where they stand: what a decoder and its memory are given.
 
     Attributes:
         embeds_LD: the embeddings.
-        places_AL: int64 places on every axis, counted from the start of the stream.
+        position_ids_AL: int64 places on every axis, counted from the start of the stream.
         shifts_FA: for each slice in it, how much nearer to the text before the video it would stand if the
             video began with it; a memory that forgets old slices needs it.
         deepstack_BLD: added to the hidden states behind the first B decoder layers, zero for text; None: no
@@ -29,20 +29,22 @@ class Placed:
     """
 
     embeds_LD: Tensor
-    places_AL: Tensor
+    position_ids_AL: Tensor
     shifts_FA: Tensor
     deepstack_BLD: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.embeds_LD)
 
-    def __getitem__(self, part: slice) -> "Placed":
+    def __getitem__(self, part: slice) -> "PositionedEmbeds":
         """Some of the tokens, without shifts."""
         deepstack = None if self.deepstack_BLD is None else self.deepstack_BLD[:, part]
-        return Placed(self.embeds_LD[part], self.places_AL[:, part], self.shifts_FA[:0], deepstack)
+        return PositionedEmbeds(
+            self.embeds_LD[part], self.position_ids_AL[:, part], self.shifts_FA[:0], deepstack
+        )
 
     @staticmethod
-    def join(pieces: Sequence["Placed"]) -> "Placed":
+    def join(pieces: Sequence["PositionedEmbeds"]) -> "PositionedEmbeds":
         """One piece behind the other."""
         if len(pieces) == 1:
             return pieces[0]
@@ -50,9 +52,9 @@ class Placed:
         deepstack = None
         if levels:
             deepstack = torch.cat([piece._deepstack(levels[0]) for piece in pieces], dim=1)
-        return Placed(
+        return PositionedEmbeds(
             torch.cat([piece.embeds_LD for piece in pieces]),
-            torch.cat([piece.places_AL for piece in pieces], dim=1),
+            torch.cat([piece.position_ids_AL for piece in pieces], dim=1),
             torch.cat([piece.shifts_FA for piece in pieces]),
             deepstack,
         )
@@ -63,7 +65,7 @@ class Placed:
         return self.embeds_LD.new_zeros(levels, *self.embeds_LD.shape)
 
 
-class Closed:
+class ContiguousPositions:
     """Leaves placing to the decoder: every token stands behind the one before it."""
 
     def text(self, embeds_LD: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ class Closed:
         """The tokens."""
         return tokens_MD
 
-    def copy(self) -> "Closed":
+    def copy(self) -> "ContiguousPositions":
         """Itself: it remembers nothing."""
         return self
 
@@ -85,7 +87,7 @@ class Closed:
 
 
 @dataclass
-class Line:
+class DensePositions:
     """Gives a stream's tokens the places of the dense stream, on one axis.
 
     Attributes:
@@ -95,15 +97,15 @@ class Line:
 
     next: int = 0
     video: int | None = None
-    join = staticmethod(Placed.join)
+    join = staticmethod(PositionedEmbeds.join)
 
-    def text(self, embeds_LD: Tensor) -> Placed:
+    def text(self, embeds_LD: Tensor) -> PositionedEmbeds:
         """Text at consecutive places."""
-        places_L = torch.arange(self.next, self.next + len(embeds_LD), device=embeds_LD.device)
+        position_ids_L = torch.arange(self.next, self.next + len(embeds_LD), device=embeds_LD.device)
         self.next += len(embeds_LD)
-        return Placed(embeds_LD, places_L[None], places_L.new_empty(0, 1))
+        return PositionedEmbeds(embeds_LD, position_ids_L[None], position_ids_L.new_empty(0, 1))
 
-    def frames(self, tokens_MD: Tensor, kept_M: Tensor, frames: int, tokens: int) -> Placed:
+    def frames(self, tokens_MD: Tensor, kept_M: Tensor, frames: int, tokens: int) -> PositionedEmbeds:
         """What is left of the next frames.
 
         Args:
@@ -114,9 +116,9 @@ class Line:
         """
         self.video = self.next if self.video is None else self.video
         starts_F = self.next + tokens * torch.arange(frames, device=kept_M.device)
-        places_M, self.next = kept_M + self.next, self.next + frames * tokens
-        return Placed(tokens_MD, places_M[None], (starts_F - self.video)[:, None])
+        position_ids_M, self.next = kept_M + self.next, self.next + frames * tokens
+        return PositionedEmbeds(tokens_MD, position_ids_M[None], (starts_F - self.video)[:, None])
 
-    def copy(self) -> "Line":
+    def copy(self) -> "DensePositions":
         """The same, going on by itself."""
         return dataclasses.replace(self)

@@ -24,9 +24,9 @@ def rotation(positions_L: Tensor, inv_freq: Tensor, dtype: torch.dtype) -> tuple
     return angle.cos().to(wide), angle.sin().to(wide)
 
 
-def rotate(x_HLd: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """Keys or queries at the positions of `turn`; computed in its dtype, returned in that of `x`."""
-    cos_Ld, sin_Ld = turn
+def rotate(x_HLd: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
+    """Keys or queries at the positions of `cos_sin`; computed in its dtype, returned in that of `x`."""
+    cos_Ld, sin_Ld = cos_sin
     x = x_HLd.to(cos_Ld.dtype)
     first, second = x.chunk(2, dim=-1)
     return (x * cos_Ld + torch.cat((-second, first), dim=-1) * sin_Ld).to(x_HLd.dtype)

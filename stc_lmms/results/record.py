@@ -38,7 +38,7 @@ class RunRecord:
         self.rank, self.world_size = rank, world_size
         self.model: dict[str, Any] | None = None  # `StreamingModel.describe()`, of this run or of the journal
         self.answers: list[dict[str, Any]] = []
-        self.restarts = 0  # videos read again from the start, see `Player`
+        self.restarts = 0  # videos read again from the start, see `VideoSession`
         self.broken_videos = 0  # answers that failed because their video cannot be read
 
     def add(self, task: str, doc_id: int, record: Mapping[str, Any], replayed: bool) -> None:

@@ -17,7 +17,7 @@ from stc_lmms.bench.plan import public_shape
 from stc_lmms.bench.work import Job as Clip
 from stc_lmms.bench.work import ModelShape, kv_bytes_per_token, reference_bytes, stages
 from stc_lmms.errors import CheckpointError, SettingsError
-from stc_lmms.eval.run_config import Recipe, check
+from stc_lmms.eval.run_config import RunConfig, check
 from stc_lmms.settings import Settings
 from stc_lmms.sweep.spec import Spec
 
@@ -136,7 +136,7 @@ def estimate(spec: Spec, plan: Mapping[str, Any], cards: Sequence[Card], tflops:
 class _Recipe:
     """The costs of one recipe; streams of equal length are reckoned once."""
 
-    def __init__(self, recipe: Recipe, cards: Mapping[str, Card], tflops: float):
+    def __init__(self, recipe: RunConfig, cards: Mapping[str, Card], tflops: float):
         self.settings: Settings = check(recipe)
         card = cards.get(self.settings.model)
         self.shape = card.shape if card else _known_shape(self.settings)

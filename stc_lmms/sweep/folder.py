@@ -30,7 +30,7 @@ LOST_S = 12 * HEARTBEAT_S  # without a heartbeat for so long, a running job is d
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One recipe on one shard of one task.
 
     Attributes:
@@ -107,12 +107,12 @@ class Sweep:
             raise StcError(f"{root} holds a sweep of another version of stc-lmms; use a new output folder")
 
     @property
-    def jobs(self) -> Iterator[Job]:
+    def jobs(self) -> Iterator[SweepJob]:
         """All jobs, made as they are asked for."""
         for index in range(len(self.plan["jobs"])):
             yield self.job(index)
 
-    def job(self, index: int) -> Job:
+    def job(self, index: int) -> SweepJob:
         """The job of that number.
 
         Raises:
@@ -122,7 +122,7 @@ class Sweep:
             raise StcError(f"{self.root} has no job {index}; it has {len(self.plan['jobs'])}, from 0 on")
         found = self.plan["jobs"][index]
         path = self.root / "jobs" / found["recipe"] / found["task"] / f"{found['shard']:03d}"
-        return Job(index=index, path=path, **found)
+        return SweepJob(index=index, path=path, **found)
 
 
 def create(root: Path, plan: dict[str, Any]) -> Sweep:

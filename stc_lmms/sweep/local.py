@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.eval.stopping import end_with_parent
-from stc_lmms.sweep.folder import Job, Sweep
+from stc_lmms.sweep.folder import Sweep, SweepJob
 from stc_lmms.sweep.lease import Lease
 
 
@@ -50,7 +50,7 @@ def slots(per_job: int, at_once: int | None, needs_gpu: bool) -> list[str | None
 def run(
     sweep: Sweep,
     lease: Lease,
-    jobs: Sequence[Job],
+    jobs: Sequence[SweepJob],
     places: Sequence[str | None],
     tell: Callable[[str], None],
 ) -> bool:
@@ -115,7 +115,7 @@ def _stop(processes: Iterable[subprocess.Popen]) -> None:
         process.terminate()
 
 
-def _start(sweep: Sweep, job: Job, place: str | None) -> subprocess.Popen:
+def _start(sweep: Sweep, job: SweepJob, place: str | None) -> subprocess.Popen:
     environ = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": place} if place is not None else {})
     command = [sys.executable, "-m", "stc_lmms.sweep.worker", str(sweep.root.resolve()), str(job.index)]
     # a session of its own: Ctrl-C comes to this process alone, which tells the workers

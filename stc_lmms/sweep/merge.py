@@ -19,7 +19,7 @@ from stc_lmms.errors import StcError
 from stc_lmms.eval.lmms_tasks import forget
 from stc_lmms.sweep import samples, tasks
 from stc_lmms.sweep.files import read_json, write_json
-from stc_lmms.sweep.folder import Job, Sweep
+from stc_lmms.sweep.folder import Sweep, SweepJob
 
 _AGAIN = "delete that file and resume: the journal has its answers"
 
@@ -43,7 +43,7 @@ class Merged:
 
 def merge(sweep: Sweep) -> Iterator[Merged]:
     """Merge every recipe, one at a time, to one run on all its finished tasks; an error is its own."""
-    recipes: dict[str, dict[str, list[Job]]] = {}
+    recipes: dict[str, dict[str, list[SweepJob]]] = {}
     for job in sweep.jobs:
         recipes.setdefault(job.recipe, {}).setdefault(job.task, []).append(job)
     for recipe, by_task in recipes.items():
@@ -59,11 +59,11 @@ def merge(sweep: Sweep) -> Iterator[Merged]:
             yield Merged(recipe, {}, missing, str(error))
 
 
-def _is_done(job: Job) -> bool:
+def _is_done(job: SweepJob) -> bool:
     return job.status()["state"] == "done" and not samples.missing(job)
 
 
-def _merge(sweep: Sweep, recipe: str, jobs: dict[str, list[Job]]) -> dict[str, dict[str, Any]]:
+def _merge(sweep: Sweep, recipe: str, jobs: dict[str, list[SweepJob]]) -> dict[str, dict[str, Any]]:
     ranks = [path for of_task in jobs.values() for job in of_task for path in _efficiency(job)]
     settings = read_json(ranks[0])["settings"]
     run = f"{datetime.now():%Y%m%d_%H%M%S_%f}"[:-3] + f"_{settings['method']}"
@@ -90,13 +90,13 @@ def _merge(sweep: Sweep, recipe: str, jobs: dict[str, list[Job]]) -> dict[str, d
     return results
 
 
-def _efficiency(job: Job) -> list[Path]:
+def _efficiency(job: SweepJob) -> list[Path]:
     """The efficiency files of a job's newest run."""
     names = [path.name.rpartition("_rank")[0] for path in job.out.glob("stc_efficiency_*_rank*.json")]
     return sorted(job.out.glob(f"{max(names)}_rank*.json"))
 
 
-def _samples(leaf: tasks.Leaf, jobs: Sequence[Job], order: Sequence[str]) -> list[dict[str, Any]]:
+def _samples(leaf: tasks.Leaf, jobs: Sequence[SweepJob], order: Sequence[str]) -> list[dict[str, Any]]:
     """A task's samples from all shards, in the order of an unsharded run."""
     found: dict[str, dict[str, Any]] = {}
     for job in jobs:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stc_lmms.sweep.folder import Job
+from stc_lmms.sweep.folder import SweepJob
 
 
 def newest(out: Path, leaf: str) -> Path | None:
@@ -26,7 +26,7 @@ def count(path: Path) -> int:
         return sum(line.endswith(b"\n") for line in file)
 
 
-def missing(job: Job) -> str:
+def missing(job: SweepJob) -> str:
     """What a job that ended well has not left, in one line; lmms-eval only warns of a full disk."""
     for leaf, key in job.leaves.items():
         rows = len(job.videos[key])

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.eval import run_config as recipe_files
-from stc_lmms.eval.run_config import Recipe
+from stc_lmms.eval import run_config as config_files
+from stc_lmms.eval.run_config import RunConfig
 from stc_lmms.suggest import unknown
 from stc_lmms.sweep import shards, tasks
 
@@ -86,7 +86,7 @@ class Spec:
     """A sweep as its file says."""
 
     output: Path
-    recipes: tuple[Recipe, ...]
+    recipes: tuple[RunConfig, ...]
     tasks: tuple[str, ...] = ()
     shards: int = 1
     gpus_per_job: int = 1
@@ -106,10 +106,10 @@ def read(path: Path, **slurm: Any) -> Spec:
     Raises:
         SettingsError: a key or a value is wrong; recipes are read, but not yet checked against a checkpoint.
     """
-    content = recipe_files.mapping(path, "sweep", KEYS)
+    content = config_files.mapping(path, "sweep", KEYS)
     args = _typed(path, content, "model_args", dict, {})
     names = _names(path, content, "recipes")
-    found = [recipe_files.read(path.parent / n if n.endswith((".yaml", ".yml")) else n) for n in names]
+    found = [config_files.read(path.parent / n if n.endswith((".yaml", ".yml")) else n) for n in names]
     for recipe in found:
         if recipe.others.get("limit") is not None:
             raise SettingsError(
@@ -138,7 +138,7 @@ def read(path: Path, **slurm: Any) -> Spec:
     wanted = tuple(_names(path, content, "tasks")) if "tasks" in content else ()
     for task in wanted or [task for recipe in found for task in recipe.tasks]:
         tasks.find(task)
-    return Spec(output, tuple(recipe_files.fitted(found, args)), wanted, slurm=chosen, **counts)
+    return Spec(output, tuple(config_files.fitted(found, args)), wanted, slurm=chosen, **counts)
 
 
 def plan(spec: Spec) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def plan(spec: Spec) -> dict[str, Any]:
         SettingsError, CheckpointError: a recipe does not work.
         DataError: a benchmark's annotations or all its videos are missing.
     """
-    settings = {recipe.name: recipe_files.check(recipe) for recipe in spec.recipes}
+    settings = {recipe.name: config_files.check(recipe) for recipe in spec.recipes}
     cuts: dict[tuple[str, float], _Cut] = {}
     jobs: list[dict[str, Any]] = []
     for recipe in spec.recipes:

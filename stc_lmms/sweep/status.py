@@ -8,7 +8,7 @@ from typing import Any
 
 from stc_lmms.align import table
 from stc_lmms.sweep import samples, slurm
-from stc_lmms.sweep.folder import Job, Sweep
+from stc_lmms.sweep.folder import Sweep, SweepJob
 
 # In the order of the table. `queued`: Slurm still has it; `stopped` and `lost`: goes on with resume.
 STATES = ("done", "running", "queued", "waiting", "stopped", "lost", "failed")
@@ -108,7 +108,7 @@ def never_began(log: Path) -> str:
     return f"ended before it began ({last[:200]}); see {log}"
 
 
-def unfinished(sweep: Sweep, but: Iterable[int] = ()) -> list[Job]:
+def unfinished(sweep: Sweep, but: Iterable[int] = ()) -> list[SweepJob]:
     """Jobs that are neither done nor running, without those of the given numbers.
 
     One that has lost what it left is not done: its journal gives it back without the model.
@@ -117,12 +117,12 @@ def unfinished(sweep: Sweep, but: Iterable[int] = ()) -> list[Job]:
     return [job for job in sweep.jobs if job.index not in leave and _is_open(job)]
 
 
-def _is_open(job: Job) -> bool:
+def _is_open(job: SweepJob) -> bool:
     state = job.status()["state"]
     return bool(samples.missing(job)) if state == "done" else state != "running"
 
 
-def _add(line: Line, job: Job, found: Mapping[str, Any], state: str) -> None:
+def _add(line: Line, job: SweepJob, found: Mapping[str, Any], state: str) -> None:
     line.states[state] += 1
     share = 1.0 if found["state"] == "done" else min(1.0, found["rows"] / job.rows)
     line.rows += job.rows if found["state"] == "done" else found["rows"]

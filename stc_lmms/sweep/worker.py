@@ -21,7 +21,7 @@ from stc_lmms.eval.shard import VARIABLE
 from stc_lmms.eval.stopping import STOPPED, end_with_parent
 from stc_lmms.sweep import samples
 from stc_lmms.sweep.files import write_json
-from stc_lmms.sweep.folder import HEARTBEAT_S, Job, Sweep
+from stc_lmms.sweep.folder import HEARTBEAT_S, Sweep, SweepJob
 from stc_lmms.sweep.lease import STALE_S, Held, Lease, me
 from stc_lmms.sweep.reason import reason
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def command(sweep: Sweep, job: Job) -> list[str]:
+def command(sweep: Sweep, job: SweepJob) -> list[str]:
     """The job's lmms-eval; torchrun for several GPUs."""
     recipe, gpus = sweep.plan["recipes"][job.recipe], sweep.plan["gpus_per_job"]
     args = ",".join(f"{name}={value}" for name, value in recipe["model_args"].items())
@@ -61,7 +61,7 @@ def command(sweep: Sweep, job: Job) -> list[str]:
 class Worker:
     """One attempt at a job."""
 
-    def __init__(self, sweep: Sweep, job: Job):
+    def __init__(self, sweep: Sweep, job: SweepJob):
         self.sweep, self.job = sweep, job
         self.stop: int | None = None  # the signal that told it to stop
         self.progress = Progress(job.out / "stc_journal")

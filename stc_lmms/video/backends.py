@@ -18,7 +18,7 @@ import numpy as np
 from stc_lmms.errors import VideoError
 from stc_lmms.video.delivery import TOLERANCE_S as END_TOLERANCE_S
 from stc_lmms.video.delivery import Delivery
-from stc_lmms.video.sampling import TOLERANCE_S, Grid, Picks, on_screen
+from stc_lmms.video.sampling import TOLERANCE_S, Picks, Sampling, on_screen
 
 _BROKEN = "the file is damaged, incomplete or not a video"
 _NO_CODEC = "its video codec is not supported here (H.264 always is)"
@@ -44,7 +44,7 @@ class Source(Protocol):
     damaged_at_end: bool
     end_s: float | None
 
-    def frames(self, grid: Grid | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
+    def frames(self, grid: Sampling | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (k, uint8 RGB [H,W,3]) from grid time `first_k` on.
 
         `end_s` and `damaged_at_end` are known after the last one.
@@ -93,7 +93,7 @@ class PyAVSource:
         offset = max(0, container.start_time or 0) if "matroska" in container.format.name else 0
         return (container.duration - offset) / 1e6
 
-    def frames(self, grid: Grid | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
+    def frames(self, grid: Sampling | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
         """See `Source`; begins with a seek if the first frame wanted is not near the start."""
         decoded = self._decode_all(grid.time_s(first_k))
         for k, frame in on_screen(decoded, grid, first_k, self._interval_s):
@@ -234,7 +234,7 @@ class DecordSource:
         self.info = StreamInfo(self.end_s, len(self._reader), avg_fps)
         self._position = 0
 
-    def frames(self, grid: Grid | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
+    def frames(self, grid: Sampling | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
         """See `Source`."""
         starts_s, ends_s = self._times_s.T
         indexed = zip(starts_s, ends_s - starts_s, range(len(starts_s)), strict=True)
@@ -290,7 +290,7 @@ class TorchcodecSource:
         self.n_damaged, self.damaged_at_end = 0, False
         self.info = StreamInfo(self.end_s, metadata.num_frames, metadata.average_fps)
 
-    def frames(self, grid: Grid | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
+    def frames(self, grid: Sampling | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
         """See `Source`; torchcodec's "played at" is our "on screen at", and it only seeks when that helps."""
         for k in count(first_k):
             time_s = grid.time_s(k) + TOLERANCE_S

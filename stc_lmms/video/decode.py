@@ -24,7 +24,7 @@ import numpy as np
 from stc_lmms.errors import SettingsError, VideoError
 from stc_lmms.video.delivery import Delivery
 from stc_lmms.video.process import DecoderProcess
-from stc_lmms.video.sampling import Grid, Picks, check_fps
+from stc_lmms.video.sampling import Picks, Sampling, check_fps
 
 DECODERS = ("auto", "decord", "pyav", "torchcodec")
 # decord hangs on MPEG-TS and reports garbage times for AVI: it only gets containers it is known to read.
@@ -197,7 +197,7 @@ class VideoStream:
         info, _ = self._worker.receive()
         self.duration_s, self.n_frames = info["duration_s"], info["n_frames"]
         self.avg_fps = self.avg_fps or info["avg_fps"]
-        self.grid = Grid.of(self.avg_fps, self._fps, self.start_s, self._exact)
+        self.grid = Sampling.of(self.avg_fps, self._fps, self.start_s, self._exact)
         if self._times_s is not None:
             self.grid = Picks(self._times_s)
 
@@ -257,7 +257,7 @@ def open_video(
             "pyav" and "torchcodec" use that one or fail.
         timeout_s: Longest time without progress before the decoder counts as hung.
         times_s: Moments to sample in place of the grid, none before the last, seconds in the source video.
-        exact: Sample every `1 / fps` seconds; see `Grid.of`.
+        exact: Sample every `1 / fps` seconds; see `Sampling.of`.
 
     Raises:
         SettingsError: An argument is out of range.

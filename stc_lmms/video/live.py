@@ -18,7 +18,7 @@ import numpy as np
 
 from stc_lmms.errors import VideoError
 from stc_lmms.video.process import DecoderProcess
-from stc_lmms.video.sampling import Grid
+from stc_lmms.video.sampling import Sampling
 
 Backlog = Literal["queue", "drop"]
 _MOST_WAITING = 256  # then the source is made to wait, so that memory does not grow without an end
@@ -67,7 +67,7 @@ class LiveSource:
         stall_s: seconds without a new frame after which the source counts as gone.
         follow: see `describe_source`.
         realtime: hand out the frames of a file no faster than it plays.
-        exact: sample every `1 / fps` seconds; see `Grid.of`.
+        exact: sample every `1 / fps` seconds; see `Sampling.of`.
 
     Attributes:
         n_dropped: frames that `drop` left out.
@@ -102,7 +102,7 @@ class LiveSource:
         except VideoError as error:
             self._worker.close()
             raise VideoError(f"cannot open {source}: {error}") from error
-        self.grid = Grid.of(info["avg_fps"], fps, exact=exact)
+        self.grid = Sampling.of(info["avg_fps"], fps, exact=exact)
         self._thread = threading.Thread(target=self._receive, daemon=True)
         self._thread.start()
 

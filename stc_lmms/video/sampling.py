@@ -98,14 +98,14 @@ def spread_indices(
 
 
 @dataclass(frozen=True)
-class Grid:
+class Sampling:
     """Sampling times of one video: `start_s + k * step_s` for k = 0, 1, 2, ..."""
 
     start_s: float
     step_s: float
 
     @classmethod
-    def of(cls, avg_fps: float | None, fps: float, start_s: float = 0.0, exact: bool = False) -> "Grid":
+    def of(cls, avg_fps: float | None, fps: float, start_s: float = 0.0, exact: bool = False) -> "Sampling":
         """The grid for a video.
 
         Args:
@@ -122,7 +122,7 @@ class Grid:
         return cls(start_s, frame_step(avg_fps, fps) / avg_fps)
 
     def time_s(self, k: int) -> float:
-        """Grid time number `k`, to the microsecond: float noise must not move it across a window's edge."""
+        """Sampling time number `k`, to the microsecond: float noise must not push it over a window edge."""
         return round(self.start_s + k * self.step_s, 6)
 
     def count_before(self, until_s: float) -> int:
@@ -159,7 +159,7 @@ class Picks:
 
 def on_screen(
     frames: Iterable[tuple[float, float, Frame]],
-    grid: Grid | Picks,
+    grid: Sampling | Picks,
     first_k: int = 0,
     interval_s: float = 0.0,
 ) -> Iterator[tuple[int, Frame]]:

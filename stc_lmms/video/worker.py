@@ -27,7 +27,7 @@ from dataclasses import asdict
 from stc_lmms.errors import VideoError
 from stc_lmms.video.backends import SOURCES, PyAVSource, delivery_of
 from stc_lmms.video.live_input import LiveInput
-from stc_lmms.video.sampling import Grid, Picks
+from stc_lmms.video.sampling import Picks, Sampling
 
 _BUSY_EVERY_S = 1.0
 
@@ -75,7 +75,7 @@ def decode(job: dict, messages: Messages) -> None:
             source = SOURCES[job["backend"]](job["path"], messages.tick)
         messages.send("info", **asdict(source.info))
         # After a fallback the grid stays that of the first decoder, or frames would repeat or go missing.
-        grid = Grid.of(job["avg_fps"] or source.info.avg_fps, job["fps"], job["start_s"], job["exact"])
+        grid = Sampling.of(job["avg_fps"] or source.info.avg_fps, job["fps"], job["start_s"], job["exact"])
         if job.get("times_s") is not None:
             grid = Picks(tuple(job["times_s"]))
         for k, image_HWC in source.frames(grid, job["first_k"]):

@@ -16,9 +16,9 @@ from stc_lmms.bench.cost import (
 )
 from stc_lmms.bench.hardware import Machine
 from stc_lmms.bench.work import (
-    Job,
     ModelShape,
     Work,
+    Workload,
     bounds,
     captured,
     kv_bytes_per_token,
@@ -76,7 +76,7 @@ def test_decoder():
 
 
 def test_work_of_a_run():
-    job = Job(frames=10, group=4, prefix_tokens=23, question_tokens=30)
+    job = Workload(frames=10, group=4, prefix_tokens=23, question_tokens=30)
     assert [list(g) for g in job.groups] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     dense = stages(MODEL, build("none", {}), job)
     stc = stages(MODEL, build("stc", {}), job)
@@ -98,7 +98,7 @@ def test_bound_of_a_stage_is_what_its_calls_wait_for():
     gpu = Machine(flops_per_s=700e12, bytes_per_s=4e12)
 
     def bound(frames, group):
-        job = Job(frames, group, prefix_tokens=23, question_tokens=30)
+        job = Workload(frames, group, prefix_tokens=23, question_tokens=30)
         none, stc = (stages(MODEL, build(name, {}), job) for name in ("none", "stc"))
         return bounds(none, stc, gpu.floor_ms)["prefill_ms"]
 
@@ -121,7 +121,7 @@ def test_captured_frames_are_timed_with_their_projection():
 
 
 def test_chunks_decide_which_frames_are_dense():
-    job = Job(frames=8, group=8, prefix_tokens=0, question_tokens=1)
+    job = Workload(frames=8, group=8, prefix_tokens=0, question_tokens=1)
     method = build("stc_cacher", {"cache_interval": 2, "chunk_frames": 2})
     assert stages(MODEL, method, job)["vit_ms"].flops == 2 * tower_macs(TOWER, 4, 4, 182)
 

@@ -12,7 +12,7 @@ from stc_lmms.cli.main import main
 from stc_lmms.engine.api import Generation
 from stc_lmms.engine.live import Schedule, Status, play
 from stc_lmms.errors import SettingsError, VideoError
-from stc_lmms.eval.session import Clip, Player
+from stc_lmms.eval.session import Clip, VideoSession
 from stc_lmms.video.decode import iter_frames
 from stc_lmms.video.live import LiveSource
 from tests.media import encode_video, moving_square_frames, numbered_frames, read_number
@@ -131,7 +131,7 @@ def test_answers_along_the_way_are_those_of_the_prefixes(load, video, method):
     told = [event for event in events if not isinstance(event, Status)]
     assert [event.time_s for event in told] == [5.0, 9.0, 20.0]
     for event in told:
-        player = Player(model)
+        player = VideoSession(model)
         alone = player.ask("What is shown?", Clip(str(video), 0.0, event.time_s), SHORT)[0]
         player.close()
         assert event.answer.token_ids == alone.token_ids

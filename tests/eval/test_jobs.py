@@ -10,7 +10,7 @@ from lmms_eval.tasks.ovobench import utils as builtin_ovobench
 from stc_lmms.data.rows import load_rows
 from stc_lmms.errors import DataError
 from stc_lmms.eval import lmms_tasks
-from stc_lmms.eval.dialogue import MAX_BROKEN_ROUNDS, AnswerText, RequestJob, reason, to_clip
+from stc_lmms.eval.dialogue import MAX_BROKEN_ROUNDS, AnswerText, RequestDialogue, reason, to_clip
 from stc_lmms.eval.session import Clip
 
 
@@ -82,14 +82,14 @@ def played(job, answers=None):
 
 
 def test_a_single_round_gives_a_string():
-    job = RequestJob(single("Q?", lambda doc: [doc["video"]]), {"video": "v.mp4"})
+    job = RequestDialogue(single("Q?", lambda doc: [doc["video"]]), {"video": "v.mp4"})
     (asked,) = played(job)
     assert (asked.prompt, asked.clip, asked.failed) == ("Q?", Clip("v.mp4"), "")
     assert job.result == "1" and isinstance(job.result, str) and job.failed == ""
 
 
 def test_a_task_that_raises_fails_its_own_sample_only():
-    job = RequestJob(single("Q?", lambda doc: doc["no such field"]), {})
+    job = RequestDialogue(single("Q?", lambda doc: doc["no such field"]), {})
     (asked,) = played(job)
     assert asked.clip is None and asked.failed == job.failed == "KeyError: 'no such field'"
     assert job.result == ""
@@ -102,7 +102,7 @@ def test_our_rounds_follow_the_answers():
     def yes_at_five(asked):
         return "Yes." if asked.clip.end_s == 5 else "no"
 
-    job = RequestJob(request, row)
+    job = RequestDialogue(request, row)
     asked = played(job, yes_at_five)
     first, second = row["questions"]
     assert [a.clip.end_s for a in asked[:4]] == [3, 4, 5, 5]  # polls until the yes, then the follow-up
@@ -131,7 +131,7 @@ def forward(tmp_path):
 def test_a_missing_chunk_does_not_end_the_rounds_after_it(forward, missing):
     doc, request, shared, folder = forward
     (folder / f"7_{missing}.mp4").unlink()
-    job = RequestJob(request, doc)
+    job = RequestDialogue(request, doc)
     asked = played(job)
     there = [number for number in range(3) if number != missing]
     assert [a.clip.path for a in asked if a.clip] == [str(folder / f"7_{number}.mp4") for number in there]
@@ -144,5 +144,5 @@ def test_a_task_that_only_raises_ends():
     def doc_to_text(doc, **_):
         raise RuntimeError("broken task")
 
-    job = RequestJob(multi("Q?", lambda doc: ["v.mp4"], doc_to_text), {})
+    job = RequestDialogue(multi("Q?", lambda doc: ["v.mp4"], doc_to_text), {})
     assert len(played(job)) == 1 + MAX_BROKEN_ROUNDS and job.failed == "RuntimeError: broken task"

@@ -9,7 +9,7 @@ from lmms_eval.tasks import TaskManager
 
 from stc_lmms.benchmarks.mcq import rekv_prompt
 from stc_lmms.data.offline import SOURCES
-from stc_lmms.eval.dialogue import RequestJob
+from stc_lmms.eval.dialogue import RequestDialogue
 from stc_lmms.eval.lmms_eval import LlavaOvStc
 from stc_lmms.models.llava_onevision.model import LlavaOnevisionStream
 from stc_lmms.resources import tasks_root
@@ -105,5 +105,5 @@ def test_other_tasks_have_neither(tmp_path):
         doc_id=0,
         args=("What?", {}, lambda doc: [{"type": "video", "path": "a.mp4"}], 0, "t", "test"),
     )
-    asked = RequestJob(request, {}).next
+    asked = RequestDialogue(request, {}).next
     assert asked.search is None and asked.opening == ""

@@ -12,7 +12,7 @@ from stc_lmms.engine.api import StreamingModel
 from stc_lmms.errors import SettingsError
 from stc_lmms.eval import lmms_eval
 from stc_lmms.memory import registry as memories
-from stc_lmms.methods.registry import RECIPES
+from stc_lmms.methods.registry import METHODS
 from stc_lmms.models import registry
 from stc_lmms.resources import tasks_root
 from stc_lmms.settings import Settings, option_fields, resolve
@@ -43,7 +43,7 @@ def refusal(**args):
 
 
 def test_every_registered_model_is_complete():
-    taken = {name for recipe in RECIPES.values() for name in recipe.fields}
+    taken = {name for recipe in METHODS.values() for name in recipe.fields}
     taken |= {name for memory in memories.MEMORIES for name in memories.fields(memory)}
     taken |= set(Settings.__dataclass_fields__)
     for name, model in registry.MODELS.items():

@@ -6,7 +6,7 @@ import torch
 from stc_lmms.engine.api import Generation
 from stc_lmms.errors import StcError, VideoError
 from stc_lmms.eval import session as module
-from stc_lmms.eval.session import Clip, Note, Player
+from stc_lmms.eval.session import Clip, Note, VideoSession
 from stc_lmms.video import iter_frames, open_video
 from tests import media
 
@@ -39,7 +39,7 @@ def opened(monkeypatch):
 
 @pytest.fixture
 def player(load):
-    player = Player(load(method="stc", token_budget=9, prefill_frames=3))
+    player = VideoSession(load(method="stc", token_budget=9, prefill_frames=3))
     yield player
     player.close()
 
@@ -196,7 +196,7 @@ def test_a_clip_behind_the_end_is_an_error_however_far_it_goes(player, videos, o
 
 
 def test_too_long_a_stream_fails_where_it_is_too_long(load, videos):
-    player = Player(load(method="none", max_frames=4))
+    player = VideoSession(load(method="none", max_frames=4))
     path = videos / "a.mp4"
     assert ask(player, path, 7)[0].efficiency.frames_seen == 4
     with pytest.raises(StcError, match="max_frames=4"):

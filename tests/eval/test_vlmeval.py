@@ -10,23 +10,23 @@ import yaml
 
 from stc_lmms.data.rows import load_chunks, load_rows
 from stc_lmms.errors import SettingsError
-from stc_lmms.eval.dialogue import GENERATION, AnswerText, RowJob
+from stc_lmms.eval.dialogue import GENERATION, AnswerText, RowDialogue
 from stc_lmms.eval.session import Clip
 from stc_lmms.eval.vlmeval import command as vlmeval
-from stc_lmms.methods.registry import RECIPES
+from stc_lmms.methods.registry import METHODS
 from stc_lmms.models import registry
 from stc_lmms.resources import tasks_root
 from tests.conftest import QUIRKS
 
 
 def test_every_model_has_a_name_with_every_method():
-    found = vlmeval.recipes()
-    assert found["llava_ov_stc"] == vlmeval.Recipe("llava_ov", {})
+    found = vlmeval.model_presets()
+    assert found["llava_ov_stc"] == vlmeval.MethodSpec("llava_ov", {})
     assert found["llava_ov_stc_demo"].args == {"pretrained": "demo"}
     assert found["llava_ov_stc_demo_none"].args == {"pretrained": "demo", "method": "none"}
-    assert found["dispider_stc_stc_cacher"] == vlmeval.Recipe("dispider", {"method": "stc_cacher"})
+    assert found["dispider_stc_stc_cacher"] == vlmeval.MethodSpec("dispider", {"method": "stc_cacher"})
     demos = sum(model.demo for model in registry.MODELS.values())
-    assert len(found) == (len(registry.MODELS) + demos) * (1 + len(RECIPES))
+    assert len(found) == (len(registry.MODELS) + demos) * (1 + len(METHODS))
 
 
 def options(**given):
@@ -40,11 +40,11 @@ def test_models_and_datasets_come_from_the_command_line_or_a_file(tmp_path):
     models, data = vlmeval._asked(options(config=path))
     assert data == {"d": {}}
     classes = {"LlavaOvStc": "llava_ov"}
-    assert vlmeval._recipe("m", models["m"], classes) == vlmeval.Recipe("llava_ov", {"method": "none"})
-    assert vlmeval._recipe("m", {"class": "Qwen2VLChat"}, classes) is None
-    demo = vlmeval._recipe("llava_ov_stc_demo", {"fps": 1}, classes)
-    assert demo == vlmeval.Recipe("llava_ov", {"pretrained": "demo", "fps": 1})
-    assert vlmeval._recipe("nobody", {}, classes) is None
+    assert vlmeval._preset("m", models["m"], classes) == vlmeval.MethodSpec("llava_ov", {"method": "none"})
+    assert vlmeval._preset("m", {"class": "Qwen2VLChat"}, classes) is None
+    demo = vlmeval._preset("llava_ov_stc_demo", {"fps": 1}, classes)
+    assert demo == vlmeval.MethodSpec("llava_ov", {"pretrained": "demo", "fps": 1})
+    assert vlmeval._preset("nobody", {}, classes) is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_importing_the_package_never_imports_vlmeval():
 
 def test_a_row_is_asked_as_lmms_eval_asks_it():
     (row,) = load_rows("streamingbench", "proactive", "mini")
-    job = RowJob(row, 0)
+    job = RowDialogue(row, 0)
     first, second = row["questions"]
     asked = []
     while job.next is not None:

@@ -117,7 +117,7 @@ def test_answers_and_scores_are_those_of_lmms_eval(evaluated, model):
 
 @pytest.mark.timeout(1500)
 def test_so_they_are_on_the_sets_that_ship(tmp_path):
-    model = "llava_ov_stc_demo"  # the other recipe takes three minutes more
+    model = "llava_ov_stc_demo"  # the other preset takes three minutes more
     assert agreed(both({model: MODELS[model]}, tmp_path, MINI), model) == 930
 
 

@@ -7,8 +7,8 @@ result. Shapes: H query heads, G key heads, S keys, d head width.
 import torch
 
 
-def turn(x_HSd, places_S, inv_freq):
-    angle = torch.as_tensor(places_S).double()[:, None] * inv_freq.double()
+def turn(x_HSd, position_ids_S, inv_freq):
+    angle = torch.as_tensor(position_ids_S).double()[:, None] * inv_freq.double()
     angle = torch.cat((angle, angle), -1)
     first, second = x_HSd.chunk(2, -1)
     return x_HSd * angle.cos() + torch.cat((-second, first), -1) * angle.sin()

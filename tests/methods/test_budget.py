@@ -6,7 +6,7 @@ import pytest
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods import budget
-from stc_lmms.methods.registry import RECIPES
+from stc_lmms.methods.registry import METHODS
 from stc_lmms.models.llava_onevision.config import check_settings
 from stc_lmms.settings import resolve
 
@@ -98,16 +98,16 @@ def test_a_budget_that_cannot_be_kept_is_refused_before_weights(checkpoint, meth
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("method", [name for name, r in RECIPES.items() if "token_budget" in r.fields])
+@pytest.mark.parametrize("method", [name for name, r in METHODS.items() if "token_budget" in r.fields])
 def test_no_budget_below_one(method):
     with pytest.raises(SettingsError, match="token_budget=0 must be at least 1"):
         resolve({"method": method, "token_budget": 0}, environ={})
 
 
-@pytest.mark.parametrize("method", RECIPES)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [16, 49, 64, 98])
 def test_usual_budgets_fit_the_real_model_or_name_the_nearest(method, value):
-    chosen = RECIPES[method]
+    chosen = METHODS[method]
     if "token_budget" not in chosen.fields:
         return
     built = chosen.build({"token_budget": value})

@@ -9,7 +9,7 @@ from stc_lmms.errors import StcError
 from stc_lmms.methods.base import Context
 from stc_lmms.methods.controls import PixelDiff, Random, Uniform, UniformFrames
 from stc_lmms.methods.downsample import Downsample
-from stc_lmms.methods.select import lowest_preferring, places, uniform_positions
+from stc_lmms.methods.select import lowest_preferring, token_layout, uniform_positions
 from tests.methods.streams import logits, play
 from tests.methods.towers import drifting_frames, tiny_tower
 
@@ -90,7 +90,7 @@ def test_ties_go_to_the_preferred():
 
 def test_a_grid_that_does_not_count_the_tokens_is_refused():
     with pytest.raises(StcError, match="5 x 7 does not hold 36 tokens"):
-        places(torch.zeros(1, 36, 2), Context(grid=(5, 7)))
+        token_layout(torch.zeros(1, 36, 2), Context(grid=(5, 7)))
 
 
 def test_downsample_runs_the_small_frame():

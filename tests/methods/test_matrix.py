@@ -11,7 +11,7 @@ import torch
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
 from stc_lmms.methods.budget import holds, usage
-from stc_lmms.methods.registry import RECIPES
+from stc_lmms.methods.registry import METHODS
 from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
 from tests.methods.streams import QUESTION, ROWS, SHORT, logits, play, row_id
@@ -20,7 +20,7 @@ every_method = pytest.mark.parametrize(("method", "args"), ROWS, ids=map(row_id,
 
 
 def test_every_method_has_a_row():
-    assert {method for method, _ in ROWS} == set(RECIPES)
+    assert {method for method, _ in ROWS} == set(METHODS)
 
 
 @every_method

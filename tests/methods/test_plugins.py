@@ -12,7 +12,7 @@ from stc_lmms.cli.main import main
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods import registry
 from stc_lmms.methods.listing import as_markdown
-from stc_lmms.methods.registry import RECIPES, Recipe, Recipes
+from stc_lmms.methods.registry import METHODS, MethodSpec, MethodSpecs
 from stc_lmms.settings import resolve
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "add_a_method.py"
@@ -22,7 +22,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "add_a_method.py"
 def install(tmp_path, monkeypatch):
     """`install(name=target)` makes a package with these entry points; gives the registry that sees them."""
 
-    list(RECIPES)  # the real registry looks once, and must not find what is made here
+    list(METHODS)  # the real registry looks once, and must not find what is made here
 
     def install(modules, **points):
         for name, text in modules.items():
@@ -33,8 +33,8 @@ def install(tmp_path, monkeypatch):
         lines = "".join(f"{name} = {target}\n" for name, target in points.items())
         (info / "entry_points.txt").write_text(f"[stc_lmms.methods]\n{lines}")
         monkeypatch.syspath_prepend(str(tmp_path))
-        found = Recipes(registry._RECIPES)
-        monkeypatch.setattr(registry, "RECIPES", found)
+        found = MethodSpecs(registry._SPECS)
+        monkeypatch.setattr(registry, "METHODS", found)
         return found
 
     yield install
@@ -45,7 +45,7 @@ def install(tmp_path, monkeypatch):
 def test_the_example_is_found_by_its_entry_point(install):
     found = install({"other_example": EXAMPLE.read_text()}, loudest="other_example:RECIPE")
     assert found["loudest"].fields.keys() == {"token_budget", "past"}
-    assert list(found) == [*RECIPES, "loudest"]
+    assert list(found) == [*METHODS, "loudest"]
 
 
 def test_plug_ins_are_imported_only_when_somebody_looks(install):
@@ -55,15 +55,15 @@ def test_plug_ins_are_imported_only_when_somebody_looks(install):
 
 
 def test_a_broken_plug_in_is_one_warning_line(install, caplog):
-    recipe = "from stc_lmms.methods.registry import Recipe\n"
+    recipe = "from stc_lmms.methods.registry import MethodSpec\n"
     found = install(
         {
             "other_broken": "import nothing_of_that_name",
             "other_kind": "RECIPE = 'text'",
-            "other_clash": recipe + "RECIPE = Recipe('stc', 'mine')",
-            "other_twice": recipe + "RECIPE = Recipe('good', 'again')",
-            "other_unbuildable": recipe + "RECIPE = Recipe('bad', 'x', token=int)",
-            "other_good": recipe + "RECIPE = Recipe('good', 'works')",
+            "other_clash": recipe + "RECIPE = MethodSpec('stc', 'mine')",
+            "other_twice": recipe + "RECIPE = MethodSpec('good', 'again')",
+            "other_unbuildable": recipe + "RECIPE = MethodSpec('bad', 'x', token=int)",
+            "other_good": recipe + "RECIPE = MethodSpec('good', 'works')",
         },
         a="other_broken:RECIPE",
         b="other_kind:RECIPE",
@@ -73,7 +73,7 @@ def test_a_broken_plug_in_is_one_warning_line(install, caplog):
         f="other_unbuildable:RECIPE",
         g="other_good:NOTHING",
     )
-    assert list(found) == [*RECIPES, "good"] and found["stc"].summary == RECIPES["stc"].summary
+    assert list(found) == [*METHODS, "good"] and found["stc"].summary == METHODS["stc"].summary
     lines = [record.getMessage() for record in caplog.records if "plug-in" in record.getMessage()]
     assert len(lines) == 6 and not any("\n" in line for line in lines)
     told = (
@@ -89,22 +89,22 @@ def test_a_broken_plug_in_is_one_warning_line(install, caplog):
 
 
 def test_a_name_can_be_registered_once():
-    found = Recipes(registry._RECIPES)
-    found.register(Recipe("mine", "x"))
-    assert found["mine"].summary == "x" and "mine" not in RECIPES
+    found = MethodSpecs(registry._SPECS)
+    found.register(MethodSpec("mine", "x"))
+    assert found["mine"].summary == "x" and "mine" not in METHODS
     with pytest.raises(SettingsError, match="called 'stc' is there already"):
-        found.register(Recipe("stc", "x"))
+        found.register(MethodSpec("stc", "x"))
 
 
 def test_a_field_that_every_model_has_is_refused(install, monkeypatch):
     text = (
         "from dataclasses import dataclass\n"
         "from stc_lmms.methods.controls import Uniform\n"
-        "from stc_lmms.methods.registry import Recipe\n"
+        "from stc_lmms.methods.registry import MethodSpec\n"
         "@dataclass(frozen=True)\nclass Fast(Uniform):\n    fps: float = 9.0\n"
-        "RECIPE = Recipe('fast', 'x', token=Fast)\n"
+        "RECIPE = MethodSpec('fast', 'x', token=Fast)\n"
     )
-    monkeypatch.setattr("stc_lmms.settings.RECIPES", install({"other_fast": text}, fast="other_fast:RECIPE"))
+    monkeypatch.setattr("stc_lmms.settings.METHODS", install({"other_fast": text}, fast="other_fast:RECIPE"))
     with pytest.raises(SettingsError, match=r"method 'fast' has a field called 'fps'.*rename it"):
         resolve({"method": "fast"}, environ={})
 
@@ -126,14 +126,14 @@ def test_the_table_says_what_the_methods_say(capsys):
     printed = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in printed["memories"]] == ["full", "recent", "rekv", "bounded"]
     found = {row["name"]: row for row in printed["methods"]}
-    assert set(found) >= set(RECIPES)
+    assert set(found) >= set(METHODS)
     assert found["stc"]["slots"] == ["tower", "tokens"] and found["stc"]["paper"] == "2512.00891"
     assert found["stc"]["defaults"]["token_budget"] == 64
     assert found["uniform_frames"]["memories"] == ["full", "recent", "rekv", "bounded"]
     assert [n for n, row in found.items() if row["attention_weights"]] == ["visionzip"]
     assert {n for n, row in found.items() if row["budget"] == "none"} == {"none", "stc_cacher"}
     assert all(row["causal"] for row in found.values())
-    whole = RECIPES["vidcom2"].build({"mode": "original"})
+    whole = METHODS["vidcom2"].build({"mode": "original"})
     assert whole.budget == "on average" and whole.token.delay_frames == 15
 
 
@@ -143,4 +143,4 @@ def test_the_table_for_people(capsys):
     assert lines[0].split()[:3] == ["method", "slots", "causal"]
     assert any(line.startswith("tome ") and "per frame" in line for line in lines)
     assert "vidcom2            token_budget=64, mode=causal, window=16" in lines
-    assert as_markdown().count("\n| `") == len(RECIPES)
+    assert as_markdown().count("\n| `") == len(METHODS)

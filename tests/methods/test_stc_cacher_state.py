@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
-from stc_lmms.methods.stc_cacher_roles import Plan, cut_roles, fixed_roles
+from stc_lmms.methods.stc_cacher_roles import FrameRoles, cut_roles, fixed_roles
 from stc_lmms.towers import Patches
 from tests.methods.towers import FAMILIES, drifting, drifting_frames, drifting_patches, part, tiny_tower
 
@@ -93,7 +93,7 @@ def test_single_frames_can_be_run_without_the_host(kind):
     expected = cacher.encode(tower, x, cacher.open_state())
     state = cacher.open_state()
     cacher.encode(tower, part(x, 0, 1), state)
-    plans = {"reference": Plan((True,)), "selective": Plan((False,))}
+    plans = {"reference": FrameRoles((True,)), "selective": FrameRoles((False,))}
     with torch.no_grad():
         for i in range(1, 8):
             h, layout = tower.embed(part(x, i, i + 1))
@@ -181,10 +181,10 @@ def some_roles():
 def test_split_and_join_are_inverse():
     for roles in some_roles():
         h = torch.randn(len(roles), 3, 2)
-        dense, selective = Plan(roles).split(h)
+        dense, selective = FrameRoles(roles).split(h)
         assert torch.equal(dense, h[torch.tensor(roles)])
         assert torch.equal(selective, h[~torch.tensor(roles)])
-        assert torch.equal(Plan(roles).join(dense, selective), h)
+        assert torch.equal(FrameRoles(roles).join(dense, selective), h)
 
 
 def test_groups_name_the_last_reference_of_every_selective_frame():
@@ -195,7 +195,7 @@ def test_groups_name_the_last_reference_of_every_selective_frame():
             if not dense:
                 wanted.append(references - 1)  # -1: the one from before the call
         got = []
-        for group in Plan(roles).groups:
+        for group in FrameRoles(roles).groups:
             assert group.start == len(got) and group.known == (group.start == 0 and wanted[0] == -1)
             for reference in range(group.first, group.last):
                 got += [-1 if group.known else reference] * group.each
@@ -206,7 +206,7 @@ def test_groups_name_the_last_reference_of_every_selective_frame():
 def test_regular_groups_are_one():
     roles = fixed_roles(2, 16, 4, 1)
     assert [i for i, dense in enumerate(roles) if dense] == [2, 6, 10, 14]
-    assert [(g.known, g.last - g.first, g.each) for g in Plan(roles).groups] == [
+    assert [(g.known, g.last - g.first, g.each) for g in FrameRoles(roles).groups] == [
         (True, 1, 2),
         (False, 3, 3),
         (False, 1, 1),

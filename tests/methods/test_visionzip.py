@@ -5,7 +5,7 @@ import torch
 
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.methods.base import Context
-from stc_lmms.methods.registry import Recipe
+from stc_lmms.methods.registry import MethodSpec
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.methods.visionzip import VisionZip, merge_contextual, remaining
 from stc_lmms.ops.grid import halve
@@ -112,4 +112,4 @@ def test_missing_facts_are_one_line(mode, name):
 
 def test_it_cannot_stand_behind_a_tower_method():
     with pytest.raises(SettingsError, match=r"joins STCCacher, .* with VisionZip"):
-        Recipe("both", "x", STCCacher, VisionZip).build({})
+        MethodSpec("both", "x", STCCacher, VisionZip).build({})

@@ -7,7 +7,7 @@ import torch
 from stc_lmms.engine.api import Generation
 from stc_lmms.errors import StcError
 from stc_lmms.eval.session import Clip as PlayerClip
-from stc_lmms.eval.session import Player
+from stc_lmms.eval.session import VideoSession
 from stc_lmms.models.dispider.memory import ClipMemory
 from stc_lmms.models.dispider.model import Dispider
 from stc_lmms.models.dispider.prompt import clip_span, reaction_prompt, released_sampling, time_sentence
@@ -319,7 +319,7 @@ def test_times_count_from_the_first_frame_of_the_stream(load):
 def test_the_released_grid_spreads_whole_clips_over_what_a_question_sees(load, tmp_path):
     video = encode_video(tmp_path / "v.mp4", moving_square_frames(170), 5)  # 34 s
     model = load(method="none", grid="released", frames_per_clip=4)
-    player = Player(model)
+    player = VideoSession(model)
     for count, end_s in ((170, None), (90, 18.0)):
         player.ask(QUESTION, PlayerClip(str(video), 0.0, end_s), SHORT)
         spans = [(clip.start_s, clip.end_s) for clip in player._stream.clips]
@@ -339,7 +339,7 @@ def test_the_released_grid_gives_a_frame_again_where_a_slow_video_has_no_other(l
     for start_s, wanted in ((0.0, released_sampling(12, 1.0, 16)), (3.0, released_sampling(9, 1.0, 16))):
         assert len(set(wanted)) < len(wanted) == 16
         for _ in range(2):  # decoded, then replayed
-            player = Player(model, videos.open)
+            player = VideoSession(model, videos.open)
             player.ask(QUESTION, PlayerClip(str(video), start_s), SHORT)
             (clip,) = player._stream.clips
             assert (clip.start_s, clip.end_s) == (0, wanted[-1] + 1)
@@ -354,7 +354,7 @@ def test_halves_are_rounded_as_released_in_spite_of_rounded_time_stamps():
 
 def test_a_player_polls_each_question_on_a_stream_of_its_own(folders, tmp_path):
     video = encode_video(tmp_path / "v.mp4", moving_square_frames(60), 5)  # 12 s
-    player = Player(fresh(folders["v1"], method="none"))  # its random head always wants to answer
+    player = VideoSession(fresh(folders["v1"], method="none"))  # its random head always wants to answer
     polled = {}
     for question in ("A?", "B?"):
         for end_s in range(3, 12):

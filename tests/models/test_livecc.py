@@ -10,7 +10,7 @@ import torch
 from stc_lmms.cli.main import main
 from stc_lmms.engine.api import Generation
 from stc_lmms.errors import SettingsError, StcError
-from stc_lmms.eval.session import Clip, Player
+from stc_lmms.eval.session import Clip, VideoSession
 from stc_lmms.models.livecc.model import Comment, caption, check_commentary, spoken
 from stc_lmms.models.qwen_vl.config import clip_indices, clip_slice_tokens
 from stc_lmms.settings import resolve
@@ -209,7 +209,7 @@ def test_the_released_grid_reads_whole_clips_as_livecc_does():
 def test_the_released_grid_spreads_over_what_a_question_sees(load_qwen, tmp_path, monkeypatch):
     video = encode_video(tmp_path / "v.mp4", moving_square_frames(48, 64, 80), fps=8)
     model = load_qwen("livecc", grid="released", answer="choices", **NONE)
-    player = Player(model)
+    player = VideoSession(model)
     for end_s, frames in ((None, 12), (3.0, 6)):
         player.ask("Yes?", Clip(str(video), 0.0, end_s), Generation(1))
         stream = player._stream

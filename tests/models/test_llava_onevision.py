@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from stc_lmms.engine.decoding import cut
+from stc_lmms.engine.decoding import truncate_at_stop
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.models.llava_onevision.config import check_settings
 from stc_lmms.models.llava_onevision.model import LlavaOnevision
@@ -128,4 +128,4 @@ def test_incomplete_weights_are_refused(checkpoint, tmp_path):
     ],
 )
 def test_stop_strings(text, stop, expected):
-    assert cut(text, stop) == expected
+    assert truncate_at_stop(text, stop) == expected

@@ -13,7 +13,7 @@ from stc_lmms import compat_qwen_vl
 from stc_lmms.engine.api import Generation
 from stc_lmms.engine.decoding import repetition_penalty
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
-from stc_lmms.eval.session import Clip, Player
+from stc_lmms.eval.session import Clip, VideoSession
 from stc_lmms.models.qwen_vl.config import frame_size
 from stc_lmms.models.qwen_vl.model import CHOICES
 from stc_lmms.models.registry import model as registered
@@ -169,7 +169,7 @@ def test_a_kept_token_stays_where_it_was(load_qwen, clip, family):
         text = len(full) - 12
         left = text and text - 1  # of a stamp and its marks, the closing one stands behind
         index = [*range(left), *(left + one.kept_K).tolist(), *range(left + 12, len(full))]
-        assert torch.equal(part.places_AL, full.places_AL[:, index])
+        assert torch.equal(part.position_ids_AL, full.position_ids_AL[:, index])
         assert torch.equal(part.embeds_LD, full.embeds_LD[index])
         if family == "qwen3_vl":
             assert torch.equal(part.deepstack_BLD, full.deepstack_BLD[:, index])
@@ -290,7 +290,7 @@ def test_places_count_time_where_the_family_does(load_qwen):
 def test_a_second_has_its_places_whatever_the_rate_of_the_video(load_qwen, tmp_path, rate):
     model = load_qwen("qwen2_5_vl", method="none")
     video = encode_video(tmp_path / "v.mp4", moving_square_frames(8 * rate, 64, 80), fps=rate)
-    player = Player(model)
+    player = VideoSession(model)
     player.ask(QUESTION, Clip(str(video), 0.0, 8.0), Generation(1))
     stream = player._stream
     assert stream.times_s == [k / 2 for k in range(16)]

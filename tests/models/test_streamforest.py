@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from stc_lmms.engine.api import Generation
 from stc_lmms.engine.live import Schedule, play
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
-from stc_lmms.eval.session import Clip, Player
+from stc_lmms.eval.session import Clip, VideoSession
 from stc_lmms.models.checkpoint_io import load_tokenizer
 from stc_lmms.models.streamforest.config import StreamForestSpec
 from stc_lmms.models.streamforest.model import StreamForest
@@ -296,25 +296,25 @@ def test_the_released_grid_spreads_frames_over_each_clip(load, tmp_path):
         return stream
 
     model.open_stream = open_stream
-    player = Player(model)
+    player = VideoSession(model)
     for clip, wanted in (
-        (Clip(str(video)), model.spread(80, 10.0, None)),
-        (Clip(str(video), 0.0, 5.0), model.spread(80, 10.0, (0.0, 5.0))),
-        (Clip(str(video), 2.0, 6.0), model.spread(80, 10.0, (2.0, 6.0))),
+        (Clip(str(video)), model.select_frames(80, 10.0, None)),
+        (Clip(str(video), 0.0, 5.0), model.select_frames(80, 10.0, (0.0, 5.0))),
+        (Clip(str(video), 2.0, 6.0), model.select_frames(80, 10.0, (2.0, 6.0))),
     ):
         seen.clear()
         answer, _ = player.ask(QUESTION, clip, SHORT)
         assert seen == wanted and answer.efficiency.frames_seen == len(wanted)
         assert player.ask("Again?", clip, SHORT)[0].efficiency.frames_encoded == 0
     player.close()
-    assert len(model.spread(80, 10.0, (0.0, 5.0))) == 6
+    assert len(model.select_frames(80, 10.0, (0.0, 5.0))) == 6
     with pytest.raises(SettingsError, match="use grid=fixed"):
         next(play(model, None, Schedule(("Q?",)), SHORT))
 
 
 def test_a_fixed_grid_reads_on(load, tmp_path):
     video = str(media.encode_video(tmp_path / "v.mp4", media.moving_square_frames(80), 10))
-    player = Player(load(fps=1.0))
+    player = VideoSession(load(fps=1.0))
     first = player.ask(QUESTION, Clip(video, 0.0, 4.0), SHORT)[0].efficiency
     second = player.ask(QUESTION, Clip(video, 0.0, 8.0), SHORT)[0].efficiency
     assert (first.frames_encoded, second.frames_encoded, second.frames_seen) == (4, 4, 8)

@@ -73,7 +73,7 @@ def test_the_recorded_cases_of_the_originals_pass(dtype):
 
 def test_output_for_people(capsys, case, tmp_path):
     case(PRUNER)
-    assert main(["verify", str(tmp_path)]) == 0
+    assert main([str(tmp_path)]) == 0
     line, total = capsys.readouterr().out.splitlines()
     assert (
         line.startswith("pass  pruner")
@@ -199,7 +199,7 @@ def test_an_area_without_an_implementation_is_skipped_and_counted(capsys, case, 
     assert status == 0 and (found["passed"], found["failed"], found["skipped"]) == (1, 0, 1)
     told = {"skipped": True, "reason": "area not implemented"}
     assert {"area": "decoder", "kind": "x", "case": "other"} | told in found["cases"]
-    assert main(["verify", str(tmp_path)]) == 0
+    assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 0 failed, 1 skipped (area not implemented)"
 
 
@@ -207,7 +207,7 @@ def test_a_run_that_checked_nothing_is_no_success(capsys, tmp_path):
     (tmp_path / "other.json").write_text('{"golden": {"area": "decoder", "kind": "x"}}')
     (tmp_path / "later.json").write_text('{"golden": {"area": "tower", "kind": "y"}}')
     for json_option in ([], ["--json"]):
-        assert main(["verify", str(tmp_path), *json_option]) == 2
+        assert main([str(tmp_path), *json_option]) == 2
         out, err = capsys.readouterr()
         assert err == "stc-lmms: error: nothing was checked: all 2 cases were skipped\n"
     assert json.loads(out)["skipped"] == 2
@@ -221,7 +221,7 @@ def test_areas_that_come_later_and_towers_that_are_missing_are_skipped(capsys, c
     case(QWEN)
     case(PRUNER)
     (tmp_path / "later.json").write_text('{"golden": {"area": "decoder", "kind": "x"}}')
-    assert main(["verify", str(tmp_path)]) == 0
+    assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == (
         "1 passed, 0 failed, 2 skipped (area not implemented; "
         "qwen2_5_vl is not in transformers 4.56.2; it needs 4.57 or newer)"
@@ -257,7 +257,7 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(capsys, tmp_path, conte
         folder.mkdir()
         for name, text in content.items():
             (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert main(["verify", str(folder), *argv]) == 2
+    assert main([str(folder), *argv]) == 2
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert out == "" and line.startswith("stc-lmms: error: ") and told in line

@@ -8,7 +8,7 @@ from stc_lmms.engine.timers import Efficiency
 from stc_lmms.eval.dialogue import AnswerText
 from stc_lmms.eval.lmms_tasks import acc, forget, process_results
 from stc_lmms.sweep import tasks
-from stc_lmms.sweep.folder import Job, Sweep
+from stc_lmms.sweep.folder import Sweep, SweepJob
 
 TASK = "ovobench_stream"
 CHOICE = {"question": "What?", "options": ["a", "b"]}
@@ -46,7 +46,7 @@ def answers(doc: dict) -> list[AnswerText]:
     return said
 
 
-def pretend_done(job: Job) -> None:
+def pretend_done(job: SweepJob) -> None:
     """Leave what lmms-eval and the worker leave after a job."""
     run = f"20260101_000000_{job.index:03d}_none"
     records = []

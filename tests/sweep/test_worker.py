@@ -17,7 +17,7 @@ import pytest
 
 from stc_lmms.errors import StcError
 from stc_lmms.sweep import worker
-from stc_lmms.sweep.folder import LOST_S, Job
+from stc_lmms.sweep.folder import LOST_S, SweepJob
 from stc_lmms.sweep.lease import Lease, is_free, me
 from stc_lmms.sweep.reason import reason
 from stc_lmms.sweep.status import as_json, status, text, unfinished
@@ -259,14 +259,14 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_status(tmp_path):
 
 
 def test_a_heartbeat_that_cannot_be_written_ends_nothing(job, monkeypatch):
-    written = Job.set_status
+    written = SweepJob.set_status
 
     def full_while_running(self, **content):
         if content["state"] == "running":
             raise StcError("cannot write status.json (No space left on device)")
         written(self, **content)
 
-    monkeypatch.setattr(Job, "set_status", full_while_running)
+    monkeypatch.setattr(SweepJob, "set_status", full_while_running)
     sweep, first = job("raise SystemExit(1)")
     assert Worker(sweep, first).run() == FAILED
     assert first.status()["reason"] == "cannot write status.json (No space left on device)"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.video.sampling import Grid, frame_step, grid_indices, on_screen
+from stc_lmms.video.sampling import Sampling, frame_step, grid_indices, on_screen
 
 GOLDEN = json.loads(Path(__file__).with_name("frame_sampling.json").read_text())["frame_sampling"]
 
@@ -36,7 +36,7 @@ def test_bad_fps_is_named(fps):
 @pytest.mark.parametrize("avg_fps", [0.0, -30.0, math.inf, math.nan])
 def test_bad_source_rate_is_named(avg_fps):
     with pytest.raises(SettingsError, match="avg_fps="):
-        Grid.of(avg_fps, 0.5)
+        Sampling.of(avg_fps, 0.5)
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda c: f"{c['n_frames']}@{c['avg_fps']}-{c['sample_fps']}")
@@ -44,14 +44,14 @@ def test_time_rule_is_the_index_rule_on_constant_rate(case):
     rate = case["avg_fps"]
     # Times as a millisecond container would store them.
     frames = [(round(i / rate, 3), 1 / rate, i) for i in range(case["n_frames"])]
-    picked = list(on_screen(frames, Grid.of(rate, case["sample_fps"]), interval_s=1 / rate))
+    picked = list(on_screen(frames, Sampling.of(rate, case["sample_fps"]), interval_s=1 / rate))
     assert [index for _, index in picked] == case["indices_or_error"]
     assert [k for k, _ in picked] == list(range(len(picked)))
 
 
 def test_variable_rate_takes_the_frame_on_screen():
     frames = [(0.0, 0.1, "a"), (0.1, 2.4, "b"), (2.5, 0.1, "c"), (2.6, 3.0, "d")]
-    picked = list(on_screen(frames, Grid(0.0, 1.0)))
+    picked = list(on_screen(frames, Sampling(0.0, 1.0)))
     assert picked == [(0, "a"), (1, "b"), (2, "b"), (3, "d"), (4, "d"), (5, "d")]
 
 
@@ -63,28 +63,28 @@ def test_on_screen_is_lazy_and_reads_one_frame_ahead():
             taken.append(i)
             yield i * 0.1, 0.1, i
 
-    picks = on_screen(frames(), Grid(0.0, 0.5))
+    picks = on_screen(frames(), Sampling(0.0, 0.5))
     assert next(picks) == (0, 0)
     assert next(picks) == (1, 5)
     assert taken[-1] == 6
 
 
 def test_on_screen_edges():
-    assert list(on_screen([], Grid(0.0, 1.0))) == []
-    assert list(on_screen([(0.0, 0.0, "only")], Grid(0.0, 1.0), interval_s=0.1)) == [(0, "only")]
+    assert list(on_screen([], Sampling(0.0, 1.0))) == []
+    assert list(on_screen([(0.0, 0.0, "only")], Sampling(0.0, 1.0), interval_s=0.1)) == [(0, "only")]
     # Nothing on screen at 0 and 1; but a first frame late by less than a frame counts from the start.
-    assert list(on_screen([(1.5, 1.0, "a")], Grid(0.0, 1.0), interval_s=0.1)) == [(2, "a")]
-    assert list(on_screen([(0.05, 0.1, "a")], Grid(0.0, 1.0), interval_s=0.1)) == [(0, "a")]
+    assert list(on_screen([(1.5, 1.0, "a")], Sampling(0.0, 1.0), interval_s=0.1)) == [(2, "a")]
+    assert list(on_screen([(0.05, 0.1, "a")], Sampling(0.0, 1.0), interval_s=0.1)) == [(0, "a")]
     frames = [(i * 0.1, 0.1, i) for i in range(30)]
-    assert list(on_screen(frames, Grid(0.0, 1.0), first_k=2)) == [(2, 20)]
-    assert list(on_screen(frames, Grid(5.0, 1.0))) == []
+    assert list(on_screen(frames, Sampling(0.0, 1.0), first_k=2)) == [(2, 20)]
+    assert list(on_screen(frames, Sampling(5.0, 1.0))) == []
 
 
 def test_windows_are_half_open_and_tile_the_video():
-    grid = Grid.of(30.0, 0.5)
+    grid = Sampling.of(30.0, 0.5)
     assert [grid.time_s(k) for k in range(3)] == [0.0, 2.0, 4.0]
     assert [grid.count_before(t) for t in (0.0, 1e-3, 2.0, 25.5, 26.0)] == [0, 1, 1, 13, 13]
-    ntsc = Grid.of(30000 / 1001, 0.5, start_s=7.3)
+    ntsc = Sampling.of(30000 / 1001, 0.5, start_s=7.3)
     borders = [7.3, 9.302, 9.303, 20.0, 31.0]
     counts = [ntsc.count_before(t) for t in borders]
     assert counts[0] == 0 and counts == sorted(counts)
@@ -93,16 +93,16 @@ def test_windows_are_half_open_and_tile_the_video():
 
 
 def test_grid_is_anchored_at_the_clip_start():
-    grid = Grid.of(25.0, 1.0, start_s=3.4)
+    grid = Sampling.of(25.0, 1.0, start_s=3.4)
     assert [grid.time_s(k) for k in range(3)] == [3.4, 4.4, 5.4]
-    assert Grid.of(None, 0.5).step_s == 2.0
+    assert Sampling.of(None, 0.5).step_s == 2.0
 
 
 def test_the_exact_grid_counts_seconds_not_frames():
-    assert Grid.of(25, 2, 1.0).time_s(3) == 2.44
-    assert Grid.of(25, 2, 1.0, exact=True) == Grid(1.0, 0.5)
+    assert Sampling.of(25, 2, 1.0).time_s(3) == 2.44
+    assert Sampling.of(25, 2, 1.0, exact=True) == Sampling(1.0, 0.5)
 
 
 def test_float_noise_does_not_cross_a_border():
-    grid = Grid.of(10.0, 10.0)
+    grid = Sampling.of(10.0, 10.0)
     assert all(grid.count_before(n / 10) == n for n in range(2000))

@@ -25,7 +25,7 @@ from stc_lmms.engine.api import open_device
 from stc_lmms.errors import DataError, SettingsError, StcError
 from stc_lmms.eval.evaluation import checked
 from stc_lmms.eval.vlmeval.run import Run, stale
-from stc_lmms.methods.registry import RECIPES
+from stc_lmms.methods.registry import METHODS
 from stc_lmms.models import registry
 from stc_lmms.results.journal import Journal
 from stc_lmms.settings import Settings
@@ -33,22 +33,22 @@ from stc_lmms.suggest import unknown
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ModelPreset:
     """A model of ours with arguments; `registered` is its name in the registry of models."""
 
     registered: str
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
-def recipes() -> dict[str, Recipe]:
+def model_presets() -> dict[str, ModelPreset]:
     """Names for `--model`: every model, with `_demo` if it has that checkpoint, and with every method."""
     found = {}
     for model in registry.MODELS.values():
         for ending, args in {"": {}, **({"_demo": {"pretrained": "demo"}} if model.demo else {})}.items():
             name = model.harness_id + ending
-            found[name] = Recipe(model.name, args)
-            for method in RECIPES:
-                found[f"{name}_{method}"] = Recipe(model.name, args | {"method": method})
+            found[name] = ModelPreset(model.name, args)
+            for method in METHODS:
+                found[f"{name}_{method}"] = ModelPreset(model.name, args | {"method": method})
     return found
 
 
@@ -114,13 +114,15 @@ def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Run, set[tuple
     models, data = _asked(args)
     datasets = _datasets(run, data)
     for name, config in models.items():
-        recipe = None if args.base_url or args.api_mode else _recipe(name, config, classes)
-        if recipe is not None:
-            started.settings[name] = _settings(recipe)
+        preset = None if args.base_url or args.api_mode else _preset(name, config, classes)
+        if preset is not None:
+            started.settings[name] = _settings(preset)
         elif config.get("class"):
             _check_class("model", config["class"], classes, vlmeval.api, vlmeval.vlm)
         elif not (args.base_url or name in run.supported_VLM):
-            raise SettingsError(_unknown("model", name, recipes(), run.supported_VLM, "vlmutil mlist all"))
+            raise SettingsError(
+                _unknown("model", name, model_presets(), run.supported_VLM, "vlmutil mlist all")
+            )
     _check_tables(run, work_dir, started, models, datasets)
     return started, {(model, name) for model in models for name in datasets}
 
@@ -137,8 +139,8 @@ def _add(run: ModuleType, started: Run) -> dict[str, str]:
     classes = {model.harness_class.rpartition(".")[2]: model.name for model in registry.MODELS.values()}
     for name, registered in classes.items():
         setattr(vlmeval.vlm, name, partial(made, registered=registered))
-    for name, recipe in recipes().items():
-        run.supported_VLM[name] = partial(made, registered=recipe.registered, **recipe.args)
+    for name, preset in model_presets().items():
+        run.supported_VLM[name] = partial(made, registered=preset.registered, **preset.args)
     vlmeval_data.StreamDataset.run = started
     for name, cls in vlmeval_data.CLASSES.items():
         setattr(vlmeval.dataset, name, cls)
@@ -196,10 +198,10 @@ def _check_class(what: str, name: str, ours: Iterable[str], *theirs: ModuleType)
         raise SettingsError(unknown(f"{what} class", name, ours))
 
 
-def _settings(recipe: Recipe) -> Settings:
+def _settings(preset: ModelPreset) -> Settings:
     """Resolved model arguments, on the device that the model will be on; nothing is loaded."""
-    device = str(open_device(str(recipe.args.get("device", "auto"))))
-    return checked(recipe.registered, {**recipe.args, "device": device})
+    device = str(open_device(str(preset.args.get("device", "auto"))))
+    return checked(preset.registered, {**preset.args, "device": device})
 
 
 def _check_tables(
@@ -252,15 +254,15 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[st
     return models, data
 
 
-def _recipe(name: str, config: Mapping[str, Any], classes: Mapping[str, str]) -> Recipe | None:
+def _preset(name: str, config: Mapping[str, Any], classes: Mapping[str, str]) -> ModelPreset | None:
     """The model of ours that a name or a configuration means, or None."""
     if config.get("class"):
         registered = classes.get(config["class"])
         if registered is None:
             return None
-        return Recipe(registered, {key: value for key, value in config.items() if key != "class"})
-    known = recipes().get(name)
-    return known and Recipe(known.registered, {**known.args, **config})
+        return ModelPreset(registered, {key: value for key, value in config.items() if key != "class"})
+    known = model_presets().get(name)
+    return known and ModelPreset(known.registered, {**known.args, **config})
 
 
 def _theirs(name: str, dataset: ModuleType) -> bool:

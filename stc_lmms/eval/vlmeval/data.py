@@ -22,8 +22,8 @@ from stc_lmms.benchmarks.base import Record
 from stc_lmms.benchmarks.summary import Summary, format_table
 from stc_lmms.data.rows import PARTS, SCORERS, load_chunks, load_rows
 from stc_lmms.errors import DataError, StcError
-from stc_lmms.eval.dialogue import AnswerText, RowJob
-from stc_lmms.eval.evaluation import job_key, run_identity
+from stc_lmms.eval.dialogue import AnswerText, RowDialogue
+from stc_lmms.eval.evaluation import dialogue_key, run_identity
 from stc_lmms.eval.scoring import score, summary_name
 from stc_lmms.eval.vlmeval.run import Run, stale, with_fps
 from stc_lmms.results.journal import Journal
@@ -163,12 +163,12 @@ class StreamDataset(VideoBaseDataset):
         """Whether a row was never asked with these settings."""
         return any(journal.last(key) is None for key in self._keys(with_fps(settings, self.fps)))
 
-    def _jobs(self) -> list[RowJob]:
-        return [RowJob(row, number) for number, row in enumerate(self.rows)]
+    def _jobs(self) -> list[RowDialogue]:
+        return [RowDialogue(row, number) for number, row in enumerate(self.rows)]
 
     def _keys(self, settings: Settings) -> list[str]:
         identity = run_identity(settings, torch.device(settings.device))
-        return [job_key(job, identity) for job in self._jobs()]
+        return [dialogue_key(job, identity) for job in self._jobs()]
 
     def _journalled(self, record: RunRecord, eval_file: str) -> list[list[AnswerText]]:
         """The journal's answers to every row, which go into the record, too."""

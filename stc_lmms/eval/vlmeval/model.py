@@ -14,10 +14,10 @@ from vlmeval.inference_video import FAIL_MSG
 from vlmeval.vlm.base import BaseModel
 
 from stc_lmms.engine.api import open_device
-from stc_lmms.eval.dialogue import AnswerText, ClipJob, Job, RowJob
+from stc_lmms.eval.dialogue import AnswerText, ClipDialogue, Dialogue, RowDialogue
 from stc_lmms.eval.evaluation import (
     Evaluation,
-    job_key,
+    dialogue_key,
     open_journal,
     resume,
     run_identity,
@@ -49,7 +49,7 @@ class StcVLM(Evaluation, BaseModel):
         device = open_device(str(model_args.pop("device", "auto")))
         self.open_run(model_args, str(device), rank)
         self._own = self.settings
-        self._rows: dict[str, list[RowJob]] = {}
+        self._rows: dict[str, list[RowDialogue]] = {}
         self._journal = open_journal(journal, rank, "give another --work-dir")
 
     @property
@@ -81,7 +81,7 @@ class StcVLM(Evaluation, BaseModel):
         if "rows" in video:
             return _prediction(self._of_rows(video["rows"], video["qid"]))
         prompt = "\n".join(part["value"] for part in of_type["text"])
-        job = ClipJob(str(dataset), prompt, Clip(video["value"]))
+        job = ClipDialogue(str(dataset), prompt, Clip(video["value"]))
         self._answer_all([job])
         return _prediction(job.responses)
 
@@ -89,15 +89,15 @@ class StcVLM(Evaluation, BaseModel):
         path = rows[0]["path"]
         jobs = self._rows.get(path)
         if jobs is None or [job.row for job in jobs] != list(rows):
-            jobs = [RowJob(row, number) for number, row in enumerate(rows)]
+            jobs = [RowDialogue(row, number) for number, row in enumerate(rows)]
             self._answer_all(jobs)
             self._rows[path] = jobs
         return next(found for job in jobs if (found := job.of_question(qid)))
 
-    def _answer_all(self, jobs: Sequence[Job]) -> None:
+    def _answer_all(self, jobs: Sequence[Dialogue]) -> None:
         """Answer the jobs, from the journal if it has them."""
         run = run_identity(self.settings, self._device)
-        keys = {job: job_key(job, run) for job in jobs}
+        keys = {job: dialogue_key(job, run) for job in jobs}
         todo = [job for job in jobs if resume(self._journal, keys[job], job) is None]
         for job in self.play(todo):
             write_entry(self._journal, keys[job], job, self.model.describe())

@@ -21,7 +21,7 @@ from stc_lmms.bench.entry import (
     model_shape,
 )
 from stc_lmms.bench.options import Options
-from stc_lmms.bench.work import Job, ModelShape, Work, decoder_work, projector_work, tower_work
+from stc_lmms.bench.work import ModelShape, Work, Workload, decoder_work, projector_work, tower_work
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.models.checkpoint_io import qwen2_config
@@ -78,7 +78,7 @@ class DispiderEntry:
         """See `Entry.prompt_tokens`; all of it is prefilled with the question."""
         return 0, sum(len(model.tokenizer(part).input_ids) for part in reaction_prompt(QUESTION))
 
-    def stages(self, model: Dispider, job: Job) -> dict[str, Work] | None:
+    def stages(self, model: Dispider, job: Workload) -> dict[str, Work] | None:
         """See `Entry.stages`."""
         cacher = model.method.tower
         if cacher is not None and not isinstance(cacher, STCCacher):

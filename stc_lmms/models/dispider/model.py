@@ -133,12 +133,12 @@ class Dispider(StreamingModel):
         self.capture = CudaCapture(self.device, settings.cuda_graphs)
         note_unknown_role(self.capture, self.method.tower)
         if self.options.grid == "released":
-            self.spread = self._released
+            self.select_frames = self._released
         for line in self.off_distribution:
             logger.warning("%s", line)
 
     def _released(self, count: int, fps: float, clip_s: tuple[float, float] | None) -> list[int]:
-        """See `StreamingModel.spread`; a clip is a video of its own, as the scripts cut it."""
+        """See `StreamingModel.select_frames`; a clip is a video of its own, as the scripts cut it."""
         first, end = 0, count
         if clip_s is not None:
             first, end = round(clip_s[0] * fps), min(count, round(clip_s[1] * fps))
@@ -151,7 +151,7 @@ class Dispider(StreamingModel):
     def off_distribution(self) -> list[str]:
         """In what the settings leave the way Dispider was trained; empty if they do not."""
         found = []
-        if self.settings.fps != TRAINED_FPS and self.spread is None:
+        if self.settings.fps != TRAINED_FPS and self.select_frames is None:
             found.append(f"fps={self.settings.fps:g}: Dispider was trained at about {TRAINED_FPS:g} fps")
         if self.options.frames_per_clip != TRAINED_FRAMES:
             found.append(

@@ -90,7 +90,7 @@ class DispiderStream(ProactiveStream):
     def reset(self) -> None:
         """Forget everything, the question that is watched for included."""
         self.encoder.reset()
-        self.spread = None
+        self.frame_selection = None
         self.clips = ClipMemory()
         self.decisions: list[Decision] = []
         self._filling: list[Tensor] = []  # merged tokens [.,R,C] of the clip that is not full yet
@@ -121,12 +121,14 @@ class DispiderStream(ProactiveStream):
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """See `Stream.observe`; encodes by `prefill_frames`, never over the end of a clip."""
-        check_frames(frames, times_s, self.position_s, again=self.spread is not None)
+        check_frames(frames, times_s, self.position_s, again=self.frame_selection is not None)
         settings, clip = self.model.settings, self.model.options.frames_per_clip
         check_length(settings.max_frames, self.encoder.frames + len(frames))
         if len(frames) and not self.encoder.frames:
             # As released, times count from the start of what is watched, up to a second before this frame.
-            self._origin_s = math.floor(times_s[0]) if self.spread is None else self.spread.start_s
+            self._origin_s = (
+                math.floor(times_s[0]) if self.frame_selection is None else self.frame_selection.start_s
+            )
         start = 0
         while start < len(frames):
             end = min(start + settings.prefill_frames, start + clip - len(self._times_s), len(frames))
@@ -148,7 +150,7 @@ class DispiderStream(ProactiveStream):
             return None
         settings, full = self.model.settings, len(self._times_s) == self.model.options.frames_per_clip
         # On a grid, a full clip lasts until the next frame; one that is filling ends with the frame it has.
-        last_s = 1 / self.spread.avg_fps if self.spread is not None else full / settings.fps
+        last_s = 1 / self.frame_selection.avg_fps if self.frame_selection is not None else full / settings.fps
         return self.model.perceive(torch.cat(self._filling), clip_span(self._times_s, last_s))
 
     def _warn_if_long(self) -> None:
@@ -200,7 +202,7 @@ class DispiderStream(ProactiveStream):
         watch = self._watched()
         fresh, watch.polled = self.decisions[watch.polled :], len(self.decisions)
         text = "Yes" if any(decision.speaks for decision in fresh) else "No"
-        return Answer(text, (), self._bill())
+        return Answer(text, (), self._take_costs())
 
     def speak(self, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
         """See `ProactiveStream.speak`."""
@@ -265,7 +267,7 @@ class DispiderStream(ProactiveStream):
                 generation,
             )
         efficiency = dataclasses.replace(
-            self._bill(),
+            self._take_costs(),
             ttft_ms=found_ms + decoded.ttft_ms,
             per_token_ms=decoded.per_token_ms,
             new_tokens=len(decoded.token_ids),
@@ -277,12 +279,12 @@ class DispiderStream(ProactiveStream):
         )
         return Answer(decoded.text, decoded.token_ids, efficiency)
 
-    def _bill(self) -> Efficiency:
+    def _take_costs(self) -> Efficiency:
         """What the stream has done since the last bill."""
         per_frame = self.model.spec.tokens_per_frame
         return Efficiency(
             llm_tokens_mean=float(per_frame),
             llm_tokens_max=per_frame,
-            **self.encoder.bill(),
+            **self.encoder.take_costs(),
             **self.clock.take(),
         )

@@ -4,7 +4,7 @@ Source: LiveCC (CVPR 2025, arXiv 2504.16030) and its demo. The first step reads 
 one a second, by the video's time; a step is a turn of a chat: "Time=3.0-4.0s", the video of that time, and
 the model's comment, which stays in the context. Comments end with " ..." while the speaker has not finished;
 " ..." alone is silence. As in the demo, the last token of a comment is never fed: if it was the end of the
-turn, the next step brings it again; if the limit cut the comment off, that word is lost to the model.
+cos_sin, the next step brings it again; if the limit cut the comment off, that word is lost to the model.
 
 Positions: with `mrope` every step's video has three axes, as in training; the demo (`livecc`) does so in the
 first step only, and then counts up on all axes alike.
@@ -21,16 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stc_lmms.engine.api import Generation, Spread, check_frames, check_length
+from stc_lmms.engine.api import FrameSelection, Generation, check_frames, check_length
 from stc_lmms.engine.decoding import Decoded, repetition_penalty
 from stc_lmms.engine.timers import StageClock
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.memory.full import Full, FullMemory
 from stc_lmms.models.qwen_vl.config import clip_indices, clip_slice_tokens
-from stc_lmms.models.qwen_vl.encoder import SliceEncoder
+from stc_lmms.models.qwen_vl.encoder import FramePairEncoder
 from stc_lmms.models.qwen_vl.model import QwenVL, QwenVLStream
-from stc_lmms.ops.mrope import Course, Slice
-from stc_lmms.ops.positions import Placed
+from stc_lmms.ops.mrope import FramePair, MropePositions
+from stc_lmms.ops.positions import PositionedEmbeds
 from stc_lmms.settings import Settings
 from stc_lmms.video.sampling import TOLERANCE_S
 
@@ -71,7 +71,7 @@ class LiveCC(QwenVL):
     def _assemble(self, settings: Settings, *parts: Any) -> None:
         super()._assemble(settings, *parts)
         if self.options.grid == "released":
-            self.spread = partial(clip_indices, max_frames=settings.max_frames)
+            self.select_frames = partial(clip_indices, max_frames=settings.max_frames)
 
     def open_stream(self) -> "LiveCCStream":
         """A new, empty stream."""
@@ -94,10 +94,10 @@ class LiveCC(QwenVL):
 class LiveCCStream(QwenVLStream):
     """One video in a `LiveCC` model."""
 
-    def expect(self, spread: Spread) -> None:
+    def begin_clip(self, selection: FrameSelection) -> None:
         """See `Stream.expect`; how large frames become hangs on how many there are."""
-        super().expect(spread)
-        self.encoder.slice_tokens = clip_slice_tokens(spread.frames)
+        super().begin_clip(selection)
+        self.encoder.slice_tokens = clip_slice_tokens(selection.frames)
 
 
 def check_commentary(settings: Settings) -> None:
@@ -139,11 +139,11 @@ class Commentary:
     def __init__(self, model: LiveCC, query: str, max_new_tokens: int):
         self.model, self.query = model, query
         self._generation = Generation(max_new_tokens)
-        self.encoder = SliceEncoder(model, StageClock(model.device))
+        self.encoder = FramePairEncoder(model, StageClock(model.device))
         self.memory = FullMemory(model.llm, Full())
         self.comments: list[Comment] = []
         self.positions: Tensor | None = None
-        self._course = Course()
+        self._course = MropePositions()
         self._seen: set[int] = set()
         self._steps = 0
         self._images: list[np.ndarray] = []  # of the step that is filling
@@ -214,7 +214,7 @@ class Commentary:
     def advance(
         self,
         before_ids: Sequence[int],
-        slices: Sequence[Slice],
+        slices: Sequence[FramePair],
         behind_ids: Sequence[int],
         trace: list[Tensor] | None = None,
     ) -> Decoded:
@@ -236,8 +236,8 @@ class Commentary:
             course.text(one.tokens_KD) if flat else course.slice(one, number)
             for number, one in enumerate(slices)
         ]
-        prompt = Placed.join([*pieces, course.text(model.embed(behind_ids))])
-        self.positions = prompt.places_AL
+        prompt = PositionedEmbeds.join([*pieces, course.text(model.embed(behind_ids))])
+        self.positions = prompt.position_ids_AL
         self._seen.update(before_ids, behind_ids, [model.video_id] if slices else [])
         self._steps += 1
 

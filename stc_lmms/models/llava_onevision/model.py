@@ -49,7 +49,7 @@ from stc_lmms.models.llava_onevision.config import (
 )
 from stc_lmms.ops.attention import kernel
 from stc_lmms.ops.grid import halve, halved
-from stc_lmms.ops.positions import Closed, Line, Placed
+from stc_lmms.ops.positions import ContiguousPositions, DensePositions, PositionedEmbeds
 from stc_lmms.ops.transfer import to_device
 from stc_lmms.settings import Settings
 from stc_lmms.towers import open_tower
@@ -123,8 +123,10 @@ class LlavaOnevision(StreamingModel):
         self.device, self.dtype = model.device, model.dtype
         self.tower = open_tower(model.model.vision_tower, config.vision_feature_layer)
         options = settings.build_model_options()
-        self.prompt, self.keeps_places = options.prompt, options.positions == "original"
-        self.llm = (compat_llm.PlacedLanguageModel if self.keeps_places else compat_llm.LanguageModel)(model)
+        self.prompt, self.keeps_positions = options.prompt, options.positions == "original"
+        self.llm = (compat_llm.PositionedLanguageModel if self.keeps_positions else compat_llm.LanguageModel)(
+            model
+        )
         self.method, self.memory = settings.build_method(), settings.build_memory()
         self.tokens_per_frame = tokens_per_frame(config)
         grid = patch_grid(config)
@@ -224,7 +226,7 @@ class LlavaOnevisionStream(Stream):
         method = self.model.method
         self.memory.close()
         self.memory = self.model.memory.open(self.model.llm)
-        self.places = Line() if self.model.keeps_places else Closed()
+        self.positions = DensePositions() if self.model.keeps_positions else ContiguousPositions()
         self.encoder.reset()
         self.token_state = method.token.open_state() if method.token else None
         self.times_s: list[float] = []
@@ -271,12 +273,14 @@ class LlavaOnevisionStream(Stream):
                 compressed, self.token_state = method.token.compress(tokens, context, self.token_state)
         with self.clock.stage("prefill_ms"):
             self._prefill_prefix()
-            self.memory.append(self._placed(compressed, self.places), compressed.tokens_per_frame)
+            self.memory.append(self._positioned(compressed, self.positions), compressed.tokens_per_frame)
         self.times_s.extend(times_s)
         self.kept.extend(compressed.tokens_per_frame)
 
-    def _placed(self, found: Compressed, places: Closed | Line) -> Tensor | Placed:
-        return places.frames(found.tokens_MD, found.kept_M, len(found.tokens_per_frame), self._tokens)
+    def _positioned(
+        self, found: Compressed, positions: ContiguousPositions | DensePositions
+    ) -> Tensor | PositionedEmbeds:
+        return positions.frames(found.tokens_MD, found.kept_M, len(found.tokens_per_frame), self._tokens)
 
     def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """LLM tokens [F,N,D] of the next F frames, before the token method.
@@ -298,7 +302,7 @@ class LlavaOnevisionStream(Stream):
         if self.memory.length == 0:
             prefix, _ = self.model.prompt_parts("")
             if prefix:
-                self.memory.begin(self.places.text(self.model.embed_text(prefix)))
+                self.memory.begin(self.positions.text(self.model.embed_text(prefix)))
 
     @torch.no_grad()
     def ask(
@@ -315,20 +319,20 @@ class LlavaOnevisionStream(Stream):
         kv_bytes, state_bytes = self.memory.nbytes, self.nbytes
         self.clock.wait()  # the time to the first token begins with the question
         start = time.perf_counter()
-        prompt, places = self._question(question, generation.opening)
+        prompt, positions = self._question(question, generation.opening)
         searched_by = model.embed_text(question if search is None else search)
         with self.memory.ask(searched_by) as reader:
             found_ms = (time.perf_counter() - start) * 1e3  # what is queued still is waited for below
             decoded = greedy(
                 reader,
                 prompt,
-                lambda ids: places.text(model.llm.embed(ids)),
+                lambda ids: positions.text(model.llm.embed(ids)),
                 lambda ids: model.processor.tokenizer.decode(ids, skip_special_tokens=True),
                 model.eos_ids,
                 generation,
             )
             context_tokens = reader.context_tokens + len(prompt)
-        efficiency = self._bill()
+        efficiency = self._take_costs()
         efficiency = dataclasses.replace(
             efficiency,
             ttft_ms=found_ms + decoded.ttft_ms,
@@ -342,22 +346,24 @@ class LlavaOnevisionStream(Stream):
         )
         return Answer(decoded.text, decoded.token_ids, efficiency)
 
-    def question_embeds(self, question: str, opening: str = "") -> Tensor | Placed:
+    def question_embeds(self, question: str, opening: str = "") -> Tensor | PositionedEmbeds:
         """Embeddings [L,D] of all that comes behind the memory.
 
         Frames that the method still holds back, newline (if any), question, and the answer's opening.
         """
         return self._question(question, opening)[0]
 
-    def _question(self, question: str, opening: str) -> tuple[Tensor | Placed, Closed | Line]:
-        """That, and the places that go on behind it."""
-        places, pending = self.places.copy(), self._pending()
-        pieces = [] if pending is None else [self._placed(pending, places)]
+    def _question(
+        self, question: str, opening: str
+    ) -> tuple[Tensor | PositionedEmbeds, ContiguousPositions | DensePositions]:
+        """That, and the positions that go on behind it."""
+        positions, pending = self.positions.copy(), self._pending()
+        pieces = [] if pending is None else [self._positioned(pending, positions)]
         _, suffix = self.model.prompt_parts(question)
         embeds = self.model.embed_text(suffix + opening)
         if self.model.prompt == "chat" and self.times_s:
             embeds = torch.cat((self.model.model.model.image_newline[None].to(embeds), embeds))
-        return places.join([*pieces, places.text(embeds)]), places
+        return positions.join([*pieces, positions.text(embeds)]), positions
 
     def _pending(self) -> Compressed | None:
         token = self.model.method.token
@@ -368,11 +374,11 @@ class LlavaOnevisionStream(Stream):
         pending = self._pending()
         return usage(self.kept if pending is None else [*self.kept, *pending.tokens_per_frame])
 
-    def _bill(self) -> Efficiency:
+    def _take_costs(self) -> Efficiency:
         """What the stream has done since the last bill."""
         kept = self._usage()
         return Efficiency(
-            **self.encoder.bill(),
+            **self.encoder.take_costs(),
             llm_tokens_mean=kept.mean,
             llm_tokens_max=kept.maximum,
             **self.clock.take(),

@@ -20,7 +20,7 @@ from stc_lmms.engine.timers import StageClock
 from stc_lmms.errors import StcError
 from stc_lmms.methods.base import Compressed, Context
 from stc_lmms.models.qwen_vl.config import frame_size
-from stc_lmms.ops.mrope import Slice
+from stc_lmms.ops.mrope import FramePair
 from stc_lmms.ops.transfer import to_device
 from stc_lmms.towers import Patches
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _Held = list[tuple[float, Tensor | None]]
 
 
-class SliceEncoder:
+class FramePairEncoder:
     """The visual half of one stream.
 
     Attributes:
@@ -71,7 +71,7 @@ class SliceEncoder:
         held = sum(deep.nbytes for _, deep in self._held if deep is not None)
         return held + self.runner.nbytes + sum(state.nbytes for state in states if state is not None)
 
-    def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> Iterator[list[Slice]]:
+    def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> Iterator[list[FramePair]]:
         """Slices that the next frames complete, in groups of `prefill_frames` frames."""
         if not len(frames):
             return
@@ -91,7 +91,7 @@ class SliceEncoder:
 
     def encode(
         self, patches: Patches, times_s: Sequence[float], resized: Tensor | None = None
-    ) -> list[Slice]:
+    ) -> list[FramePair]:
         """Slices that are given out when the patches of the next S slices have come.
 
         Args:
@@ -109,7 +109,7 @@ class SliceEncoder:
         self.kept.extend(len(one.kept_K) for one in given)
         return given
 
-    def peek(self) -> list[Slice]:
+    def peek(self) -> list[FramePair]:
         """What a question sees beyond the slices given out: those held back, and an odd last frame."""
         token, state, held, given = self.model.method.token, self._token_state, self._held, []
         if self._odd is not None:
@@ -187,7 +187,7 @@ class SliceEncoder:
         patches: Patches,
         times_s: Sequence[float],
         resized: Tensor | None,
-    ) -> tuple[list[Slice], Any, _Held]:
+    ) -> tuple[list[FramePair], Any, _Held]:
         """Slices given out, and the new state of the token method; the present one stays as it is."""
         token, merge = self.model.method.token, self.model.tower.merge
         grid = (patches.size[0] // merge, patches.size[1] // merge)
@@ -208,13 +208,13 @@ class SliceEncoder:
         return given, state, held[len(given) :]
 
     @staticmethod
-    def _slices(compressed: Compressed, held: _Held, grid: tuple[int, int]) -> list[Slice]:
+    def _slices(compressed: Compressed, held: _Held, grid: tuple[int, int]) -> list[FramePair]:
         """The slices of a compression, the oldest of those held first."""
         total, slices, at = grid[0] * grid[1], [], 0
         for number, count in enumerate(compressed.tokens_per_frame):
             kept = compressed.kept_M[at : at + count] - number * total
             time_s, deep = held[number]
             chosen = None if deep is None else deep.index_select(1, kept)
-            slices.append(Slice(compressed.tokens_MD[at : at + count], kept, grid, time_s, chosen))
+            slices.append(FramePair(compressed.tokens_MD[at : at + count], kept, grid, time_s, chosen))
             at += count
         return slices

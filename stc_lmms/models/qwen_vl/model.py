@@ -42,10 +42,10 @@ from stc_lmms.errors import CheckpointError
 from stc_lmms.memory.base import Reader
 from stc_lmms.methods.budget import Usage, usage
 from stc_lmms.models.qwen_vl.config import check_fit, check_settings, has_stamps, time_stride
-from stc_lmms.models.qwen_vl.encoder import SliceEncoder
+from stc_lmms.models.qwen_vl.encoder import FramePairEncoder
 from stc_lmms.ops.attention import kernel
-from stc_lmms.ops.mrope import Course, Slice
-from stc_lmms.ops.positions import Placed
+from stc_lmms.ops.mrope import FramePair, MropePositions
+from stc_lmms.ops.positions import PositionedEmbeds
 from stc_lmms.ops.transfer import to_device
 from stc_lmms.settings import Settings
 from stc_lmms.towers import Patches, open_tower
@@ -193,8 +193,8 @@ class QwenVL(StreamingModel):
     def decode(
         self,
         reader: Reader,
-        prompt: Placed,
-        course: Course,
+        prompt: PositionedEmbeds,
+        course: MropePositions,
         generation: Generation,
         adjust: Any,
     ) -> Decoded:
@@ -216,7 +216,7 @@ class QwenVLStream(Stream):
     def __init__(self, model: QwenVL):
         self.model = model
         self.clock = StageClock(model.device)
-        self.encoder = SliceEncoder(model, self.clock)
+        self.encoder = FramePairEncoder(model, self.clock)
         self.memory = model.memory.open(model.llm)
         self.reset()
 
@@ -225,9 +225,9 @@ class QwenVLStream(Stream):
         self.memory.close()
         self.memory = self.model.memory.open(self.model.llm)
         self.encoder.reset()
-        self.spread = None
+        self.frame_selection = None
         self.times_s: list[float] = []
-        self._course, self._slices = Course(), 0
+        self._course, self._slices = MropePositions(), 0
         self._seen: set[int] = set()  # ids that stand in the context
         self.clock.take()
         self._billed = (0, 0, 0, 0)
@@ -257,21 +257,21 @@ class QwenVLStream(Stream):
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """See `Stream.observe`; a frame without a partner waits for the next one."""
-        check_frames(frames, times_s, self.position_s, again=self.spread is not None)
+        check_frames(frames, times_s, self.position_s, again=self.frame_selection is not None)
         check_length(self.model.settings.max_frames, len(self.times_s) + len(frames))
         for slices in self.encoder.observe(frames, times_s):
             with self.clock.stage("prefill_ms"):
                 self.prefill(slices)
         self.times_s.extend(times_s)
 
-    def prefill(self, slices: Sequence[Slice]) -> None:
+    def prefill(self, slices: Sequence[FramePair]) -> None:
         """Append the next slices to the memory."""
         self._begin()
         if not slices:
             return
         pieces = self._place(self._course, slices, self._slices, self._seen)
         self._slices += len(slices)
-        self.memory.append(Placed.join(pieces), [len(piece) for piece in pieces])
+        self.memory.append(PositionedEmbeds.join(pieces), [len(piece) for piece in pieces])
 
     def _begin(self) -> None:
         if self.memory.length == 0:
@@ -279,7 +279,9 @@ class QwenVLStream(Stream):
             self._seen.update(ids)
             self.memory.begin(self._course.text(self.model.embed(ids)))
 
-    def _place(self, course: Course, slices: Sequence[Slice], number: int, seen: set[int]) -> list[Placed]:
+    def _place(
+        self, course: MropePositions, slices: Sequence[FramePair], number: int, seen: set[int]
+    ) -> list[PositionedEmbeds]:
         """The slices `number`.. of the video with all that belongs to them; `seen` gets the ids."""
         model = self.model
         seen.update([model.video_id] * len(slices))
@@ -328,7 +330,7 @@ class QwenVLStream(Stream):
                 )
             context_tokens = reader.context_tokens + len(prompt)
         efficiency = dataclasses.replace(
-            self._bill(usage([*self.kept, *kept])),
+            self._take_costs(usage([*self.kept, *kept])),
             ttft_ms=prompt_ms + decoded.ttft_ms,
             per_token_ms=decoded.per_token_ms,
             new_tokens=len(decoded.token_ids),
@@ -340,7 +342,7 @@ class QwenVLStream(Stream):
         )
         return Answer(decoded.text, decoded.token_ids, efficiency)
 
-    def _choose(self, reader: Reader, prompt: Placed, seen: Collection[int]) -> Decoded:
+    def _choose(self, reader: Reader, prompt: PositionedEmbeds, seen: Collection[int]) -> Decoded:
         """The candidate whose last token is the likeliest; nothing is generated."""
         ids = [self.model.ids("\n" + word)[-1] for word in CHOICES]
 
@@ -349,16 +351,18 @@ class QwenVLStream(Stream):
             allowed[ids] = logits[ids]
             return allowed
 
-        decoded = self.model.decode(reader, prompt, Course(), Generation(max_new_tokens=1), only)
+        decoded = self.model.decode(reader, prompt, MropePositions(), Generation(max_new_tokens=1), only)
         (token,) = decoded.token_ids
         return dataclasses.replace(decoded, text=CHOICES[ids.index(token)])
 
     @torch.no_grad()
-    def question_embeds(self, question: str, opening: str = "") -> Placed:
+    def question_embeds(self, question: str, opening: str = "") -> PositionedEmbeds:
         """All that comes behind the memory: slices not given out yet, question, the answer's opening."""
         return self._question(question, opening)[0]
 
-    def _question(self, question: str, opening: str) -> tuple[Placed, Course, list[int], set[int]]:
+    def _question(
+        self, question: str, opening: str
+    ) -> tuple[PositionedEmbeds, MropePositions, list[int], set[int]]:
         """That, the places that go on behind it, the tokens of its slices, and all ids up to there."""
         model = self.model
         course = self._course.copy(first=int(self.memory.forgotten_frames * model.stride))
@@ -366,10 +370,10 @@ class QwenVLStream(Stream):
         ids = model.ids(model.prompt_parts(question)[1] + opening)
         seen = self._seen | set(ids)
         pieces = self._place(course, slices, self._slices, seen)
-        prompt = Placed.join([*pieces, course.text(model.embed(ids))])
+        prompt = PositionedEmbeds.join([*pieces, course.text(model.embed(ids))])
         return prompt, course, [len(one.kept_K) for one in slices], seen
 
-    def _bill(self, kept: Usage) -> Efficiency:
+    def _take_costs(self, kept: Usage) -> Efficiency:
         """What the stream has done since the last bill."""
         encoder = self.encoder
         now = (len(self.times_s), encoder.tower_tokens, encoder.recomputed, encoder.graphed)

@@ -18,7 +18,7 @@ from stc_lmms.bench.entry import (
     model_shape,
 )
 from stc_lmms.bench.options import Options
-from stc_lmms.bench.work import Job, ModelShape, Work, stages
+from stc_lmms.bench.work import ModelShape, Work, Workload, stages
 from stc_lmms.errors import SettingsError
 from stc_lmms.models.streamforest import config as streamforest_config
 from stc_lmms.models.streamforest.config import StreamForestSpec
@@ -79,7 +79,7 @@ class StreamForestEntry:
         before, behind = (len(model.embed_text(part)) for part in (PREFIX, suffix(QUESTION, sentence)))
         return before, behind
 
-    def stages(self, model: StreamForest, job: Job) -> dict[str, Work] | None:
+    def stages(self, model: StreamForest, job: Workload) -> dict[str, Work] | None:
         """See `Entry.stages`: of the tower alone, for what is prefilled depends on the frames."""
         known = stages(self.shape(model), model.method, job)
         return None if known is None else {"vit_ms": known["vit_ms"]}

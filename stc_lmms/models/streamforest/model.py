@@ -53,7 +53,7 @@ from stc_lmms.towers import open_tower
 from stc_lmms.video.sampling import spread_indices
 
 MOMENTS = 512  # rows of the temporal table; later frames begin anew
-SPREAD_FRAMES = 2048  # at most, in the released evaluation
+MAX_SELECTED_FRAMES = 2048  # at most, in the released evaluation
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def pixel_values(frames: np.ndarray, side: int, device: torch.device, dtype: tor
     return ((pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5).to(dtype)
 
 
-class Places:
+class PositionCodes:
     """Codes of where and when a token is, as they are added to it.
 
     Args:
@@ -212,14 +212,14 @@ class StreamForest(StreamingModel):
         self.method = settings.build_method()
         self.tower, self.llm = open_tower(networks.vision), compat_llm.LanguageModel(networks.decoder)
         self.device, self.dtype = self.llm.device, self.llm.dtype
-        self.places = Places(spec.grid, spec.vision.hidden_size, self.device, self.dtype)
+        self.position_codes = PositionCodes(spec.grid, spec.vision.hidden_size, self.device, self.dtype)
         self.eos_ids: frozenset[int] = frozenset()
         if tokenizer is not None:
             end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
             self.eos_ids = compat.eos_ids(networks.decoder, tokenizer) | {i for i in [end] if i is not None}
         if self.options.grid == "dynamic_fps1":
-            limit = settings.max_frames or SPREAD_FRAMES
-            self.spread = lambda count, fps, clip_s: spread_indices(count, fps, clip_s, limit)
+            limit = settings.max_frames or MAX_SELECTED_FRAMES
+            self.select_frames = lambda count, fps, clip_s: spread_indices(count, fps, clip_s, limit)
         self.capture = CudaCapture(self.device, settings.cuda_graphs)
         note_unknown_role(self.capture, self.method.tower)
 
@@ -264,7 +264,7 @@ class StreamForestStream(Stream):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.spread = None
+        self.frame_selection = None
         self.encoder.reset()
         self.forest.reset()
         self.times_s: list[float] = []
@@ -292,7 +292,7 @@ class StreamForestStream(Stream):
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """See `Stream.observe`; encodes in groups of `prefill_frames`."""
-        check_frames(frames, times_s, self.position_s, again=self.spread is not None)
+        check_frames(frames, times_s, self.position_s, again=self.frame_selection is not None)
         settings = self.model.settings
         check_length(settings.max_frames, len(self.times_s) + len(frames))
         for start in range(0, len(frames), settings.prefill_frames):
@@ -302,7 +302,7 @@ class StreamForestStream(Stream):
                 pixels = self.model.pixels(frames[group])
             features = self.encoder.encode(pixels)
             with self.clock.stage("method_ms"):
-                self.forest.append(self.model.places.add(features, len(self.times_s)))
+                self.forest.append(self.model.position_codes.add(features, len(self.times_s)))
             self.times_s.extend(times_s[group])
 
     @torch.no_grad()
@@ -361,7 +361,7 @@ class StreamForestStream(Stream):
             )
             context_tokens = reader.context_tokens + len(prompt_LD)
         efficiency = Efficiency(
-            **self.encoder.bill(),
+            **self.encoder.take_costs(),
             **self.clock.take(),
             llm_tokens_mean=self._visual / len(self.times_s),
             llm_tokens_max=model.options.now_tokens,
