@@ -8,8 +8,8 @@ the memory.
 Frames may be ragged, that is, have any number of tokens, also none. No memory here needs equal frames.
 
 Models that position tokens themselves, as those with M-RoPE do, pass `ops.positions.PositionedEmbeds`
-wherever embeddings are expected here. A memory hands them to `LanguageModel.hidden` and asks that model for position
-ids and rotations; a memory that counts positions itself is `one_axis`, and refused for such models.
+wherever embeddings are expected here. A memory hands them to `LanguageModel.hidden` and asks that model for
+position ids and rotations; a memory that counts positions itself is `one_axis`, refused for such models.
 
 What is told of every memory (tests/memory/test_contract.py):
   - what a question reads depends on the frames, not on how they were cut into `append` calls;

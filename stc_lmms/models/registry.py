@@ -14,7 +14,7 @@ To add a model:
    (`fps`, `method`, `token_budget`, ...). If the model can only run on a memory of its own, name it as
    `own_memory`: `settings.memory` is that name then, `build_memory()` is None, and any other is refused. Its
    hyper-parameters are fields of the model's options.
-4. Add three lines to the end of `harness/lmms_eval.py`: `class MyModelStc(Harness)`, its docstring and
+4. Add three lines to the end of `eval/lmms_eval.py`: `class MyModelStc(Harness)`, its docstring and
    `registered = "my_model"`. lmms-eval then knows it as `my_model_stc`, and so does `stc-vlmeval`.
 
 Settings, `stc-lmms stream`, `compare` and `methods`, journal and records work from there. `show` draws the

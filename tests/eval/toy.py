@@ -16,7 +16,7 @@ from stc_lmms.eval.lmms_eval import Harness
 from stc_lmms.models.registry import Model
 from stc_lmms.settings import Settings
 
-HERE = "tests.harness.toy"
+HERE = "tests.eval.toy"
 
 
 @dataclasses.dataclass(frozen=True)
