@@ -23,7 +23,7 @@ from stc_lmms.engine.api import open_device
 from stc_lmms.engine.graphs import CudaCapture
 from stc_lmms.engine.timers import environment
 from stc_lmms.methods.stc_cacher import STCCacher
-from stc_lmms.methods.stc_cacher_roles import Plan
+from stc_lmms.methods.stc_cacher_roles import FrameRoles
 from stc_lmms.models.streamforest.config import SO400M
 from stc_lmms.ops import rows
 from stc_lmms.towers import Tower, open_tower
@@ -90,7 +90,7 @@ def _runs(tower: Tower, pixels: Tensor) -> dict[str, tuple[Callable, Callable[[]
     }
     for name, kernels in KERNELS.items():
         with kernels():
-            for role, plan in (("reference", Plan((True,))), ("selective", Plan((False,)))):
+            for role, plan in (("reference", FrameRoles((True,))), ("selective", FrameRoles((False,)))):
                 found[f"frame {role} {name}"] = kernels, _graph(capture, _frame(tower, cacher, pixels, plan))
 
         def group() -> Tensor:
@@ -100,7 +100,7 @@ def _runs(tower: Tower, pixels: Tensor) -> dict[str, tuple[Callable, Callable[[]
     return found
 
 
-def _frame(tower: Tower, cacher: STCCacher, pixels: Tensor, plan: Plan) -> Callable[[], Tensor]:
+def _frame(tower: Tower, cacher: STCCacher, pixels: Tensor, plan: FrameRoles) -> Callable[[], Tensor]:
     state = cacher.open_state()
     cacher.encode(tower, pixels[:1], state)  # makes the references
 

@@ -21,10 +21,10 @@ from tests.conftest import QUIRKS
 
 def test_every_model_has_a_name_with_every_method():
     found = vlmeval.model_presets()
-    assert found["llava_ov_stc"] == vlmeval.MethodSpec("llava_ov", {})
+    assert found["llava_ov_stc"] == vlmeval.ModelPreset("llava_ov", {})
     assert found["llava_ov_stc_demo"].args == {"pretrained": "demo"}
     assert found["llava_ov_stc_demo_none"].args == {"pretrained": "demo", "method": "none"}
-    assert found["dispider_stc_stc_cacher"] == vlmeval.MethodSpec("dispider", {"method": "stc_cacher"})
+    assert found["dispider_stc_stc_cacher"] == vlmeval.ModelPreset("dispider", {"method": "stc_cacher"})
     demos = sum(model.demo for model in registry.MODELS.values())
     assert len(found) == (len(registry.MODELS) + demos) * (1 + len(METHODS))
 
@@ -40,10 +40,10 @@ def test_models_and_datasets_come_from_the_command_line_or_a_file(tmp_path):
     models, data = vlmeval._asked(options(config=path))
     assert data == {"d": {}}
     classes = {"LlavaOvStc": "llava_ov"}
-    assert vlmeval._preset("m", models["m"], classes) == vlmeval.MethodSpec("llava_ov", {"method": "none"})
+    assert vlmeval._preset("m", models["m"], classes) == vlmeval.ModelPreset("llava_ov", {"method": "none"})
     assert vlmeval._preset("m", {"class": "Qwen2VLChat"}, classes) is None
     demo = vlmeval._preset("llava_ov_stc_demo", {"fps": 1}, classes)
-    assert demo == vlmeval.MethodSpec("llava_ov", {"pretrained": "demo", "fps": 1})
+    assert demo == vlmeval.ModelPreset("llava_ov", {"pretrained": "demo", "fps": 1})
     assert vlmeval._preset("nobody", {}, classes) is None
 
 

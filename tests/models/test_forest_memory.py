@@ -126,7 +126,7 @@ def test_a_gpu_does_not_wait_while_no_event_is_cut():
             forest.append(frames[end - 1 : end])
         assert not forest.events and not gpu.waits
         forest.append(frames[7:8])
-        assert len(forest.events) == 1 and gpu.waits == {"forest:Forest._cut_event"}
+        assert len(forest.events) == 1 and gpu.waits == {"memory:Forest._cut_event"}
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,8 @@ def test_streamforest_waits_for_similarities(tmp_path):
     args = {"now_tokens": 36, "short_frames": 4, "short_tokens": 12, "event_window": 3, "long_tokens": 6}
     args |= {"long_quota": 36, "pretrained": str(folder), "device": "cpu", "method": "stc_cacher"}
     model = registered("streamforest").load_class()(resolve(args, {}, model="streamforest"))
-    compared = {"forest:Forest._compare"}
-    assert waits(model, *scene(24)) == ({"forest:Forest._cut_event"} | compared, compared | DECODING)
+    compared = {"memory:Forest._compare"}
+    assert waits(model, *scene(24)) == ({"memory:Forest._cut_event"} | compared, compared | DECODING)
 
 
 @pytest.mark.parametrize("layout", ["v1", "v2"])

@@ -209,7 +209,7 @@ def test_a_run_that_checked_nothing_is_no_success(capsys, tmp_path):
     for json_option in ([], ["--json"]):
         assert main([str(tmp_path), *json_option]) == 2
         out, err = capsys.readouterr()
-        assert err == "stc-lmms: error: nothing was checked: all 2 cases were skipped\n"
+        assert err == "parity: error: nothing was checked: all 2 cases were skipped\n"
     assert json.loads(out)["skipped"] == 2
 
 
@@ -260,4 +260,4 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(capsys, tmp_path, conte
     assert main([str(folder), *argv]) == 2
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
-    assert out == "" and line.startswith("stc-lmms: error: ") and told in line
+    assert out == "" and line.startswith("parity: error: ") and told in line

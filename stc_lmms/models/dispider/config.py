@@ -84,12 +84,12 @@ class DispiderSpec:
             (("mm_projector_type", "perception_projector_type"), "pool"),
             (("mm_vision_select_feature", "perception_select_feature"), "patch"),
         ):
-            fields.begin_clip(names, wanted)
+            fields.expect(names, wanted)
         for names in (
             ("compress_projector_type", "decision_projector_type"),
             ("clip_projector_type", "perception_projector_type"),
         ):
-            _Fields(folder, root).begin_clip(names, "mlp2x_gelu")
+            _Fields(folder, root).expect(names, "mlp2x_gelu")
         decision = qwen2_config(nested)
         width = _Fields(folder, root).get(int, "compress_hidden_size", "decision_hidden_size")
         if width != decision.hidden_size:
