@@ -9,6 +9,7 @@ from pathlib import Path
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.models.registry import model
 
+HELP = "methods at equal budgets, in one process"
 DESCRIPTION = (
     "Runs every method at every budget through lmms-eval's evaluator, in one process, and prints accuracy "
     "and cost. Start it again with the same output to go on where it was."

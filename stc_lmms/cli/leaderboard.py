@@ -8,6 +8,7 @@ from pathlib import Path
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.suggest import unknown
 
+HELP = "all runs as tables and one HTML page"
 DESCRIPTION = (
     "Finds runs below the folders, those of stc-lmms and plain result files of lmms-eval and VLMEvalKit, and "
     "writes leaderboard.md, .csv, .json and .html."

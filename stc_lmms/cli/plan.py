@@ -8,6 +8,7 @@ from typing import Any
 from stc_lmms.align import table
 from stc_lmms.errors import SettingsError
 
+HELP = "what a benchmark reads and costs"
 DESCRIPTION = (
     "What a benchmark costs, from its annotation files alone: by the published protocol, which encodes one "
     "clip per question, and by ours, which plays every video once. Or what a sweep costs: GPU hours, memory "

@@ -1,33 +1,32 @@
 """`stc-lmms run`: one recipe, checked in full before anything is loaded."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
+from stc_lmms.cli import harness
 from stc_lmms.errors import SettingsError
 from stc_lmms.eval import run_config
 
-DESCRIPTION = "Runs a recipe of model_configs/, or of a YAML file, with lmms-eval. Start it again to go on."
+HELP = "run one recipe of model_configs/"
+DESCRIPTION = (
+    "Runs a recipe of model_configs/, or a YAML file of your own, with lmms-eval. Repeat the command "
+    "to resume an interrupted run."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("recipe", help="a name in model_configs/ (see --list), or a YAML file", nargs="?")
     parser.add_argument("--list", action="store_true", help="print the names of all recipes")
-    parser.add_argument("--tasks", help="instead of the recipe's, with commas")
+    parser.add_argument("--tasks", help="comma-separated, instead of the recipe's")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="instead of the recipe's output_path")
     parser.add_argument(
-        "--model_args", "--model-args", default="", help="replace the recipe's: name=value,..."
+        "--model_args", "--model-args", default="", help="override model arguments: name=value,..."
     )
 
 
-def run(args: argparse.Namespace, harness: Callable[[list[str]], int]) -> int:
-    """Run it.
-
-    Args:
-        args: parsed options.
-        harness: lmms-eval's command line.
-    """
+def run(args: argparse.Namespace) -> int:
+    """Run the recipe, or print the names of all."""
     if args.list:
         for path in sorted(run_config.model_configs_root().glob("*.yaml")):
             first = path.read_text(encoding="utf-8").splitlines()[0]
@@ -37,8 +36,8 @@ def run(args: argparse.Namespace, harness: Callable[[list[str]], int]) -> int:
         raise SettingsError("name a recipe; stc-lmms run --list prints them")
     from stc_lmms.settings import parse_args
 
-    recipe = run_config.read(args.recipe, parse_args(args.model_args))
-    run_config.check(recipe)
-    output = args.output or recipe.others.get("output_path") or f"results/{recipe.name}"
+    config = run_config.read(args.recipe, parse_args(args.model_args))
+    run_config.check(config)
+    output = args.output or config.others.get("output_path") or f"results/{config.name}"
     changes = {"tasks": args.tasks} if args.tasks else {}
-    return harness(recipe.command_line(output_path=output, log_samples=True, **changes))
+    return harness.run(config.command_line(output_path=output, log_samples=True, **changes))

@@ -12,6 +12,7 @@ from stc_lmms.errors import SettingsError, StcError, VideoError
 if TYPE_CHECKING:
     import numpy as np
 
+HELP = "a picture of what a method recomputes and keeps"
 DESCRIPTION = (
     "Draws the first frames of a video, each with the patches that the vision tower recomputed and the LLM "
     "tokens that were kept."

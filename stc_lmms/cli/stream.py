@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from stc_lmms.errors import SettingsError
 
+HELP = "answer while a video, camera or network stream is running"
 DESCRIPTION = (
     "Answers at given stream times while frames arrive. SOURCE is a file, a pipe, - for standard input, an "
     "address (rtsp://...), or the number of a camera."

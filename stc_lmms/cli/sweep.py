@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stc_lmms.sweep.slurm import Element
     from stc_lmms.sweep.spec import SlurmOptions
 
+HELP = "many recipes on many GPUs"
 DESCRIPTION = (
     "Runs recipes x tasks x shards: stc-lmms sweep SWEEP.yaml, then status, resume, cancel, logs or merge "
     "with the sweep's folder. See docs/cluster.md."
@@ -41,16 +42,16 @@ def with_default(argv: Sequence[str]) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    commands = parser.add_subparsers(metavar="what", required=True)
+    commands = parser.add_subparsers(metavar="action", required=True)
     start = commands.add_parser("start", help="plan and start a sweep; the word may be left out")
     start.add_argument("spec", type=Path, metavar="SWEEP.yaml")
     _add_execution(start)
-    start.set_defaults(run=_start)
+    start.set_defaults(action=_start)
 
     resume = commands.add_parser("resume", help="go on with whatever is not done; nothing is done twice")
     resume.add_argument("folder", type=Path)
     _add_execution(resume)
-    resume.set_defaults(run=_resume)
+    resume.set_defaults(action=_resume)
 
     status = commands.add_parser(
         "status", help="a table of what is done, running and failed, and the time left"
@@ -60,20 +61,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--watch", type=float, metavar="SECONDS", help="show it again and again until the end"
     )
     status.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    status.set_defaults(run=_status)
+    status.set_defaults(action=_status)
 
     cancel = commands.add_parser("cancel", help="stop all jobs; resume goes on with them")
     cancel.add_argument("folder", type=Path)
-    cancel.set_defaults(run=_cancel)
+    cancel.set_defaults(action=_cancel)
 
     logs = commands.add_parser("logs", help="the end of a job's log, or of all failed ones")
     logs.add_argument("folder", type=Path)
     logs.add_argument("job", nargs="?", help="recipe/task/shard, as status names it")
-    logs.set_defaults(run=_logs)
+    logs.set_defaults(action=_logs)
 
     merge = commands.add_parser("merge", help="put the shards together, rebuild the leaderboard")
     merge.add_argument("folder", type=Path)
-    merge.set_defaults(run=_merge)
+    merge.set_defaults(action=_merge)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    return args.action(args)
 
 
 def _add_execution(parser: argparse.ArgumentParser) -> None:
