@@ -14,8 +14,8 @@ from typing import Any
 from stc_lmms.align import table
 from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.plan import public_shape
-from stc_lmms.bench.work import Workload as Clip
 from stc_lmms.bench.work import ModelShape, kv_bytes_per_token, reference_bytes, stages
+from stc_lmms.bench.work import Workload as Clip
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.eval.run_config import RunConfig, check
 from stc_lmms.settings import Settings
