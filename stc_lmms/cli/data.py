@@ -1,35 +1,34 @@
-"""`stc-lmms data`: download benchmark data and check the videos on disk."""
+"""`stc-lmms data`: download a benchmark, and check its videos."""
 
 import argparse
 import json
 from pathlib import Path
 
+HELP = "fetch and check benchmark data"
+DESCRIPTION = "Downloads and unpacks a benchmark (fetch), or checks that its videos are usable (verify)."
+FETCHED = ("ovobench", "streamingbench")
+CHECKED = (*FETCHED, "mlvu", "egoschema", "videomme", "ovobench_mini", "streamingbench_mini")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the `fetch` and `verify` sub-commands."""
-    commands = parser.add_subparsers(metavar="what", required=True)
-    fetch = commands.add_parser("fetch", help="download and unpack a benchmark")
-    fetch.add_argument("benchmark", choices=["ovobench", "streamingbench"])
+    """The options of the command."""
+    actions = parser.add_subparsers(metavar="action", required=True)
+    fetch = actions.add_parser("fetch", help="download and unpack a benchmark")
+    fetch.add_argument("benchmark", choices=FETCHED)
     fetch.add_argument("--to", type=Path, required=True, help="folder to fill")
-    fetch.add_argument("--parts", type=lambda text: text.split(","), help="only these, with commas")
     fetch.add_argument("--delete-parts", action="store_true", help="delete each archive once it is unpacked")
-    fetch.set_defaults(run=_fetch)
-    check = commands.add_parser("verify", help="report missing, undecodable, cut off and too short videos")
-    check.add_argument(
-        "benchmark",
-        choices=[
-            "ovobench",
-            "streamingbench",
-            "mlvu",
-            "egoschema",
-            "videomme",
-            "ovobench_mini",
-            "streamingbench_mini",
-        ],
-    )
-    check.add_argument("--parts", type=lambda text: text.split(","), help="only these, with commas")
+    fetch.set_defaults(action=_fetch)
+    check = actions.add_parser("verify", help="report missing, undecodable, truncated and too short videos")
+    check.add_argument("benchmark", choices=CHECKED)
     check.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    check.set_defaults(run=_verify)
+    check.set_defaults(action=_verify)
+    for each in (fetch, check):
+        each.add_argument("--parts", type=lambda text: text.split(","), help="only these, comma-separated")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    return args.action(args)
 
 
 def _fetch(args: argparse.Namespace) -> int:
