@@ -1,0 +1,124 @@
+"""The direction of imports: no circles, and nothing heavy where a listing or a table is all that is wanted.
+
+Every import counts, wherever it stands: at the top of a file, in a function, or under TYPE_CHECKING. Only
+names that are resolved from text, such as the class paths in `models/registry.py`, are free.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.imports import PACKAGE, circles, files, imported, module_graph, package_graph
+from tests.results.test_tables import answer, question, write_run
+
+# Circles that still exist, without the leading `stc_lmms.`. This may only shrink: a circle must lie within
+# one of these groups, and a group must be removed (or cut down) when its circle is gone.
+KNOWN_FILE_CIRCLES = [
+    {"memory.dycoke_dp", "memory.full"},
+    {"engine.api", "models.registry", "settings"},
+    {"models.dispider.model", "models.dispider.stream"},
+    {"models.qwen_vl.encoder", "models.qwen_vl.model"},
+]
+KNOWN_PACKAGE_CIRCLES = [
+    {"engine", "methods", "models.registry", "settings"},
+    {"eval", "results"},
+    {"bench", "models.dispider", "models.qwen_vl", "models.streamforest"},
+]
+# Nothing imports a leaf, but the package named with it.
+LEAVES = {"cli": (), "bench": ("cli", "sweep"), "sweep": ("cli",)}
+KNOWN_LEAF_IMPORTS = {
+    ("models.dispider", "bench"),
+    ("models.qwen_vl", "bench"),
+    ("models.streamforest", "bench"),
+}
+
+
+def short(name):
+    return name.removeprefix(f"{PACKAGE}.")
+
+
+def check_circles(graph, known):
+    found = [{short(node) for node in group} for group in circles(graph)]
+    new = [group for group in found if not any(group <= allowed for allowed in known)]
+    assert not new, f"new circles: {new}"
+    fixed = [allowed for allowed in known if not any(group <= allowed for group in found)]
+    assert not fixed, f"these circles are gone, remove them from the list: {fixed}"
+
+
+def test_no_circle_between_files():
+    check_circles(module_graph(), KNOWN_FILE_CIRCLES)
+
+
+def test_no_circle_between_packages():
+    check_circles(package_graph(), KNOWN_PACKAGE_CIRCLES)
+
+
+def test_nothing_imports_the_leaves():
+    pairs = {
+        (short(package), short(target)) for package, targets in package_graph().items() for target in targets
+    }
+    found = {(who, leaf) for who, leaf in pairs if leaf in LEAVES and who not in LEAVES[leaf]}
+    assert found == KNOWN_LEAF_IMPORTS
+
+
+def test_the_package_imports_nothing_of_the_repository_around_it():
+    outside = {"parity", "training", "tests", "scripts", "benchmarks", "examples"}
+    for path in files().values():
+        assert not outside & {name.partition(".")[0] for name in imported(path)}, path
+
+
+REGISTRIES = {"models.registry": True, "methods.registry": False, "memory.registry": False}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        name if light else pytest.param(name, marks=pytest.mark.xfail(strict=True))
+        for name, light in REGISTRIES.items()
+    ],
+)
+def test_registries_import_no_torch(module):
+    code = f"import sys, {PACKAGE}.{module}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+COMMANDS = {
+    "run --list": True,
+    "methods": False,
+    "leaderboard runs --output board": False,
+    "report runs/stc": False,
+    "data verify ovobench_mini --parts forward": True,
+    "plan ovobench --annotations rows.json": False,
+}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with a finished run in `runs` and annotations in `rows.json`."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "runs").mkdir()
+    write_run(folder / "runs" / "stc", [question("EPM", 1)], [answer(10)], pretrained="demo")
+    row = {"id": 0, "video": "a.mp4", "realtime": 9, "task": "EPM", "question": "?", "answer": "b"}
+    row |= {"options": ["a", "b"], "gt": 1}
+    (folder / "rows.json").write_text(json.dumps([row]))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line if light else pytest.param(line, marks=pytest.mark.xfail(strict=True))
+        for line, light in COMMANDS.items()
+    ],
+)
+def test_commands_that_need_no_model_import_no_torch(line, workplace):
+    code = (
+        f"import sys; from {PACKAGE}.cli.main import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "print('HEAVY', sorted({'torch', 'transformers', 'lmms_eval'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, *line.split()]
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True)
+    assert done.stdout.endswith("HEAVY []\n"), done.stdout[-300:] + done.stderr[-800:]
