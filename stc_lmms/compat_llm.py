@@ -1,5 +1,6 @@
 """The part of `compat.py` that concerns decoders: a stock one, one sequence at a time, and its attention."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,6 +54,8 @@ class LanguageModel:
     def __init__(self, model: nn.Module):
         self._decoder = getattr(model.model, "language_model", model.model)  # of a plain decoder, itself
         self._head = model.lm_head
+        parameters = inspect.signature(self._decoder.forward).parameters
+        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"  # 4.x
         self.embed: nn.Module = model.get_input_embeddings()
         config = self._decoder.config
         self.inv_freq: Tensor = self._decoder.rotary_emb.inv_freq
@@ -94,17 +97,16 @@ class LanguageModel:
                 without one. None: the model's own attention.
         """
         given = self._given(embeds_LD, cache, unrotated=attend is not None and cache is None)
+        given |= {self._cache_argument: cache, "use_cache": attend is None or cache is not None}
         if attend is None:
-            out = self._decoder(**given, past_key_values=cache, use_cache=True)
-            return out.last_hidden_state[0]
+            return self._decoder(**given).last_hidden_state[0]
         config = self._decoder.config
         own = config._attn_implementation
         config._attn_implementation = _HOOK
         try:
-            out = self._decoder(**given, past_key_values=cache, use_cache=cache is not None, attend=attend)
+            return self._decoder(**given, attend=attend).last_hidden_state[0]
         finally:
             config._attn_implementation = own
-        return out.last_hidden_state[0]
 
     def _given(self, embeds_LD: Tensor, cache: DynamicCache | None, unrotated: bool) -> dict[str, Any]:
         """Arguments of the decoder: the embeddings, and their positions where it must not choose them."""

@@ -32,7 +32,7 @@ from stc_lmms.results.record import RunRecord, new_run
 
 
 class Harness(Evaluation, lmms):
-    """Any streaming model in lmms-eval; the classes at the end of this file name which.
+    """Any streaming model in lmms-eval; `__getattr__` below makes one subclass per registered model.
 
     Args:
         batch_size, max_batch_size: accepted from the harness; streams are evaluated one at a time.
@@ -184,43 +184,11 @@ def _command_line(requests: list[Instance]) -> Any:
     return getattr(task, "args", None)
 
 
-class LlavaOvStc(Harness):
-    """`--model llava_ov_stc`: LLaVA-OneVision."""
-
-    registered = "llava_ov"
-
-
-class DispiderStc(Harness):
-    """`--model dispider_stc`: Dispider."""
-
-    registered = "dispider"
-
-
-class StreamforestStc(Harness):
-    """`--model streamforest_stc`: StreamForest."""
-
-    registered = "streamforest"
-
-
-class LiveccStc(Harness):
-    """`--model livecc_stc`: LiveCC."""
-
-    registered = "livecc"
-
-
-class Qwen2VlStc(Harness):
-    """`--model qwen2_vl_stc`: Qwen2-VL."""
-
-    registered = "qwen2_vl"
-
-
-class Qwen25VlStc(Harness):
-    """`--model qwen2_5_vl_stc`: Qwen2.5-VL."""
-
-    registered = "qwen2_5_vl"
-
-
-class Qwen3VlStc(Harness):
-    """`--model qwen3_vl_stc`: Qwen3-VL."""
-
-    registered = "qwen3_vl"
+def __getattr__(name: str) -> type[Harness]:
+    """The lmms-eval class of a registered model, such as `LlavaOvStc`; lmms-eval imports it by this name."""
+    for model in registry.MODELS.values():
+        if model.harness_class == f"{__name__}.{name}":
+            doc = f"`--model {model.harness_id}`: {model.summary}."
+            made = type(name, (Harness,), {"__doc__": doc, "__module__": __name__, "registered": model.name})
+            return globals().setdefault(name, made)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,10 +14,9 @@ To add a model:
    (`fps`, `method`, `token_budget`, ...). If the model can only run on a memory of its own, name it as
    `own_memory`: `settings.memory` is that name then, `build_memory()` is None, and any other is refused. Its
    hyper-parameters are fields of the model's options.
-4. Add three lines to the end of `eval/lmms_eval.py`: `class MyModelStc(Harness)`, its docstring and
-   `registered = "my_model"`. lmms-eval then knows it as `my_model_stc`, and so does `stc-vlmeval`.
 
-Settings, `stc-lmms stream`, `compare` and `methods`, journal and records work from there. `show` draws the
+lmms-eval and `stc-vlmeval` then know it as `my_model_stc`, and settings, `stc-lmms stream`, `compare` and
+`methods`, journal and records work. `show` draws the
 frames of LLaVA-OneVision alone, and `bench` measures the models of `bench/models.py`; both refuse others.
 """
 
@@ -25,13 +24,10 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.suggest import unknown
-
-if TYPE_CHECKING:
-    from stc_lmms.engine.api import StreamingModel
 
 SUFFIX = "_stc"  # of a harness id: lmms-eval has models called llava_onevision and so on of its own
 
@@ -49,6 +45,7 @@ class Model:
         defaults: defaults of common and method arguments that differ from those of `Settings`.
         own_memory: name of the memory that is part of the model; "" if every memory works.
         demo: whether `pretrained=demo` is a checkpoint of this model.
+        bench: dotted path of what `stc-lmms bench` measures it with; "" if it has no latency card.
     """
 
     name: str
@@ -59,6 +56,7 @@ class Model:
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     own_memory: str = ""
     demo: bool = False
+    bench: str = ""
 
     @property
     def harness_id(self) -> str:
@@ -71,13 +69,17 @@ class Model:
         words = "".join(word.capitalize() for word in self.harness_id.split("_"))
         return f"stc_lmms.eval.lmms_eval.{words}"
 
-    def load_class(self) -> "type[StreamingModel]":
+    def load_class(self) -> Any:
         """Its `StreamingModel`; imports torch."""
         return _imported(self.path)
 
     def load_options(self) -> type | None:
         """The dataclass of its own arguments, if it has any."""
         return _imported(self.options) if self.options else None
+
+    def load_bench(self) -> Any:
+        """What `stc-lmms bench` measures it with; None if it has no latency card. Imports torch."""
+        return _imported(self.bench) if self.bench else None
 
 
 def _imported(path: str) -> Any:
