@@ -28,7 +28,7 @@ def cacher_cpu_block() -> str:
     found = [_read(path.stem) for path in sorted(RESULTS.glob("cacher_cpu*.json"))]
     env = found[0]["environment"]
     lines = [
-        f"Time of STC-Cacher over dense (update ratio 0.25, {found[0]['arguments']['frames']} frames, "
+        f"Time of STC-Cacher relative to dense (update ratio 0.25, {found[0]['arguments']['frames']} frames, "
         f"float32, {env['device']}, {env['threads']} threads, torch {env['torch']}; alternated in one "
         "process by `benchmarks/cacher_cpu.py`):",
         "",
@@ -43,9 +43,9 @@ def cacher_cpu_block() -> str:
         )
     lines += [
         "",
-        "The bound counts multiply-accumulates. A ratio below it is the CPU's caches, not the method: both "
-        "run 16 frames in one call, where dense is slower per frame than in calls of 4, and STC-Cacher has "
-        "smaller batches.",
+        "The bound counts multiply-accumulates. A ratio below it comes from the CPU's caches, not the "
+        "method: both run 16 frames in one call, where dense is slower per frame than in calls of 4, and "
+        "STC-Cacher works on smaller batches.",
     ]
     return "\n".join(lines)
 
@@ -70,12 +70,12 @@ def stream_memory_block() -> str:
     exact = "exactly" if result["archive_is_exact"] else "NOT"
     return (
         f"A stream of {given['hours']:g} hours through `{given['memory']}` ({given['tokens']} tokens per "
-        f"frame, 0.5 fps, tiny decoder, CPU): the compute side holds {min(device):.2f} to {max(device):.2f} "
-        "MiB from the first ten minutes to the last, the process without its archive "
+        f"frame, 0.5 fps, tiny decoder, CPU): from the first ten minutes to the last, the KV on the "
+        f"device takes {min(device):.2f} to {max(device):.2f} MiB and the process without its archive "
         f"{min(rest):.0f} to {max(rest):.0f} MiB; the archive grows by {exact} the predicted "
         f"{result['archive_bytes_per_frame']:,} bytes per frame. A question's first token takes "
         f"{first[0]:.0f} ms after ten minutes and {first[-1]:.0f} ms at the end: scoring is one dot product "
-        "per frame and layer, so it grows with the stream, but little "
+        "per frame and layer, so it grows only slightly with the stream "
         "(`python benchmarks/stream_memory.py`)."
     )
 
@@ -84,9 +84,7 @@ def gpu_card_block(folder: Path = RESULTS) -> str:
     """One row for every recorded GPU card and frame count: medians of method over dense."""
     cards = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("gpu_card_*.json"))]
     if not cards:
-        return (
-            "No GPU figures yet: `PYTHONPATH=. bash benchmarks/gpu_card.sh` makes them where there is a GPU."
-        )
+        return "No GPU figures yet: on a machine with a GPU, run `PYTHONPATH=. bash benchmarks/gpu_card.sh`."
     rows = [row for card in cards for row in _card_rows(card)]
     machines = sorted({f"{c['environment']['device']}, torch {c['environment']['torch']}" for c in cards})
     slower = [
@@ -96,7 +94,7 @@ def gpu_card_block(folder: Path = RESULTS) -> str:
     ]
     return "\n".join(
         [
-            "Method over dense, the bound at the machine's measured rates in brackets. Recorded on "
+            "Method over dense; in brackets the bound at the machine's measured rates. Recorded on "
             + "; ".join(machines)
             + ".",
             "",
@@ -134,14 +132,15 @@ def selection_cost_block() -> str:
     result = _read("selection_cost")
     env, found = result["environment"], result["token_methods"]
     worst = max(found, key=lambda name: found[name]["share_of_dense"])
+    others = max(row["share_of_dense"] for name, row in found.items() if "visionzip" not in name)
     tower = ", ".join(f"`{name}` {row['over_dense']:.2f}" for name, row in result["tower_methods"].items())
     return (
-        f"Choosing tokens is cheap: on a CPU the dearest method (`{worst}`) takes "
-        f"{found[worst]['share_of_dense']:.1%} of the dense tower's time for a frame, of those that read no "
-        f"attention {max(r['share_of_dense'] for n, r in found.items() if 'visionzip' not in n):.2%}. "
-        f"Methods in the tower take this share of it: {tower}. (196 x 3584 tokens, SigLIP-so400m with "
-        f"{result['arguments']['layers']} layers, float32, one thread, processor time, {env['device']}, "
-        f"torch {env['torch']}: `python benchmarks/selection_cost.py`.)"
+        f"Choosing tokens is cheap: on a CPU the most expensive method (`{worst}`) takes "
+        f"{found[worst]['share_of_dense']:.1%} of the dense tower's time per frame; those that read no "
+        f"attention take at most {others:.2%}. "
+        f"The tower's time with a method in it, relative to dense: {tower}. (196 x 3584 tokens, "
+        f"SigLIP-so400m with {result['arguments']['layers']} layers, float32, one thread, processor time, "
+        f"{env['device']}, torch {env['torch']}: `python benchmarks/selection_cost.py`.)"
     )
 
 
@@ -158,13 +157,13 @@ def forest_cost_block() -> str:
     read = max(row["read_ms"] for row in bounded)
     return (
         f"Over {result['arguments']['stream']:,} frames (729 tokens of width 1152, float32, one thread, "
-        f"processor time, {env['device']}) taking in a frame costs {updates(asked)} with `consolidate=ask` "
-        f"and {updates(bounded)} with `frame`, early or late; a frame of the dense tower "
-        f"{result['tower_ms'] / frames:,.0f} ms. The memory of `frame` stays at {min(held):.0f} to "
-        f"{max(held):.0f} MB and a read at {read:.0f} ms or less; that of `ask` grows to "
+        f"processor time, {env['device']}), adding a frame to the memory takes {updates(asked)} with "
+        f"`consolidate=ask` and {updates(bounded)} with `frame`, early and late alike; the dense tower takes "
+        f"{result['tower_ms'] / frames:,.0f} ms per frame. With `frame` the memory stays at {min(held):.0f} "
+        f"to {max(held):.0f} MB and a read takes at most {read:.0f} ms; with `ask` the memory grows to "
         f"{asked[-1]['memory_bytes'] / 1e6:.0f} MB and a read, which then merges all events, to "
         f"{asked[-1]['read_ms'] / 1e3:.1f} s. Merging events after {frames} frames takes "
-        f"{result['share_of_dense']['consolidate']:.3%} of their time in the dense tower "
+        f"{result['share_of_dense']['consolidate']:.3%} of the time the dense tower takes for them "
         "(`python benchmarks/forest_cost.py --layers 1`)."
     )
 
@@ -176,9 +175,9 @@ def dispider_stream_block() -> str:
     return (
         f"With the {model} random model on {env['device']}, {env['threads']} threads, retrieval takes "
         f"{first['retrieval_ms']:.0f} ms at {first['clips']} clips and {last['retrieval_ms']:,.0f} ms at "
-        f"{last['clips']:,} ({last['memory_tokens']:,} tokens in one pass), and a clip holds "
+        f"{last['clips']:,} ({last['memory_tokens']:,} tokens in one pass), and a clip always takes "
         f"{last['device_bytes_per_clip']:,.0f} bytes on the device and {last['archive_bytes_per_clip']:,.0f} "
-        "beside it throughout (`python benchmarks/dispider_stream.py`)."
+        "on the host (`python benchmarks/dispider_stream.py`)."
     )
 
 
