@@ -48,7 +48,7 @@ class Loudest(Budgeted, TokenMethod[LoudestState]):
         return where.take(tokens_FND, kept_FK), LoudestState(length_FN[-1].clone())
 
 
-RECIPE = MethodSpec("loudest", "tokens whose length grew most", token=Loudest)
+METHOD = MethodSpec("loudest", "tokens whose length grew most", token=Loudest)
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
     from stc_lmms.models.llava_onevision.model import LlavaOnevision
     from stc_lmms.settings import resolve
 
-    METHODS.register(RECIPE)  # in a package of your own, the entry point does this
+    METHODS.register(METHOD)  # in a package of your own, the entry point does this
     frames = np.zeros((8, 216, 216, 3), dtype=np.uint8)
     for i, frame in enumerate(frames):
         frame[20 * i : 20 * i + 60, 50:110] = 255

@@ -43,7 +43,7 @@ def install(tmp_path, monkeypatch):
 
 
 def test_the_example_is_found_by_its_entry_point(install):
-    found = install({"other_example": EXAMPLE.read_text()}, loudest="other_example:RECIPE")
+    found = install({"other_example": EXAMPLE.read_text()}, loudest="other_example:METHOD")
     assert found["loudest"].fields.keys() == {"token_budget", "past"}
     assert list(found) == [*METHODS, "loudest"]
 
