@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypedDict
 
 from stc_lmms.benchmarks.base import Record
+from stc_lmms.text_table import text_table
 
 # Count to its heading in the table.
 _COLUMNS = {
@@ -110,7 +111,7 @@ def format_table(summary: Summary, only: str | None = None) -> str:
     columns = dict(_COLUMNS)
     if not summary["n_past_end"]:
         del columns["n_past_end"]
-    rows = [("task", *columns.values(), "official %", "strict %")]
+    rows = []
     star = {kind: " *" if summary["headline"] == kind else "" for kind in ("macro", "micro")}
     for name, part in parts.items():
         for task, values in part["tasks"].items():
@@ -122,13 +123,8 @@ def format_table(summary: Summary, only: str | None = None) -> str:
         rows.append((total, *_cells(summary, columns), *_percent(summary["total"])))
         total = f"total: micro (pooled){star['micro']}"
         rows.append((total, *_cells(summary, columns), *_percent(summary["micro"])))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-    lines.insert(1, "-" * len(lines[0]))
-    lines.append("* the average this benchmark reports")
+    head = ("task", *columns.values(), "official %", "strict %")
+    lines = [text_table(head, rows), "* the average this benchmark reports"]
     if only is None and summary["absent"]:
         lines.append(f"PARTIAL: no questions of {', '.join(summary['absent'])}")
     return "\n".join(lines)

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stc_lmms.align import table
 from stc_lmms.errors import SettingsError
+from stc_lmms.text_table import text_table
 
 HELP = "what a benchmark reads and costs"
 DESCRIPTION = (
@@ -104,18 +104,19 @@ def text(found: dict[str, Any]) -> str:
 
 def _reads(parts: dict[str, Any]) -> str:
     head = ("part", "videos", "questions", "s by chunk", "s by stream", "ratio")
-    rows = [(*head, "frames by chunk", "frames by stream")]
+    rows = []
     for name, part in parts.items():
         chunks, streams = part["chunks"], part["streams"]
         seconds = (f"{chunks['seconds']:,.0f}", f"{streams['seconds']:,.0f}", f"{part['ratio']:.1f}x")
         counts = (f"{part['videos']:,}", f"{part['questions']:,}")
         rows.append((name, *counts, *seconds, f"{chunks['frames']:,}", f"{streams['frames']:,}"))
-    return table(rows)
+    return text_table((*head, "frames by chunk", "frames by stream"), rows)
 
 
 def _costs(parts: dict[str, Any]) -> str:
     head = ("part, method", "tokens/frame", "KV GiB largest", "KV GiB in sum")
-    rows = [(*head, "ViT PFLOP by chunk", "by stream", "prefill PFLOP by chunk", "by stream")]
+    head += ("ViT PFLOP by chunk", "by stream", "prefill PFLOP by chunk", "by stream")
+    rows = []
     for name, part in parts.items():
         for method, cost in part["methods"].items():
             kv = (f"{cost[key] / 2**30:,.2f}" for key in ("kv_bytes_largest", "kv_bytes_sum"))
@@ -125,7 +126,7 @@ def _costs(parts: dict[str, Any]) -> str:
                 for key in ("flops_chunks", "flops_streams")
             ]
             rows.append((f"{name}, {method}", str(cost["tokens_per_frame"]), *kv, *flops))
-    return table(rows)
+    return text_table(head, rows)
 
 
 def _remarks(name: str, part: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from stc_lmms.memory.registry import MEMORIES, fields
 from stc_lmms.methods.registry import METHODS
 from stc_lmms.models import registry
 from stc_lmms.settings import option_fields
+from stc_lmms.text_table import text_table
 
 HEADER = ("method", "slots", "causal", "budget", "attention", "paper", "what it does")
 NOTES = (
@@ -87,14 +88,11 @@ def rows(found: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 def as_text(model: str | None = None) -> str:
     """The table for a terminal, with the arguments of methods, memories and models below it."""
     found = facts(model)
-    cells = [HEADER, *rows(found)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    lines.insert(1, "-" * max(map(len, lines)))
-    lines += ["", "arguments and defaults"]
+    width = max(len(fact["name"]) for fact in found)
+    lines = [text_table(HEADER, rows(found), left=len(HEADER)), "", "arguments and defaults"]
     for fact in found:
         shown = ", ".join(f"{name}={value}" for name, value in fact["defaults"].items())
-        lines.append(f"{fact['name'].ljust(widths[0])}  {shown or '-'}")
+        lines.append(f"{fact['name']:{width}}  {shown or '-'}")
     for kind, listed in (("memory=", memories(model)), ("--model ", models(model))):
         for each in listed:
             shown = ", ".join(f"{name}={value}" for name, value in each["defaults"].items())

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stc_lmms.align import table
 from stc_lmms.eval.experiments import Outcome, Scored
 from stc_lmms.results.paired import LEVEL, paired_difference
+from stc_lmms.text_table import text_table
 
 BASE = "none"
 MIB = 2**20
@@ -90,7 +90,7 @@ def text(found: Sequence[dict[str, Any]], on_gpu: bool) -> str:
         method = " ".join((row["method"], *(f"{name}={value}" for name, value in row["varied"].items())))
         counts = (method, budget, str(row["n"]), str(row["n_failed"]), f"{row['accuracy']:.2f}")
         cells.append((*counts, *_difference(row["difference"]), *(_cell(row[name]) for name in COLUMNS)))
-    lines = [table(cells, left=2)] if ran else []
+    lines = [text_table(cells[0], cells[1:], left=2)] if ran else []
     for row in found:
         if "n" not in row:
             lines.append(f"{row['name']}: {'skipped' if row['skipped'] else 'failed'}: {row['trouble']}")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stc_lmms.align import table
 from stc_lmms.errors import DataError
+from stc_lmms.text_table import text_table
 from stc_lmms.results.read import rank_notes
 from stc_lmms.results.scores import mean_of_parts
 from stc_lmms.engine.timers import total
@@ -93,7 +93,7 @@ def _accuracy(runs: Sequence[dict[str, Any]]) -> str:
         "macro: mean over parts of the mean over their tasks; micro: pooled over questions;\n"
         "strict: strict scorer, in the average that the benchmark itself reports"
     )
-    return f"Accuracy\n{table(rows, left=2)}\n{note}"
+    return f"Accuracy\n{text_table(rows[0], rows[1:], left=2)}\n{note}"
 
 
 def _efficiency(runs: Sequence[dict[str, Any]]) -> str:
@@ -108,7 +108,7 @@ def _efficiency(runs: Sequence[dict[str, Any]]) -> str:
         rows.append((run["name"], run["method"], *cells))
     lines = dict.fromkeys(_where(run["model"]) for run in runs if run["model"])  # mostly one
     notes = [f"{run['name']} ({run['method']}): {note}" for run in runs for note in run["notes"]]
-    return "\n".join(("Efficiency", table(rows, left=2), *lines, *notes))
+    return "\n".join(("Efficiency", text_table(rows[0], rows[1:], left=2), *lines, *notes))
 
 
 def _where(model: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stc_lmms.align import table
 from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.plan import public_shape
 from stc_lmms.bench.work import ModelShape, kv_bytes_per_token, reference_bytes, stages
@@ -20,6 +19,7 @@ from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.eval.run_config import RunConfig, check
 from stc_lmms.settings import Settings
 from stc_lmms.sweep.spec import Spec
+from stc_lmms.text_table import text_table
 
 GUESSED_BYTES_PER_S = 1e12  # of GPU memory; with a card it is measured
 ANSWER_TOKENS = 8  # the tasks ask for a letter or a word
@@ -245,14 +245,13 @@ def text(found: Sequence[Estimate], by_job: bool = False) -> str:
         "GPU GiB",
         "disk MiB",
     )
-    rows: list[Sequence[str]] = [head]
     groups: dict[tuple[str, str], list[Estimate]] = {}
     for each in found:
         what = f"{each.task}/{each.shard:03d}" if by_job else each.task
         groups.setdefault((each.recipe, what), []).append(each)
-    rows += [(*key, *_cells(jobs)) for key, jobs in groups.items()]
+    rows = [(*key, *_cells(jobs)) for key, jobs in groups.items()]
     rows.append(("all", "", *_cells(found)))
-    return "\n".join([table(rows, left=2), "", *NOTES])
+    return "\n".join([text_table(head, rows, left=2), "", *NOTES])
 
 
 def _cells(jobs: Sequence[Estimate]) -> list[str]:

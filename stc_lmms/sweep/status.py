@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stc_lmms.align import table
 from stc_lmms.sweep import samples, slurm
 from stc_lmms.sweep.folder import Sweep, SweepJob
+from stc_lmms.text_table import text_table
 
 # In the order of the table. `queued`: Slurm still has it; `stopped` and `lost`: goes on with resume.
 STATES = ("done", "running", "queued", "waiting", "stopped", "lost", "failed")
@@ -137,14 +137,14 @@ def text(found: Status) -> str:
     """The table, the jobs in trouble, and the time left."""
     states = [state for state in STATES if found.count(state)]
     head = ["recipe", "task", *states, "videos", "failed videos", "frames/s per job"]
-    rows = [head]
+    rows = []
     for line in found.lines:
         cells = [str(line.states[state]) for state in states]
         rate = f"{line.rate:.2f}" if line.rate else "-"
         rows.append(
             [line.recipe, line.task, *cells, f"{line.rows}/{line.all_rows}", str(line.failed_rows), rate]
         )
-    lines = [table(rows, left=2)]
+    lines = [text_table(head, rows, left=2)]
     if found.troubles:
         lines += ["", *(f"{name}: {state}: {reason}" for name, state, reason in found.troubles)]
     total = sum(sum(line.states.values()) for line in found.lines)

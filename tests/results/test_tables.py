@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from stc_lmms.align import table
 from stc_lmms.benchmarks import ovobench
 from stc_lmms.cli.main import main
 from stc_lmms.results.tables import render
@@ -203,12 +202,3 @@ def test_a_folder_without_a_run_is_one_line_and_status_2(tmp_path, capsys, name,
     assert main(["report", str(folder)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("stc-lmms: error: ") and told in line
-
-
-def test_columns_are_aligned():
-    assert table([("a", "b", "c"), ("long", "x", "1"), ("s", "y", "1000")], left=2).splitlines() == [
-        "a     b     c",
-        "-------------",
-        "long  x     1",
-        "s     y  1000",
-    ]
