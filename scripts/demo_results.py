@@ -23,30 +23,30 @@ from training.demo.questions import FAMILIES
 REPO = Path(__file__).resolve().parents[1]
 CARD = REPO / "stc_lmms" / "demo" / "checkpoints" / "stream_world" / "README.md"
 RESULTS, PAGE = REPO / "benchmarks" / "results" / "demo", REPO / "docs" / "demo-model.md"
-SOLVED = 0.75  # a family whose text alone answers so much tells nothing about vision
-MAIN = 12  # the budget that the heat map shows
+SOLVED = 0.75  # a family that the text alone answers this well says nothing about vision
+MAIN = 12  # the budget shown in the heat map
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What one `stc-lmms compare` wrote."""
+    """The output of one `stc-lmms compare`."""
 
     rows: dict[str, dict]
     questions: list[tuple[str, str, str, str]]  # task, video, id, sub-task
     scores: dict[str, list[float]]
-    left_out: tuple[dict, ...] = ()  # rows without a result
+    failed: tuple[dict, ...] = ()  # rows without a result
 
     @classmethod
     def read(cls, name: str) -> "Grid":
         """The grid in a folder of the results."""
         folder = RESULTS / name
         rows = json.loads((folder / "compare.json").read_text("utf-8"))["rows"]
-        each = json.loads((folder / "scores.json").read_text("utf-8"))
+        scores = json.loads((folder / "scores.json").read_text("utf-8"))
         return cls(
             {row["name"]: row for row in rows if "n" in row},
             # both benchmarks ask about the same files
-            [(task, Path(video).name, *rest) for task, video, *rest in each["questions"]],
-            each["scores"],
+            [(task, Path(video).name, *rest) for task, video, *rest in scores["questions"]],
+            scores["scores"],
             tuple(row for row in rows if "n" not in row),
         )
 
@@ -58,7 +58,7 @@ class Grid:
         return found
 
     def in_order(self, name: str, questions: list[tuple[str, str, str, str]]) -> list[float]:
-        """Scores of a configuration in the order of another grid's questions."""
+        """Scores of a configuration, in the order of the given questions of another grid."""
         scores = dict(zip(self.questions, self.scores[name], strict=True))
         return [scores[question] for question in questions]
 
@@ -75,7 +75,7 @@ class Grid:
 
 
 def evaluation(name: str) -> dict:
-    """What `training.demo.evaluate` wrote."""
+    """A recorded output of `training.demo.evaluate`."""
     return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
@@ -86,7 +86,7 @@ def headline() -> tuple[str, ...]:
 
 
 def families_block() -> str:
-    """Dense, blind and guessing per family, on arrays and on encoded videos."""
+    """Accuracy per family: dense, without video and guessed, on arrays and on encoded videos."""
     arrays, videos = evaluation("arrays"), evaluation("mp4")
     rows = arrays["accuracy"] | {"dense, from H.264": videos["accuracy"]["method=none"]}
     names = {
@@ -107,12 +107,15 @@ def families_block() -> str:
         cells = [f"{100 * value:.1f}" for value in means] + [f"{100 * row[f]:.0f}" for f in FAMILIES]
         lines.append(f"| {names.get(name, name)} | " + " | ".join(cells) + " |")
     left = [family for family in FAMILIES if family not in kept]
-    lines += ["", f"Not in the headline mean: {', '.join(left) or 'none'}, which the question alone answers."]
+    lines += [
+        "",
+        f"Not in the headline mean: {', '.join(left) or 'none'}, which can be answered without the video.",
+    ]
     return "\n".join(lines)
 
 
 def mini_block() -> str:
-    """The mini benchmark per family: guessing from the text, dense, and STC."""
+    """Accuracy per family on the mini benchmarks: guessed from the text, dense, and STC."""
     grid, text = Grid.read("methods"), evaluation("text_only")
     stc = next(n for n, row in grid.rows.items() if row["method"] == "stc" and row["budget"] == MAIN)
     kept, groups = headline(), (*FAMILIES, "StreamingBench")
@@ -144,7 +147,7 @@ def methods_block() -> str:
         lines.append(
             f"| `{grid.rows[name]['method']}` | {_shown_budget(grid, name)} | {_cells(grid, name, kept)} |"
         )
-    return "\n".join(lines + _left_out(grid))
+    return "\n".join(lines + _omitted(grid))
 
 
 def cacher_block() -> str:
@@ -153,7 +156,7 @@ def cacher_block() -> str:
 
 
 def choices_block() -> str:
-    """The pruner's history, and how often the cacher selects."""
+    """The pruner's history, and which blocks of the cacher select tokens."""
     return _varied("choices", ("history", "selection"), ("history", "selection"))
 
 
@@ -163,7 +166,7 @@ def adaptive_block() -> str:
 
 
 def positions_block() -> str:
-    """Kept tokens at their places in the dense stream, against closed gaps."""
+    """Kept tokens at their positions in the dense stream, against consecutive positions."""
     if not (RESULTS / "positions").exists():
         return "Not recorded yet."
     closed, original, kept = Grid.read("methods"), Grid.read("positions"), headline()
@@ -182,7 +185,7 @@ def positions_block() -> str:
         cells = [f"{both.mean(each, kept).mean:.1f}" for each in ("closed", name)]
         cells += [f"{gap.mean:+.1f}", _interval(gap, "+"), f"{to_dense.mean:+.1f}", _interval(to_dense, "+")]
         lines.append(f"| `{row['method']}` | {_shown_budget(original, name)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines + _left_out(original))
+    return "\n".join(lines + _omitted(original))
 
 
 def spread_block() -> str:
@@ -203,9 +206,9 @@ def spread_block() -> str:
 
 
 def curve_block() -> str:
-    """Accuracy on the training questions, on the way."""
+    """Accuracy on the training questions during training."""
     text = (RESULTS / "curve.jsonl").read_text("utf-8")
-    # a run that was killed and went on has told some steps twice
+    # a run that was killed and resumed has logged some steps twice
     rows = list({row["step"]: row for row in map(json.loads, text.splitlines())}.values())
     shown = [row for row in rows if row["step"] % 500 == 0 or row is rows[-1]]
     lines = ["| step | " + " | ".join(FAMILIES) + " |", "|---|" + "---|" * len(FAMILIES)]
@@ -228,18 +231,18 @@ def _varied(folder: str, names: tuple[str, ...], headings: tuple[str, ...]) -> s
         cells = _cells(grid, name, kept).split(" | ")[1:5]
         again = f"{row['recomputed']:.1f}"
         lines.append(f"| `{row['method']}` | " + " | ".join([*values, again, *cells]) + " |")
-    return "\n".join(lines + _left_out(grid))
+    return "\n".join(lines + _omitted(grid))
 
 
-def _left_out(grid: Grid) -> list[str]:
-    """A line about what has no row in a table, with the recorded reasons; none if all have one."""
-    told = []
-    for row in grid.left_out:
+def _omitted(grid: Grid) -> list[str]:
+    """A sentence that names configurations without a row, with the recorded reasons, if there are any."""
+    omitted = []
+    for row in grid.failed:
         given = [f"{row['budget']} tokens"] if row["budget"] else []
         given += [f"{name}={value}" for name, value in row["varied"].items()]
         name = f"`{row['method']}`" + (f" at {', '.join(given)}" if given else "")
-        told.append(f"{name} ({'skipped' if row['skipped'] else 'failed'}: {row['trouble']})")
-    return ["", f"Not in the table: {'; '.join(told)}."] if told else []
+        omitted.append(f"{name} ({'skipped' if row['skipped'] else 'failed'}: {row['trouble']})")
+    return ["", f"Not in the table: {'; '.join(omitted)}."] if omitted else []
 
 
 def _cells(grid: Grid, name: str, kept: tuple[str, ...]) -> str:
@@ -309,7 +312,7 @@ def pareto_figure() -> str:
     for value in across:
         x = _scaled(value, across, left, wide - right)
         parts.append(f'<text x="{x}" y="{high - bottom + 18}" text-anchor="middle">{value:g}</text>')
-    about = f"LLM tokens per frame, mean (dense: {points['none'][0]:g}); filled: nothing is better with fewer"
+    about = f"LLM tokens per frame, mean (dense: {points['none'][0]:g}); filled: none is better with fewer"
     parts.append(f'<text x="{left}" y="{high - 6}">{about}</text>')
     parts.append(f'<text x="{left}" y="{top - 10}">headline accuracy %</text>')
     dense = _scaled(points["none"][1], up, high - bottom, top)
@@ -333,7 +336,7 @@ def pareto_figure() -> str:
 
 
 def _scaled(value: float, marks: Sequence[float], first: float, last: float) -> float:
-    """Where a value lies in a picture, of which the marks span `first` to `last`."""
+    """Coordinate of a value on an axis whose marks span `first` to `last`."""
     return round(first + (value - marks[0]) / (marks[-1] - marks[0]) * (last - first), 1)
 
 
@@ -385,7 +388,7 @@ FIGURES = {"demo-pareto.svg": pareto_figure, "demo-families.svg": families_figur
 
 
 def build() -> dict[Path, str]:
-    """All files and what is to stand in them."""
+    """All generated files with their content."""
     pages = {PAGE: fill(PAGE, BLOCKS), CARD: fill(CARD, {"families": families_block})}
     return pages | {PAGE.parent / name: make() for name, make in FIGURES.items()}
 

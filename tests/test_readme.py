@@ -1,4 +1,4 @@
-"""Figures and tables in the README are those of the recorded JSON and the registry."""
+"""Figures and tables in the documents match the recorded JSON and the registries."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ def test_generated_text_and_figures_are_up_to_date(script):
     assert done.returncode == 0, f"run: python scripts/{script}.py"
 
 
-def test_what_compare_left_out_is_named_under_the_table(tmp_path, monkeypatch):
+def test_configurations_without_a_result_are_named_under_the_table(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(REPO / "scripts")
     import demo_results
 
@@ -36,8 +36,8 @@ def test_what_compare_left_out_is_named_under_the_table(tmp_path, monkeypatch):
         return demo_results.methods_block().splitlines()[-1]
 
     assert last_line(ran).startswith("| `none` |")
-    told = last_line(no_fit, ran, broke | {"skipped": False})
-    assert told == "Not in the table: `a` at 18 tokens (skipped: no fit); `b` at k=2 (failed: it broke)."
+    omitted = last_line(no_fit, ran, broke | {"skipped": False})
+    assert omitted == "Not in the table: `a` at 18 tokens (skipped: no fit); `b` at k=2 (failed: it broke)."
 
 
 def test_every_model_argument_is_documented():
