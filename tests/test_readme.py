@@ -44,11 +44,11 @@ def test_every_model_argument_is_documented():
     from stc_lmms.memory.registry import MEMORIES, fields
     from stc_lmms.methods.registry import METHODS
     from stc_lmms.models.registry import MODELS
-    from stc_lmms.settings import option_fields, resolve
+    from stc_lmms.settings import resolve
 
     text = (REPO / "README.md").read_text(encoding="utf-8")
     names = {name for method in METHODS.values() for name in method.fields} | set(resolve({}, {}).flat())
     names |= {name for memory in MEMORIES for name in fields(memory)}
-    names |= {name for model in MODELS.values() for name in option_fields(model)}
+    names |= {name for model in MODELS.values() for name in model.option_fields}
     undocumented = {name for name in names if f"`{name}`" not in text}
     assert not undocumented

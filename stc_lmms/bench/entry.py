@@ -10,10 +10,11 @@ from torch.nn import functional
 from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.work import ModelShape, Work, Workload
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import StreamingModel, open_device
 from stc_lmms.errors import SettingsError
 from stc_lmms.ops.transfer import to_device
-from stc_lmms.settings import Settings, resolve
+from stc_lmms.settings import resolve
 
 QUESTION = "What is the person in the middle of the picture doing right now, and with what?"
 STAND_IN = "resized and normalised on the device (no checkpoint, so not its processor)"

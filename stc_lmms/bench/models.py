@@ -4,7 +4,6 @@ An entry opens the product's own model class, once as dense and once with the me
 weights: those of a checkpoint, or random ones of the real size (latency does not depend on their values).
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ from stc_lmms.bench.entry import (
 )
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.work import ModelShape, Work, Workload, stages
+from stc_lmms.config import Settings
 from stc_lmms.errors import SettingsError
 from stc_lmms.models.dispider.bench import DispiderEntry
 from stc_lmms.models.llava_onevision.config import check_fit, check_settings
@@ -31,7 +31,7 @@ from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.models.qwen_vl.bench import TOWERS
 from stc_lmms.models.streamforest.bench import StreamForestEntry
 from stc_lmms.models.streamforest.config import SO400M
-from stc_lmms.settings import Settings
+from stc_lmms.settings import with_method
 from stc_lmms.suggest import unknown
 
 
@@ -65,7 +65,7 @@ class LlavaOnevisionEntry:
 
     def open(self, options: Options, settings: Settings) -> Pair:
         """See `Entry.open`."""
-        plain = dataclasses.replace(settings, method="none", options={})
+        plain = with_method(settings, "none")
         if options.pretrained is not None:
             model = LlavaOnevision(settings)
             dense = model.with_settings(plain)

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from stc_lmms.arguments import parse_pair
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.models.registry import model
 
@@ -52,9 +53,10 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f"--limit {args.limit} must be at least 1")
     if args.seed < 0:
         raise SettingsError(f"--seed {args.seed} must be 0 or more")
-    from stc_lmms.settings import parse_args, resolve
+    from stc_lmms.arguments import parse_pairs
+    from stc_lmms.settings import resolve
 
-    common = parse_args(args.model_args)
+    common = parse_pairs(args.model_args, "--model_args")
     for name, option in (_OWN_OPTIONS | dict.fromkeys(varied, "--vary")).items():
         if name in common:
             raise SettingsError(f"--model_args: give {name} with {option}")
@@ -106,12 +108,10 @@ def _names(option: str, text: str) -> list[str]:
 def _varied(texts: list[str]) -> dict[str, list[str]]:
     found = {}
     for text in texts:
-        name, equals, values = text.partition("=")
-        if not (name.strip() and equals):
-            raise SettingsError(f"--vary {text!r} is not of the form name=value,value,...")
+        name, values = parse_pair(text, "--vary", form="name=value,value,...")
         if name in _OWN_OPTIONS:
             raise SettingsError(f"--vary: give {name} with {_OWN_OPTIONS[name]}")
-        found[name.strip()] = _names(f"--vary {name}", values)
+        found[name] = _names(f"--vary {name}", values)
     return found
 
 

@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.recipe is None:
         raise SettingsError("name a recipe; stc-lmms run --list prints them")
-    from stc_lmms.settings import parse_args
+    from stc_lmms.arguments import parse_pairs
 
-    config = run_config.read(args.recipe, parse_args(args.model_args))
+    config = run_config.read(args.recipe, parse_pairs(args.model_args, "--model_args"))
     run_config.check(config)
     output = args.output or config.others.get("output_path") or f"results/{config.name}"
     changes = {"tasks": args.tasks} if args.tasks else {}

@@ -41,15 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the picture and print what is in it."""
     _check(args)
+    from stc_lmms.arguments import parse_pairs
     from stc_lmms.demo.pretrained import NOTICE, is_demo
     from stc_lmms.models.llava_onevision.model import LlavaOnevision
     from stc_lmms.models.registry import model as registered
     from stc_lmms.results.overlay import picture
     from stc_lmms.results.watch import watch
-    from stc_lmms.settings import parse_args, resolve
+    from stc_lmms.settings import resolve
     from stc_lmms.video.decode import open_video
 
-    given = parse_args(args.model_args)
+    given = parse_pairs(args.model_args, "--model_args")
     if "method" in given:
         raise SettingsError("--model_args: give the method as --method")
     chosen = registered(args.model)

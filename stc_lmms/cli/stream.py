@@ -58,10 +58,11 @@ def run(args: argparse.Namespace) -> int:
 
     A proactive model that found no reason to speak is no failure.
     """
+    from stc_lmms.arguments import parse_pairs
     from stc_lmms.engine.api import Generation
     from stc_lmms.engine.live import Schedule, Status, play
     from stc_lmms.models.registry import model as registered
-    from stc_lmms.settings import parse_args, resolve
+    from stc_lmms.settings import resolve
 
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         raise SettingsError(f"--max-new-tokens {args.max_new_tokens} must be at least 1")
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("there is nothing to answer; give --ask, --proactive or --comment")
     schedule = Schedule(tuple(args.ask), args.every, tuple(args.at))
     chosen = registered(args.model)
-    settings = resolve(parse_args(args.model_args), model=chosen.name)
+    settings = resolve(parse_pairs(args.model_args, "--model_args"), model=chosen.name)
     cls = chosen.load_class()
     if args.proactive is not None and not cls.proactive:
         raise SettingsError(f"{chosen.name} does not decide by itself when to answer; use --model dispider")
@@ -110,13 +111,14 @@ def _comment(args: argparse.Namespace) -> int:
     """Print comments as they come; 0 if the source ended by itself and was long enough for one."""
     import numpy as np
 
+    from stc_lmms.arguments import parse_pairs
     from stc_lmms.models.livecc.model import QUERY, LiveCC, check_commentary
     from stc_lmms.models.registry import model as registered
-    from stc_lmms.settings import parse_args, resolve
+    from stc_lmms.settings import resolve
 
     if args.ask or args.every is not None or args.at:
         raise SettingsError("--comment takes no questions: leave out --ask, --every and --at")
-    settings = resolve(parse_args(args.model_args), model=registered(args.model).name)
+    settings = resolve(parse_pairs(args.model_args, "--model_args"), model=registered(args.model).name)
     check_commentary(settings)
     LiveCC.check(settings)
     with _source(args, settings.fps, LiveCC.exact_grid) as source:

@@ -16,10 +16,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from stc_lmms.config import Settings
 from stc_lmms.demo.pretrained import demo_folder, is_demo
 from stc_lmms.engine.timers import Efficiency
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
-from stc_lmms.settings import Settings
 
 
 @dataclass(frozen=True)

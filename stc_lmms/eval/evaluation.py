@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from stc_lmms.config import Settings
 from stc_lmms.demo.pretrained import NOTICE, is_demo
 from stc_lmms.engine.api import StreamingModel, checkpoint
 from stc_lmms.engine.timers import environment
@@ -25,7 +26,7 @@ from stc_lmms.eval.stopping import Stop
 from stc_lmms.models import registry
 from stc_lmms.results.journal import Journal, file_identity, folder_identity, request_key
 from stc_lmms.results.record import RunRecord
-from stc_lmms.settings import Settings, resolve
+from stc_lmms.settings import resolve
 from stc_lmms.video.decode import open_video
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Evaluation:
         """Check the arguments and tell what they resolve to; called by the adapter's constructor.
 
         Args:
-            model_args: see `stc_lmms.settings.Settings`, without `device`.
+            model_args: see `stc_lmms.config.Settings`, without `device`.
             device: torch device.
             rank: only the first process tells.
             also: see `resolve`.

@@ -17,6 +17,7 @@ import torch
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import Generation, StreamingModel, open_device
 from stc_lmms.errors import SettingsError
 from stc_lmms.eval.dialogue import reason
@@ -24,7 +25,7 @@ from stc_lmms.eval.lmms_eval import Harness
 from stc_lmms.methods.registry import method_spec
 from stc_lmms.models import registry
 from stc_lmms.resources import tasks_root
-from stc_lmms.settings import Settings, resolve
+from stc_lmms.settings import resolve
 from stc_lmms.suggest import unknown
 from stc_lmms.video.shared import SharedVideos
 

@@ -38,7 +38,7 @@ class Harness(Evaluation, lmms):
         batch_size, max_batch_size: accepted from the harness; streams are evaluated one at a time.
         device: torch device; default: this rank's.
         journal: folder of the resume journal, `auto` (in the output path, else in the user's cache) or `off`.
-        **model_args: see `stc_lmms.settings.Settings`.
+        **model_args: see `stc_lmms.config.Settings`.
 
     Told to stop by SIGTERM or SIGUSR1, it finishes the question it is at and exits with status 75.
     """

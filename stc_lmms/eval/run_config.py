@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from stc_lmms.arguments import parse_pairs
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.resources import model_configs_root
 from stc_lmms.suggest import unknown
@@ -109,12 +110,7 @@ def read(name: str | Path, changed_args: Mapping[str, Any] | None = None) -> Run
             raise SettingsError(f"{path}: {key} must be a text, got {content.get(key)!r}")
     if not _NAME.fullmatch(path.stem):
         raise SettingsError(f"{path}: a recipe's file name may have letters, digits and ._- only")
-    args = {}
-    for pair in filter(None, content["model_args"].split(",")):
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise SettingsError(f"{path}: model_args: {pair!r} is not of the form name=value")
-        args[key.strip()] = value.strip()
+    args = parse_pairs(content["model_args"], f"{path}: model_args")
     args |= {key: str(value) for key, value in (changed_args or {}).items()}
     tasks = tuple(dict.fromkeys(task.strip() for task in content["tasks"].split(",") if task.strip()))
     others = {key: content[key] for key in KEYS if key in content and key not in _NEEDED}

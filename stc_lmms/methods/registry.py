@@ -12,8 +12,7 @@ from typing import Any
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods import controls
-from stc_lmms.methods.base import ATTENTION, TokenMethod, TowerMethod
-from stc_lmms.methods.budget import BudgetKind
+from stc_lmms.methods.base import ATTENTION, Method, TokenMethod, TowerMethod
 from stc_lmms.methods.downsample import Downsample
 from stc_lmms.methods.dycoke import DyCoke
 from stc_lmms.methods.stc_cacher import STCCacher
@@ -24,21 +23,6 @@ from stc_lmms.methods.vidcom2 import VidCom2
 from stc_lmms.methods.vidcom2_two_score import VidCom2TwoScore
 from stc_lmms.methods.visionzip import VisionZip
 from stc_lmms.suggest import unknown
-
-
-@dataclass(frozen=True)
-class Method:
-    """A recipe with its hyper-parameters filled in."""
-
-    name: str
-    tower: TowerMethod | None = None
-    token: TokenMethod | None = None
-
-    @property
-    def budget(self) -> BudgetKind:
-        """How the number of LLM tokens per frame is kept: the token slot decides, if there is one."""
-        slot = self.token or self.tower
-        return slot.budget if slot is not None else "none"
 
 
 @dataclass(frozen=True)

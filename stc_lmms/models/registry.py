@@ -20,6 +20,7 @@ lmms-eval and `stc-vlmeval` then know it as `my_model_stc`, and settings, `stc-l
 frames of LLaVA-OneVision alone, and `bench` measures the models of `bench/models.py`; both refuse others.
 """
 
+import dataclasses
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -80,6 +81,12 @@ class Model:
     def load_bench(self) -> Any:
         """What `stc-lmms bench` measures it with; None if it has no latency card. Imports torch."""
         return _imported(self.bench) if self.bench else None
+
+    @property
+    def option_fields(self) -> dict[str, dataclasses.Field]:
+        """Its own arguments by name."""
+        options = self.load_options()
+        return {} if options is None else {f.name: f for f in dataclasses.fields(options)}
 
 
 def _imported(path: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, gather_object
 
 from stc_lmms.eval.shard import VARIABLE as SHARD
-from stc_lmms.settings import Settings
+from stc_lmms.config import Settings
 from stc_lmms.engine.timers import total
 
 logger = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.plan import public_shape
 from stc_lmms.bench.work import ModelShape, kv_bytes_per_token, reference_bytes, stages
 from stc_lmms.bench.work import Workload as Clip
+from stc_lmms.config import Settings
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.eval.run_config import RunConfig, check
-from stc_lmms.settings import Settings
 from stc_lmms.sweep.spec import Spec
 from stc_lmms.text_table import text_table
 

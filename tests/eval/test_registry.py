@@ -8,6 +8,7 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
 from stc_lmms.cli.main import main
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import StreamingModel
 from stc_lmms.errors import SettingsError
 from stc_lmms.eval import lmms_eval
@@ -15,7 +16,7 @@ from stc_lmms.memory import registry as memories
 from stc_lmms.methods.registry import METHODS
 from stc_lmms.models import registry
 from stc_lmms.resources import tasks_root
-from stc_lmms.settings import Settings, option_fields, resolve
+from stc_lmms.settings import resolve
 from tests import media
 from tests.eval.toy import FORGETFUL, TOY, Toy, ToyStc
 
@@ -52,7 +53,7 @@ def test_every_registered_model_is_complete():
         harness = getattr(lmms_eval, model.harness_class.rpartition(".")[2])
         assert harness.registered == name and harness.__doc__.startswith(f"`--model {model.harness_id}`")
         assert resolve({}, {}, model=name).pretrained == model.pretrained
-        assert not set(option_fields(model)) & taken and model.own_memory not in memories.MEMORIES
+        assert not set(model.option_fields) & taken and model.own_memory not in memories.MEMORIES
 
 
 def test_an_unknown_model_is_told_with_the_nearest(toy, capsys):
@@ -102,7 +103,7 @@ def test_an_option_cannot_take_a_name_in_use(toy, monkeypatch):
             "memory.recent.Recent",
             "model 'toy' has an option called 'recent_frames', a name in use: rename it",
         ),
-        ("settings.Settings", "model 'toy' has an option called 'model', a name in use: rename it"),
+        ("config.Settings", "model 'toy' has an option called 'model', a name in use: rename it"),
         (
             "methods.controls.Uniform",
             "'stc' and model 'toy' both have a field called 'token_budget': rename it",

@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import Answer, Generation, Progress, Stream, StreamingModel, check_frames
 from stc_lmms.engine.timers import Efficiency
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.eval.lmms_eval import Harness
 from stc_lmms.models.registry import Model
-from stc_lmms.settings import Settings
 
 HERE = "tests.eval.toy"
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from stc_lmms.arguments import parse_pairs
 from stc_lmms.benchmarks.ovobench import official_score
 from stc_lmms.engine.api import Generation
 from stc_lmms.models.llava_onevision.model import LlavaOnevision
-from stc_lmms.settings import parse_args, resolve
+from stc_lmms.settings import resolve
 from stc_lmms.video.decode import iter_frames
 from training.demo.questions import FAMILIES, Asked, ask
 from training.demo.text_only import reader
@@ -102,7 +103,7 @@ def main() -> None:
     base = LlavaOnevision(resolve({"pretrained": args.checkpoint, "method": "none", "device": "cpu"}))
     runs = [(BLIND, "method=none", True)] if args.blind else []
     for name, given, blind in (*runs, *((text, text, False) for text in args.methods)):
-        settings = resolve({"pretrained": args.checkpoint, "device": "cpu"} | parse_args(given))
+        settings = resolve({"pretrained": args.checkpoint, "device": "cpu"} | parse_pairs(given, "--methods"))
         model = LlavaOnevision.from_parts(settings, base.model, base.processor)
         scores = defaultdict(list)
         for world, some in zip(tqdm(worlds, name, mininterval=10), asked, strict=True):

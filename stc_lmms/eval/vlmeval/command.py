@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import open_device
 from stc_lmms.errors import DataError, SettingsError, StcError
 from stc_lmms.eval.evaluation import checked
@@ -28,7 +29,6 @@ from stc_lmms.eval.vlmeval.run import Run, stale
 from stc_lmms.methods.registry import METHODS
 from stc_lmms.models import registry
 from stc_lmms.results.journal import Journal
-from stc_lmms.settings import Settings
 from stc_lmms.suggest import unknown
 
 

@@ -20,6 +20,7 @@ from vlmeval.smp.file import get_intermediate_file_path
 
 from stc_lmms.benchmarks.base import Record
 from stc_lmms.benchmarks.summary import Summary, format_table
+from stc_lmms.config import Settings
 from stc_lmms.data.rows import PARTS, SCORERS, load_chunks, load_rows
 from stc_lmms.errors import DataError, StcError
 from stc_lmms.eval.dialogue import AnswerText, RowDialogue
@@ -28,7 +29,6 @@ from stc_lmms.eval.scoring import score, summary_name
 from stc_lmms.eval.vlmeval.run import Run, stale, with_fps
 from stc_lmms.results.journal import Journal
 from stc_lmms.results.record import RunRecord
-from stc_lmms.settings import Settings
 from stc_lmms.suggest import unknown
 
 T = TypeVar("T")

@@ -35,7 +35,7 @@ class StcVLM(Evaluation, BaseModel):
     Args:
         registered: name in the registry of models.
         journal: folder of the resume journal.
-        **model_args: see `stc_lmms.settings.Settings`.
+        **model_args: see `stc_lmms.config.Settings`.
     """
 
     INTERLEAVE = False

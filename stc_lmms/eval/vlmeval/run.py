@@ -4,10 +4,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stc_lmms.benchmarks.base import Record
+from stc_lmms.config import Settings
 from stc_lmms.data.rows import SCORERS
 from stc_lmms.eval.scoring import write_summary
 from stc_lmms.results.record import RunRecord, new_run
-from stc_lmms.settings import Settings
 
 
 @dataclass

@@ -4,7 +4,6 @@
 prefill of the clips found, is `ttft_ms`; a clip that is not full when it comes is read again for it.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from stc_lmms.bench.entry import (
 )
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.work import ModelShape, Work, Workload, decoder_work, projector_work, tower_work
+from stc_lmms.config import Settings
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.models.checkpoint_io import qwen2_config
@@ -30,7 +30,7 @@ from stc_lmms.models.dispider.model import Dispider
 from stc_lmms.models.dispider.net import STREAM_CLIPS
 from stc_lmms.models.dispider.prompt import reaction_prompt
 from stc_lmms.models.dispider.weights import random_networks
-from stc_lmms.settings import Settings
+from stc_lmms.settings import with_method
 from stc_lmms.suggest import unknown
 
 
@@ -61,7 +61,7 @@ class DispiderEntry:
             networks = random_networks(spec, dtype, device, settings.attn_implementation)
             words = StandInTokenizer()
             model = Dispider.from_parts(settings, spec, networks, words, words)
-        pair = Pair(model.with_settings(dataclasses.replace(settings, method="none", options={})), model)
+        pair = Pair(model.with_settings(with_method(settings, "none")), model)
         for each in pair:
             each.eos_ids = frozenset()  # every answer has the same length, whatever the weights say
         return pair

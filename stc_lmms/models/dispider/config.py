@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeVar
 
 from transformers import Qwen2Config
 
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.models.checkpoint_io import checkpoint_folder, qwen2_config, read_json
-from stc_lmms.settings import Settings
 
 LAYOUTS: Mapping[str, Literal["v1", "v2"]] = {"long": "v1", "dispider_reaction": "v2"}
 DECISION_TYPES = ("stream_ground_qwen", "dispider_decision")

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from stc_lmms import compat, compat_llm
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import StreamingModel, checkpoint, open_device
 from stc_lmms.engine.encoder import note_unknown_role
 from stc_lmms.engine.graphs import CudaCapture
@@ -40,7 +41,6 @@ from stc_lmms.models.dispider.prompt import (
 from stc_lmms.models.dispider.stream import DispiderStream
 from stc_lmms.models.dispider.weights import Networks, load_networks
 from stc_lmms.ops.transfer import to_device
-from stc_lmms.settings import Settings
 from stc_lmms.towers import open_tower
 
 logger = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import FrameSelection, Generation, check_frames, check_length
 from stc_lmms.engine.decoding import Decoded, repetition_penalty
 from stc_lmms.engine.timers import StageClock
@@ -31,7 +32,6 @@ from stc_lmms.models.qwen_vl.encoder import FramePairEncoder
 from stc_lmms.models.qwen_vl.model import QwenVL, QwenVLStream
 from stc_lmms.ops.mrope import FramePair, MropePositions
 from stc_lmms.ops.positions import PositionedEmbeds
-from stc_lmms.settings import Settings
 from stc_lmms.video.sampling import TOLERANCE_S
 
 FIRST_S, STEP_S = 3, 1

@@ -4,10 +4,10 @@ import math
 from typing import Any
 
 from stc_lmms import compat, compat_llm
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.ops.grid import halved
-from stc_lmms.settings import Settings
 
 
 def check_settings(settings: Settings) -> None:

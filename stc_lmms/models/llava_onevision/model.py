@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat, compat_llm
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import (
     Answer,
     Generation,
@@ -51,7 +52,6 @@ from stc_lmms.ops.attention import kernel
 from stc_lmms.ops.grid import halve, halved
 from stc_lmms.ops.positions import ContiguousPositions, DensePositions, PositionedEmbeds
 from stc_lmms.ops.transfer import to_device
-from stc_lmms.settings import Settings
 from stc_lmms.towers import open_tower
 from stc_lmms.towers.attention_scores import encode_with_last_input, received_in
 

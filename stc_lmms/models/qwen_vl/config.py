@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from stc_lmms import compat, compat_llm, compat_qwen_vl
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.methods.base import ATTENTION
 from stc_lmms.methods.budget import within
-from stc_lmms.settings import Settings
 
 # Of LiveCC's whole-clip reader: LLM tokens of one slice, and of all frames of a clip; frames.
 _MOST_TOKENS, _LEAST_TOKENS, _CLIP_TOKENS = 768, 100, 24576

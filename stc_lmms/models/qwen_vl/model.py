@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from stc_lmms import compat, compat_qwen_vl
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import (
     Answer,
     Generation,
@@ -47,7 +48,6 @@ from stc_lmms.ops.attention import kernel
 from stc_lmms.ops.mrope import FramePair, MropePositions
 from stc_lmms.ops.positions import PositionedEmbeds
 from stc_lmms.ops.transfer import to_device
-from stc_lmms.settings import Settings
 from stc_lmms.towers import Patches, open_tower
 
 # LiveCC's protocol for benchmarks (`evaluation/distributed_mcq_predictor.py`).

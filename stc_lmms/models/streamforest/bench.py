@@ -1,6 +1,5 @@
 """StreamForest on the latency card."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from stc_lmms.bench.entry import (
 )
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.work import ModelShape, Work, Workload, stages
+from stc_lmms.config import Settings
 from stc_lmms.errors import SettingsError
 from stc_lmms.models.streamforest import config as streamforest_config
 from stc_lmms.models.streamforest.config import StreamForestSpec
 from stc_lmms.models.streamforest.model import Networks, StreamForest
 from stc_lmms.models.streamforest.prompt import PREFIX, suffix, time_sentence
-from stc_lmms.settings import Settings
+from stc_lmms.settings import with_method
 from stc_lmms.suggest import unknown
 
 
@@ -49,7 +49,7 @@ class StreamForestEntry:
 
     def open(self, options: Options, settings: Settings) -> Pair:
         """See `Entry.open`."""
-        plain = dataclasses.replace(settings, method="none", options={})
+        plain = with_method(settings, "none")
         if options.pretrained is not None:
             model = StreamForest(settings)
         else:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2ForCausalLM, SiglipVisionModel
 
 from stc_lmms import compat, compat_llm
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import (
     Answer,
     Generation,
@@ -48,7 +49,6 @@ from stc_lmms.models.streamforest.options import StreamForestOptions
 from stc_lmms.models.streamforest.prompt import END_OF_TURN, PREFIX, suffix, time_sentence
 from stc_lmms.ops.sincos import spatial_table, temporal_table
 from stc_lmms.ops.transfer import to_device
-from stc_lmms.settings import Settings
 from stc_lmms.towers import open_tower
 from stc_lmms.video.sampling import spread_indices
 
