@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blocks import fill
 
-from stc_lmms.cli.methods import as_markdown
+from stc_lmms.cli.method_tables import as_markdown
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stc_lmms.cli.main import main
-from stc_lmms.cli.methods import as_markdown
+from stc_lmms.cli.method_tables import as_markdown
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods import registry
 from stc_lmms.methods.registry import METHODS, MethodSpec, MethodSpecs
