@@ -5,6 +5,7 @@ from typing import Any
 from stc_lmms.memory.registry import MEMORIES, fields
 from stc_lmms.methods.registry import METHODS
 from stc_lmms.models import registry
+from stc_lmms.text_table import text_table
 
 HEADER = ("method", "slots", "causal", "budget", "attention", "paper", "what it does")
 NOTES = (
@@ -68,12 +69,9 @@ def models(model: str | None = None) -> list[dict[str, Any]]:
 def as_text(model: str | None = None) -> str:
     """The table for a terminal, followed by the arguments of methods, memories and models."""
     listed = methods(model)
-    cells = [HEADER, *_rows(listed)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-    lines.insert(1, "-" * max(map(len, lines)))
-    lines += ["", "arguments and defaults"]
-    lines += [f"{facts['name'].ljust(widths[0])}  {_defaults(facts) or '-'}" for facts in listed]
+    width = max(len(facts["name"]) for facts in listed)
+    lines = [text_table(HEADER, _rows(listed), left=len(HEADER)), "", "arguments and defaults"]
+    lines += [f"{facts['name']:{width}}  {_defaults(facts) or '-'}" for facts in listed]
     for kind, group in (("memory=", memories(model)), ("--model ", models(model))):
         lines += [f"{kind}{facts['name']}: {facts['summary']}  {_defaults(facts)}" for facts in group]
     return "\n".join(line.rstrip() for line in [*lines, "", *NOTES])
