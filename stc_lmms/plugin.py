@@ -1,7 +1,7 @@
-"""Entry point of lmms-eval: lists our models and makes our tasks findable without a flag.
+"""Entry point for lmms-eval: lists our models and makes our tasks available without a flag.
 
-lmms-eval loads every plugin's entry point in one `try` block while it starts, before it knows which model
-is wanted. So this module imports nothing heavy (no torch), and its hook never raises.
+At startup, before it knows which model to run, lmms-eval loads the entry points of all plug-ins in one `try`
+block. So this module imports nothing heavy (no torch), and its hook never raises.
 """
 
 import importlib.abc
@@ -20,17 +20,17 @@ from stc_lmms.models import registry
 
 logger = logging.getLogger(__name__)
 
-# model id -> class, imported by lmms-eval only when the model is selected
+# Model id -> dotted path of the class, which lmms-eval imports only when the model is selected.
 MODELS = {model.harness_id: model.harness_class for model in registry.MODELS.values()}
 
 
 def manifests() -> Iterable[object]:
-    """What `lmms_eval.models` asks of a plugin; also installs task discovery."""
+    """Model manifests, the hook of the entry point `lmms_eval.models`; also installs task discovery."""
     try:
-        _warn_about_torchvision()
+        warn_about_torchvision()
         install_task_discovery()
         return _manifests()
-    except Exception as error:  # an exception here would silently drop every other plugin, too
+    except Exception as error:  # an exception here would silently drop every other plug-in as well
         logger.warning("stc-lmms is not available in lmms-eval: %s: %s", type(error).__name__, error)
         return []
 
@@ -46,7 +46,7 @@ def _manifests() -> list[object]:
 
 
 def install_task_discovery() -> None:
-    """Let every `TaskManager` look into our tasks, now or when `lmms_eval.tasks` gets imported."""
+    """Make every `TaskManager` search our tasks: now, or once `lmms_eval.tasks` is imported."""
     tasks = sys.modules.get("lmms_eval.tasks")
     if tasks is not None and hasattr(tasks, "TaskManager"):
         _extend(tasks)
@@ -55,7 +55,7 @@ def install_task_discovery() -> None:
 
 
 class _ExtendOnImport(importlib.abc.MetaPathFinder):
-    """Waits for `lmms_eval.tasks`, whose import takes seconds that `lmms-eval models` need not pay."""
+    """Extends `lmms_eval.tasks` when it is imported; importing it here would slow down `lmms-eval models`."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if fullname != "lmms_eval.tasks":
@@ -90,9 +90,9 @@ def _extend(tasks: ModuleType) -> None:
                 paths.append(str(tasks_root()))
             except StcError as error:
                 logger.warning("%s", error)
-        # the tasks of a shard are ours: reading the 2000 files of the others would double a job's start
-        others = include_defaults and not os.environ.get(SHARD)
-        index = original(self, include_path=paths or None, include_defaults=others)
+        # A shard runs only our tasks; reading the 2000 files of lmms-eval would double its startup time.
+        their_tasks = include_defaults and not os.environ.get(SHARD)
+        index = original(self, include_path=paths or None, include_defaults=their_tasks)
         if include_defaults:
             _warn_about_shadowed(index, paths[-1:])
         return index
@@ -101,7 +101,7 @@ def _extend(tasks: ModuleType) -> None:
 
 
 def _warn_about_shadowed(index: dict, roots: list[str]) -> None:
-    """A task of lmms-eval with one of our names would win without a word."""
+    """Warn about tasks of lmms-eval that have one of our names: they silently shadow ours."""
     from pathlib import Path
 
     ours = {path.parent.name for root in roots for path in Path(root).glob("*/*.yaml")}
@@ -117,7 +117,7 @@ def torchvision_mismatch(torch: str, torchvision: str, requirement: str | None) 
     Args:
         torch: version of torch, such as 2.13.0+cpu.
         torchvision: version of torchvision.
-        requirement: the version of torch that this torchvision asks for, such as 2.13.0.
+        requirement: version of torch that this torchvision requires, such as 2.13.0, if known.
     """
     release, _, build = torch.partition("+")
     _, _, other_build = torchvision.partition("+")
@@ -133,13 +133,14 @@ def torchvision_mismatch(torch: str, torchvision: str, requirement: str | None) 
     )
 
 
-def _warn_about_torchvision() -> None:
+def warn_about_torchvision() -> None:
+    """Print a warning if the installed torch and torchvision do not match."""
     try:
         versions = [importlib.metadata.version(name) for name in ("torch", "torchvision")]
         requires = importlib.metadata.requires("torchvision") or []
     except importlib.metadata.PackageNotFoundError:
         return
-    # "torch==2.13.0", in older wheels "torch (==2.2.0)"
+    # "torch==2.13.0", or "torch (==2.2.0)" in older wheels
     pinned = [found[1] for r in requires if (found := re.match(r"torch\s*\(?==\s*([^\s;,)]+)", r))]
     problem = torchvision_mismatch(*versions, pinned[0] if pinned else None)
     if problem:

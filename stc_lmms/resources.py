@@ -1,4 +1,4 @@
-"""Where `tasks/` and `model_configs/` live: inside the wheel, or beside the package in a checkout."""
+"""Locations of `tasks/` and `model_configs/`: inside the wheel, or next to the package in a checkout."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ def _find(name: str) -> Path:
 
 
 def tasks_root() -> Path:
-    """Folder with one sub-folder per benchmark task."""
+    """Folder with one sub-folder per task group."""
     return _find("tasks")
 
 
 def model_configs_root() -> Path:
-    """Folder with one YAML per recipe."""
+    """Folder with one YAML file per recipe."""
     return _find("model_configs")

@@ -230,7 +230,7 @@ def test_models_of_vlmevalkit_can_do_the_chunk_files(run, chunks, tmp_path, monk
     right = sum(t["correct"]["official"] for p in summary["parts"].values() for t in p["tasks"].values())
     assert summary["n"] == 10 and right == gold.count("A") > 0
     assert run("--model", "Echo", "--data", "OVOBench_mini", "--work-dir", "out") == 2
-    assert "OVOBench_mini is asked on a stream" in capsys.readouterr().err.splitlines()[-1]
+    assert "OVOBench_mini needs a streaming model" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_what_is_wrong_is_told_in_one_line_before_any_weight(run, no_model, caps
         ({}, {"OVOBench_mini": {"class": "OVObench", "fps": 1}}, "did you mean 'OVOBench'?"),
         ({}, {"OVOBench_mini": {"class": "OVOBench"}}, "dataset 'OVOBench_mini': fps=0 must be above 0"),
         ({}, {"OVOBench_mini": {"class": "OVOBench", "fsp": 1}}, "unknown key 'fsp'; did you mean 'fps'?"),
-        ({}, {"OVOBench_mini": {"fps": 1}}, "dataset 'OVOBench_mini': give its class"),
+        ({}, {"OVOBench_mini": {"fps": 1}}, "dataset 'OVOBench_mini': its class is missing"),
         ({"class": "LlavaOVStc"}, {"OVOBench_mini": {}}, "did you mean 'LlavaOvStc'?"),
     ],
 )

@@ -1,8 +1,8 @@
-"""`stc-vlmeval`: VLMEvalKit with our models and benchmarks in it.
+"""`stc-vlmeval`: VLMEvalKit with our models and benchmarks added.
 
-VLMEvalKit has no plug-ins. So this command imports it, adds our classes to its tables, checks what was asked
-for before any weight is loaded, and hands over to `vlmeval.run` with all its options. It is the only place
-that imports vlmeval, which turns off certificate checks for the whole process: they are put back.
+VLMEvalKit has no plug-in system, so this command imports it, adds our classes to its tables, checks the
+arguments before any weight is loaded, and passes control to `vlmeval.run` with all its options. No other
+module imports vlmeval, which disables TLS certificate checks for the whole process; they are restored.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from stc_lmms.suggest import unknown
 
 @dataclass(frozen=True)
 class ModelPreset:
-    """A model of ours with arguments; `registered` is its name in the registry of models."""
+    """One of our models with arguments; `registered` is its name in the registry of models."""
 
     registered: str
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
 def model_presets() -> dict[str, ModelPreset]:
-    """Names for `--model`: every model, with `_demo` if it has that checkpoint, and with every method."""
+    """Names for `--model`: every model, alone and with every method, also on its demo checkpoint."""
     found = {}
     for model in registry.MODELS.values():
         for ending, args in {"": {}, **({"_demo": {"pretrained": "demo"}} if model.demo else {})}.items():
@@ -53,10 +53,11 @@ def model_presets() -> dict[str, ModelPreset]:
 
 
 def main() -> int:
-    """Run VLMEvalKit on the command line's arguments; exit status 2 and one line for what is wrong with them.
+    """Run VLMEvalKit with the arguments of the command line.
 
     Returns:
-        1 if a dataset of ours has no scores in the end: VLMEvalKit logs what went wrong and goes on.
+        Exit status: 2 if an argument is wrong, 1 if one of our datasets has no scores in the end, because
+        VLMEvalKit only logs such failures and continues.
     """
     try:
         run = _import()
@@ -75,7 +76,7 @@ def main() -> int:
 
 
 def _import() -> ModuleType:
-    """`vlmeval.run`, with certificate checks as they were."""
+    """Import `vlmeval.run` without its side effect on certificate checks."""
     if find_spec("vlmeval") is None:
         raise StcError("VLMEvalKit is not installed: pip install 'stc-lmms[vlmeval]'")
     secure = ssl._create_default_https_context
@@ -87,7 +88,7 @@ def _import() -> ModuleType:
 
 
 def _communicate_without_gpus() -> None:
-    """VLMEvalKit asks for NCCL, which needs GPUs; elsewhere its processes talk through Gloo."""
+    """Use Gloo where there are no GPUs: VLMEvalKit always requests NCCL, which needs them."""
     import torch
     from torch import distributed
 
@@ -97,13 +98,13 @@ def _communicate_without_gpus() -> None:
 
 
 def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Run, set[tuple[str, str]]]:
-    """Add our classes to VLMEvalKit's tables and check what was asked for.
+    """Add our classes to VLMEvalKit's tables and check the requested models and datasets.
 
     Returns:
-        The `Run` that our datasets share, and the pairs of a model and a dataset of ours that must be scored.
+        The `Run` shared by our datasets, and the pairs of a model and one of our datasets that need scores.
 
     Raises:
-        StcError: a name, an argument, data or an old result table that does not fit.
+        StcError: a name, an argument, the data or an old result table does not fit.
     """
     import vlmeval.api
     import vlmeval.vlm
@@ -128,7 +129,7 @@ def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Run, set[tuple
 
 
 def _add(run: ModuleType, started: Run) -> dict[str, str]:
-    """Put our classes and names where VLMEvalKit looks; the classes of models with their registered names."""
+    """Add our classes to VLMEvalKit's tables; returns the registered model name of each model class."""
     import vlmeval.dataset
     import vlmeval.vlm
 
@@ -151,10 +152,10 @@ def _add(run: ModuleType, started: Run) -> dict[str, str]:
 
 
 def _datasets(run: ModuleType, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Those of the datasets that are ours, made to see whether their data is there.
+    """Our datasets among those requested, constructed to check that their data is present.
 
     Raises:
-        DataError: it is not, or a name is unknown.
+        DataError: data is missing, or a name is unknown.
     """
     import vlmeval.dataset
 
@@ -167,7 +168,7 @@ def _datasets(run: ModuleType, data: Mapping[str, Mapping[str, Any]]) -> dict[st
         elif config.get("class"):
             _check_class("dataset", config["class"], CLASSES, vlmeval.dataset)
         elif config:
-            raise SettingsError(f"dataset {name!r}: give its class, too, such as {next(iter(CLASSES))}")
+            raise SettingsError(f"dataset {name!r}: its class is missing, such as {next(iter(CLASSES))}")
         elif name in registered():
             found[name] = run.supported_video_datasets[name]()
         elif not _theirs(name, vlmeval.dataset):
@@ -177,10 +178,10 @@ def _datasets(run: ModuleType, data: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 
 def _given(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a dataset of ours in a configuration file.
+    """Constructor arguments of one of our datasets in a configuration file.
 
     Raises:
-        SettingsError: there is another key, or no frame rate, without which VLMEvalKit would not take it.
+        SettingsError: a key is unknown, or there is no frame rate, which VLMEvalKit requires.
     """
     known = ("class", "dataset", "nframe", "fps")
     for key in config:
@@ -193,13 +194,13 @@ def _given(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_class(what: str, name: str, ours: Iterable[str], *theirs: ModuleType) -> None:
-    """Raises SettingsError if there is no such class."""
+    """Raise SettingsError if there is no such class."""
     if name not in ours and not any(hasattr(module, name) for module in theirs):
         raise SettingsError(unknown(f"{what} class", name, ours))
 
 
 def _settings(preset: ModelPreset) -> Settings:
-    """Resolved model arguments, on the device that the model will be on; nothing is loaded."""
+    """Resolved model arguments, with the device that will be used; loads nothing."""
     device = str(open_device(str(preset.args.get("device", "auto"))))
     return checked(preset.registered, {**preset.args, "device": device})
 
@@ -207,11 +208,11 @@ def _settings(preset: ModelPreset) -> Settings:
 def _check_tables(
     run: ModuleType, work_dir: Path, started: Run, models: Iterable[str], datasets: Mapping[str, Any]
 ) -> None:
-    """Keep VLMEvalKit from reusing answers by the names of files; the journal knows what they depend on.
+    """Keep VLMEvalKit from reusing answers by file name; only the journal knows what they depend on.
 
     Raises:
-        DataError: an old table has other answers.
-        SettingsError: a model without streams is to answer on a stream.
+        DataError: an old table has answers from other settings.
+        SettingsError: one of VLMEvalKit's models is combined with a stream dataset.
     """
     journal = Journal(started.journal) if started.journal.is_dir() else None
     for model, (name, dataset) in itertools.product(models, datasets.items()):
@@ -219,8 +220,8 @@ def _check_tables(
             if dataset.chunks:
                 continue
             raise SettingsError(
-                f"{name} is asked on a stream, which {model} of VLMEvalKit does not have; it can do "
-                "OVOBench, with a video file for every question"
+                f"{name} needs a streaming model, and VLMEvalKit's {model} is not one; it can run OVOBench, "
+                "which has a video file for every question"
             )
         table = Path(run.get_pred_file_path(str(work_dir / model), model, name))
         if table.exists() and (journal is None or dataset.missing(started.settings[model], journal)):
@@ -229,20 +230,20 @@ def _check_tables(
         old = glob.escape(f"{model}_{dataset.dataset_name}")
         for pattern in (f"*_{stem}.pkl", f"{old}_PREV.pkl") if run.RANK == 0 else ():
             for left in (work_dir / model).glob(pattern):
-                left.unlink()  # by an interrupted run; the journal has its answers
+                left.unlink()  # from an interrupted run; the journal has its answers
     if journal is not None:
         started.resumed = journal.keys()
         journal.close()
 
 
 def _asked(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Models and datasets by name, with their configuration from the JSON file if there is one."""
+    """Requested models and datasets by name, with their configuration if there is a JSON file."""
     if args.config is None:
         if not (args.model and args.data):
             raise SettingsError("give --model and --data, or --config FILE")
         return {name: {} for name in args.model}, {name: {} for name in args.data}
     if args.model or args.data:
-        raise SettingsError("--config goes without --model and --data")
+        raise SettingsError("--config cannot be combined with --model or --data")
     try:
         content = json.loads(Path(args.config).read_text(encoding="utf-8"))
         models, data = content["model"], content["data"]
@@ -255,7 +256,7 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[st
 
 
 def _preset(name: str, config: Mapping[str, Any], classes: Mapping[str, str]) -> ModelPreset | None:
-    """The model of ours that a name or a configuration means, or None."""
+    """Which of our models a name or a configuration refers to, or None."""
     if config.get("class"):
         registered = classes.get(config["class"])
         if registered is None:
@@ -266,15 +267,15 @@ def _preset(name: str, config: Mapping[str, Any], classes: Mapping[str, str]) ->
 
 
 def _theirs(name: str, dataset: ModuleType) -> bool:
-    """Whether VLMEvalKit has a dataset of this name, or a table of the user's."""
+    """Whether VLMEvalKit has a dataset of this name, or the user has a table of this name."""
     known = name in dataset.supported_video_datasets or name in dataset.SUPPORTED_DATASETS
-    # Not by their function, which makes the folder.
+    # Not through their function, which would create the folder.
     tables = Path(os.environ.get("LMUData") or Path.home() / "LMUData")  # noqa: SIM112
     return known or (tables / f"{name}.tsv").exists()
 
 
 def _unknown(what: str, name: str, ours: Mapping[str, Any], theirs: Any, listing: str) -> str:
-    """One line, with the nearest names of all and where to find the others: there are hundreds."""
+    """An error message with the nearest names and where to find the others: there are hundreds."""
     near = get_close_matches(name, {*ours, *theirs}, n=3, cutoff=0.5) or list(ours)[:3]
     return (
         f"unknown {what} {name!r}; the nearest are {', '.join(near)} (README: ours; {listing}: VLMEvalKit's)"
