@@ -1,25 +1,24 @@
 """The latency card: first the work of every stage, then measurements, then one JSON object on the last line.
 
-In the JSON `arithmetic_bound` is FLOPs of the method over FLOPs of dense. `bound`, to which
+In the JSON, `arithmetic_bound` is FLOPs of the method over FLOPs of dense. `bound`, to which
 `measured_over_bound` refers, is the ratio of the least times at the machine's measured rates (`floor_ms`): in
-calls of few frames a stage waits for its weights, which both read. `work` is by stage; where `launch` is a
-graph, the times, floors and bounds of `vit_ms` have projector and pooling in them.
+calls of few frames a stage waits for its weights, which both sides read. `work` is by stage; where `launch`
+is a graph, the times, floors and bounds of `vit_ms` include projector and pooling.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from stc_lmms.bench import models, render
-from stc_lmms.bench.entry import Entry, Pair
+from stc_lmms.bench import render
+from stc_lmms.bench.entry import Entry, Pair, StaticCard, find_entry
 from stc_lmms.bench.frames import SIZE, synthetic_frames, video_frames
 from stc_lmms.bench.hardware import Machine, gpu_state, measure_machine
 from stc_lmms.bench.measure import Comparison, compare, summary
 from stc_lmms.bench.options import PROTOCOLS, Options
-from stc_lmms.bench.work import ModelShape, Workload, bounds, captured, kv_bytes_per_token, reference_bytes
+from stc_lmms.bench.work import Workload, bounds, captured, kv_bytes_per_token, reference_bytes
 from stc_lmms.errors import StcError
 from stc_lmms.ops.rows import kernels
 
@@ -31,12 +30,16 @@ _DEVICE_PEAK = (
 
 
 def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Measure and print the card; returns what the last line holds.
+    """Compute or measure the card of a model and print it; returns what its last line holds.
 
     Raises:
-        StcError: an option does not fit the model or the machine; before any weight is made or loaded.
+        StcError: an option does not fit the model or the machine; raised before any weight is made or loaded.
     """
-    entry = models.entry(options.model)
+    entry = find_entry(options.model)
+    return entry.run(options, say) if isinstance(entry, StaticCard) else _measured(entry, options, say)
+
+
+def _measured(entry: Entry, options: Options, say: Callable[[str], None]) -> dict[str, Any]:
     settings = entry.check(options)
     decode_ms: dict[int, list[float]] = {}
     if options.video is None:
@@ -49,9 +52,8 @@ def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
         torch.set_num_threads(options.threads)
     with _memory_errors("holding the model"):
         pair = entry.open(options, settings)
-    shape, prompt = entry.shape(pair.method), entry.prompt_tokens(pair.method)
-    work = [_work(entry, pair, _job(pair, count, prompt)) for count in options.frames]
-    card = _static(options, pair, shape, prompt) | {"static": work}
+    card = _static(entry, options, pair)
+    card["static"] = [_work(entry, pair, card["prompt_tokens"], count) for count in options.frames]
     say(render.head(card))
 
     with _memory_errors("measuring its rates beside the model"):
@@ -73,67 +75,101 @@ def run(options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
             )
         row = _row(card, static, measured, machine, decode_ms.get(count))
         card["rows"].append(row)
-        card["slower_than_dense"] += [{"frames": count} | found for found in measured.slower()]
+        card["slower_than_dense"] += [{"frames": count} | stage for stage in measured.slower()]
         say(render.row(row, options.method))
-    after = pair.method.describe()  # capturing may have failed
+    after = pair.method.describe()  # capturing graphs may have failed
     card["launch"], card["launch_reason"] = after["launch"], after["launch_reason"]
     card["gpu_after"] = gpu_state()
     say(render.warnings(card))
-    line = json.dumps(card)
-    if options.output is not None:
-        options.output.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    say(line)
-    return card
+    return render.emit(card, options.output, say)
 
 
-def _static(options: Options, pair: Pair, shape: ModelShape, prompt: tuple[int, int]) -> dict[str, Any]:
-    """All that is known before anything runs, whatever the frame count."""
-    how = pair.method.describe()
+def _static(entry: Entry, options: Options, pair: Pair) -> dict[str, Any]:
+    """Everything that is known before anything runs and is the same for all frame counts."""
+    model, description = pair.method, pair.method.describe()
+    shape, (before, after) = entry.shape(model), entry.prompt_tokens(model)
+    protocol = PROTOCOLS[options.protocol]
+    on_gpu = model.device.type == "cuda"
     return {
         "benchmark": "card",
         "schema": SCHEMA,
         "model": options.model,
         "weights": options.pretrained or f"random, {options.size}",
         "method": options.method,
-        "settings": pair.method.settings.flat(),
+        "settings": model.settings.flat(),
         "protocol": options.protocol,
-        "protocol_summary": PROTOCOLS[options.protocol].summary,
-        "prefill_frames": pair.method.settings.prefill_frames,
-        "launch": how["launch"],
-        "launch_reason": how["launch_reason"],
-        "execution": PROTOCOLS[options.protocol].execution,
-        "attention": how["attention"],
-        "row_kernels": kernels(pair.method.device.type, getattr(torch, how["dtype"])).name,
-        "dtype": how["dtype"],
+        "protocol_summary": protocol.summary,
+        "prefill_frames": model.settings.prefill_frames,
+        "launch": description["launch"],
+        "launch_reason": description["launch_reason"],
+        "execution": protocol.execution,
+        "attention": description["attention"],
+        "row_kernels": kernels(model.device.type, getattr(torch, description["dtype"])).name,
+        "dtype": description["dtype"],
         "repeats": options.repeats,
         "warmup": options.warmup,
         "new_tokens": options.new_tokens,
-        "frames_from": str(options.video)
-        if options.video
-        else f"synthetic drifting noise, {SIZE[0]}x{SIZE[1]}",
-        "preprocess": models.entry(options.model).preprocess(options),
-        "clock": "CUDA events" if pair.dense.device.type == "cuda" else "wall clock",
-        "peak_memory_of": _DEVICE_PEAK if pair.dense.device.type == "cuda" else "whole process so far",
+        "frames_from": str(options.video or f"synthetic drifting noise, {SIZE[0]}x{SIZE[1]}"),
+        "preprocess": entry.preprocess(options),
+        "clock": "CUDA events" if on_gpu else "wall clock",
+        "peak_memory_of": _DEVICE_PEAK if on_gpu else "whole process so far",
         "shape": {"tower": vars(shape.tower), "decoder": vars(shape.decoder)}
         | {"tokens_per_frame": shape.tokens_per_frame, "itemsize": shape.itemsize},
-        "prompt_tokens": {"before": prompt[0], "behind": prompt[1]},
+        "prompt_tokens": {"before": before, "behind": after},
         "kv_bytes_per_token": kv_bytes_per_token(shape),
-        "reference_bytes": reference_bytes(shape, pair.method.method.tower),
-        "environment": how["environment"],
+        "reference_bytes": reference_bytes(shape, model.method.tower),
+        "environment": description["environment"],
     }
 
 
-def _job(pair: Pair, count: int, prompt: tuple[int, int]) -> Workload:
-    return Workload(count, pair.method.settings.prefill_frames, *prompt)
-
-
-def _work(entry: Entry, pair: Pair, job: Workload) -> dict[str, Any]:
-    work = {"dense": entry.stages(pair.dense, job), "method": entry.stages(pair.method, job)}
-    found = bounds(work["dense"], work["method"] or {}, lambda one: one.flops)
+def _work(entry: Entry, pair: Pair, prompt: dict[str, int], frames: int) -> dict[str, Any]:
+    group = pair.method.settings.prefill_frames
+    workload = Workload(frames, group, prompt["before"], prompt["behind"])
+    work = {"dense": entry.stages(pair.dense, workload), "method": entry.stages(pair.method, workload)}
     return {
-        "frames": job.frames,
-        "work": {who: stages for who, stages in work.items() if stages is not None},
-        "arithmetic_bound": _rounded(found),
+        "frames": frames,
+        "work": {side: stages for side, stages in work.items() if stages is not None},
+        "arithmetic_bound": _rounded(bounds(work["dense"], work["method"] or {}, lambda one: one.flops)),
+    }
+
+
+def _row(
+    card: dict[str, Any],
+    static: dict[str, Any],
+    measured: Comparison,
+    machine: Machine,
+    decode_ms: list[float] | None,
+) -> dict[str, Any]:
+    frames, ratios = static["frames"], _rounded(measured.ratios())
+    sides = {"dense": measured.dense, "method": measured.method}
+    prompt_bytes = card["prompt_tokens"]["before"] * card["kv_bytes_per_token"]
+    graphed = {side: samples.sizes["frames_graphed"] for side, samples in sides.items()}
+    timed = {side: captured(work) if graphed[side] else work for side, work in static["work"].items()}
+    bound = _rounded(bounds(timed["dense"], timed.get("method", {}), machine.floor_ms))
+    return static | {
+        "launch": {side: _launch(count, frames) for side, count in graphed.items()},
+        "work": {
+            side: {stage: {"flops": one.flops, "bytes": one.bytes} for stage, one in work.items()}
+            for side, work in static["work"].items()
+        },
+        "floor_ms": {
+            side: _rounded({stage: machine.floor_ms(one) for stage, one in work.items()})
+            for side, work in timed.items()
+        },
+        "bound": bound,
+        "ratio": ratios,
+        "ratio_of_minima": _rounded(measured.minima()),
+        "measured_over_bound": {
+            stage: round(ratios[stage] / least, 4) for stage, least in bound.items() if ratios[stage]
+        },
+        "summary_ms": {side: samples.summary() for side, samples in sides.items()},
+        "samples_ms": {side: samples.ms for side, samples in sides.items()},
+        "decode_ms": None if decode_ms is None else summary(decode_ms) | {"samples": decode_ms},
+        "sizes": {
+            side: samples.sizes
+            | {"kv_bytes_per_frame": (samples.sizes["kv_bytes"] - prompt_bytes) / frames}
+            for side, samples in sides.items()
+        },
     }
 
 
@@ -141,8 +177,8 @@ def _launch(graphed: int, frames: int) -> str:
     return "graph" if graphed == frames else f"graph for {graphed} of {frames} frames" if graphed else "eager"
 
 
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {stage: round(value, 4) for stage, value in values.items()}
+def _rounded(values: dict[str, float | None]) -> dict[str, float | None]:
+    return {stage: None if value is None else round(value, 4) for stage, value in values.items()}
 
 
 @contextmanager
@@ -153,45 +189,3 @@ def _memory_errors(what: str) -> Iterator[None]:
         raise StcError(
             f"the device has too little memory for {what}; give smaller --frames, or --size 0.5b"
         ) from error
-
-
-def _row(
-    card: dict[str, Any],
-    static: dict[str, Any],
-    measured: Comparison,
-    machine: Machine,
-    decode_ms: list[float] | None,
-) -> dict[str, Any]:
-    ratios = {stage: None if r is None else round(r, 4) for stage, r in measured.ratios().items()}
-    sides = {"dense": measured.dense, "method": measured.method}
-    prompt_bytes = card["prompt_tokens"]["before"] * card["kv_bytes_per_token"]
-    graphed = {who: samples.sizes["frames_graphed"] for who, samples in sides.items()}
-    timed = {who: captured(work) if graphed[who] else work for who, work in static["work"].items()}
-    bound = _rounded(bounds(timed["dense"], timed.get("method", {}), machine.floor_ms))
-    return static | {
-        "launch": {who: _launch(count, static["frames"]) for who, count in graphed.items()},
-        "work": {
-            who: {stage: {"flops": one.flops, "bytes": one.bytes} for stage, one in work.items()}
-            for who, work in static["work"].items()
-        },
-        "floor_ms": {
-            who: _rounded({stage: machine.floor_ms(one) for stage, one in work.items()})
-            for who, work in timed.items()
-        },
-        "bound": bound,
-        "ratio": ratios,
-        "ratio_of_minima": {
-            stage: None if r is None else round(r, 4) for stage, r in measured.minima().items()
-        },
-        "measured_over_bound": {
-            stage: round(ratios[stage] / least, 4) for stage, least in bound.items() if ratios[stage]
-        },
-        "summary_ms": {who: samples.summary() for who, samples in sides.items()},
-        "samples_ms": {who: samples.ms for who, samples in sides.items()},
-        "decode_ms": None if decode_ms is None else summary(decode_ms) | {"samples": decode_ms},
-        "sizes": {
-            who: samples.sizes
-            | {"kv_bytes_per_frame": (samples.sizes["kv_bytes"] - prompt_bytes) / static["frames"]}
-            for who, samples in sides.items()
-        },
-    }

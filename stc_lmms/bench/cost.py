@@ -1,57 +1,10 @@
-"""Cost model: multiply-accumulates (MAC) from the shapes alone; one MAC is two FLOPs.
+"""Cost model: multiply-accumulates (MACs) from shapes alone; one MAC is two FLOPs.
 
 Counts matrix products: projections, the two attention products, MLPs, patch embedding, projector, head.
-Norms, scores, gathers, activations and pooling are left out. Source: arithmetic of the method; agrees with
-the paper's own bound.
+Norms, scores, gathers, activations and pooling are left out. The results agree with the paper's own bound.
 """
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class TowerShape:
-    """A vision transformer: `tokens` per frame of `width`, MLPs of `mlp`, patches of `patch` pixels."""
-
-    layers: int
-    tokens: int
-    width: int
-    mlp: int
-    patch: int
-
-    @property
-    def weights(self) -> int:
-        """Parameters that the matrix products read."""
-        block = 4 * self.width**2 + 2 * self.width * self.mlp
-        return self.layers * block + patch_embed_macs(1, self.width, self.patch)
-
-
-@dataclass(frozen=True)
-class DecoderShape:
-    """A decoder with grouped-query attention and a gated MLP (Qwen2, Llama)."""
-
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp: int
-    vocab: int
-
-    @property
-    def token_macs(self) -> int:
-        """Per token, without attention products and head; also the parameters of the layers."""
-        attention = 2 * self.width * (self.heads + self.kv_heads) * self.head_dim
-        return self.layers * (attention + 3 * self.width * self.mlp)
-
-    @property
-    def head_macs(self) -> int:
-        """Of one output token; also the parameters of the head."""
-        return self.width * self.vocab
-
-    @property
-    def kv_per_token(self) -> int:
-        """Elements of keys and values that one token leaves in the cache."""
-        return self.layers * 2 * self.kv_heads * self.head_dim
+from stc_lmms.bench.shapes import DecoderShape, TowerShape
 
 
 def dense_block_macs(tokens: int, width: int, mlp: int) -> int:
@@ -60,7 +13,7 @@ def dense_block_macs(tokens: int, width: int, mlp: int) -> int:
 
 
 def selective_block_macs(tokens: int, width: int, mlp: int, selected: int) -> int:
-    """One selective block, keys for all tokens, the rest for k: T d^2 + 3 k d^2 + 2 k T d + 2 k d m."""
+    """One selective block: keys of all tokens, the rest for k of them: T d^2 + 3 k d^2 + 2 k T d + 2 k d m."""
     projections = (tokens + 3 * selected) * width**2
     return projections + 2 * selected * tokens * width + 2 * selected * width * mlp
 
@@ -71,17 +24,17 @@ def selective_over_dense(tokens: int, width: int, mlp: int, selected: int) -> fl
 
 
 def saving(tokens: int, width: int, mlp: int, selected: int, interval: int) -> float:
-    """Fraction of tower work saved on an endless stream when every `interval`-th frame is dense."""
+    """Fraction of tower work saved on an endless stream with a reference frame every `interval` frames."""
     return (1 - 1 / interval) * (1 - selective_over_dense(tokens, width, mlp, selected))
 
 
 def patch_embed_macs(tokens: int, width: int, patch: int) -> int:
-    """The strided convolution that makes tokens from RGB pixels."""
+    """The strided convolution that turns RGB pixels into tokens."""
     return tokens * width * 3 * patch**2
 
 
 def tower_macs(shape: TowerShape, dense: int, selective: int = 0, selected: int = 0) -> int:
-    """A whole tower over `dense` frames and `selective` ones that recompute `selected` tokens each."""
+    """A whole tower over `dense` frames and `selective` frames that recompute `selected` tokens each."""
     sizes = shape.tokens, shape.width, shape.mlp
     blocks = dense * dense_block_macs(*sizes) + selective * selective_block_macs(*sizes, selected)
     embed = (dense + selective) * patch_embed_macs(shape.tokens, shape.width, shape.patch)
@@ -89,11 +42,11 @@ def tower_macs(shape: TowerShape, dense: int, selective: int = 0, selected: int 
 
 
 def projector_macs(tokens: int, vision_width: int, text_width: int) -> int:
-    """The two-layer projector on `tokens` tower tokens (it comes before the pooling)."""
+    """The two-layer projector on `tokens` tower tokens (before pooling)."""
     return tokens * (vision_width * text_width + text_width**2)
 
 
 def prefill_macs(shape: DecoderShape, new: int, past: int = 0) -> int:
-    """`new` tokens behind `past` cached ones; causal, so a token attends to itself and all before it."""
+    """`new` tokens after `past` cached ones, with causal attention."""
     pairs = new * past + new * (new + 1) // 2
     return new * shape.token_macs + shape.layers * 2 * pairs * shape.heads * shape.head_dim

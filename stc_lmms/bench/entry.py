@@ -1,23 +1,31 @@
-"""What a model gives the latency card, and stand-ins for what only a checkpoint has."""
+"""How a model is put on the latency card, and stand-ins for what only a checkpoint provides.
+
+`models/<name>/bench.py` holds the `ENTRY` of a model, which `models/registry.py` names by its dotted path:
+an `Entry` is measured, a `StaticCard` is computed from shapes alone.
+"""
 
 import re
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stc_lmms.bench.cost import DecoderShape, TowerShape
 from stc_lmms.bench.options import Options
-from stc_lmms.bench.work import ModelShape, Work, Workload
+from stc_lmms.bench.shapes import DecoderShape, ModelShape, TowerShape
+from stc_lmms.bench.work import Work, Workload, stages
 from stc_lmms.config import Settings
 from stc_lmms.engine.api import StreamingModel, open_device
 from stc_lmms.errors import SettingsError
+from stc_lmms.models.registry import MODELS
 from stc_lmms.ops.transfer import to_device
-from stc_lmms.settings import resolve
+from stc_lmms.settings import resolve, with_method
+from stc_lmms.suggest import unknown
 
 QUESTION = "What is the person in the middle of the picture doing right now, and with what?"
-STAND_IN = "resized and normalised on the device (no checkpoint, so not its processor)"
 
 
 class Pair(NamedTuple):
@@ -27,41 +35,120 @@ class Pair(NamedTuple):
     method: StreamingModel
 
 
-class Entry(Protocol):
-    """One model of the card."""
+class StaticCard(ABC):
+    """A model whose card is computed from shapes alone."""
 
-    def check(self, options: Options) -> Settings:
-        """Settings of the method, checked against the model's config; loads no weights."""
+    @abstractmethod
+    def run(self, options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
+        """Print the card; returns what its last line holds."""
 
-    def open(self, options: Options, settings: Settings) -> Pair:
-        """Load or make the weights once, and open both models around them."""
 
-    def shape(self, model: StreamingModel) -> ModelShape:
+@dataclass(frozen=True)
+class Entry(ABC):
+    """A model that is measured, with weights of a checkpoint or random ones (their values cost no time).
+
+    Attributes:
+        sizes: config fields of the language model, by size.
+        vision: config fields of the vision tower.
+        model_class: class of the model.
+        preprocessing: how frames become pixel values, in words.
+    """
+
+    sizes: Mapping[str, dict[str, Any]]
+    vision: dict[str, Any]
+
+    model_class: ClassVar[type[StreamingModel]]
+    preprocessing: ClassVar[str]
+
+    @abstractmethod
+    def config(self, options: Options) -> Any:
+        """Config of the random model."""
+
+    @abstractmethod
+    def check_fit(self, settings: Settings, config: Any) -> None:
+        """Refuse settings that do not fit a model of this config."""
+
+    @abstractmethod
+    def random_model(self, settings: Settings, config: Any) -> StreamingModel:
+        """A model with random weights."""
+
+    @abstractmethod
+    def shape(self, model: Any) -> ModelShape:
         """Shapes for the cost model."""
 
-    def prompt_tokens(self, model: StreamingModel) -> tuple[int, int]:
-        """Tokens before and behind the video when `QUESTION` is asked."""
+    @abstractmethod
+    def prompt_tokens(self, model: Any) -> tuple[int, int]:
+        """Tokens before and after the video when `QUESTION` is asked."""
+
+    def stages(self, model: Any, workload: Workload) -> dict[str, Work] | None:
+        """Work of every stage that has a cost model; None if the model's method has none."""
+        return stages(self.shape(model), model.method, workload)
 
     def preprocess(self, options: Options) -> str:
         """How frames become pixel values, in words."""
+        return self.preprocessing
 
-    def stages(self, model: StreamingModel, job: Workload) -> dict[str, Work] | None:
-        """Work of every stage that has a cost model; None if the model's method has none."""
+    def check(self, options: Options) -> Settings:
+        """Settings of the method, checked against the model's config; loads no weights.
+
+        Raises:
+            SettingsError: an option or a setting does not fit the model.
+        """
+        settings = method_settings(options)
+        if options.pretrained is not None:
+            self.model_class.check(settings)
+        else:
+            self.check_fit(settings, self.config(options))
+        return settings
+
+    def open(self, options: Options, settings: Settings) -> Pair:
+        """Load or make the weights once, and open the dense and the compressed model around them."""
+        if options.pretrained is not None:
+            model = self.model_class(settings)
+        else:
+            model = self.random_model(settings, self.config(options))
+        pair = Pair(model.with_settings(with_method(settings, "none")), model)
+        for opened in pair:
+            opened.eos_ids = frozenset()  # so that every answer has the same length
+        return pair
+
+    def text_fields(self, options: Options) -> dict[str, Any]:
+        """Config fields of the language model of the chosen size and depth."""
+        if options.size not in self.sizes:
+            raise SettingsError(unknown("size", options.size, self.sizes))
+        return fewer_layers(self.sizes[options.size], options.llm_layers)
+
+    def vision_fields(self, options: Options) -> dict[str, Any]:
+        """Config fields of the vision tower of the chosen depth."""
+        return fewer_layers(self.vision, options.layers)
+
+
+def find_entry(name: str) -> Entry | StaticCard:
+    """The `ENTRY` of the model called `name`.
+
+    Raises:
+        SettingsError: the model has none.
+    """
+    found = MODELS[name].load_bench()
+    if found is None:
+        valid = ", ".join(sorted(model.name for model in MODELS.values() if model.bench))
+        raise SettingsError(f"model {name!r} has no latency card yet (valid: {valid})")
+    return found
 
 
 class StandInTokenizer:
-    """One token for each word or other sign: enough for the cost of a prompt, which is all it is for."""
+    """One token per word or punctuation mark: enough to measure the cost of a prompt."""
 
     eos_token_id = None
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> "StandInTokenizer":
         """Ids 1, 2, 3, ... in `input_ids`."""
-        found = StandInTokenizer()
-        found.input_ids = list(range(1, 1 + len(re.findall(r"\w+|[^\w\s]", text))))
-        return found
+        result = StandInTokenizer()
+        result.input_ids = list(range(1, len(re.findall(r"\w+|[^\w\s]", text)) + 1))
+        return result
 
     def convert_tokens_to_ids(self, token: str) -> None:
-        """It knows no special token."""
+        """No special token is known."""
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         """The ids as numbers."""
@@ -69,7 +156,7 @@ class StandInTokenizer:
 
 
 class StandInProcessor:
-    """What `LlavaOnevision` needs of a processor when there is no checkpoint to take it from.
+    """Stands in for a checkpoint's processor in `LlavaOnevision`.
 
     Frames become `side` x `side` pixel values in [-1, 1], resized (bicubic) on `device`.
     """
@@ -111,35 +198,14 @@ def method_settings(options: Options) -> Settings:
     return resolve(args, model=options.model)
 
 
-def fewer_layers(part: dict[str, Any], layers: int | None) -> dict[str, Any]:
-    """Fields of a network with so many of its layers; None: all."""
-    if layers is not None and layers > part["num_hidden_layers"]:
-        raise SettingsError(f"{layers} layers are more than the {part['num_hidden_layers']} of the model")
-    return part | {"num_hidden_layers": layers or part["num_hidden_layers"]}
+def fewer_layers(fields: dict[str, Any], layers: int | None) -> dict[str, Any]:
+    """Config fields of a network cut to `layers` layers; None keeps all."""
+    if layers is not None and layers > fields["num_hidden_layers"]:
+        raise SettingsError(f"{layers} layers are more than the {fields['num_hidden_layers']} of the model")
+    return fields | {"num_hidden_layers": layers or fields["num_hidden_layers"]}
 
 
-def decoder_shape(config: Any) -> DecoderShape:
-    """Shape of a decoder whose config has the fields of Qwen2."""
-    heads = config.num_attention_heads
-    return DecoderShape(
-        config.num_hidden_layers,
-        config.hidden_size,
-        heads,
-        config.num_key_value_heads,
-        config.hidden_size // heads,
-        config.intermediate_size,
-        config.vocab_size,
-    )
-
-
-def model_shape(model: Any, text: Any, tokens_per_frame: int) -> ModelShape:
-    """Shapes of a model whose tower is an image tower and whose decoder has the fields of Qwen2."""
-    vision = model.tower.config
-    tower = TowerShape(
-        len(model.tower.blocks),
-        model.tower.num_tokens,
-        vision.hidden_size,
-        vision.intermediate_size,
-        vision.patch_size,
-    )
-    return ModelShape(tower, decoder_shape(text), tokens_per_frame, model.dtype.itemsize)
+def model_shape(model: Any, text_config: Any, tokens_per_frame: int) -> ModelShape:
+    """Shapes of a loaded model with an image tower and a decoder whose config has the fields of Qwen2."""
+    tower = TowerShape.of(model.tower.config, len(model.tower.blocks), model.tower.num_tokens)
+    return ModelShape(tower, DecoderShape.of(text_config), tokens_per_frame, model.dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Frames to measure with: synthetic ones that drift, or those of a video, whose decoding is then timed."""
+"""Frames to measure with: synthetic ones that drift, or those of a video, whose decoding is then timed too."""
 
 import itertools
 from pathlib import Path
@@ -11,7 +11,7 @@ SIZE = (480, 640)
 
 
 def synthetic_frames(count: int, seed: int = 0) -> tuple[np.ndarray, list[float]]:
-    """Noise that drifts: uint8 [count,480,640,3], each frame a little different from the last, and times."""
+    """Drifting noise: uint8 [count,480,640,3], each frame slightly different from the last, and times in s."""
     rng = np.random.default_rng(seed)
     frame = rng.integers(0, 256, (*SIZE, 3), dtype=np.int16)
     frames = np.empty((count, *SIZE, 3), np.uint8)
@@ -24,16 +24,16 @@ def synthetic_frames(count: int, seed: int = 0) -> tuple[np.ndarray, list[float]
 def video_frames(
     path: Path, counts: tuple[int, ...], fps: float, repeats: int
 ) -> tuple[np.ndarray, list[float], dict[int, list[float]]]:
-    """The first frames of a video on its sampling grid, and how long it takes to read them.
+    """The first sampled frames of a video, and how long it takes to read them.
 
     Returns:
-        Frames uint8 [F,H,W,3] and times of the largest count; for every count, `repeats` times in ms. They
-        include opening the file and starting its decoder.
+        Frames uint8 [F,H,W,3] and times in s for the largest count; for every count, `repeats` durations in
+        ms, which include opening the file and starting its decoder.
 
     Raises:
         StcError: the video cannot be read or is too short.
     """
-    from stc_lmms.video import open_video  # needs a decoder, which a machine for measuring may not have
+    from stc_lmms.video import open_video  # needs a decoder, which a GPU machine may not have
 
     samples_ms: dict[int, list[float]] = {count: [] for count in counts}
     for count, _ in itertools.product(sorted(counts), range(repeats)):

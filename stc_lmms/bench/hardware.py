@@ -1,8 +1,8 @@
 """What the machine can do, measured in the same process: arithmetic and memory rates, and its state.
 
-Rates come from one large matrix product and one large copy through torch, not from a data sheet, so that
-the least time of a stage (`Machine.floor_ms`) is one that this machine can reach. The fastest of several
-runs counts: a rate measured while other programs run would be no limit.
+Rates come from one large matrix product and one large copy through torch, not from a data sheet, so a floor
+(`Machine.floor_ms`) can be reached on this machine. The fastest of several runs counts, because a rate
+measured while other programs run is no limit.
 """
 
 import shutil
@@ -27,13 +27,13 @@ class Machine:
     bytes_per_s: float
 
     def floor_ms(self, work: Work) -> float:
-        """Least time: of every call, arithmetic or bytes, whichever takes longer."""
+        """Least time: for every call the larger of its arithmetic and its memory time."""
         calls = work.calls or (work,)
         return 1e3 * sum(max(one.flops / self.flops_per_s, one.bytes / self.bytes_per_s) for one in calls)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done everything; nothing to wait for on a CPU."""
+    """Wait until the device has finished; does nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -65,16 +65,16 @@ def _least_s(run: Callable[[], object], device: torch.device) -> float:
 
 
 def gpu_state() -> dict[str, str] | None:
-    """Driver, clocks, power and temperature as nvidia-smi tells them now; None where it is missing."""
+    """Driver, clocks, power and temperature as reported by nvidia-smi; None without it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
     query = [program, f"--query-gpu={_QUERY}", "--format=csv,noheader"]
     try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        reported = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
     except (subprocess.SubprocessError, OSError):
         return None
-    first = found.strip().splitlines()[:1]
-    return (
-        dict(zip(_QUERY.split(","), (x.strip() for x in first[0].split(",")), strict=True)) if first else None
-    )
+    if not reported.strip():
+        return None
+    values = [value.strip() for value in reported.strip().splitlines()[0].split(",")]
+    return dict(zip(_QUERY.split(","), values, strict=True))

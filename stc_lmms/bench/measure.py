@@ -1,8 +1,8 @@
-"""Measure two models on the same frames, in cos_sin: dense, method, dense, method, ...
+"""Measure two models on the same frames alternately: dense, method, dense, method, ...
 
-Stage times are those of the product's own efficiency record: device times between CUDA events on a GPU,
-wall-clock times on a CPU. `observe_ms` is wall clock from the first frame in to the last key and value
-written, the device idle before and after, so the stages up to the prefill must add up to nearly that.
+Stage times are those of the efficiency record: CUDA events on a GPU, wall clock on a CPU. `observe_ms` is
+wall clock from the first frame in to the last key and value written, with the device idle before and after,
+so the stages up to the prefill must add up to nearly that.
 """
 
 import math
@@ -19,7 +19,7 @@ from stc_lmms.bench.entry import QUESTION, Pair
 from stc_lmms.bench.hardware import synchronize
 from stc_lmms.engine.api import Generation, Stream, StreamingModel
 
-# In the order in which they happen; `decode_ms` is measured apart, and only for a real video.
+# In order; `decode_ms` is measured separately, and only for a real video.
 OBSERVE_STAGES = ("preprocess_ms", "vit_ms", "project_ms", "method_ms", "prefill_ms")
 STAGES = (*OBSERVE_STAGES, "observe_ms", "ttft_ms", "per_token_ms")
 SLOWER = 1.03
@@ -36,14 +36,10 @@ SIZES = (
 
 @dataclass
 class Samples:
-    """Every round of one model: milliseconds by stage, and what the last round held."""
+    """All rounds of one model: milliseconds by stage, and the sizes after the last round."""
 
     ms: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
     sizes: dict[str, Any] = field(default_factory=dict)
-
-    def median(self, stage: str) -> float:
-        """Median of a stage."""
-        return statistics.median(self.ms[stage])
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Minimum, median and 95th percentile (nearest rank) of every stage."""
@@ -65,36 +61,38 @@ class Comparison:
     method: Samples = field(default_factory=Samples)
 
     def ratios(self) -> dict[str, float | None]:
-        """Method over dense: median of the rounds' own ratios, so that a slow spell of the machine cancels.
+        """Method over dense: median of the ratios per round, so that a slow spell of the machine cancels.
 
         None for a stage that dense does not have.
         """
         return {
-            stage: statistics.median(pairs) if (pairs := self._pairs(stage)) else None for stage in STAGES
+            stage: statistics.median(ratios) if (ratios := self._ratios(stage)) else None for stage in STAGES
         }
 
     def minima(self) -> dict[str, float | None]:
-        """Method over dense by the fastest round of each: the figure to trust on a shared machine."""
+        """Method over dense, fastest round of each: the figure to trust on a shared machine."""
         fastest = {stage: (min(self.method.ms[stage]), min(self.dense.ms[stage])) for stage in STAGES}
         return {stage: method / dense if dense > 0 else None for stage, (method, dense) in fastest.items()}
 
     def slower(self) -> list[dict[str, Any]]:
-        """Stages in which the method is slower than dense, with the share of rounds in which it was."""
+        """Stages in which the method is slower than dense, and in how many rounds."""
         found = []
         for stage, ratio in self.ratios().items():
             if ratio is not None and ratio > SLOWER:
-                pairs = self._pairs(stage)
-                lost = sum(pair > 1 for pair in pairs)
-                found.append({"stage": stage, "ratio": round(ratio, 4), "slower": lost, "rounds": len(pairs)})
+                ratios = self._ratios(stage)
+                lost = sum(one > 1 for one in ratios)
+                found.append(
+                    {"stage": stage, "ratio": round(ratio, 4), "slower": lost, "rounds": len(ratios)}
+                )
         return found
 
-    def _pairs(self, stage: str) -> list[float]:
+    def _ratios(self, stage: str) -> list[float]:
         rounds = zip(self.method.ms[stage], self.dense.ms[stage], strict=True)
         return [method / dense for method, dense in rounds if dense > 0]
 
 
 def alternate(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Wall-clock milliseconds of every run, taken in turn (a, b, a, b, ...); the first round warms up."""
+    """Wall-clock milliseconds of every run, alternated (a, b, a, b, ...); the first round is a warm-up."""
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(repeats + 1):
         for name, run in runs.items():
@@ -115,19 +113,19 @@ def compare(
     new_tokens: int,
     run: Callable[..., tuple[dict[str, float], dict[str, Any]]] | None = None,
 ) -> Comparison:
-    """Run both models on `frames` uint8 [F,H,W,3] alternately; the first `warmup` rounds are not kept.
+    """Run both models on `frames` uint8 [F,H,W,3] alternately; the first `warmup` rounds are dropped.
 
-    Each has one stream, emptied after every round: what a stream makes once (buffers, captured graphs) is
-    made in the warm-up.
+    Each model keeps one stream, which is reset after every round, so buffers and captured graphs are made
+    during the warm-up.
     """
     run = run or one_round
     result = Comparison()
-    dense, method = pair.dense.open_stream(), pair.method.open_stream()
+    sides = [
+        (model, model.open_stream(), samples)
+        for model, samples in ((pair.dense, result.dense), (pair.method, result.method))
+    ]
     for number in range(warmup + repeats):
-        for model, stream, samples in (
-            (pair.dense, dense, result.dense),
-            (pair.method, method, result.method),
-        ):
+        for model, stream, samples in sides:
             ms, sizes = run(model, stream, frames, times_s, new_tokens)
             if number >= warmup:
                 for stage in STAGES:
@@ -139,10 +137,10 @@ def compare(
 def one_round(
     model: StreamingModel, stream: Stream, frames: np.ndarray, times_s: Sequence[float], new_tokens: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The empty stream takes in all frames, answers once and is emptied: milliseconds by stage, and sizes.
+    """The empty stream observes all frames, answers once and is reset: milliseconds by stage, and sizes.
 
-    The peak is of what tensors take on the device, the weights among them. Scratch memory of captured graphs
-    is the graphs' own and not in it.
+    Peak memory is that of tensors on the device, weights included. Scratch memory of captured graphs belongs
+    to the graphs and is not counted.
     """
     device = model.device
     if device.type == "cuda":
@@ -159,5 +157,5 @@ def one_round(
     tower_state = getattr(stream, "tower_state", None)
     sizes["tower_reference_bytes"] = tower_state.nbytes if tower_state is not None else 0
     sizes["peak_memory_bytes"] = efficiency.peak_memory_bytes
-    stream.reset()  # or its cache would be in the peak of the other model
+    stream.reset()  # or its cache would count in the peak of the other model
     return ms | {"observe_ms": observe_ms}, sizes

@@ -1,25 +1,29 @@
-"""The card as text."""
+"""The latency card as text."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stc_lmms.bench.cost import saving
 from stc_lmms.bench.measure import SLOWER, STAGES
 
 _INTERVALS = (2, 4, 8)
+_SIDES = ("dense", "method")
 _IN_GRAPH = ", with projector and pooling in vit, its floor and its bound"
 _SHOWN = ("cache_interval", "update_ratio", "selection", "token_budget")
 
 
 def head(card: dict[str, Any]) -> str:
-    """What is measured, and the bounds, before anything has run."""
+    """What is measured, and the bounds, printed before anything runs."""
     env, tower, decoder = card["environment"], card["shape"]["tower"], card["shape"]["decoder"]
     settings = card["settings"]
-    given = " ".join(f"{name}={settings[name]}" for name in _SHOWN if name in settings)
+    shown = " ".join(f"{name}={settings[name]}" for name in _SHOWN if name in settings)
     group, per_frame = card["prefill_frames"], card["shape"]["tokens_per_frame"]
     lines = [
         f"{card['model']} ({card['weights']}), {card['dtype']}, {env['device']}, torch {env['torch']}, "
         f"{env['threads']} CPU threads",
-        f"{card['method']} {given}, against dense",
+        f"{card['method']} {shown}, against dense",
         f"protocol {card['protocol']}: {card['protocol_summary']}; {_frames(group)} per call, "
         f"{card['warmup']} warm-ups, {card['repeats']} rounds, dense and {card['method']} in turn",
         f"{card['execution']}, launch {card['launch']}"
@@ -49,48 +53,55 @@ def machine(card: dict[str, Any]) -> str:
     )
 
 
-def row(found: dict[str, Any], method: str) -> str:
+def row(row: dict[str, Any], method: str) -> str:
     """The measurements of one frame count."""
     lines = [
-        f"\n{_frames(found['frames'])}, ms: min / median / p95",
+        f"\n{_frames(row['frames'])}, ms: min / median / p95",
         f"{'stage':<12}{'dense':>30}{method:>30}{'ratio':>8}{'bound':>8}{'x bound':>8}{'floor':>10}",
-        _decode_line(found["decode_ms"]),
+        _decode_line(row["decode_ms"]),
     ]
     for stage in STAGES:
-        cells = [_times(found["summary_ms"][who][stage]) for who in ("dense", "method")]
-        numbers = [found["ratio"][stage], found["bound"].get(stage), found["measured_over_bound"].get(stage)]
-        floor = found["floor_ms"].get("method", {}).get(stage)
+        cells = [_times(row["summary_ms"][side][stage]) for side in _SIDES]
+        numbers = [row["ratio"][stage], row["bound"].get(stage), row["measured_over_bound"].get(stage)]
+        floor = row["floor_ms"].get("method", {}).get(stage)
         lines.append(
             f"{stage.removesuffix('_ms'):<12}{cells[0]:>30}{cells[1]:>30}"
             + "".join(f"{'-' if x is None else format(x, '.3f'):>8}" for x in numbers)
             + f"{'-' if floor is None else format(floor, '.2f'):>10}"
         )
-    for who, sizes in found["sizes"].items():
+    for side, sizes in row["sizes"].items():
         lines.append(
-            f"{method if who == 'method' else who}: {sizes['llm_tokens_mean']:.0f} tokens and "
+            f"{method if side == 'method' else side}: {sizes['llm_tokens_mean']:.0f} tokens and "
             f"{_size(sizes['kv_bytes_per_frame'])} of KV per frame, tower reference "
             f"{_size(sizes['tower_reference_bytes'])}, all state {_size(sizes['state_bytes'])}, "
             f"peak memory {_size(sizes['peak_memory_bytes'])}"
         )
-    launch = found["launch"]["method"]
+    launch = row["launch"]["method"]
     lines.append(f"launch: {launch}" + (_IN_GRAPH if launch.startswith("graph") else ""))
-    if found["launch"]["dense"] != found["launch"]["method"]:
+    if row["launch"]["dense"] != row["launch"]["method"]:
         lines.append(
-            f"WARNING: dense was launched as {found['launch']['dense']}: the ratio is not a fair one"
+            f"WARNING: dense was launched as {row['launch']['dense']}: the ratio is not a fair one"
         )
     return "\n".join(lines)
 
 
 def warnings(card: dict[str, Any]) -> str:
-    """One line for every stage in which the method is slower than dense, or that there is none."""
-    found = [
+    """One line for every stage in which the method is slower than dense, or one that says there is none."""
+    lines = [
         f"WARNING: {w['stage'].removesuffix('_ms')} at {_frames(w['frames'])} takes {w['ratio']:.3f} "
         f"of dense (slower in {w['slower']} of {w['rounds']} rounds)"
         for w in card["slower_than_dense"]
     ]
-    return "\n".join(
-        ["", *found] if found else ["", f"No stage is slower than dense (ratio above {SLOWER})."]
-    )
+    return "\n".join(["", *(lines or [f"No stage is slower than dense (ratio above {SLOWER})."])])
+
+
+def emit(card: dict[str, Any], output: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Say the card as one line of JSON, and write it to `output` if there is one; returns the card."""
+    line = json.dumps(card)  # fails before the file is opened
+    if output is not None:
+        output.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    say(line)
+    return card
 
 
 def _interval_bounds(card: dict[str, Any]) -> list[str]:
@@ -114,7 +125,7 @@ def _work_line(static: dict[str, Any]) -> str:
         ("prefill_ms", "flops", 1e12),
         ("per_token_ms", "bytes", 1e9),
     ):
-        work = [static["work"].get(who, {}).get(stage) for who in ("dense", "method")]
+        work = [static["work"].get(side, {}).get(stage) for side in _SIDES]
         counts = [None if one is None else getattr(one, what) for one in work]
         cells = ["-" if count is None else format(count / unit, ".3g") for count in counts]
         ratio = format(counts[1] / counts[0], ".3f") if counts[0] and counts[1] is not None else "-"
@@ -132,8 +143,8 @@ def _frames(count: int) -> str:
     return f"{count} frame{'s' * (count > 1)}"
 
 
-def _times(found: dict[str, float]) -> str:
-    return " / ".join(format(found[name], ".2f") for name in ("min", "median", "p95"))
+def _times(summary: dict[str, float]) -> str:
+    return " / ".join(format(summary[name], ".2f") for name in ("min", "median", "p95"))
 
 
 def _size(count: float) -> str:

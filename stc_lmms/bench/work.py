@@ -1,13 +1,14 @@
-"""What a stream has to do, stage by stage: FLOPs and the fewest bytes that must pass through memory.
+"""Work of a stream, stage by stage: FLOPs, and the fewest bytes that have to pass through memory.
 
-The fewest bytes: the weights once per forward call, every input of a stage read once, every output written
-once. From them a `Machine` gives the least time; no version runs much faster than that.
+Fewest bytes: weights once per forward call, every input of a stage read once, every output written once.
+A `Machine` turns work into the least time it can take.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from stc_lmms.bench.cost import DecoderShape, TowerShape, prefill_macs, projector_macs, tower_macs
+from stc_lmms.bench.cost import prefill_macs, projector_macs, tower_macs
+from stc_lmms.bench.shapes import DecoderShape, ModelShape
 from stc_lmms.methods.base import TowerMethod
 from stc_lmms.methods.registry import Method
 from stc_lmms.methods.stc_cacher import STCCacher
@@ -15,11 +16,11 @@ from stc_lmms.methods.stc_cacher import STCCacher
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs and bytes of one call, or of calls that run one after the other.
+    """FLOPs and bytes of one call, or of several calls in sequence.
 
     Attributes:
-        calls: the calls of a sum; empty for one call. One may wait for arithmetic, another for memory, so
-            each has a least time of its own.
+        calls: the calls of a sum; empty for one call. They are kept apart because one call may be bound by
+            arithmetic and another by memory.
     """
 
     flops: int = 0
@@ -32,24 +33,14 @@ class Work:
 
 
 @dataclass(frozen=True)
-class ModelShape:
-    """Shapes of a video LLM, and the bytes of one element of its weights and activations."""
-
-    tower: TowerShape
-    decoder: DecoderShape
-    tokens_per_frame: int
-    itemsize: int
-
-
-@dataclass(frozen=True)
 class Workload:
-    """What is measured: so many frames in groups of `group`, then one question.
+    """What is measured: a number of frames, then one question.
 
     Attributes:
         frames: frames of the stream.
         group: frames encoded and prefilled together.
-        prefix_tokens: prompt before the video; a prefill call of its own.
-        question_tokens: prompt behind the video.
+        prefix_tokens: prompt before the video, prefilled in a call of its own.
+        question_tokens: prompt after the video.
     """
 
     frames: int
@@ -65,52 +56,53 @@ class Workload:
         ]
 
 
-def stages(shape: ModelShape, method: Method, job: Workload) -> dict[str, Work] | None:
-    """Work of every stage that has a cost model; None if the method has none.
+def stages(shape: ModelShape, method: Method, workload: Workload) -> dict[str, Work] | None:
+    """Work of every stage; None if the method has no cost model.
 
-    `per_token_ms` is the first token after the one that `ttft_ms` ends with.
+    `per_token_ms` is for the token after the first one, with which `ttft_ms` ends.
     """
     if method.tower is not None and not isinstance(method.tower, STCCacher):
         return None
     kept = getattr(method.token, "token_budget", shape.tokens_per_frame)
-    before = job.prefix_tokens + job.frames * kept
+    prefix = workload.prefix_tokens
+    past = prefix + workload.frames * kept
     vit, project = Work(), Work()
     decoder, size = shape.decoder, shape.itemsize
-    prefill = decoder_work(decoder, size, job.prefix_tokens) if job.prefix_tokens else Work()
-    for group in job.groups:
+    prefill = decoder_work(decoder, size, prefix) if prefix else Work()
+    for group in workload.groups:
         vit += tower_work(shape, method.tower, group)
         tower_tokens, llm_tokens = (len(group) * n for n in (shape.tower.tokens, shape.tokens_per_frame))
         project += projector_work(tower_tokens, shape.tower.width, decoder.width, size, llm_tokens)
-        prefill += decoder_work(decoder, size, len(group) * kept, job.prefix_tokens + group.start * kept)
+        prefill += decoder_work(decoder, size, len(group) * kept, prefix + group.start * kept)
     return {
         "vit_ms": vit,
         "project_ms": project,
         "prefill_ms": prefill,
-        "ttft_ms": decoder_work(decoder, size, job.question_tokens, before, head=True),
-        "per_token_ms": decoder_work(decoder, size, 1, before + job.question_tokens, head=True),
+        "ttft_ms": decoder_work(decoder, size, workload.question_tokens, past, head=True),
+        "per_token_ms": decoder_work(decoder, size, 1, past + workload.question_tokens, head=True),
     }
 
 
 def bounds(
     dense: dict[str, Work], method: dict[str, Work], cost: Callable[[Work], float]
 ) -> dict[str, float]:
-    """Method over dense in `cost`, for every stage that both have and that costs dense anything.
+    """Cost of the method over cost of dense, for every stage that both have and that costs dense anything.
 
-    With `Machine.floor_ms` it is the ratio that a perfect implementation would show on that machine. With
-    FLOPs it is the arithmetic bound: of calls large enough that memory does not count.
+    With `Machine.floor_ms` as `cost` this is the ratio of a perfect implementation on that machine; with
+    FLOPs it is the arithmetic bound, reached when calls are large enough not to wait for memory.
     """
     costs = {stage: cost(work) for stage, work in dense.items() if stage in method}
     return {stage: cost(method[stage]) / whole for stage, whole in costs.items() if whole}
 
 
 def captured(work: dict[str, Work]) -> dict[str, Work]:
-    """The same work as captured frames are timed: `vit_ms` has projector and pooling in it."""
+    """The same work as captured graphs are timed: `vit_ms` includes projector and pooling."""
     rest = {stage: one for stage, one in work.items() if stage != "project_ms"}
     return rest | {"vit_ms": work["vit_ms"] + work.get("project_ms", Work())}
 
 
 def reference_bytes(shape: ModelShape, cacher: TowerMethod | None) -> int:
-    """What STC-Cacher keeps of one reference frame: V and U of every block, K of those that score."""
+    """What STC-Cacher keeps of one reference frame: V and U of every block, K of blocks that score tokens."""
     if not isinstance(cacher, STCCacher):
         return 0
     kept = sum(3 if cacher.scores(depth) else 2 for depth in range(shape.tower.layers))
@@ -118,7 +110,7 @@ def reference_bytes(shape: ModelShape, cacher: TowerMethod | None) -> int:
 
 
 def kv_bytes_per_token(shape: ModelShape) -> int:
-    """Keys and values of one token in every layer."""
+    """Keys and values of one token in all layers."""
     return shape.decoder.kv_per_token * shape.itemsize
 
 
@@ -143,7 +135,7 @@ def tower_work(shape: ModelShape, cacher: STCCacher | None, group: range) -> Wor
 def decoder_work(
     decoder: DecoderShape, itemsize: int, new: int, past: int = 0, *, head: bool = False
 ) -> Work:
-    """One call of a decoder: its weights, the cache read and extended, the embeddings."""
+    """One call of a decoder: reads its weights, reads and extends the KV cache, reads and writes embeddings."""
     macs, weights = prefill_macs(decoder, new, past), decoder.token_macs
     if head:
         macs, weights = macs + decoder.head_macs, weights + decoder.head_macs
@@ -152,6 +144,6 @@ def decoder_work(
 
 
 def projector_work(tokens: int, width: int, out: int, itemsize: int, pooled: int | None = None) -> Work:
-    """One call of a two-layer projector, of whose output `pooled` tokens are left."""
+    """One call of a two-layer projector; `pooled` tokens of its output remain (default: all)."""
     moved = tokens * width + (tokens if pooled is None else pooled) * out + width * out + out**2
     return Work(2 * projector_macs(tokens, width, out), moved * itemsize)

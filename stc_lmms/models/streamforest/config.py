@@ -15,7 +15,6 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from stc_lmms import compat
-from stc_lmms.config import Settings
 from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.models.checkpoint_io import (
@@ -29,17 +28,11 @@ from stc_lmms.models.checkpoint_io import (
     read_json,
     unexpected,
 )
+from stc_lmms.models.public_sizes import SO400M
+from stc_lmms.config import Settings
 
 logger = logging.getLogger(__name__)
 
-SO400M = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
 VISION, PROJECTOR = "model.vision_tower.vision_tower.vision_model.", "model.mm_projector.mlp."
 _MODEL_TYPES = ("llava_qwen", "qwen2")
 _UNREAD = ("post_layernorm.weight", "post_layernorm.bias")  # the features are those of the layer before
