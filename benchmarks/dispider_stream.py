@@ -18,11 +18,10 @@ from pathlib import Path
 
 import torch
 
-from stc_lmms.bench.entry import QUESTION
+from stc_lmms.bench.entry import QUESTION, find_entry
 from stc_lmms.bench.frames import synthetic_frames
 from stc_lmms.bench.hardware import synchronize
-from stc_lmms.bench.models import MODELS
-from stc_lmms.bench.options import add_arguments, from_arguments
+from stc_lmms.bench.options import Options
 from stc_lmms.engine.timers import environment
 from stc_lmms.models.dispider.model import Dispider
 from stc_lmms.settings import resolve
@@ -80,10 +79,8 @@ def load(args: argparse.Namespace) -> Dispider:
         with tempfile.TemporaryDirectory() as folder:
             pretrained = {"pretrained": str(build_dispider(Path(folder)))}
             return Dispider(resolve(given | pretrained, environ={}, model="dispider"))
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    words = ["--model", "dispider", "--method", "none", "--size", args.size, "--device", args.device]
-    options, entry = from_arguments(parser.parse_args(words)), MODELS["dispider"]
+    options = Options(model="dispider", method="none", size=args.size, device=args.device)
+    entry = find_entry("dispider")
     return entry.open(options, entry.check(options)).dense
 
 

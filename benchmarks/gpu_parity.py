@@ -24,13 +24,13 @@ from torch import Tensor
 from parity import cacher as golden_cacher
 from parity import pruner as golden_pruner
 from stc_lmms import compat
-from stc_lmms.bench import models
-from stc_lmms.bench import options as bench_options
 from stc_lmms.bench.frames import synthetic_frames
+from stc_lmms.bench.options import Options
 from stc_lmms.engine.api import Generation, open_device
 from stc_lmms.engine.timers import environment
 from stc_lmms.errors import StcError
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
+from stc_lmms.models.llava_onevision.bench import ENTRY
 from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.ops import rows
 from stc_lmms.towers import open_tower
@@ -97,13 +97,12 @@ def golden_bfloat16(device: str) -> Iterator[Check]:
 
 def grouped_equals_frame_by_frame(device: str, small: bool) -> Iterator[Check]:
     """The real sizes with random weights: one call of 16 frames against 16 calls of one."""
-    layers = "2" if small else "26"
-    sizes = ["--size", "0.5b", "--layers", layers, "--llm-layers", "1" if small else "4"]
+    layers, llm_layers = (2, 1) if small else (26, 4)
     frames, times_s = synthetic_frames(5 if small else 16)
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         torch.manual_seed(0)
-        grouped = _model(["--method", "stc_cacher", "--dtype", name, "--device", device, *sizes])
+        grouped = _model(method="stc_cacher", dtype=name, device=device, layers=layers, llm_layers=llm_layers)
         settings = dataclasses.replace(grouped.settings, prefill_frames=1)
         single = LlavaOnevision.from_parts(settings, grouped.model, grouped.processor)
         results = [_cached_values(model, frames, times_s)[0] for model in (grouped, single)]
@@ -117,13 +116,14 @@ def graph_equals_eager(device: str, small: bool) -> Iterator[Check]:
 
     Twelve frames are three intervals; the stream is emptied in between and runs them again.
     """
-    sizes = ["--size", "0.5b", "--layers", "2" if small else "26", "--llm-layers", "1"]
+    layers = 2 if small else 26
     frames, times_s = synthetic_frames(12)
     for dtype in ("float32", "bfloat16"):
         for method in ("none", "stc_cacher"):
             torch.manual_seed(0)
-            arguments = ["--protocol", "live", "--method", method, "--dtype", dtype, "--device", device]
-            graph = _model([*arguments, *sizes])
+            graph = _model(
+                protocol="live", method=method, dtype=dtype, device=device, layers=layers, llm_layers=1
+            )
             settings = dataclasses.replace(graph.settings, cuda_graphs=False)
             eager = LlavaOnevision.from_parts(settings, graph.model, graph.processor)
             (got, graphed), (wanted, _) = (_cached_values(m, frames, times_s) for m in (graph, eager))
@@ -204,12 +204,10 @@ def _missed(got_SLK: Tensor, wanted_SLK: Tensor) -> Tensor:
     return 1 - found.double().flatten(1).mean(1)
 
 
-def _model(arguments: list[str]) -> LlavaOnevision:
-    parser = argparse.ArgumentParser()
-    bench_options.add_arguments(parser)
-    options = bench_options.from_arguments(parser.parse_args(arguments))
-    entry = models.entry(options.model)
-    return entry.open(options, entry.check(options)).method
+def _model(**options: Any) -> LlavaOnevision:
+    """A random model of 0.5B width; keyword arguments are those of `Options`."""
+    chosen = Options(size="0.5b", **options)
+    return ENTRY.open(chosen, ENTRY.check(chosen)).method
 
 
 def _cases() -> Iterator[tuple[Path, dict[str, Any]]]:

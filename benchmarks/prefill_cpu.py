@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 
-from stc_lmms.bench import models
-from stc_lmms.bench import options as bench_options
 from stc_lmms.bench.cost import prefill_macs
 from stc_lmms.bench.measure import alternate
+from stc_lmms.bench.options import Options
 from stc_lmms.engine.timers import environment
+from stc_lmms.models.llava_onevision.bench import ENTRY
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     width = model.model.config.text_config.hidden_size
     tokens = {"dense": args.dense, "budget": args.budget}
     embeds = {name: torch.randn(args.frames * count, width) for name, count in tokens.items()}
-    decoder = models.entry("llava_ov").shape(model).decoder
+    decoder = ENTRY.shape(model).decoder
     macs = {name: prefill_macs(decoder, len(x)) for name, x in embeds.items()}
     bound = macs["budget"] / macs["dense"]
     print(f"Qwen2-7B width, {args.layers} layers, {args.frames} frames in one group, {args.threads} threads")
@@ -70,16 +71,10 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def _model(layers: int) -> models.LlavaOnevision:
-    """The 7B checkpoint's sizes, with few layers and one vision layer that is not used."""
-    parser = argparse.ArgumentParser()
-    bench_options.add_arguments(parser)
-    line = ["--method", "none", "--size", "7b", "--layers", "1", "--llm-layers", str(layers)]
-    options = bench_options.from_arguments(
-        parser.parse_args([*line, "--device", "cpu", "--dtype", "float32"])
-    )
-    entry = models.entry("llava_ov")
-    return entry.open(options, entry.check(options)).dense
+def _model(layers: int) -> LlavaOnevision:
+    """The sizes of the 7B checkpoint, with few layers and one vision layer that is not used."""
+    options = Options(method="none", layers=1, llm_layers=layers, device="cpu", dtype="float32")
+    return ENTRY.open(options, ENTRY.check(options)).dense
 
 
 if __name__ == "__main__":

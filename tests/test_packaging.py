@@ -8,9 +8,9 @@ import pytest
 import yaml
 from transformers import CONFIG_MAPPING, LlavaOnevisionConfig
 
-from stc_lmms.bench.models import MODELS
 from stc_lmms.eval import run_config
 from stc_lmms.models.llava_onevision import config as llava_onevision_config
+from stc_lmms.models.public_sizes import LLAVA_ONEVISION, SO400M
 from stc_lmms.models.qwen_vl import config as qwen_vl_config
 from stc_lmms.resources import model_configs_root, tasks_root
 from stc_lmms.sweep import tasks
@@ -90,8 +90,8 @@ def test_recipe_is_valid(path):
 
 def _fits_llava(settings):
     config = LlavaOnevisionConfig(
-        vision_config={"model_type": "siglip_vision_model"} | MODELS["llava_ov"].vision,
-        text_config={"model_type": "qwen2"} | MODELS["llava_ov"].sizes["7b"],
+        vision_config={"model_type": "siglip_vision_model"} | SO400M,
+        text_config={"model_type": "qwen2"} | LLAVA_ONEVISION["7b"],
     )
     llava_onevision_config.check_fit(settings, config)
 

@@ -166,8 +166,7 @@ def _row(
         "samples_ms": {side: samples.ms for side, samples in sides.items()},
         "decode_ms": None if decode_ms is None else summary(decode_ms) | {"samples": decode_ms},
         "sizes": {
-            side: samples.sizes
-            | {"kv_bytes_per_frame": (samples.sizes["kv_bytes"] - prompt_bytes) / frames}
+            side: samples.sizes | {"kv_bytes_per_frame": (samples.sizes["kv_bytes"] - prompt_bytes) / frames}
             for side, samples in sides.items()
         },
     }

@@ -13,7 +13,7 @@ def dense_block_macs(tokens: int, width: int, mlp: int) -> int:
 
 
 def selective_block_macs(tokens: int, width: int, mlp: int, selected: int) -> int:
-    """One selective block: keys of all tokens, the rest for k of them: T d^2 + 3 k d^2 + 2 k T d + 2 k d m."""
+    """One selective block (keys of all tokens, the rest of k): T d^2 + 3 k d^2 + 2 k T d + 2 k d m."""
     projections = (tokens + 3 * selected) * width**2
     return projections + 2 * selected * tokens * width + 2 * selected * width * mlp
 

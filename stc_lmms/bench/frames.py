@@ -1,4 +1,4 @@
-"""Frames to measure with: synthetic ones that drift, or those of a video, whose decoding is then timed too."""
+"""Frames to measure with: drifting noise, or frames of a video, whose decoding is then timed too."""
 
 import itertools
 from pathlib import Path
@@ -11,7 +11,7 @@ SIZE = (480, 640)
 
 
 def synthetic_frames(count: int, seed: int = 0) -> tuple[np.ndarray, list[float]]:
-    """Drifting noise: uint8 [count,480,640,3], each frame slightly different from the last, and times in s."""
+    """Drifting noise: uint8 [count,480,640,3], each frame a little different from the last, and times."""
     rng = np.random.default_rng(seed)
     frame = rng.integers(0, 256, (*SIZE, 3), dtype=np.int16)
     frames = np.empty((count, *SIZE, 3), np.uint8)

@@ -7,19 +7,17 @@ All times are those of the annotations. Nothing is clamped to the videos' length
 not hold: a time past the end of its video counts in full (StreamingBench has typos such as 12450 s).
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stc_lmms.bench.cost import DecoderShape, TowerShape
-from stc_lmms.bench.models import MODELS
-from stc_lmms.bench.work import ModelShape, Workload, kv_bytes_per_token, stages
+from stc_lmms.bench.shapes import ModelShape
+from stc_lmms.bench.work import Workload, kv_bytes_per_token, stages
 from stc_lmms.benchmarks import ovobench, streamingbench
 from stc_lmms.benchmarks.base import Row, rounds
-from stc_lmms.errors import DataError, SettingsError
+from stc_lmms.errors import DataError
 from stc_lmms.methods.registry import Method
 from stc_lmms.suggest import unknown
 from stc_lmms.video.sampling import Sampling
@@ -65,39 +63,6 @@ class Reading:
     def ratio(self) -> float:
         """Seconds by chunks over seconds by streams."""
         return sum(self.chunks) / sum(self.stream_lengths)
-
-
-def public_shape(size: str, itemsize: int = 2) -> ModelShape:
-    """Shape of a public LLaVA-OneVision checkpoint, without its weights.
-
-    Args:
-        size: `0.5b` or `7b`.
-        itemsize: bytes of one element; 2 is float16 and bfloat16.
-
-    Raises:
-        SettingsError: there is no such size.
-    """
-    sizes, vision = MODELS["llava_ov"].sizes, MODELS["llava_ov"].vision
-    if size not in sizes:
-        raise SettingsError(unknown("model size", size, sizes))
-    text, side = sizes[size], vision["image_size"] // vision["patch_size"]
-    tower = TowerShape(
-        layers=vision["num_hidden_layers"],
-        tokens=side**2,
-        width=vision["hidden_size"],
-        mlp=vision["intermediate_size"],
-        patch=vision["patch_size"],
-    )
-    decoder = DecoderShape(
-        layers=text["num_hidden_layers"],
-        width=text["hidden_size"],
-        heads=text["num_attention_heads"],
-        kv_heads=text["num_key_value_heads"],
-        head_dim=text["hidden_size"] // text["num_attention_heads"],
-        mlp=text["intermediate_size"],
-        vocab=text["vocab_size"],
-    )
-    return ModelShape(tower, decoder, math.ceil(side / 2) ** 2, itemsize)
 
 
 def load_parts(benchmark: str, files: Sequence[Path]) -> dict[str, list[Row]]:

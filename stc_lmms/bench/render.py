@@ -79,9 +79,7 @@ def row(row: dict[str, Any], method: str) -> str:
     launch = row["launch"]["method"]
     lines.append(f"launch: {launch}" + (_IN_GRAPH if launch.startswith("graph") else ""))
     if row["launch"]["dense"] != row["launch"]["method"]:
-        lines.append(
-            f"WARNING: dense was launched as {row['launch']['dense']}: the ratio is not a fair one"
-        )
+        lines.append(f"WARNING: dense was launched as {row['launch']['dense']}: so the ratio is not fair")
     return "\n".join(lines)
 
 

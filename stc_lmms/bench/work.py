@@ -135,7 +135,7 @@ def tower_work(shape: ModelShape, cacher: STCCacher | None, group: range) -> Wor
 def decoder_work(
     decoder: DecoderShape, itemsize: int, new: int, past: int = 0, *, head: bool = False
 ) -> Work:
-    """One call of a decoder: reads its weights, reads and extends the KV cache, reads and writes embeddings."""
+    """One call of a decoder: its weights, the KV cache read and extended, embeddings in and out."""
     macs, weights = prefill_macs(decoder, new, past), decoder.token_macs
     if head:
         macs, weights = macs + decoder.head_macs, weights + decoder.head_macs

@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         return _sweep(args)
     if not args.annotations:
         raise SettingsError(f"give the question files of {args.benchmark} with --annotations")
-    from stc_lmms.bench.plan import load_parts, plan, public_shape
+    from stc_lmms.bench.plan import load_parts, plan
+    from stc_lmms.bench.shapes import public_shape
     from stc_lmms.settings import resolve
 
     names = dict.fromkeys(name for name in args.methods.split(",") if name)

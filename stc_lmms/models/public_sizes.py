@@ -1,4 +1,4 @@
-"""Config fields of the networks inside public checkpoints. Plain data: imports neither torch nor transformers."""
+"""Config fields of the networks inside public checkpoints: plain data, no torch or transformers."""
 
 from typing import Any
 

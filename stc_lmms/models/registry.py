@@ -17,7 +17,7 @@ To add a model:
 
 lmms-eval and `stc-vlmeval` then know it as `my_model_stc`, and settings, `stc-lmms stream`, `compare` and
 `methods`, journal and records work. `show` draws the
-frames of LLaVA-OneVision alone, and `bench` measures the models of `bench/models.py`; both refuse others.
+frames of LLaVA-OneVision alone, and `bench` measures models whose line has a `bench`; both refuse others.
 """
 
 import dataclasses
@@ -104,6 +104,7 @@ _MODELS = (
         "llava-hf/llava-onevision-qwen2-7b-ov-hf",
         options="stc_lmms.models.llava_onevision.options.LlavaOnevisionOptions",
         demo=True,
+        bench="stc_lmms.models.llava_onevision.bench.ENTRY",
     ),
     Model(
         "dispider",
@@ -113,6 +114,7 @@ _MODELS = (
         options="stc_lmms.models.dispider.options.DispiderOptions",
         defaults=MappingProxyType({"fps": 1.0, "method": "stc_cacher"}),
         own_memory="clips",
+        bench="stc_lmms.models.dispider.bench.ENTRY",
     ),
     Model(
         "streamforest",
@@ -122,6 +124,7 @@ _MODELS = (
         options="stc_lmms.models.streamforest.options.StreamForestOptions",
         defaults=MappingProxyType({"method": "stc_cacher"}),
         own_memory="forest",
+        bench="stc_lmms.models.streamforest.bench.ENTRY",
     ),
     Model(
         "livecc",
@@ -130,6 +133,7 @@ _MODELS = (
         "chenjoya/LiveCC-7B-Instruct",
         options="stc_lmms.models.qwen_vl.options.LiveCCOptions",
         defaults=_TWO_FRAMES_A_SECOND,
+        bench="stc_lmms.models.livecc.bench.ENTRY",
     ),
     *(
         Model(
@@ -139,6 +143,7 @@ _MODELS = (
             pretrained,
             options="stc_lmms.models.qwen_vl.options.QwenVLOptions",
             defaults=_TWO_FRAMES_A_SECOND,
+            bench="stc_lmms.models.qwen_vl.bench.ENTRY" if name == "qwen2_vl" else "",
         )
         for name, summary, cls, pretrained in (
             ("qwen2_vl", "Qwen2-VL", "Qwen2VL", "Qwen/Qwen2-VL-7B-Instruct"),

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stc_lmms.bench.cost import DecoderShape, TowerShape
-from stc_lmms.bench.plan import public_shape
-from stc_lmms.bench.work import ModelShape, kv_bytes_per_token, reference_bytes, stages
+from stc_lmms.bench.shapes import DecoderShape, ModelShape, TowerShape, public_shape
 from stc_lmms.bench.work import Workload as Clip
+from stc_lmms.bench.work import kv_bytes_per_token, reference_bytes, stages
 from stc_lmms.config import Settings
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.eval.run_config import RunConfig, check
@@ -203,7 +202,6 @@ def _known_shape(settings: Settings) -> ModelShape | None:
     if settings.model != "llava_ov":
         return None
     from stc_lmms import compat
-    from stc_lmms.bench.entry import decoder_shape
     from stc_lmms.engine.api import checkpoint
     from stc_lmms.models.llava_onevision.config import layers_used, patch_grid, tokens_per_frame
 
@@ -211,15 +209,8 @@ def _known_shape(settings: Settings) -> ModelShape | None:
         config = compat.load_config(checkpoint(settings), "llava_onevision", settings.revision)
     except CheckpointError:
         return public_shape("0.5b" if "0.5b" in settings.pretrained.lower() else "7b")
-    vision = config.vision_config
-    tower = TowerShape(
-        layers_used(config),
-        math.prod(patch_grid(config)),
-        vision.hidden_size,
-        vision.intermediate_size,
-        vision.patch_size,
-    )
-    return ModelShape(tower, decoder_shape(config.text_config), tokens_per_frame(config), 2)
+    tower = TowerShape.of(config.vision_config, layers_used(config), math.prod(patch_grid(config)))
+    return ModelShape(tower, DecoderShape.of(config.text_config), tokens_per_frame(config), 2)
 
 
 def _weight_bytes(shape: ModelShape) -> int:

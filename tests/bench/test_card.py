@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from stc_lmms.bench import card as bench_card
-from stc_lmms.bench import models
 from stc_lmms.bench.hardware import Machine
 from stc_lmms.bench.measure import OBSERVE_STAGES, STAGES
 from stc_lmms.bench.work import Work
 from stc_lmms.cli.main import main
+from stc_lmms.models.llava_onevision import bench
 
 REPO = Path(__file__).resolve().parents[2]
 # A GPU machine may have torch, transformers and numpy only. Whatever else is imported fails, here as there;
@@ -33,6 +33,7 @@ sys.meta_path.insert(0, Blocked())
 BLOCKED_CLI = f"""{BLOCKED}
 sys.argv = ["stc-lmms", *sys.argv[1:]]
 from stc_lmms.cli.main import main
+from stc_lmms.models.llava_onevision import bench
 sys.exit(main())
 """
 
@@ -101,7 +102,7 @@ def test_random_weights_need_only_torch_and_transformers():
 def test_what_the_gpu_script_runs_imports_only_torch_and_transformers():
     code = f"""{BLOCKED}
 import runpy
-import stc_lmms.bench.card
+import stc_lmms.bench.card, stc_lmms.models.llava_onevision.bench
 for name in ("gpu_parity", "row_kernels"):
     runpy.run_path(f"benchmarks/{{name}}.py")
 """
@@ -172,7 +173,7 @@ def test_gpu_script_without_a_gpu_is_one_line(tmp_path):
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "CUDA" in done.stderr
 
 
-TINY = models.LlavaOnevisionEntry(
+TINY = bench.LlavaOnevisionEntry(
     sizes={
         "7b": {
             "hidden_size": 64,
@@ -197,7 +198,7 @@ TINY = models.LlavaOnevisionEntry(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_card_of_a_tiny_model_with_random_weights(monkeypatch, capsys, dtype):
-    monkeypatch.setitem(models.MODELS, "llava_ov", TINY)
+    monkeypatch.setattr(bench, "ENTRY", TINY)
     options = f"--device cpu --dtype {dtype} --frames 1,6 --repeats 3 --warmup 1 --budget 4 --interval 3"
     assert main(["bench", *options.split()]) == 0
     card = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -211,7 +212,7 @@ def test_card_of_a_tiny_model_with_random_weights(monkeypatch, capsys, dtype):
 
 
 def test_no_method_measures_the_noise(monkeypatch, capsys):
-    monkeypatch.setitem(models.MODELS, "llava_ov", TINY)
+    monkeypatch.setattr(bench, "ENTRY", TINY)
     assert main(["bench", "--device", "cpu", "--method", "none", "--frames", "2", "--repeats", "2"]) == 0
     (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
     assert set(row["bound"].values()) == {1} and row["work"]["dense"] == row["work"]["method"]
@@ -221,7 +222,7 @@ def test_no_method_measures_the_noise(monkeypatch, capsys):
 
 def measured(monkeypatch, capsys, options, machine):
     """All that the card prints, and its only row, on a machine with these rates."""
-    monkeypatch.setitem(models.MODELS, "llava_ov", TINY)
+    monkeypatch.setattr(bench, "ENTRY", TINY)
     monkeypatch.setattr(bench_card, "measure_machine", lambda *_: machine)
     assert main(["bench", "--device", "cpu", "--repeats", "1", "--warmup", "0", *options.split()]) == 0
     out = capsys.readouterr().out
@@ -275,7 +276,7 @@ def test_too_little_memory_to_measure_the_machine_is_one_line(monkeypatch, capsy
     def measure_machine(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setitem(models.MODELS, "llava_ov", TINY)
+    monkeypatch.setattr(bench, "ENTRY", TINY)
     monkeypatch.setattr(bench_card, "measure_machine", measure_machine)
     assert main(["bench", "--device", "cpu", "--frames", "1", "--budget", "4"]) == 2
     (line,) = capsys.readouterr().err.splitlines()

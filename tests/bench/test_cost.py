@@ -5,8 +5,6 @@ import dataclasses
 import pytest
 
 from stc_lmms.bench.cost import (
-    DecoderShape,
-    TowerShape,
     dense_block_macs,
     prefill_macs,
     projector_macs,
@@ -15,8 +13,8 @@ from stc_lmms.bench.cost import (
     tower_macs,
 )
 from stc_lmms.bench.hardware import Machine
+from stc_lmms.bench.shapes import DecoderShape, ModelShape, TowerShape
 from stc_lmms.bench.work import (
-    ModelShape,
     Work,
     Workload,
     bounds,

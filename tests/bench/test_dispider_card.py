@@ -2,8 +2,8 @@
 
 import json
 
-from stc_lmms.bench import models
 from stc_lmms.cli.main import main
+from stc_lmms.models.dispider import bench
 from training.demo.dispider_checkpoint import build_dispider
 
 LLM = {
@@ -13,8 +13,8 @@ LLM = {
     "num_key_value_heads": 2,
     "intermediate_size": 96,
 }
-TINY = models.DispiderEntry(
-    reaction=LLM | {"vocab_size": 400},
+TINY = bench.DispiderEntry(
+    sizes={"7b": LLM | {"vocab_size": 400}},
     decision=LLM | {"hidden_size": 32, "vocab_size": 300},
     vision={
         "hidden_size": 48,
@@ -33,7 +33,7 @@ def card(capsys, options):
 
 
 def test_card_with_random_weights(monkeypatch, capsys):
-    monkeypatch.setitem(models.MODELS, "dispider", TINY)
+    monkeypatch.setattr(bench, "ENTRY", TINY)
     found = card(capsys, "--frames 4,20 --repeats 2 --warmup 1 --interval 4")
     assert found["method"] == "stc_cacher" and found["settings"]["memory"] == "clips"
     # The last of 3 layers leads nowhere; 64 patches and the class token.

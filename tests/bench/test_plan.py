@@ -8,12 +8,13 @@ import pytest
 from transformers import LlavaOnevisionConfig
 
 from stc_lmms.bench import cost
-from stc_lmms.bench.models import MODELS
-from stc_lmms.bench.plan import ALL, frames, load_parts, plan, public_shape, reading
+from stc_lmms.bench.plan import ALL, frames, load_parts, plan, reading
+from stc_lmms.bench.shapes import public_shape
 from stc_lmms.benchmarks.base import make_row
 from stc_lmms.cli.main import main
 from stc_lmms.errors import DataError
 from stc_lmms.models.llava_onevision.config import tokens_per_frame
+from stc_lmms.models.public_sizes import LLAVA_ONEVISION, SO400M
 from stc_lmms.settings import resolve
 from tests.benchmarks.test_rounds import proactive, question
 
@@ -72,10 +73,10 @@ def test_frames_of_a_clip(seconds, fps, count):
 
 @pytest.mark.parametrize(("size", "bytes_per_token"), [("7b", 57344), ("0.5b", 12288)])
 def test_shapes_are_those_of_the_public_checkpoints(size, bytes_per_token):
-    shape, entry = public_shape(size), MODELS["llava_ov"]
+    shape = public_shape(size)
     config = LlavaOnevisionConfig(
-        vision_config={"model_type": "siglip_vision_model"} | entry.vision,
-        text_config={"model_type": "qwen2"} | entry.sizes[size],
+        vision_config={"model_type": "siglip_vision_model"} | SO400M,
+        text_config={"model_type": "qwen2"} | LLAVA_ONEVISION[size],
     )
     assert shape.tokens_per_frame == tokens_per_frame(config) == 196 and shape.tower.tokens == 729
     assert shape.decoder.kv_per_token * shape.itemsize == bytes_per_token

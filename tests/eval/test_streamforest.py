@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stc_lmms.bench import models
 from stc_lmms.cli.main import main
+from stc_lmms.models.public_sizes import QWEN2
+from stc_lmms.models.streamforest import bench
 from tests import media
 from training.demo.streamforest_checkpoint import build_streamforest
 
@@ -84,10 +85,10 @@ def test_the_card_on_a_checkpoint_and_on_random_weights(folder, monkeypatch, cap
     assert row["sizes"]["method"]["tower_tokens_recomputed"] == 2 * 729 + 3 * 182
     assert row["sizes"]["method"]["llm_tokens_mean"] == (729 + 4 * 128) / 5
 
-    text = models.QWEN2["0.5b"] | {"num_hidden_layers": 2, "vocab_size": 256, "tie_word_embeddings": False}
+    text = QWEN2["0.5b"] | {"num_hidden_layers": 2, "vocab_size": 256, "tie_word_embeddings": False}
     vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    tiny = models.StreamForestEntry(text, vision | {"image_size": 54, "patch_size": 2})
-    monkeypatch.setitem(models.MODELS, "streamforest", tiny)
+    tiny = bench.StreamForestEntry({"7b": text}, vision | {"image_size": 54, "patch_size": 2})
+    monkeypatch.setattr(bench, "ENTRY", tiny)
     assert main(["bench", *options, "--layers", "1", "--llm-layers", "1"]) == 0
     card = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert card["weights"] == "random, 7b" and card["shape"]["tower"]["layers"] == 1

@@ -14,6 +14,7 @@ from stc_lmms.bench.entry import QUESTION, Entry, StandInTokenizer, fewer_layers
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.shapes import DecoderShape, ModelShape
 from stc_lmms.bench.work import Work, Workload, decoder_work, projector_work, tower_work
+from stc_lmms.config import Settings
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.models.checkpoint_io import qwen2_config
 from stc_lmms.models.dispider.config import DispiderSpec, check_fit
@@ -22,7 +23,6 @@ from stc_lmms.models.dispider.net import STREAM_CLIPS
 from stc_lmms.models.dispider.prompt import reaction_prompt
 from stc_lmms.models.dispider.weights import random_networks
 from stc_lmms.models.public_sizes import CLIP_L, QWEN2
-from stc_lmms.config import Settings
 
 
 @dataclass(frozen=True)

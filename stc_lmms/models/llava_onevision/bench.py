@@ -9,10 +9,10 @@ from stc_lmms import compat
 from stc_lmms.bench.entry import QUESTION, Entry, StandInProcessor, model_shape
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.shapes import ModelShape
+from stc_lmms.config import Settings
 from stc_lmms.models.llava_onevision.config import check_fit
 from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.models.public_sizes import LLAVA_ONEVISION, SO400M
-from stc_lmms.config import Settings
 
 
 class LlavaOnevisionEntry(Entry):

@@ -11,11 +11,11 @@ from stc_lmms.bench.entry import QUESTION, Entry, StandInTokenizer, model_shape
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.shapes import ModelShape
 from stc_lmms.bench.work import Work, Workload
+from stc_lmms.config import Settings
 from stc_lmms.models.public_sizes import QWEN2, SO400M
 from stc_lmms.models.streamforest.config import StreamForestSpec, check_fit, make_projector
 from stc_lmms.models.streamforest.model import Networks, StreamForest
 from stc_lmms.models.streamforest.prompt import PREFIX, suffix, time_sentence
-from stc_lmms.config import Settings
 
 
 class StreamForestEntry(Entry):

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from stc_lmms import compat
+from stc_lmms.config import Settings
 from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.models.checkpoint_io import (
@@ -29,7 +30,6 @@ from stc_lmms.models.checkpoint_io import (
     unexpected,
 )
 from stc_lmms.models.public_sizes import SO400M
-from stc_lmms.config import Settings
 
 logger = logging.getLogger(__name__)
 
