@@ -23,7 +23,7 @@ KNOWN_FILE_CIRCLES = [
 KNOWN_PACKAGE_CIRCLES = [
     {"eval", "results"},
 ]
-# Nothing imports a leaf, but the packages named with it. Each `models/<name>/bench.py` is an entry of the card.
+# Nothing imports a leaf but the packages named with it; `models/<name>/bench.py` is a card entry.
 _ENTRIES = tuple(f"models.{name}" for name in ("dispider", "llava_onevision", "qwen_vl", "streamforest"))
 LEAVES = {"cli": (), "bench": ("cli", "sweep", *_ENTRIES), "sweep": ("cli",)}
 
