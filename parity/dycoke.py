@@ -56,7 +56,7 @@ def _decoding(
     config: dict[str, float], case: Case, tensors: dict[str, Tensor]
 ) -> tuple[list[float], list[str], str]:
     start, length = config["image_token_start_index"], config["image_token_length"]
-    choice = DecodePruning(range(start, start + length), config["dycoke_p"])
+    choice = DecodePruning(range(start, start + length), config["dycoke_p"], layer=1)
     keys, values = tensors["key_prompt"], tensors["value_prompt"]
     errors, problems = [], []
     for step in case["steps"]:

@@ -12,6 +12,8 @@ The mean key of every block stays in host memory, in float32: it is what blocks 
 Shapes: L layers, G key heads, T tokens of a slab, M tokens, B blocks, d head width.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import shutil
@@ -22,10 +24,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from stc_lmms.errors import StcError
+from stc_lmms.lazy import Tensor, torch
 from stc_lmms.memory.kv import KV
 
 logger = logging.getLogger(__name__)

@@ -19,11 +19,13 @@ What is told of every memory (tests/memory/test_contract.py):
 Shapes: L tokens of text, M tokens of F frames, D width of the language model, V vocabulary.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from stc_lmms.lazy import Tensor
 
 if TYPE_CHECKING:
     from stc_lmms.compat_llm import LanguageModel
@@ -47,7 +49,7 @@ class Reader(ABC):
     def close(self) -> None:  # noqa: B027 - most have nothing to undo
         """Leave the memory as it was before `ask`."""
 
-    def __enter__(self) -> "Reader":
+    def __enter__(self) -> Reader:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -122,7 +124,7 @@ class Memory(ABC):
     one_axis = False  # places tokens anew on one axis: not for decoders with M-RoPE
 
     @abstractmethod
-    def open(self, llm: "LanguageModel") -> StreamMemory:
+    def open(self, llm: LanguageModel) -> StreamMemory:
         """The empty memory of a new stream.
 
         Raises:

@@ -14,16 +14,16 @@ evicted. Published without a language model, so three things are decided here:
 Shapes: M tokens, A active tokens, D width.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from stc_lmms.errors import SettingsError
+from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
 from stc_lmms.memory.dp_cache import DPCache, Eviction, Pools, Schedule
 from stc_lmms.ops.transfer import to_device
@@ -73,7 +73,7 @@ class Bounded(Memory):
         """See `Memory.most_tokens`."""
         return self.active_tokens
 
-    def open(self, llm: "LanguageModel") -> "BoundedMemory":
+    def open(self, llm: LanguageModel) -> BoundedMemory:
         """See `Memory.open`."""
         return BoundedMemory(llm, self)
 
@@ -93,7 +93,7 @@ class _State:
 class BoundedMemory(StreamMemory):
     """Embeddings of the active and the demoted tokens of one stream."""
 
-    def __init__(self, llm: "LanguageModel", options: Bounded):
+    def __init__(self, llm: LanguageModel, options: Bounded):
         self.llm, self.options = llm, options
         self._schedule = Schedule(options.refresh_every, options.refresh_top_k)
         cache = DPCache(options.pool_tokens, options.eviction, options.decay)
@@ -171,7 +171,7 @@ def _rows(x_TD: Tensor, mask_T: np.ndarray) -> Tensor:
 class BoundedReader(Reader):
     """A KV cache of its own over the context."""
 
-    def __init__(self, llm: "LanguageModel", context_LD: Tensor):
+    def __init__(self, llm: LanguageModel, context_LD: Tensor):
         self._llm, self._context_LD = llm, context_LD
         self._cache = llm.new_cache()
 

@@ -1,14 +1,15 @@
-"""Full memory: the KV of every visual token stays, exactly as in the stock model."""
+"""Full memory: keeps the KV of every visual token, exactly as the stock model does."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from stc_lmms.errors import SettingsError
+from stc_lmms.lazy import Tensor
 from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
-from stc_lmms.memory.dycoke_dp import DecodePruning, PrunedReader
+from stc_lmms.memory.dycoke_dp import DecodePruning
 
 if TYPE_CHECKING:
     from stc_lmms.compat_llm import LanguageModel
@@ -19,8 +20,8 @@ class Full(Memory):
     """Every token of every frame.
 
     Args:
-        decode_prune: DyCoke's second stage: share of the visual tokens that are out of sight while the
-            answer is decoded (the prompt still reads all); 0 is off. DyCoke uses 0.7 or 0.8.
+        decode_prune: DyCoke's second stage: share of the visual tokens that are hidden while the answer is
+            decoded (the prompt still reads all); 0 is off. DyCoke uses 0.7 or 0.8.
         decode_prune_layer: the first layer that reads fewer; the layer below it chooses.
     """
 
@@ -47,7 +48,7 @@ class Full(Memory):
                 f"(0 to {layers - 1}), so decode_prune={self.decode_prune} would do nothing"
             )
 
-    def open(self, llm: "LanguageModel") -> "FullMemory":
+    def open(self, llm: LanguageModel) -> FullMemory:
         """See `Memory.open`."""
         self.check(llm.layers, None)
         return FullMemory(llm, self)
@@ -56,7 +57,7 @@ class Full(Memory):
 class FullMemory(StreamMemory):
     """KV cache of one stream over a stock language model."""
 
-    def __init__(self, llm: "LanguageModel", options: Full):
+    def __init__(self, llm: LanguageModel, options: Full):
         self.llm = llm
         self.options = options
         self.cache = llm.new_cache()
@@ -88,12 +89,12 @@ class FullMemory(StreamMemory):
         return self.llm.head(self.llm.hidden(embeds_LD, self.cache)[-1])
 
     def ask(self, question_LD: Tensor | None = None) -> Reader:
-        """See `StreamMemory.ask`: answers go behind the stream and are cropped off again."""
-        if self.options.decode_prune:
+        """See `StreamMemory.ask`: the answer is appended to the stream's cache and cropped off again."""
+        options, pruning = self.options, None
+        if options.decode_prune:
             visual = range(self._prefix, self.length)
-            choice = DecodePruning(visual, self.options.decode_prune)
-            return PrunedReader(self, choice, self.options.decode_prune_layer)
-        return CacheReader(self)
+            pruning = DecodePruning(visual, options.decode_prune, options.decode_prune_layer)
+        return CacheReader(self, pruning)
 
     def snapshot(self) -> int:
         """A mark to `restore` to."""
@@ -102,24 +103,36 @@ class FullMemory(StreamMemory):
     def restore(self, snapshot: int) -> None:
         """Forget everything appended since `snapshot`."""
         if self.length > snapshot:
-            self.cache.crop(snapshot - self.length)  # negative: so many tokens off the end
+            self.cache.crop(snapshot - self.length)  # a negative length crops from the end
 
 
 class CacheReader(Reader):
-    """Appends to the stream's own cache, and crops it on closing."""
+    """Appends to the stream's own cache, and crops it on closing.
 
-    def __init__(self, memory: FullMemory):
-        self._memory = memory
+    Args:
+        memory: whose cache.
+        pruning: hides visual tokens from everything that follows the prompt (the first call); None: nothing.
+    """
+
+    def __init__(self, memory: FullMemory, pruning: DecodePruning | None = None):
+        self._memory, self._pruning = memory, pruning
         self._before = memory.snapshot()
+        self._prompt_read = False
 
     @property
     def context_tokens(self) -> int:
-        """All of them."""
+        """The whole stream."""
         return self._before
 
     def next_logits(self, embeds_LD: Tensor) -> Tensor:
         """See `Reader.next_logits`."""
-        return self._memory.next_logits(embeds_LD)
+        if self._pruning is None or not self._prompt_read:
+            self._prompt_read = True
+            return self._memory.next_logits(embeds_LD)
+        llm = self._memory.llm
+        for i in range(len(embeds_LD)):
+            hidden_1D = llm.hidden(embeds_LD[i : i + 1], self._memory.cache, self._pruning.attend)
+        return llm.head(hidden_1D[-1])
 
     def close(self) -> None:
         """Crop the answer off."""

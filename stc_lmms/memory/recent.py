@@ -13,15 +13,15 @@ That is so on every axis of an M-RoPE, where the frame itself says how much near
 Shapes: F frames, M tokens, L queries, G key heads, S keys, d head width, D width.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from stc_lmms.errors import SettingsError
+from stc_lmms.lazy import Tensor, torch
 from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
 from stc_lmms.memory.kv import KV, empty
 from stc_lmms.ops.attention import Part, attend, combine, windowed
@@ -52,7 +52,7 @@ class Recent(Memory):
         """See `Memory.most_tokens`."""
         return self.recent_frames * tokens_per_frame
 
-    def open(self, llm: "LanguageModel") -> "RecentMemory":
+    def open(self, llm: LanguageModel) -> RecentMemory:
         """See `Memory.open`."""
         return RecentMemory(llm, self.recent_frames)
 
@@ -76,7 +76,7 @@ class _State:
 class RecentMemory(StreamMemory):
     """Rotated keys and values of the last frames of one stream."""
 
-    def __init__(self, llm: "LanguageModel", recent_frames: int):
+    def __init__(self, llm: LanguageModel, recent_frames: int):
         self.llm = llm
         self.recent_frames = recent_frames
         nothing = (empty(llm),) * llm.layers
@@ -202,7 +202,7 @@ class RecentMemory(StreamMemory):
 class RecentReader(Reader):
     """Reads text, frames and its own tokens as three parts, so that the frames are not copied."""
 
-    def __init__(self, llm: "LanguageModel", state: _State):
+    def __init__(self, llm: LanguageModel, state: _State):
         self._llm, self._state = llm, state
         self._own = [empty(llm)] * llm.layers
 

@@ -21,16 +21,17 @@ frames that all are retrieved and the window holds them, the answers are those o
 Shapes: F frames, M tokens, L queries, H query heads, G key heads, S keys, d head width, D width.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from stc_lmms.errors import SettingsError, StcError
+from stc_lmms.lazy import Tensor, torch
 from stc_lmms.memory.archive import Archive
 from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
 from stc_lmms.memory.kv import KV, empty
@@ -84,7 +85,7 @@ class ReKV(Memory):
         """See `Memory.most_tokens`."""
         return self.n_local + self.retrieve_size * tokens_per_frame
 
-    def open(self, llm: "LanguageModel") -> "ReKVMemory":
+    def open(self, llm: LanguageModel) -> ReKVMemory:
         """See `Memory.open`."""
         return ReKVMemory(llm, self)
 
@@ -108,7 +109,7 @@ class _State:
 class ReKVMemory(StreamMemory):
     """Window on the device, blocks in the archive."""
 
-    def __init__(self, llm: "LanguageModel", options: ReKV):
+    def __init__(self, llm: LanguageModel, options: ReKV):
         self.llm, self.options = llm, options
         cap = options.archive_cap_gib
         self.archive = Archive(
@@ -206,7 +207,7 @@ class ReKVMemory(StreamMemory):
         seen_M = to_device(np.repeat(seen, lengths), self.llm.device)
         return torch.arange(init, device=self.llm.device) < seen_M[:, None]
 
-    def ask(self, question_LD: Tensor | None = None) -> "ReKVReader":
+    def ask(self, question_LD: Tensor | None = None) -> ReKVReader:
         """See `StreamMemory.ask`; searches the archive by `question_LD`."""
         return ReKVReader(self, question_LD)
 

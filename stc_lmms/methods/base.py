@@ -7,15 +7,17 @@ Shapes: F frames, N tokens per frame before a token method, M kept tokens of all
 D width.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-import torch
-from torch import Tensor
-
+from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.budget import BudgetKind
-from stc_lmms.towers import Patches, Tower
+
+if TYPE_CHECKING:
+    from stc_lmms.towers import Patches, Tower
 
 # What a token method may ask the model for, see `Context`.
 Need = Literal["attention", "keys", "pixels"]

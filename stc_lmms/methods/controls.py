@@ -4,14 +4,13 @@
 temporal rule. (`downsample`, which acts in the tower, has its own file; "only the last frames" is a memory.)
 """
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from stc_lmms.errors import StcError
+from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted, BudgetKind
 from stc_lmms.methods.select import lowest_preferring, token_layout, uniform_positions

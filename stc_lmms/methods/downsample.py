@@ -5,18 +5,20 @@ transformers does it, and the pooling is the usual one: 224 x 224 instead of 384
 patches and 8 x 8 = 64 LLM tokens. The tower gets cheaper in the same measure.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stc_lmms.errors import SettingsError
+from stc_lmms.lazy import Tensor, functional, no_grad
 from stc_lmms.methods import budget
 from stc_lmms.methods.base import TowerMethod, TowerState
 from stc_lmms.methods.budget import BudgetKind
 from stc_lmms.ops.grid import halved
-from stc_lmms.towers import Tower
+
+if TYPE_CHECKING:
+    from stc_lmms.towers import Tower
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Downsample(TowerMethod):
         rows, columns = _grids(grid)[self.token_budget]
         return min(2 * rows, grid[0]), min(2 * columns, grid[1])
 
-    @torch.no_grad()
+    @no_grad
     def encode(
         self, tower: Tower, x: Tensor, state: TowerState, *, taps: list[Tensor] | None = None
     ) -> Tensor:

@@ -16,12 +16,12 @@ Frames are ragged: a memory must allow that (all of ours do). DyCoke's second st
 Shapes: F frames, N tokens per frame, P patches, D width.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from stc_lmms.errors import SettingsError
+from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.base import Compressed, Context, TokenMethod
 from stc_lmms.methods.budget import BudgetKind, at_least_one
 from stc_lmms.methods.temporal import LastFrames, between_anchors, gather, similarity, split_markers

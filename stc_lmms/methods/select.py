@@ -3,14 +3,14 @@
 Shapes: F frames, L tokens in a frame's raw stream, N patch tokens among them, K kept, D width.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from stc_lmms.errors import StcError
+from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.base import Compressed, Context
 from stc_lmms.ops.rows import lowest
 from stc_lmms.ops.transfer import to_device

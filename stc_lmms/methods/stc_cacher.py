@@ -21,19 +21,21 @@ several calls is not refreshed at every cut; ties are broken by position instead
 Shapes: F frames (R dense, S selective), T tower tokens, K selected tokens, D width.
 """
 
+from __future__ import annotations
+
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from stc_lmms.errors import SettingsError
+from stc_lmms.lazy import Tensor, no_grad, torch
 from stc_lmms.methods.base import TowerMethod, TowerState
 from stc_lmms.methods.stc_cacher_block import Choice, Reference, Reuse, dense_block, selective_block
 from stc_lmms.methods.stc_cacher_roles import FrameRoles, cut_roles, fixed_roles
 from stc_lmms.ops.rows import flat_index, lowest, pick, similarity
-from stc_lmms.towers import Block, Layout, Patches, Tower
+
+if TYPE_CHECKING:
+    from stc_lmms.towers import Block, Layout, Patches, Tower
 
 
 @dataclass
@@ -178,7 +180,7 @@ class STCCacher(TowerMethod):
         (dense,) = fixed_roles(state.step, 1, self.cache_interval, self.chunk_frames)
         return "reference" if dense else "selective"
 
-    @torch.no_grad()
+    @no_grad
     def encode(
         self,
         tower: Tower,

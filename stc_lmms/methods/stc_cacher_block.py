@@ -3,15 +3,17 @@
 Shapes: F frames (R dense, S selective), T tower tokens, K selected tokens, D width.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
-
+from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.stc_cacher_roles import Group
 from stc_lmms.ops.rows import kernels, put_rows_, similarity, take_add, take_rows
-from stc_lmms.towers import Block, Layout
+
+if TYPE_CHECKING:
+    from stc_lmms.towers import Block, Layout
 
 
 class Reference(NamedTuple):

@@ -6,14 +6,15 @@ no index has to travel to the device.
 Shapes: F frames of a call, R of them dense, S selective; T tower tokens, D width.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+from stc_lmms.lazy import Tensor, torch
 
 
 class Run(NamedTuple):

@@ -11,14 +11,13 @@ into the next.
 Shapes: F frames, N patch tokens per frame, D width, C kept channels, K budget.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from stc_lmms.errors import SettingsError
+from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
 from stc_lmms.methods.select import token_layout

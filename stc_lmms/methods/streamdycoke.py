@@ -12,12 +12,12 @@ Frames are ragged: a memory must allow that (all of ours do).
 Shapes: F frames, N tokens per frame, P patches, D width, W buffered frames.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from stc_lmms.errors import SettingsError
+from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.base import Compressed, Context, TokenMethod
 from stc_lmms.methods.budget import BudgetKind
 from stc_lmms.methods.temporal import LastFrames, between_anchors, gather, similarity, split_markers

@@ -4,13 +4,12 @@ Shapes: F frames, N tokens per frame, P patches (N without marker tokens), W fra
 D width, K kept tokens.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
+from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, State
 from stc_lmms.methods.budget import one_of, within
 

@@ -15,19 +15,21 @@ here it is repeated until the budget is met (729, 486, 324, 216, 144, 96, 64).
 Shapes: F frames, T tower tokens, D width.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from itertools import pairwise
-
-import torch
-from torch import Tensor
-from torch.nn import functional
+from typing import TYPE_CHECKING
 
 from stc_lmms.errors import SettingsError
+from stc_lmms.lazy import Tensor, functional, no_grad, torch
 from stc_lmms.methods import budget
 from stc_lmms.methods.base import TowerMethod, TowerState
 from stc_lmms.methods.budget import BudgetKind
 from stc_lmms.ops.merge import Matching, match, merge_weighted
-from stc_lmms.towers import Block, Tower
+
+if TYPE_CHECKING:
+    from stc_lmms.towers import Block, Tower
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class ToMe(_Merging):
         """How many of `tokens` patches each layer merges away; see `merge_schedule`."""
         return merge_schedule(tokens, layers, self.token_budget, self.inflect)
 
-    @torch.no_grad()
+    @no_grad
     def encode(
         self, tower: Tower, x: Tensor, state: TowerState, *, taps: list[Tensor] | None = None
     ) -> Tensor:
@@ -122,7 +124,7 @@ class ToMeOneShot(_Merging):
         """Refuse a budget above the patches."""
         budget.within(self.token_budget, grid[0] * grid[1])
 
-    @torch.no_grad()
+    @no_grad
     def encode(
         self, tower: Tower, x: Tensor, state: TowerState, *, taps: list[Tensor] | None = None
     ) -> Tensor:

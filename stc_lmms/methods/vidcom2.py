@@ -18,14 +18,13 @@ The original needs the whole video. Two forms work on a stream:
 Shapes: T frames, N tokens per frame, D width, C = D/2 channels.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from stc_lmms.errors import SettingsError
+from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted, BudgetKind, share_out
 from stc_lmms.methods.select import TokenLayout, token_layout

@@ -6,10 +6,11 @@ own score, not VidCom2's (`vidcom2`); the row "VidCom2" of the published table i
 here under its own name so that the row can be reproduced.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-from torch import Tensor
-
+from stc_lmms.lazy import Tensor
 from stc_lmms.methods.base import Compressed, Context, TokenMethod
 from stc_lmms.methods.budget import Budgeted
 from stc_lmms.methods.stc_pruner import PrunerState, STCPruner

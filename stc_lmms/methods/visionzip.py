@@ -19,14 +19,13 @@ contextual ones). Keys are mean over heads, without the scale.
 Shapes: F frames, N tokens per frame, R remaining ones, C contextual ones, D width, E width of a key.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
 from stc_lmms.errors import StcError
+from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
 from stc_lmms.methods.select import token_layout

@@ -11,13 +11,14 @@ and why.
 Shapes: H query heads, G key heads (H is a multiple of G), L queries, S keys, d head width.
 """
 
+from __future__ import annotations
+
 import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from stc_lmms.lazy import Tensor, torch
 
 logger = logging.getLogger(__name__)
 

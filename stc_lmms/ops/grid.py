@@ -3,10 +3,11 @@
 Shapes: F frames, T = rows * columns tokens in raster order, D width.
 """
 
+from __future__ import annotations
+
 import math
 
-from torch import Tensor
-from torch.nn import functional
+from stc_lmms.lazy import Tensor, functional
 
 
 def halved(grid: tuple[int, int]) -> tuple[int, int]:

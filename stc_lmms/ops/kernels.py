@@ -1,7 +1,8 @@
 """Similarity of tokens to a centre, as VidCom2 and STC-Pruner measure it."""
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from stc_lmms.lazy import Tensor, torch
 
 # Twice the variance of a kernel is 2 * s: s = 2^-3 .. 2^1 (VidCom2, section 3.2; STC's code has the same).
 BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)

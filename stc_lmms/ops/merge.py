@@ -7,11 +7,11 @@ similar proposals are carried out.
 Shapes: F frames, N tokens, M = N - r after merging, r sources, C width.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from stc_lmms.lazy import Tensor, functional, torch
 
 
 @dataclass(frozen=True)

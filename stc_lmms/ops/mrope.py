@@ -9,13 +9,13 @@ video overlaps it; the models were trained with the rule above.)
 Shapes: L tokens, K kept tokens of a slice, F slices, B deepstack levels, D width, d head width.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from stc_lmms.lazy import Tensor, torch
 from stc_lmms.ops.positions import PositionedEmbeds
 from stc_lmms.ops.transfer import to_device
 
@@ -58,7 +58,7 @@ class MropePositions:
     _grid: tuple[int, int] = (0, 0)
     _origin: tuple[int, int, int] | None = None  # of the first slice with a stamp
 
-    def copy(self, first: int = 0) -> "MropePositions":
+    def copy(self, first: int = 0) -> MropePositions:
         """The same, going on by itself, with another oldest slice."""
         other = dataclasses.replace(self, first=first)
         if other.start is not None:

@@ -7,12 +7,13 @@ token keeps the position that it has in the dense stream.
 Shapes: L tokens, M kept tokens of F frames, N tokens of a frame, A axes, B deepstack levels, D width.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from stc_lmms.lazy import Tensor, torch
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class PositionedEmbeds:
     def __len__(self) -> int:
         return len(self.embeds_LD)
 
-    def __getitem__(self, part: slice) -> "PositionedEmbeds":
+    def __getitem__(self, part: slice) -> PositionedEmbeds:
         """Some of the tokens, without shifts."""
         deepstack = None if self.deepstack_BLD is None else self.deepstack_BLD[:, part]
         return PositionedEmbeds(
@@ -44,7 +45,7 @@ class PositionedEmbeds:
         )
 
     @staticmethod
-    def join(pieces: Sequence["PositionedEmbeds"]) -> "PositionedEmbeds":
+    def join(pieces: Sequence[PositionedEmbeds]) -> PositionedEmbeds:
         """One piece behind the other."""
         if len(pieces) == 1:
             return pieces[0]
@@ -76,7 +77,7 @@ class ContiguousPositions:
         """The tokens."""
         return tokens_MD
 
-    def copy(self) -> "ContiguousPositions":
+    def copy(self) -> ContiguousPositions:
         """Itself: it remembers nothing."""
         return self
 
@@ -119,6 +120,6 @@ class DensePositions:
         position_ids_M, self.next = kept_M + self.next, self.next + frames * tokens
         return PositionedEmbeds(tokens_MD, position_ids_M[None], (starts_F - self.video)[:, None])
 
-    def copy(self) -> "DensePositions":
+    def copy(self) -> DensePositions:
         """The same, going on by itself."""
         return dataclasses.replace(self)

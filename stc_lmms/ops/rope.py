@@ -3,8 +3,9 @@
 Shapes: L tokens, H heads, d head width.
 """
 
-import torch
-from torch import Tensor
+from __future__ import annotations
+
+from stc_lmms.lazy import Tensor, torch
 
 
 def rotation(positions_L: Tensor, inv_freq: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,8 @@ comparison with the functions here; `kernels` says which, and why.
 Shapes: F frames, T tokens, K picked tokens, D width, R references that serve E frames each.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib
 import logging
@@ -14,8 +16,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+from stc_lmms.lazy import Tensor, torch
 
 logger = logging.getLogger(__name__)
 

@@ -3,9 +3,11 @@
 Shapes: T moments, H rows and W columns of patches, C width, D entries of one code.
 """
 
+from __future__ import annotations
+
 import numpy as np
-import torch
-from torch import Tensor
+
+from stc_lmms.lazy import Tensor, torch
 
 _BASE = 10000
 

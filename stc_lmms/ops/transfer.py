@@ -1,10 +1,12 @@
 """Data of the host on the device, without waiting for the device."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from stc_lmms.lazy import Tensor, torch
 
 
 def to_device(
