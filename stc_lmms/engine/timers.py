@@ -4,6 +4,8 @@ Stage times cover the work done since the previous answer of the same stream, so
 a stream gives its totals. Units are milliseconds; on a GPU they are device times between events.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import importlib.metadata
 import platform
@@ -16,9 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from stc_lmms import __version__
+from stc_lmms.lazy import torch
 
 STAGES = ("decode_ms", "preprocess_ms", "vit_ms", "project_ms", "method_ms", "prefill_ms")
 _PENDING = 1000  # event pairs that may wait to be read; a camera may be asked only at its end
