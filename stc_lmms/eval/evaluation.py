@@ -17,14 +17,14 @@ import torch
 
 from stc_lmms.config import Settings
 from stc_lmms.demo.pretrained import NOTICE, is_demo
-from stc_lmms.engine.api import StreamingModel, checkpoint
-from stc_lmms.engine.timers import environment
+from stc_lmms.engine.api import StreamingModel
 from stc_lmms.errors import SettingsError, StcError, VideoError
 from stc_lmms.eval.dialogue import AnswerText, Dialogue, Round, reason
+from stc_lmms.eval.fingerprint import file_identity
 from stc_lmms.eval.session import VideoSession
 from stc_lmms.eval.stopping import Stop
 from stc_lmms.models import registry
-from stc_lmms.results.journal import Journal, file_identity, folder_identity, request_key
+from stc_lmms.results.journal import Journal
 from stc_lmms.results.record import RunRecord
 from stc_lmms.settings import resolve
 from stc_lmms.video.decode import open_video
@@ -160,21 +160,6 @@ def checked(registered: str, model_args: Mapping[str, Any], also: Iterable[str] 
     return settings
 
 
-def run_identity(settings: Settings, device: torch.device) -> dict[str, Any]:
-    """All that decides the answers of a run, whatever is asked."""
-    found = environment(device)
-    return {
-        "settings": settings.flat() | {"device": device.type},
-        "checkpoint": folder_identity(checkpoint(settings)),
-        "versions": [found[name] for name in ("torch", "transformers")],
-    }
-
-
-def dialogue_key(job: Dialogue, run: Mapping[str, Any]) -> str:
-    """Its key in the journal of a run, see `run_identity`."""
-    return request_key(run=run, **job.identity)
-
-
 def open_journal(folder: Path, rank: int, fix: str) -> Journal:
     """The journal in a folder; exits with one line that ends in `fix` when it cannot be written."""
     try:
@@ -200,7 +185,7 @@ def write_entry(
         "model": model,
     }
     try:
-        journal.put(key, entry | ({"begun": True} if begun else {}))
+        journal.put(key, entry, begun)
     except StcError as error:
         fail(error)
 

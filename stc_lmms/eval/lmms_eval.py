@@ -18,13 +18,12 @@ from stc_lmms.errors import StcError
 from stc_lmms.eval.dialogue import RequestDialogue
 from stc_lmms.eval.evaluation import (
     Evaluation,
-    dialogue_key,
     fail,
     open_journal,
     resume,
-    run_identity,
     write_entry,
 )
+from stc_lmms.eval.fingerprint import dialogue_key, run_identity
 from stc_lmms.eval.stopping import STOPPED, stoppable
 from stc_lmms.models import registry
 from stc_lmms.results.journal import Journal

@@ -1,40 +1,67 @@
-"""The journal: every finished request on disk at once, so that a killed run loses nothing.
+"""The journal: every finished request is on disk at once, so that a killed run loses nothing.
 
 lmms-eval hands all requests to the model in one call and keeps the answers in memory until the end. The
-journal is an append-only JSONL file per rank. A run reads all ranks' files of its folder at its start and
-skips what is there; failures are recorded but tried again. A line cut short by a kill is ignored. A run that
-is told to stop also leaves the answers of requests that it has begun.
+journal is an append-only JSONL file per rank. A run reads the files of all ranks in its folder when it starts
+and skips the requests that they answer; failed ones are recorded, but tried again. A run that is told to stop
+also records the answers of requests that it has only begun.
+
+A line starts with a CRC-32 of the rest, the key and the state, in this order, so that opening a journal
+parses no JSON. Only the positions of the entries are kept in memory; `get` reads the entry itself.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
-from functools import cache
+import re
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-import stc_lmms
 from stc_lmms.errors import StcError
 
 logger = logging.getLogger(__name__)
 
+State = Literal["done", "failed", "begun"]
+_HEADER = re.compile(
+    rb'\{"crc": "([0-9a-f]{8})", ("key": ("(?:[^"\\]|\\.)*"), "state": "(done|failed|begun)".*\})\n?'
+)
+_WITHOUT_CHECKSUM = (b'{"key": ', b"}\n")  # how lines of older versions begin and end
+
+
+class Header(NamedTuple):
+    """What a line is about: the key of its request, and how far that was answered."""
+
+    key: str
+    state: State
+
+
+def header(line: bytes) -> Header | None:
+    """Key and state of an undamaged line; None for any other."""
+    found = _HEADER.fullmatch(line)
+    if found is None or int(found[1], 16) != zlib.crc32(found[2]):
+        return None
+    return Header(json.loads(found[3]), found[4].decode())
+
+
+class _Position(NamedTuple):
+    path: Path
+    offset: int
+    length: int
+
 
 class Journal:
-    """Finished requests by key.
+    """Requests by key, with their answers.
 
     Args:
-        folder: where the `rank*.jsonl` files are; made if needed.
+        folder: where the `rank*.jsonl` files are; created if needed.
         rank: whose file to append to.
     """
 
     def __init__(self, folder: Path, rank: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"rank{rank}.jsonl"
-        self._entries: dict[str, dict[str, Any]] = {}
-        self._failures: dict[str, dict[str, Any]] = {}
-        self._begun: dict[str, dict[str, Any]] = {}
+        self._index: dict[State, dict[str, _Position]] = {"done": {}, "failed": {}, "begun": {}}
         for file in sorted(folder.glob("rank*.jsonl")):
             self._read(file)
         torn = self.path.exists() and self.path.stat().st_size and not _ends_with_newline(self.path)
@@ -42,99 +69,78 @@ class Journal:
         if torn:
             self._file.write(b"\n")
 
-    def _read(self, file: Path) -> None:
-        # not splitlines(): it also cuts at characters that JSON leaves in a string, such as U+2028
-        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
-            try:
-                entry = json.loads(line)
-                key = entry["key"]
-            except (ValueError, KeyError, TypeError):
-                if line.strip():
-                    logger.warning("%s line %d is incomplete; that request runs again", file, number)
-                continue
-            self._take(key, entry)
-
-    def _take(self, key: str, entry: dict[str, Any]) -> None:
-        kind = "failed" if entry.get("failed") else "begun" if entry.get("begun") else ""
-        {"failed": self._failures, "begun": self._begun, "": self._entries}[kind][key] = entry
+    def _read(self, path: Path) -> None:
+        offset, old = 0, 0
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                found = header(line)
+                if found is not None:
+                    self._index[found.state][found.key] = _Position(path, offset, len(line))
+                elif line.startswith(_WITHOUT_CHECKSUM[0]) and line.endswith(_WITHOUT_CHECKSUM[1]):
+                    old += 1
+                elif line.strip():
+                    logger.warning("%s line %d is damaged; its request runs again", path, number)
+                offset += len(line)
+        if old:
+            logger.warning("%s: %d answers of an older version are ignored; they run again", path, old)
 
     def __len__(self) -> int:
-        """Requests that need not run again."""
-        return len(self._entries)
+        """Number of requests that need not run again."""
+        return len(self._index["done"])
 
     def keys(self) -> frozenset[str]:
         """Keys of these requests."""
-        return frozenset(self._entries)
+        return frozenset(self._index["done"])
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The entry of a finished request, or None."""
-        return self._entries.get(key)
+        return self._entry(key, "done")
 
     def last(self, key: str) -> dict[str, Any] | None:
-        """The entry of a request, be it a failure; None if it was never asked."""
-        return self._entries.get(key) or self._failures.get(key)
+        """The entry of a finished or failed request; None if it never ended."""
+        return self._entry(key, "done") or self._entry(key, "failed")
 
     def begun(self, key: str) -> dict[str, Any] | None:
         """The entry of a request that a stopped run has begun, with its first answers, or None."""
-        return self._begun.get(key)
+        return self._entry(key, "begun")
 
-    def put(self, key: str, entry: dict[str, Any]) -> None:
-        """Record a request, whole, or with `begun` set as far as it was answered; on disk when this returns.
+    def _entry(self, key: str, state: State) -> dict[str, Any] | None:
+        position = self._index[state].get(key)
+        if position is None:
+            return None
+        with position.path.open("rb") as file:
+            file.seek(position.offset)
+            return json.loads(file.read(position.length))
+
+    def put(self, key: str, entry: dict[str, Any], begun: bool = False) -> None:
+        """Record a request; it is on disk when this returns.
+
+        Args:
+            key: its key.
+            entry: plain JSON values; with a text in `failed`, the request is tried again.
+            begun: the request is answered in part; it goes on from there.
 
         Raises:
             StcError: the file cannot be written, as on a full disk.
         """
-        entry = {"key": key} | entry
-        line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
+        state: State = "failed" if entry.get("failed") else "begun" if begun else "done"
+        content = json.dumps({"key": key, "state": state} | entry, ensure_ascii=False)
+        body = content[1:].encode()
+        line = b'{"crc": "%08x", ' % zlib.crc32(body) + body + b"\n"
         try:
-            # One unbuffered write: lines of jobs that share the file do not mix.
+            # One unbuffered write: lines of processes that share the file do not mix.
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            end = self._file.tell()  # after the append, whoever else has written before it
             os.fsync(self._file.fileno())
         except OSError as error:
             why = f"cannot write the journal {self.path} ({error.strerror})"
             raise StcError(f"{why}; finished requests are kept: make room and start again") from None
-        self._take(key, entry)
+        self._index[state][key] = _Position(self.path, end - len(line), len(line))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def request_key(**parts: Any) -> str:
-    """Hash of all that decides a request's answer, and of this package's code."""
-    text = json.dumps(parts | {"code": code_digest()}, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def file_identity(path: str) -> list[Any]:
-    """Path, size and modification time: changes when a video is replaced."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return [path]
-    return [path, stat.st_size, stat.st_mtime_ns]
-
-
-def folder_identity(path: str) -> list[Any]:
-    """Identities of the files of a local checkpoint; for a hub id just the id."""
-    if not os.path.isdir(path):
-        return [path]
-    return [
-        file_identity(entry.path)
-        for entry in sorted(os.scandir(path), key=lambda e: e.name)
-        if entry.is_file()
-    ]
-
-
-@cache
-def code_digest() -> str:
-    """Version and content of this package: answers of other code are never reused."""
-    root = Path(stc_lmms.__file__).parent
-    digest = hashlib.sha256(stc_lmms.__version__.encode())
-    for file in sorted(root.rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -19,6 +19,7 @@ from typing import IO, Any
 from stc_lmms.errors import StcError
 from stc_lmms.eval.shard import VARIABLE
 from stc_lmms.eval.stopping import STOPPED, end_with_parent
+from stc_lmms.results.journal import header
 from stc_lmms.sweep import samples
 from stc_lmms.sweep.files import write_json
 from stc_lmms.sweep.folder import HEARTBEAT_S, Sweep, SweepJob
@@ -205,14 +206,11 @@ class Progress:
         return len(self._rows), sum(n for key, n in self._begun.items() if key not in self._rows)
 
     def _take(self, line: bytes) -> None:
-        try:
-            entry = json.loads(line)
-            if entry.get("begun"):
-                self._begun[entry["key"]] = len(entry["responses"])
-            else:
-                self._rows[entry["key"]] = bool(entry.get("failed"))
-        except (ValueError, KeyError, AttributeError):
-            return  # torn by a kill; the journal says so when it is read
+        found = header(line)  # None: damaged; the journal says so when it is read
+        if found is not None and found.state == "begun":
+            self._begun[found.key] = len(json.loads(line)["responses"])
+        elif found is not None:
+            self._rows[found.key] = found.state == "failed"
 
 
 if __name__ == "__main__":

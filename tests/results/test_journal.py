@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
-from stc_lmms.results import journal as module
-from stc_lmms.results.journal import Journal, code_digest, file_identity, request_key
+from stc_lmms.results.journal import Journal, header
 
 ENTRY = {"responses": ["A", "B"], "records": [{}, {"note": "late"}], "failed": ""}
 
@@ -24,7 +24,7 @@ def test_what_is_put_is_on_disk_at_once_and_found_again(tmp_path):
     first.put("k1", ENTRY)
     assert first.get("k1")["responses"] == ["A", "B"] and first.get("k2") is None
     again = reopened(tmp_path / "new" / "folder")  # the first is still open: nothing waits in a buffer
-    assert again.get("k1") == {"key": "k1"} | ENTRY and len(again) == 1
+    assert again.get("k1") .items() >= ENTRY.items() and len(again) == 1
     first.close()
 
 
@@ -47,7 +47,7 @@ def test_a_torn_last_line_costs_one_request_only(tmp_path, caplog, cut):
     journal.path.write_bytes(journal.path.read_bytes()[:-cut])
     again = Journal(tmp_path)
     assert again.get("whole") and (again.get("torn") is None or cut == 1)
-    assert ("rank0.jsonl line 2 is incomplete" in caplog.text) is (cut > 1)
+    assert ("rank0.jsonl line 2 is damaged" in caplog.text) is (cut > 1)
     again.put("next", ENTRY)
     again.close()
     last = reopened(tmp_path)
@@ -55,11 +55,74 @@ def test_a_torn_last_line_costs_one_request_only(tmp_path, caplog, cut):
 
 
 def test_foreign_lines_are_skipped(tmp_path, caplog):
-    (tmp_path / "rank0.jsonl").write_text(
-        '[1]\n3\n\n{"no": "key"}\n' + json.dumps({"key": "k"} | ENTRY) + "\n"
-    )
-    assert len(reopened(tmp_path)) == 1
-    assert caplog.text.count("incomplete") == 3
+    journal = Journal(tmp_path)
+    journal.put("k", ENTRY)
+    journal.close()
+    journal.path.write_bytes(b'[1]\n3\n\n{"no": "key"}\n\xff\xfe\n' + journal.path.read_bytes())
+    again = reopened(tmp_path)
+    assert len(again) == 1 and again.get("k")["responses"] == ["A", "B"]
+    assert caplog.text.count("is damaged; its request runs again") == 4
+
+
+def test_any_damage_of_a_line_is_noticed_and_costs_its_request_alone(tmp_path, caplog):
+    journal = Journal(tmp_path)
+    for key in ("before", "damaged", "after"):
+        journal.put(key, ENTRY)
+    journal.close()
+    good = journal.path.read_bytes()
+    lines = good.splitlines(keepends=True)
+    for at in range(len(lines[1]) - 1):
+        bad = bytearray(lines[1])
+        bad[at] ^= 1
+        if bad[at] == ord("\n"):
+            continue
+        journal.path.write_bytes(lines[0] + bad + lines[2])
+        caplog.clear()
+        again = reopened(tmp_path)
+        assert again.keys() == {"before", "after"} and all(map(again.get, again.keys())), bad
+        assert caplog.messages == [f"{journal.path} line 2 is damaged; its request runs again"]
+        assert header(bytes(bad)) is None
+    assert all(header(line) for line in lines)
+
+
+def test_a_journal_without_checksums_is_ignored_with_one_line(tmp_path, caplog):
+    old = "".join(json.dumps({"key": str(number)} | ENTRY) + "\n" for number in range(3))
+    (tmp_path / "rank0.jsonl").write_text(old)
+    journal = Journal(tmp_path)
+    assert len(journal) == 0 and journal.last("1") is None
+    assert caplog.messages == [
+        f"{tmp_path / 'rank0.jsonl'}: 3 answers of an older version are ignored; they run again"
+    ]
+    journal.put("1", ENTRY)
+    journal.close()
+    assert reopened(tmp_path).get("1")["responses"] == ["A", "B"]
+
+
+def test_processes_that_share_a_file_find_their_own_entries(tmp_path):
+    one, other = Journal(tmp_path), Journal(tmp_path)
+    for number in range(20):
+        for name, journal in (("one", one), ("other", other)):
+            journal.put(f"{name}{number}", {"responses": [name * number]})
+    assert all(one.get(f"one{n}")["responses"] == ["one" * n] for n in range(20))
+    assert all(other.get(f"other{n}")["responses"] == ["other" * n] for n in range(20))
+    one.close()
+    other.close()
+    assert len(reopened(tmp_path)) == 40
+
+
+def test_opening_a_large_journal_keeps_no_entries_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    journal, count = Journal(tmp_path), 20_000
+    for number in range(count):
+        journal.put(f"{number:032x}", {"responses": ["A"], "records": [{"text": "x" * 1000}]})
+    journal.close()
+    tracemalloc.start()
+    again = reopened(tmp_path)
+    size, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(again) == count and again.get(f"{7:032x}")["responses"] == ["A"]
+    assert journal.path.stat().st_size > 1000 * count
+    assert size < 500 * count and peak < 600 * count  # a third of the file; 100,000 entries take 50 MB
 
 
 def test_failures_are_recorded_but_tried_again(tmp_path):
@@ -88,47 +151,9 @@ def test_all_ranks_are_read_and_only_the_own_file_is_written(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"rank0.jsonl", "rank1.jsonl", "rank5.jsonl"}
 
 
-def test_the_key_changes_with_all_that_decides_an_answer(tmp_path, monkeypatch):
-    video = tmp_path / "v.mp4"
-    video.write_bytes(b"1234")
-    parts = {
-        "settings": {"method": "stc", "fps": 0.5},
-        "doc": {"id": 1, "questions": [{"end_s": 3.0}]},
-        "video": file_identity(str(video)),
-    }
-    keys = [request_key(**parts)]
-    assert request_key(**dict(reversed(parts.items()))) == keys[0]
-    keys.append(request_key(**parts | {"settings": {"method": "stc", "fps": 1.0}}))
-    keys.append(request_key(**parts | {"doc": {"id": 1, "questions": [{"end_s": 4.0}]}}))
-    os.utime(video, ns=(1, 1))
-    keys.append(request_key(**parts | {"video": file_identity(str(video))}))
-    video.write_bytes(b"12345")
-    os.utime(video, ns=(1, 1))
-    keys.append(request_key(**parts | {"video": file_identity(str(video))}))
-    video.unlink()
-    keys.append(request_key(**parts | {"video": file_identity(str(video))}))
-    monkeypatch.setattr(module, "code_digest", lambda: "other code")
-    keys.append(request_key(**parts))
-    assert len(set(keys)) == len(keys)
-
-
-def test_the_code_is_part_of_it(tmp_path, monkeypatch):
-    package = tmp_path / "package"
-    (package / "sub").mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "sub" / "a.py").write_text("x = 1")
-    monkeypatch.setattr(module.stc_lmms, "__file__", str(package / "__init__.py"))
-    digest = code_digest.__wrapped__
-    before = digest()
-    (package / "sub" / "notes.txt").write_text("no code")
-    assert digest() == before
-    (package / "sub" / "a.py").write_text("x = 2")
-    assert digest() != before
-
-
 def test_a_request_that_was_begun_is_kept_until_it_is_whole(tmp_path):
     journal = Journal(tmp_path)
-    journal.put("k", ENTRY | {"begun": True})
+    journal.put("k", ENTRY, begun=True)
     assert journal.get("k") is None and journal.begun("k")["responses"] == ["A", "B"]
     journal.close()
     again = Journal(tmp_path)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from stc_lmms.errors import StcError
+from stc_lmms.results.journal import Journal
 from stc_lmms.sweep import worker
 from stc_lmms.sweep.folder import LOST_S, SweepJob
 from stc_lmms.sweep.lease import Lease, is_free, me
@@ -26,8 +27,9 @@ from tests.sweep.helpers import pretend_done
 
 ANSWER = (
     "import json, os, sys, pathlib; out = pathlib.Path(sys.argv[1]); j = out / 'stc_journal'\n"
-    "j.mkdir(parents=True, exist_ok=True); shard = json.load(open(os.environ['STC_SHARD']))\n"
-    "def put(key, **more): (j / 'rank0.jsonl').open('a').write(json.dumps({'key': key} | more) + '\\n')\n"
+    "from stc_lmms.results.journal import Journal\n"
+    "journal = Journal(j); shard = json.load(open(os.environ['STC_SHARD']))\n"
+    "def put(key, begun=False, **more): journal.put(key, more, begun)\n"
 )
 WRITE = "(out / 'm').mkdir(exist_ok=True)\nfor leaf, n in json.loads(sys.argv[2]).items():\n"
 WRITE += "    (out / 'm' / f'1_samples_{leaf}.jsonl').write_text('{}\\n' * n)\n"
@@ -336,14 +338,22 @@ def test_a_second_failure_does_not_give_the_reason_of_the_first(job):
 def test_progress_reads_only_what_is_new(tmp_path):
     progress = Progress(tmp_path)
     assert progress.read() == (0, 0)
-    journal = tmp_path / "rank0.jsonl"
-    begun = json.dumps({"key": "b", "begun": True, "responses": ["x", "y"]})
-    journal.write_text(json.dumps({"key": "a", "failed": "why"}) + f"\n{begun}\n" + '{"key": "c"')
+    journal = Journal(tmp_path)
+    journal.put("a", {"failed": "why"})
+    journal.put("b", {"responses": ["x", "y"]}, begun=True)
+    journal.put("c", {"failed": ""})
+    whole = journal.path.read_bytes()
+    journal.path.write_bytes(whole[:-5])
     assert progress.read() == (1, 2) and progress.failed == 1
-    with journal.open("a") as file:
-        file.write("}\n" + json.dumps({"key": "b", "failed": ""}) + "\n[]\n")
-    (tmp_path / "rank1.jsonl").write_text(json.dumps({"key": "a", "failed": ""}) + "\n")
+    journal.path.write_bytes(whole)
+    journal.put("b", {"failed": ""})
+    with journal.path.open("a") as file:
+        file.write("[]\n")
+    other = Journal(tmp_path, rank=1)
+    other.put("a", {"failed": ""})
     assert progress.read() == (3, 0) and progress.failed == 0
+    journal.close()
+    other.close()
 
 
 def test_a_status_table_counts_rates_and_tells_why(job):

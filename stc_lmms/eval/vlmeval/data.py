@@ -24,7 +24,7 @@ from stc_lmms.config import Settings
 from stc_lmms.data.rows import PARTS, SCORERS, load_chunks, load_rows
 from stc_lmms.errors import DataError, StcError
 from stc_lmms.eval.dialogue import AnswerText, RowDialogue
-from stc_lmms.eval.evaluation import dialogue_key, run_identity
+from stc_lmms.eval.fingerprint import dialogue_key, run_identity
 from stc_lmms.eval.scoring import score, summary_name
 from stc_lmms.eval.vlmeval.run import Run, stale, with_fps
 from stc_lmms.results.journal import Journal

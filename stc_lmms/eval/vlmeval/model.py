@@ -17,12 +17,11 @@ from stc_lmms.engine.api import open_device
 from stc_lmms.eval.dialogue import AnswerText, ClipDialogue, Dialogue, RowDialogue
 from stc_lmms.eval.evaluation import (
     Evaluation,
-    dialogue_key,
     open_journal,
     resume,
-    run_identity,
     write_entry,
 )
+from stc_lmms.eval.fingerprint import dialogue_key, run_identity
 from stc_lmms.eval.session import Clip
 from stc_lmms.eval.vlmeval.run import with_fps
 
