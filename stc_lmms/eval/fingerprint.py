@@ -33,6 +33,7 @@ DECIDING = (
     "compat",
     "compat_llm",
     "compat_qwen_vl",
+    "config",
     "engine",
     "eval.dialogue",
     "eval.evaluation",
@@ -60,7 +61,6 @@ NOT_DECIDING = {
     "benchmarks.summary": "averages scores",
     "engine.timers": "measures",
     "engine.live": "the `stream` command",
-    "methods.listing": "the `methods` command",
     "video.live": "the `stream` command",
     "video.live_input": "the `stream` command",
     **{f"models.{name}.bench": "cost model" for name in ("dispider", "qwen_vl", "streamforest")},
@@ -196,9 +196,9 @@ def plugin_digest(classes: Iterable[type]) -> str:
 
 
 def _chosen_classes(settings: Settings) -> list[type]:
-    method = settings.build_method()
+    method, memory, options = settings.built_method, settings.built_memory, settings.built_model_options
+    parts = (method.tower, method.token, memory, options)
     model = registry.model(settings.model).load_class()
-    parts = (method.tower, method.token, settings.build_memory(), settings.build_model_options())
     return [model, *(type(part) for part in parts if part is not None)]
 
 
