@@ -81,7 +81,7 @@ def requests(root):
                     entry = json.loads(line)
                 except ValueError:
                     continue  # cut short by the kill
-                if not entry.get("begun"):
+                if entry["state"] != "begun":
                     count[job.recipe, entry["task"], entry["videos"][0][0]] += 1
     return count
 
