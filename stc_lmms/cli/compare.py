@@ -13,7 +13,7 @@ from stc_lmms.models.registry import model
 HELP = "methods at equal budgets, in one process"
 DESCRIPTION = (
     "Runs every method at every budget through lmms-eval's evaluator, in one process, and prints accuracy "
-    "and cost. Start it again with the same output to go on where it was."
+    "and cost. Repeat the command with the same output to resume an interrupted run."
 )
 _OWN_OPTIONS = {"method": "--methods", "token_budget": "--budgets"}
 
@@ -21,28 +21,30 @@ _OWN_OPTIONS = {"method": "--methods", "token_budget": "--budgets"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
-        "--methods", required=True, help="with commas; all are compared to none if it is among them"
+        "--methods", required=True, help="comma-separated; the others are compared to none if it is given"
     )
-    parser.add_argument("--tasks", required=True, help="tasks of this package, with commas")
+    parser.add_argument("--tasks", required=True, help="tasks of this package, comma-separated")
     parser.add_argument(
-        "--budgets", help="LLM tokens per frame, with commas (default: the checkpoint's, see token_budget)"
+        "--budgets", help="LLM tokens per frame, comma-separated (default: the checkpoint's token_budget)"
     )
     parser.add_argument(
         "--vary",
         action="append",
         default=[],
         metavar="NAME=V1,V2,...",
-        help="also every value of this argument, for the methods that have it (may be given again)",
+        help="run every value of this argument, for the methods that have it (may be repeated)",
     )
     parser.add_argument("--model", default="llava_ov", help="see `stc-lmms methods` (default: llava_ov)")
-    parser.add_argument("--model_args", "--model-args", default="", help="of all: name=value,...")
+    parser.add_argument(
+        "--model_args", "--model-args", default="", help="arguments of all runs: name=value,..."
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows (videos) of each task")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the grid and print the table; 0 if nothing failed (skipped ones have not)."""
+    """Run all configurations and print the table; 0 if none failed, where skipped ones do not count."""
     if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise SettingsError("compare runs in one process; start it without torchrun or accelerate launch")
     chosen = model(args.model)
@@ -64,21 +66,21 @@ def run(args: argparse.Namespace) -> int:
     from stc_lmms.results.compare import by_question, rows, text
 
     if budgets is None:
-        # other arguments may belong to other methods, or need one that is varied
+        # Other arguments may belong to other methods, or depend on one that is varied.
         about = {name: common[name] for name in ("pretrained",) if name in common}
         budgets = [resolve(about | {"method": "stc"}, model=chosen.name).options["token_budget"]]
     grid = configurations(methods, budgets, varied)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StcError(f"cannot make the folder {args.output} ({error.strerror})") from error
+        raise StcError(f"cannot create the folder {args.output} ({error.strerror})") from error
     outcomes = []
     for outcome in run_grid(grid, tasks, common, args.output, args.limit, chosen.name):
         outcomes.append(outcome)
         state = f"skipped: {outcome.trouble}" if outcome.skipped else outcome.trouble or "done"
         step = f"{len(outcomes)} of {len(grid)}, {outcome.configuration.name}"
         print(f"stc-lmms: {step}: {state}", file=sys.stderr)
-        found = rows(outcomes, args.seed)
+        table = rows(outcomes, args.seed)
         about = {
             "model": chosen.name,
             "tasks": tasks,
@@ -86,11 +88,11 @@ def run(args: argparse.Namespace) -> int:
             "seed": args.seed,
             "model_args": common,
         }
-        _write(args.output / "compare.json", json.dumps(about | {"rows": found}, indent=1))
+        _write(args.output / "compare.json", json.dumps(about | {"rows": table}, indent=1))
         _write(args.output / "scores.json", json.dumps(by_question(outcomes)))
     import torch
 
-    print(text(found, on_gpu=torch.cuda.is_available() and common.get("device") != "cpu"))
+    print(text(table, on_gpu=torch.cuda.is_available() and common.get("device") != "cpu"))
     return 1 if any(o.trouble and not o.skipped for o in outcomes) else 0
 
 
@@ -106,19 +108,19 @@ def _names(option: str, text: str) -> list[str]:
 
 
 def _varied(texts: list[str]) -> dict[str, list[str]]:
-    found = {}
+    varied = {}
     for text in texts:
         name, values = parse_pair(text, "--vary", form="name=value,value,...")
         if name in _OWN_OPTIONS:
             raise SettingsError(f"--vary: give {name} with {_OWN_OPTIONS[name]}")
-        found[name] = _names(f"--vary {name}", values)
-    return found
+        varied[name] = _names(f"--vary {name}", values)
+    return varied
 
 
 def _budgets(text: str) -> list[int]:
-    found = []
+    budgets = []
     for name in _names("--budgets", text):
         if not name.isdecimal() or int(name) < 1:
             raise SettingsError(f"--budgets: {name!r} is not a whole number above 0")
-        found.append(int(name))
-    return found
+        budgets.append(int(name))
+    return budgets

@@ -1,4 +1,4 @@
-"""`stc-lmms leaderboard`: all runs below folders as Markdown, CSV, JSON and one HTML page."""
+"""`stc-lmms leaderboard`: all runs below the given folders as Markdown, CSV, JSON and an HTML page."""
 
 import argparse
 import sys
@@ -8,10 +8,10 @@ from pathlib import Path
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.suggest import unknown
 
-HELP = "all runs as tables and one HTML page"
+HELP = "all runs as tables and an HTML page"
 DESCRIPTION = (
-    "Finds runs below the folders, those of stc-lmms and plain result files of lmms-eval and VLMEvalKit, and "
-    "writes leaderboard.md, .csv, .json and .html."
+    "Finds runs below the folders, including plain result files of lmms-eval and VLMEvalKit, and writes "
+    "leaderboard.md, .csv, .json and .html."
 )
 FORMATS = ("md", "csv", "json", "html")
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the files; one line for each, and for each file that was skipped."""
+    """Write the files and print their names; files that are skipped are reported."""
     from stc_lmms.results import page
     from stc_lmms.results.leaderboard import build, to_csv, to_json, to_markdown
     from stc_lmms.results.read import find_runs

@@ -5,26 +5,23 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from stc_lmms.errors import SettingsError, StcError, VideoError
 
-if TYPE_CHECKING:
-    import numpy as np
-
 HELP = "a picture of what a method recomputes and keeps"
 DESCRIPTION = (
-    "Draws the first frames of a video, each with the patches that the vision tower recomputed and the LLM "
-    "tokens that were kept."
+    "Draws the first frames of a video, with the patches that the vision tower recomputed and the LLM tokens "
+    "that were kept."
 )
-MOST_FRAMES = {".png": 64, ".mp4": 1000}  # more is of no use to a person, and all are held in memory
-FRAMES_PER_SECOND = 2  # of an mp4: slow enough to look at
+MOST_FRAMES = {".png": 64, ".mp4": 1000}  # all are held in memory, and nobody looks at more
+FRAMES_PER_SECOND = 2  # of an mp4: slow enough to follow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("video", metavar="VIDEO")
-    parser.add_argument("--model", default="llava_ov", help="only llava_ov can be drawn yet (default)")
+    parser.add_argument("--model", default="llava_ov", help="only llava_ov is supported so far (default)")
     parser.add_argument("--method", default="stc", help="see `stc-lmms methods` (default: stc)")
     parser.add_argument(
         "--model_args",
@@ -39,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the picture and print what is in it."""
+    """Write the picture and print its counts."""
     _check(args)
     from stc_lmms.arguments import parse_pairs
     from stc_lmms.demo.pretrained import NOTICE, is_demo
@@ -50,14 +47,14 @@ def run(args: argparse.Namespace) -> int:
     from stc_lmms.settings import resolve
     from stc_lmms.video.decode import open_video
 
-    given = parse_pairs(args.model_args, "--model_args")
-    if "method" in given:
-        raise SettingsError("--model_args: give the method as --method")
+    model_args = parse_pairs(args.model_args, "--model_args")
+    if "method" in model_args:
+        raise SettingsError("--model_args: give the method with --method")
     chosen = registered(args.model)
     cls = chosen.load_class()
     if not issubclass(cls, LlavaOnevision):
-        raise SettingsError(f"show draws the frames of llava_ov; it cannot draw those of {chosen.name} yet")
-    settings = resolve(given | {"method": args.method}, model=chosen.name, pretrained="demo")
+        raise SettingsError(f"show supports llava_ov; it cannot draw frames of {chosen.name} yet")
+    settings = resolve(model_args | {"method": args.method}, model=chosen.name, pretrained="demo")
     cls.check(settings)
     with open_video(
         args.video, fps=settings.fps, decoder=settings.decoder, timeout_s=settings.decode_timeout_s
@@ -71,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"stc-lmms: {warning}", file=sys.stderr)
 
     title = f"{Path(args.video).name}, {args.method}: {_options(settings.options)}".rstrip(": ")
-    # A picture is passed on without the command that made it.
+    # Pictures are passed on without the command that made them, so the notice is drawn into them.
     foot = [*notes, NOTICE] if is_demo(settings.pretrained) else notes
     try:
         if args.output.suffix.lower() == ".png":
@@ -90,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse what can be seen to fail before anything is loaded."""
+    """Refuse wrong arguments before anything is loaded."""
     suffix = args.output.suffix.lower()
     if suffix not in MOST_FRAMES:
         raise SettingsError(f"--output {args.output} must end in .png or .mp4")
@@ -108,13 +105,13 @@ def _options(options: dict) -> str:
     return ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
 
 
-def _write_png(path: Path, image: "np.ndarray") -> None:
+def _write_png(path: Path, image: Any) -> None:
     from PIL import Image
 
     Image.fromarray(image).save(path)
 
 
-def _write_mp4(path: Path, images: "Sequence[np.ndarray]") -> None:
+def _write_mp4(path: Path, images: Sequence[Any]) -> None:
     import av
 
     with av.open(str(path), "w") as container:

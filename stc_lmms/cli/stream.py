@@ -1,4 +1,4 @@
-"""`stc-lmms stream`: watch a video, a camera or a network stream, and answer while it goes on."""
+"""`stc-lmms stream`: watch a video, a camera or a network stream, and answer while it is running."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from stc_lmms.errors import SettingsError
 HELP = "answer while a video, camera or network stream is running"
 DESCRIPTION = (
     "Answers at given stream times while frames arrive. SOURCE is a file, a pipe, - for standard input, an "
-    "address (rtsp://...), or the number of a camera."
+    "URL (rtsp://...), or the number of a camera."
 )
 
 
@@ -23,14 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument(
         "--proactive",
         metavar="QUESTION",
-        help="the model decides by itself when to answer this (models that can: dispider)",
+        help="the model decides by itself when to answer this (supported by: dispider)",
     )
     own.add_argument(
         "--comment",
         nargs="?",
         const="",
         metavar="TASK",
-        help="comment on the video while it goes on (--model livecc); TASK is what the model is told to do",
+        help="comment on the running video (--model livecc); TASK replaces the default instruction",
     )
     parser.add_argument("--every", type=float, metavar="S", help="ask every S seconds of the stream")
     parser.add_argument(
@@ -42,21 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backlog",
         choices=["queue", "drop"],
         default="queue",
-        help="frames that come faster than the model: keep all, or only the newest (both are counted)",
+        help="if frames arrive faster than the model runs: keep all, or only the newest (both are counted)",
     )
     parser.add_argument(
         "--stall", type=float, default=10.0, metavar="S", help="give up after S s without data"
     )
     parser.add_argument("--follow", action="store_true", help="the file is still being written")
-    parser.add_argument("--realtime", action="store_true", help="play a file no faster than it would play")
-    parser.add_argument("--max-new-tokens", type=int, help="of an answer (default: 128) or comment (16)")
+    parser.add_argument("--realtime", action="store_true", help="play a file at its own speed")
+    parser.add_argument("--max-new-tokens", type=int, help="limit per answer (default: 128) or comment (16)")
     parser.add_argument("--json", action="store_true", help="one JSON object per answer on standard output")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print answers as they come; 0 if the source ended by itself and every question was asked.
+    """Print answers as they arrive; 0 if the source ended regularly and every question was asked.
 
-    A proactive model that found no reason to speak is no failure.
+    It is not a failure if a proactive model finds no reason to speak.
     """
     from stc_lmms.arguments import parse_pairs
     from stc_lmms.engine.api import Generation
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.comment is not None:
         return _comment(args)
     if not args.ask and args.proactive is None:
-        raise SettingsError("there is nothing to answer; give --ask, --proactive or --comment")
+        raise SettingsError("no question was given; use --ask, --proactive or --comment")
     schedule = Schedule(tuple(args.ask), args.every, tuple(args.at))
     chosen = registered(args.model)
     settings = resolve(parse_pairs(args.model_args, "--model_args"), model=chosen.name)
@@ -103,12 +103,12 @@ def run(args: argparse.Namespace) -> int:
         if source.failure is not None:
             raise source.failure
         if status is None:
-            screen.say(f"{args.source} gave no frame")
+            screen.say(f"{args.source} delivered no frame")
     return 1 if missed or status is None else 0
 
 
 def _comment(args: argparse.Namespace) -> int:
-    """Print comments as they come; 0 if the source ended by itself and was long enough for one."""
+    """Print comments as they arrive; 0 if the source ended regularly and was long enough for one."""
     import numpy as np
 
     from stc_lmms.arguments import parse_pairs
@@ -117,7 +117,7 @@ def _comment(args: argparse.Namespace) -> int:
     from stc_lmms.settings import resolve
 
     if args.ask or args.every is not None or args.at:
-        raise SettingsError("--comment takes no questions: leave out --ask, --every and --at")
+        raise SettingsError("--comment cannot be combined with --ask, --every or --at")
     settings = resolve(parse_pairs(args.model_args, "--model_args"), model=registered(args.model).name)
     check_commentary(settings)
     LiveCC.check(settings)
@@ -135,10 +135,9 @@ def _comment(args: argparse.Namespace) -> int:
             print("stc-lmms: stopped", file=sys.stderr)
         if source.failure is not None:
             raise source.failure
-    said = sum(bool(comment.text) for comment in commentary.comments)
+    silent = sum(not comment.text for comment in commentary.comments)
     print(
-        f"{len(commentary.comments)} steps, {len(commentary.comments) - said} silent, "
-        f"{source.n_dropped} frames dropped",
+        f"{len(commentary.comments)} steps, {silent} silent, {source.n_dropped} frames dropped",
         file=sys.stderr,
     )
     if not commentary.comments:
@@ -153,7 +152,7 @@ def _source(args: argparse.Namespace, fps: float, exact: bool) -> Any:
 
 
 class _Screen:
-    """One line that is written over, on a terminal only."""
+    """A status line that is overwritten; shown on a terminal only."""
 
     def __init__(self, out: TextIO):
         self._out, self._live = out, out.isatty()
@@ -186,17 +185,17 @@ def _summary(status: Any) -> str:
     return " | ".join(parts)
 
 
-def _text(told: Any) -> str:
-    when = "end" if told.time_s == math.inf else f"{told.time_s:g} s"
-    return f"[{when}] {told.question}\n    {told.answer.text.strip()}"
+def _text(event: Any) -> str:
+    when = "end" if event.time_s == math.inf else f"{event.time_s:g} s"
+    return f"[{when}] {event.question}\n    {event.answer.text.strip()}"
 
 
-def _json(told: Any) -> str:
+def _json(event: Any) -> str:
     content = {
-        "time_s": None if told.time_s == math.inf else told.time_s,
-        "question": told.question,
-        "answer": told.answer.text,
-        "efficiency": told.answer.efficiency.to_dict(),
+        "time_s": None if event.time_s == math.inf else event.time_s,
+        "question": event.question,
+        "answer": event.answer.text,
+        "efficiency": event.answer.efficiency.to_dict(),
     }
     return json.dumps(content, ensure_ascii=False)
 

@@ -164,7 +164,7 @@ def test_the_demo_model_is_the_default(video, tmp_path, capsys):
         (["--output", "no/such/x.png"], "there is no folder"),
         (["--frames", "0"], "--frames 0 must be at least 1"),
         (["--frames", "65"], "a .png has at most 64"),
-        (["--model_args", "method=stc"], "give the method as --method"),
+        (["--model_args", "method=stc"], "give the method with --method"),
         (["--model_args", "fps"], "'fps' is not of the form name=value"),
         (["--model_args", "token_budget=500"], "the nearest that works is 36"),
     ],

@@ -144,7 +144,7 @@ def test_the_stream_command_runs_it(toy, tmp_path, capsys, model):
 
 def test_commands_that_need_the_parts_of_llava_ov_refuse_it(toy, capsys):
     assert main(["show", "x.mp4", "--model", "toy"]) == 2
-    assert "show draws the frames of llava_ov; it cannot draw those of toy yet" in capsys.readouterr().err
+    assert "show supports llava_ov; it cannot draw frames of toy yet" in capsys.readouterr().err
     assert main(["bench", "--model", "toy_stc"]) == 2
     assert "model 'toy' has no latency card yet (valid: " in capsys.readouterr().err
 

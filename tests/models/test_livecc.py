@@ -182,7 +182,7 @@ def test_stream_comment_prints_as_the_video_goes_on(qwen_checkpoint, video, caps
     assert main(["stream", str(video), "--comment"]) == 2
     assert "model 'llava_ov' does not comment" in capsys.readouterr().err
     assert main(["stream", str(video), "--model", "livecc", "--comment", "--every", "2"]) == 2
-    assert "--comment takes no questions" in capsys.readouterr().err
+    assert "--comment cannot be combined" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rate", [25, 15, 5, 1])
