@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from parity import rules
 from parity.base import CaseResult
-from stc_lmms.benchmarks import mcq, ovobench, streamingbench
+from stc_lmms.benchmarks import offline, ovobench, streamingbench
 from stc_lmms.benchmarks import streamingbench_data as sb_data
 from stc_lmms.benchmarks.base import Ask, Question, Verdict, make_row, rounds, score_row
 from stc_lmms.benchmarks.fields import short
@@ -140,7 +141,7 @@ def _ovo_aggregate(wanted: Case, scores: Iterable[tuple[str, int]], tally: _Tall
     for number, (task, score) in enumerate(scores):
         row = make_row(str(number), ovobench.MODE_OF[task], [_plain_question("q", "choice", "A", task)])
         records += score_row(row, ["A"], lambda *_, score=score: Verdict(score, score))
-    summary = ovobench.summarise(records)
+    summary = ovobench.BENCHMARK.summarise(records)
     tasks = {name: task for part in summary["parts"].values() for name, task in part["tasks"].items()}
     for name, value in wanted.get("per_task", {}).items():
         tally.same(f"task {name}", _percent(tasks.get(name, {}).get("accuracy")), value, 0.006)
@@ -247,8 +248,8 @@ def _sb_scoring(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) 
     for number, item in enumerate(case.get("mc_items", ())):
         subset, response, answer = item["subset"], item.get("response"), item["answer"]
         got = {
-            "official_first_char": _outcome(streamingbench.official_first_char, response, answer, subset),
-            "stc_strip_equal": _outcome(streamingbench.stc_strip_equal, response, answer),
+            "official_first_char": _outcome(rules.official_first_char, response, answer, subset),
+            "stc_strip_equal": _outcome(rules.stc_strip_equal, response, answer),
         }
         if "response" not in item:  # the counters skip a question the model was never asked
             got = dict.fromkeys(got, "not_counted")
@@ -296,15 +297,19 @@ def _rekv_eval(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) -
     for item in case.get("mcq_prompt", ()):
         question, choices = item["question"], item["choices"]
         if "formatted_question" in item:
-            tally.same("formatted question", mcq.rekv_question(question, choices), item["formatted_question"])
-        tally.same("mcq prompt", mcq.rekv_prompt(question, choices), item["prompt"])
+            tally.same(
+                "formatted question", offline.rekv_question(question, choices), item["formatted_question"]
+            )
+        tally.same("mcq prompt", rules.rekv_prompt(question, choices), item["prompt"])
     for item in case.get("choice_extraction", ()):
-        for key, default in (("choice", None), ("stc_choice", "A")):
-            if key in item:
-                got = _outcome(mcq.rekv_choice, item["text"], default)
-                tally.same(f"{key} of {short(item['text'])}", got, item[key])
+        text = item["text"]
+        if "choice" in item:
+            tally.same(f"choice of {short(text)}", _outcome(offline.rekv_choice, text), item["choice"])
+        if "stc_choice" in item:  # STC reads an empty answer as A
+            letter = offline.rekv_choice(text) if text.strip() else "A"
+            tally.same(f"stc_choice of {short(text)}", letter, item["stc_choice"])
     for item in case.get("streamforest_frames", ()):
-        got = mcq.streamforest_frames(item["n_frames"], item["fps"])
+        got = rules.streamforest_frames(item["n_frames"], item["fps"])
         tally.same(f"StreamForest frames {item['n_frames']}", got, item["indices"])
     if "stream_windows" in case:
         _windows(case["stream_windows"], str(case.get("how", "")), tally)
@@ -317,7 +322,7 @@ def _windows(item: Case, how: str, tally: _Tally) -> None:
     n_frames = item.get("n_frames", int(stated[1]) if stated else 1 << 30)
     ends_s = [end_s for _, end_s in item["conversations_s"]]
     calls: list[Any] = ["init"]
-    for window in mcq.rekv_windows(ends_s, item["sample_fps"], n_frames):
+    for window in rules.rekv_windows(ends_s, item["sample_fps"], n_frames):
         calls += ([list(window)] if window else []) + ["answer"]
     tally.same("stream windows", calls, item["calls"])
 

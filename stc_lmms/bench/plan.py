@@ -15,14 +15,13 @@ from typing import Any
 
 from stc_lmms.bench.shapes import ModelShape
 from stc_lmms.bench.work import Workload, kv_bytes_per_token, stages
-from stc_lmms.benchmarks import ovobench, streamingbench
 from stc_lmms.benchmarks.base import Row, rounds
+from stc_lmms.benchmarks.registry import timed
 from stc_lmms.errors import DataError
 from stc_lmms.methods.registry import Method
 from stc_lmms.suggest import unknown
 from stc_lmms.video.sampling import Sampling
 
-BENCHMARKS = ("ovobench", "streamingbench")
 ALL = "all"  # every part in one run: videos that several parts ask about are played once
 
 
@@ -65,23 +64,22 @@ class Reading:
         return sum(self.chunks) / sum(self.stream_lengths)
 
 
-def load_parts(benchmark: str, files: Sequence[Path]) -> dict[str, list[Row]]:
-    """Rows of every part that the annotation files hold.
+def load_parts(name: str, files: Sequence[Path]) -> dict[str, list[Row]]:
+    """Rows of every part that the question files contain.
 
     Args:
-        benchmark: one of `BENCHMARKS`.
-        files: question files as published; StreamingBench has one for each part.
+        name: a benchmark whose questions have times.
+        files: published question files; some benchmarks have one per part.
 
     Raises:
         DataError: a file is malformed, or the benchmark is unknown.
     """
-    if benchmark not in BENCHMARKS:
-        raise DataError(unknown("benchmark", benchmark, BENCHMARKS))
-    module: Any = ovobench if benchmark == "ovobench" else streamingbench
-    names = ovobench.MODES if benchmark == "ovobench" else streamingbench.TASKS
-    annotations = [entry for file in files for entry in module.load_annotations(file)]
-    parts = {name: module.build_rows(annotations, name) for name in names}
-    return {name: rows for name, rows in parts.items() if rows}
+    if name not in timed():
+        raise DataError(unknown("benchmark", name, timed()))
+    benchmark = timed()[name]
+    annotations = [annotation for file in files for annotation in benchmark.load_annotations(file)]
+    parts = {part: benchmark.build_rows(annotations, part) for part in benchmark.parts}
+    return {part: rows for part, rows in parts.items() if rows}
 
 
 def reading(rows: Iterable[Row]) -> Reading:

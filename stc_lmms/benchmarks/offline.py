@@ -1,43 +1,34 @@
-"""MLVU-dev, EgoSchema (subset) and VideoMME as the ReKV drivers ask them: after the whole video.
+"""Multiple-choice questions about a whole video, as the ReKV drivers ask them.
 
-One row per video; every question sees all of it, in the ReKV layout of question and options, and the answer
-opens with `Best option: (`. The bare question is what a memory is searched by. Letter rule: ReKV's.
+One row per video; every question sees all of it. The prompt is ReKV's list of question and options, and the
+answer is prefilled with `Best option: (`. Retrieval uses the question without its options.
 
-Two kinds of annotations become the same items: files in the layout of the ReKV repository (one entry per
-video with its `conversations`), and rows of the datasets that lmms-eval uses (one per question).
-
-The gold answer is a trap: a choice's text in MLVU (where "2" can be a choice), an index in EgoSchema (STC's
-driver takes it for a text, so there its gold is always A), a letter in VideoMME.
+Annotations come in two forms and become the same items: files in the layout of the ReKV repository (one entry
+per video with its `conversations`), and rows of the hub datasets that lmms-eval uses (one per question).
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from stc_lmms.benchmarks.base import (
-    NO_TIME_S,
-    Question,
-    Record,
-    Row,
-    Verdict,
-    make_row,
-    strict_score,
-)
-from stc_lmms.benchmarks.base import score_row as base_score_row
-from stc_lmms.benchmarks.fields import need, need_texts, need_video, short
-from stc_lmms.benchmarks.mcq import REKV_OPENING, rekv_choice, rekv_question
-from stc_lmms.benchmarks.summary import Summary
-from stc_lmms.benchmarks.summary import summarise as base_summarise
+from stc_lmms.benchmarks.base import NO_TIME_S, Question, Row, Verdict, make_row, strict_score
+from stc_lmms.benchmarks.benchmark import Benchmark, PublishedRun
+from stc_lmms.benchmarks.fields import need, need_texts, need_video, read_json, short
+from stc_lmms.data.hub import load_table
+from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
 
+REKV_OPENING = "Best option: ("
 _OWN_LETTER = re.compile(r"\(?([A-H])[.):]\s*")
 _OPTION_LINE = re.compile(r"\(([A-H])\)\s*(.*)")
+_VIDEO_ENDINGS = (".mp4", ".mkv", ".avi", ".mov", ".webm")
 
 
 class Item(NamedTuple):
-    """One question: `answer` is a letter, `choices` are as they stand in the prompt."""
+    """One question: `answer` is a letter, `choices` are as they appear in the prompt."""
 
     video: str
     task: str
@@ -47,59 +38,29 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True)
-class OfflineSet:
-    """One benchmark.
+class Annotations:
+    """How a benchmark writes its questions.
 
     Attributes:
-        name: key in data and results.
-        part: its only part.
-        tasks: what the table lists, in this order.
-        gold: what an annotation's `answer` is. A text is looked up among the choices first, and may be a
-            letter where no choice reads like that (the hub's MLVU).
-        own_letters: choices keep the letters that they are published with. The drivers' prompt for
-            VideoMME reads `(A) A. text`; elsewhere a letter of the publisher is taken off.
+        tasks: sub-tasks, in table order.
+        gold: meaning of an annotation's `answer`; a text may also be a letter if no choice equals it.
+        video_field: field of a hub row with the video.
+        choices_field: field of a hub row with the options; if it is absent, they are part of the question.
+        task_fields: fields that may name the sub-task.
+        keep_letters: keep the letters that choices are published with; otherwise they are removed.
     """
 
-    name: str
-    part: str
     tasks: tuple[str, ...]
     gold: Literal["text", "index", "letter"]
-    own_letters: bool = False
-
-    def build_rows(self, items: Iterable[Item]) -> list[Row]:
-        """Return one row per video, videos in the order of their first question.
-
-        Lengths of the videos are not known here, so rows cannot be balanced over ranks by length.
-        """
-        videos: dict[str, list[Item]] = {}
-        for item in items:
-            videos.setdefault(item.video, []).append(item)
-        return [
-            make_row(video, self.part, (_question(item, k) for k, item in enumerate(members, 1)))
-            for video, members in videos.items()
-        ]
-
-    def score_row(
-        self,
-        row: Row,
-        responses: Sequence[str | None],
-        failures: Mapping[int, str] | None = None,
-        efficiency: Mapping[int, Mapping[str, Any]] | None = None,
-        notes: Mapping[int, str] | None = None,
-        past_end: Collection[int] = (),
-    ) -> list[Record]:
-        """Score all questions of a row; see `base.score_row`."""
-        return base_score_row(row, responses, judge, failures, efficiency, notes, past_end)
-
-    def summarise(self, records: Iterable[Record]) -> Summary:
-        """Summarise records. The headline pools the questions (micro), as in the papers of ReKV and STC."""
-        return base_summarise(records, {self.part: self.tasks}, headline="micro")
+    video_field: str
+    choices_field: str
+    task_fields: tuple[str, ...] = ("question_type", "task_type")
+    keep_letters: bool = False
 
     def read_videos(self, data: Any, where: str) -> list[Item]:
-        """Return the items of a file in ReKV's layout: a list of videos, each with `conversations`.
+        """Items of a file in ReKV's layout: a list of videos, each with `conversations`.
 
-        A question's task is its `question_type` or `task_type`, or the video's; of VideoMME the video's
-        `duration`; else the folder of the video (`1_plotQA`).
+        A question's task is in its own fields or in those of the video, else it is the video's folder.
 
         Raises:
             DataError: the first malformed entry.
@@ -112,51 +73,48 @@ class OfflineSet:
             if not isinstance(entry, dict):
                 raise DataError(f"{place}: must be an object, got {short(entry)}")
             video = need_video(entry, "video_path", place)
-            for k, asked in enumerate(need(entry, "conversations", list, place)):
-                spot = f"{place} ({video}): question {k}"
-                if not isinstance(asked, dict):
-                    raise DataError(f"{spot}: must be an object, got {short(asked)}")
-                task = self._task(asked, entry, video)
-                items.append(self._item(video, task, asked, need_texts(asked, "choices", 2, spot), spot))
-        return _some(items, where)
+            for index, question in enumerate(need(entry, "conversations", list, place)):
+                spot = f"{place} ({video}): question {index}"
+                if not isinstance(question, dict):
+                    raise DataError(f"{spot}: must be an object, got {short(question)}")
+                task = self._task(question, entry, video)
+                choices = need_texts(question, "choices", 2, spot)
+                items.append(self._item(video, task, question, choices, spot))
+        return _require_some(items, where)
 
     def read_hub(self, rows: Iterable[Mapping[str, Any]], where: str) -> list[Item]:
-        """Return the items of the rows of the hub's dataset, one per question.
+        """Items of the rows of the hub dataset, one per question.
 
         Raises:
             DataError: the first malformed row.
         """
-        video_field, choices_field = _HUB_FIELDS[self.name]
         items: list[Item] = []
         for number, row in enumerate(rows):
             place = f"{where}: row {number}"
-            video, asked = need_video(row, video_field, place), dict(row)
-            if choices_field in row:
-                choices = need_texts(row, choices_field, 2, place)
-                asked["question"] = _inline(need(row, "question", str, place))[0]
-            else:
-                asked["question"], choices = _inline(need(row, "question", str, place))
-                if len(choices) < 2:
-                    raise DataError(f"{place}: neither {choices_field!r} nor the question has options")
-            items.append(self._item(video, self._task(row, {}, video), asked, choices, place))
-        return _some(items, where)
+            video, question = need_video(row, self.video_field, place), dict(row)
+            question["question"], choices = _split_options(need(row, "question", str, place))
+            if self.choices_field in row:
+                choices = need_texts(row, self.choices_field, 2, place)
+            elif len(choices) < 2:
+                raise DataError(f"{place}: neither {self.choices_field!r} nor the question has options")
+            items.append(self._item(video, self._task(row, {}, video), question, choices, place))
+        return _require_some(items, where)
 
-    def _task(self, asked: Mapping[str, Any], entry: Mapping[str, Any], video: str) -> str:
+    def _task(self, question: Mapping[str, Any], entry: Mapping[str, Any], video: str) -> str:
         if len(self.tasks) == 1:
             return self.tasks[0]
-        fields = ("duration",) if "short" in self.tasks else ("question_type", "task_type")
-        folder = PurePosixPath(video).parent.name
-        found = [source.get(field) for source in (asked, entry) for field in fields] + [folder]
-        label = next((text for text in found if isinstance(text, str) and text), "unknown")
-        # lmms-eval's rule: `findNeedle` and `2_needle` are both the task `needle`
+        labels = [fields.get(name) for fields in (question, entry) for name in self.task_fields]
+        labels.append(PurePosixPath(video).parent.name)
+        label = next((text for text in labels if isinstance(text, str) and text), "unknown")
+        # As in lmms-eval: both `findNeedle` and `2_needle` are the task `needle`.
         return next((task for task in self.tasks if task.lower() in label.lower()), label)
 
     def _item(
-        self, video: str, task: str, asked: Mapping[str, Any], choices: Sequence[str], where: str
+        self, video: str, task: str, question: Mapping[str, Any], choices: Sequence[str], where: str
     ) -> Item:
-        letter = self._letter(asked.get("answer"), choices, where)
-        texts = tuple(choices if self.own_letters else _without_letters(choices))
-        return Item(video, task, need(asked, "question", str, where), texts, letter)
+        letter = self._letter(question.get("answer"), choices, where)
+        texts = tuple(choices if self.keep_letters else _without_letters(choices))
+        return Item(video, task, need(question, "question", str, where), texts, letter)
 
     def _letter(self, answer: Any, choices: Sequence[str], where: str) -> str:
         letters = [chr(ord("A") + i) for i in range(len(choices))]
@@ -171,31 +129,106 @@ class OfflineSet:
             return letters[list(choices).index(answer)]
         if answer in letters:
             return answer
-        wanted = "one of the choices" if self.gold == "text" else f"a letter up to {letters[-1]}"
-        raise DataError(f"{where}: field 'answer' must be {wanted}, got {short(answer)}")
+        expected = "one of the choices" if self.gold == "text" else f"a letter up to {letters[-1]}"
+        raise DataError(f"{where}: field 'answer' must be {expected}, got {short(answer)}")
 
 
-MLVU = OfflineSet(
-    "mlvu",
-    "dev",
-    ("topic_reasoning", "anomaly_reco", "needle", "ego", "plotQA", "order", "count"),
-    "text",
-)
-EGOSCHEMA = OfflineSet("egoschema", "subset", ("subset",), "index")
-VIDEOMME = OfflineSet("videomme", "test", ("short", "medium", "long"), "letter", own_letters=True)
-SETS = {found.name: found for found in (MLVU, EGOSCHEMA, VIDEOMME)}
+def offline_benchmark(
+    name: str,
+    part: str,
+    annotations: Annotations,
+    *,
+    published: PublishedRun,
+    hub_id: str,
+    question_file: str,
+    download: str,
+    video_folders: tuple[str, ...],
+    video_endings: tuple[str, ...] = ("",),
+    hub_config: str | None = None,
+) -> Benchmark:
+    """A benchmark with one part whose questions are asked after the whole video.
 
-# Names of the video and of the options in the hub's rows.
-_HUB_FIELDS = {
-    "mlvu": ("video_name", "candidates"),
-    "egoschema": ("video_idx", "option"),
-    "videomme": ("videoID", "options"),
-}
+    Args:
+        name: see `Benchmark`.
+        part: its only part.
+        annotations: how its questions are written.
+        published: see `Benchmark`.
+        hub_id: dataset with the questions and the videos; lmms-eval's own task reads the same one.
+        question_file: file in ReKV's layout; if the data root has it, the hub is not used.
+        download: what to download from the hub, for an error message.
+        video_folders: folders of the data root where videos may lie, best first.
+        video_endings: added to a video name without ending, best first.
+        hub_config: configuration of the dataset; None if it has only one.
+    """
+    variable = f"STC_{name.upper()}_ROOT"
+    folder = f"{{to}}/{video_folders[0]}/" if video_folders[0] else "{to}/"
+    source = DataSource(
+        name=name,
+        variable=variable,
+        hub_id=hub_id,
+        portions={part: Portion(question_file)},
+        manual=f"download {download} of the hub dataset {hub_id}, unpack them so that {folder}<video> exist, "
+        f"and set {variable}={{to}}; or, if lmms-eval's own task has run, set it to $HF_HOME/{name}",
+    )
+
+    def load_annotations(path: Path) -> list[Item]:
+        return annotations.read_videos(read_json(path), str(path))
+
+    def hub_annotations(root: Path) -> list[Item]:
+        file = f"{question_file} (layout of the ReKV repository)"
+        cure = f"put {file} into {root}, or load the dataset once while online"
+        return annotations.read_hub(load_table(hub_id, hub_config, cure), f"the hub dataset {hub_id}")
+
+    return Benchmark(
+        name=name,
+        parts={part: annotations.tasks},
+        headline="micro",
+        judge=judge,
+        source=source,
+        load_annotations=load_annotations,
+        build_rows=build_rows,
+        video_candidates=partial(_candidates, video_folders, video_endings),
+        hub_annotations=hub_annotations,
+        timed=False,
+        task=f"{name}_stream",
+        published=published,
+    )
+
+
+def build_rows(items: Iterable[Item], part: str) -> list[Row]:
+    """One row per video, in the order of their first questions; rows are not balanced by video length."""
+    videos: dict[str, list[Item]] = {}
+    for item in items:
+        videos.setdefault(item.video, []).append(item)
+    return [
+        make_row(video, part, (_question(item, number) for number, item in enumerate(members, 1)))
+        for video, members in videos.items()
+    ]
 
 
 def judge(question: Question, response: str, asked_s: float) -> Verdict:
-    """Return ReKV's score (the letter before the first ")", else the first character) and the strict one."""
+    """ReKV's score and the strict one."""
     return Verdict(int(rekv_choice(response) == question["answer"]), strict_score(question, response))
+
+
+def rekv_question(question: str, choices: Sequence[str]) -> str:
+    """Question and choices in ReKV's layout, letters in parentheses."""
+    lines = "".join(f"({chr(ord('A') + i)}) {choice}\n" for i, choice in enumerate(choices))
+    return f"Question: {question}\nOptions:\n{lines}Only give the best option."
+
+
+def rekv_choice(text: str) -> str:
+    """The letter that ReKV reads: the character before the first ")", else the first character.
+
+    Args:
+        text: the model's answer without its prefilled start; stripped first, case is kept.
+
+    Raises:
+        IndexError: empty text, as in ReKV.
+    """
+    text = text.strip()
+    position = text.find(")")
+    return text[0] if position < 0 else text[max(position - 1, 0) : position]
 
 
 def _question(item: Item, number: int) -> Question:
@@ -214,11 +247,21 @@ def _question(item: Item, number: int) -> Question:
     }
 
 
-def _inline(text: str) -> tuple[str, list[str]]:
-    """Return a bare question and the options that stand below it, as the hub's MLVU has them.
+def _candidates(folders: Sequence[str], endings: Sequence[str], video: str) -> list[str]:
+    """Candidate paths of a video.
 
-    Only lines in the order (A), (B), ... at the end are options.
+    Annotations name it with or without ending, and with folders of the annotator's own machine in front
+    (`data/videos/1_plotQA/movie.mp4`).
     """
+    parts = PurePosixPath(video).parts
+    names = ["/".join(parts[start:]) for start in range(len(parts))]
+    if not names[-1].lower().endswith(_VIDEO_ENDINGS):
+        names = [name + ending for ending in endings for name in names]
+    return [str(PurePosixPath(folder) / name) for name in names for folder in folders]
+
+
+def _split_options(text: str) -> tuple[str, list[str]]:
+    """Split a question from the options below it: the lines (A), (B), ... at its end."""
     lines = text.strip().split("\n")
     first = next((i for i, line in enumerate(lines) if line.strip().startswith("(A)")), len(lines))
     options = [_OPTION_LINE.fullmatch(line.strip()) for line in lines[first:]]
@@ -231,14 +274,14 @@ def _inline(text: str) -> tuple[str, list[str]]:
 
 
 def _without_letters(choices: Sequence[str]) -> list[str]:
-    """Return the choices without the letters before them, if every one has its own."""
+    """Remove the letters before the choices, if every choice has its own."""
     found = [_OWN_LETTER.match(choice) for choice in choices]
     if all(match and match[1] == chr(ord("A") + i) for i, match in enumerate(found)):
         return [choice[match.end() :] for choice, match in zip(choices, found, strict=True) if match]
     return list(choices)
 
 
-def _some(items: list[Item], where: str) -> list[Item]:
+def _require_some(items: list[Item], where: str) -> list[Item]:
     if not items:
         raise DataError(f"{where}: holds no questions")
     return items

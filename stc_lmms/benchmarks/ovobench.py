@@ -1,30 +1,21 @@
-"""OVO-Bench: annotations, prompts, official scoring (JoeLeelyf/OVO-Bench).
+"""OVO-Bench (JoeLeelyf/OVO-Bench): annotations, prompts and official scoring.
 
-Twelve tasks in three modes. A multiple-choice row is one question at its `realtime`; a forward row (REC,
-SSR, CRR) is one question per entry of `test_info`. The official evaluation cuts one chunk file per
-question; here the questions of one source video form one row, and a question at time t sees [0, ceil(t)).
+Twelve tasks in three modes. A multiple-choice row is one question at its `realtime`; a forward row (REC, SSR,
+CRR) is one question per entry of `test_info`. The official evaluation cuts one chunk file per question; here
+the questions of one source video form one row, and a question at time t sees [0, ceil(t)).
 """
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stc_lmms.benchmarks.base import (
-    NO_TIME_S,
-    Question,
-    Record,
-    Row,
-    Verdict,
-    make_row,
-    order_rows,
-    strict_score,
-)
-from stc_lmms.benchmarks.base import score_row as base_score_row
+from stc_lmms.benchmarks.base import NO_TIME_S, Question, Row, Verdict, make_row, order_rows, strict_score
+from stc_lmms.benchmarks.benchmark import Benchmark, Chunks, PublishedRun
 from stc_lmms.benchmarks.fields import need, need_texts, need_video, read_json, short
-from stc_lmms.benchmarks.summary import Summary
-from stc_lmms.benchmarks.summary import summarise as base_summarise
+from stc_lmms.data.hub import load_table
+from stc_lmms.data.source import DataSource, Portion, split_tar
 from stc_lmms.errors import DataError
 
 MODES: dict[str, tuple[str, ...]] = {
@@ -34,8 +25,25 @@ MODES: dict[str, tuple[str, ...]] = {
 }
 MODE_OF = {task: mode for mode, tasks in MODES.items() for task in tasks}
 FORWARD_TASKS = frozenset(MODES["forward"])
+HUB_ROWS = "kcz358/OVOBench"  # a copy of the annotations, one configuration per mode
+SOURCE = DataSource(
+    name="ovobench",
+    variable="STC_OVOBENCH_ROOT",
+    hub_id="JoeLeelyf/OVO-Bench",
+    portions={
+        "src": Portion(
+            "ovo_bench_new.json", split_tar("src_videos", "e"), "about 44 GB", "src_videos/<video>"
+        ),
+        "chunked": Portion(
+            "ovo_bench_new.json", split_tar("chunked_videos", "o"), "about 144 GB", "chunked_videos/<id>.mp4"
+        ),
+    },
+    licence="CC BY-NC-SA 4.0",
+    questions_url="https://raw.githubusercontent.com/JoeLeelyf/OVO-Bench/main/data/",
+    question_folders=("", "data"),
+)
 
-# The prompts are data: spelling, trailing spaces and typographic quotes are the benchmark's own.
+# Byte for byte, with the benchmark's own spelling, trailing spaces and typographic quotes.
 CHOICE_PROMPT = (
     "\nQuestion: {}\nOptions:\n{}\n\n"
     "Respond only with the letter corresponding to your chosen option (e.g., A, B, C). \n"
@@ -69,7 +77,7 @@ CRR_PROMPT = (
 
 
 def load_annotations(path: str | Path) -> list[dict[str, Any]]:
-    """Return the checked rows of `ovo_bench_new.json` (or of a subset in the same schema).
+    """The checked rows of `ovo_bench_new.json`, or of a subset in the same schema.
 
     Raises:
         DataError: unreadable, not JSON, or a malformed row; names the row's id and the field.
@@ -78,6 +86,28 @@ def load_annotations(path: str | Path) -> list[dict[str, Any]]:
     if not isinstance(data, list) or not data:
         raise DataError(f"{path}: must be a non-empty list of rows, got {short(data)}")
     return check_annotations(data, str(path))
+
+
+def hub_annotations(root: Path) -> list[dict[str, Any]]:
+    """Rows ordered by `id` from the copy on the dataset hub, without the empty fields that a table adds.
+
+    Args:
+        root: data root, for the error message.
+
+    Raises:
+        DataError: the dataset is unreachable, or its rows lack fields of the original (e.g. `video`).
+    """
+    portion = SOURCE.default_portion
+    name = SOURCE.portions[portion].questions
+    cure = (
+        f"download {SOURCE.questions_url}{name} and put it at {root}, or run "
+        f"{SOURCE.fetch_command(portion, root)} for the videos, too"
+    )
+    rows = [_without_none(row) for mode in MODES for row in load_table(HUB_ROWS, mode, cure)]
+    try:
+        return sorted(check_annotations(rows, f"the hub dataset {HUB_ROWS}"), key=lambda row: row["id"])
+    except DataError as error:
+        raise DataError(f"{error}; {cure}") from error
 
 
 def check_annotations(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
@@ -105,12 +135,7 @@ def build_rows(annotations: Iterable[Mapping[str, Any]], part: str) -> list[Row]
     Args:
         annotations: checked annotation rows, in any order.
         part: `backward`, `realtime` or `forward`.
-
-    Raises:
-        ValueError: unknown part.
     """
-    if part not in MODES:
-        raise ValueError(f"part must be one of {', '.join(MODES)}, got {part!r}")
     videos: dict[str, list[Question]] = {}
     for row in annotations:
         if MODE_OF[row["task"]] == part:
@@ -182,24 +207,9 @@ def judge(question: Question, response: str, asked_s: float) -> Verdict:
     return Verdict(official, strict_score(question, response))
 
 
-def score_row(
-    row: Row,
-    responses: Sequence[str | None],
-    failures: Mapping[int, str] | None = None,
-    efficiency: Mapping[int, Mapping[str, Any]] | None = None,
-    notes: Mapping[int, str] | None = None,
-    past_end: Collection[int] = (),
-) -> list[Record]:
-    """Score all questions of a row; see `base.score_row`."""
-    return base_score_row(row, responses, judge, failures, efficiency, notes, past_end)
-
-
-def summarise(records: Iterable[Record]) -> Summary:
-    """Summarise records: a task pools its questions, a mode is the mean of its tasks, `total` of the modes.
-
-    The official headline is `total` (macro). It is None while a mode is missing.
-    """
-    return base_summarise(records, MODES, headline="macro")
+def video_candidates(video: str) -> list[str]:
+    """Paths relative to the data root where a video may lie, best first."""
+    return [f"src_videos/{video}", video, f"data/src_videos/{video}", f"videos/{video}"]
 
 
 def _question(row: Mapping[str, Any], round_index: int | None) -> Question:
@@ -257,3 +267,33 @@ def _check_time(row: Mapping[str, Any], where: str) -> None:
     seconds = need(row, "realtime", (int, float), where)
     if not 0 < seconds < math.inf:
         raise DataError(f"{where}: field 'realtime' must be a positive number of seconds, got {seconds}")
+
+
+def _without_none(value: Any) -> Any:
+    """Drop the fields that a table adds to rows that lack them."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return value
+
+
+BENCHMARK = Benchmark(
+    name="ovobench",
+    parts=MODES,
+    headline="macro",  # the mean over the modes of the means over their tasks
+    judge=judge,
+    source=SOURCE,
+    load_annotations=load_annotations,
+    build_rows=build_rows,
+    video_candidates=video_candidates,
+    portions=dict.fromkeys(MODES, "src"),
+    mini_questions="ovo_bench_mini.json",
+    mini_parts=tuple(MODES),
+    tiny_parts=tuple(MODES),
+    hub_annotations=hub_annotations,
+    chunks=Chunks("chunked", lambda qid: f"chunked_videos/{chunk_name(*map(int, qid.split(':')))}"),
+    task="ovobench_stream",
+    vlmeval_class="OVOBench",
+    published=PublishedRun("OVO-Bench", 3035, builtin_task="ovobench"),
+)

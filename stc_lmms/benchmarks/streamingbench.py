@@ -1,33 +1,14 @@
-"""StreamingBench: rows, prompts, official scoring (THUNLP-MT/StreamingBench).
+"""StreamingBench (THUNLP-MT/StreamingBench): rows, prompts and official scoring.
 
-Five parts: `real`, `omni`, `contextual`, `sqa` and `proactive`. `load_annotations` reads either annotation
-format, `build_rows` turns the entries of one part into one row per source video.
+Five parts: `real`, `omni`, `contextual`, `sqa` and `proactive`. The annotation formats are read in
+`streamingbench_data`.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from stc_lmms.benchmarks.base import Question, Record, Row, Verdict, make_row, order_rows, strict_score
-from stc_lmms.benchmarks.base import score_row as base_score_row
-from stc_lmms.benchmarks.streamingbench_data import TASKS, Entry, load_annotations
-from stc_lmms.benchmarks.summary import Summary
-from stc_lmms.benchmarks.summary import summarise as base_summarise
-
-__all__ = [
-    "TASKS",
-    "Entry",
-    "build_rows",
-    "judge",
-    "load_annotations",
-    "official_first_char",
-    "official_score",
-    "proactive_prompts",
-    "proactive_score",
-    "prompt",
-    "score_row",
-    "stc_strip_equal",
-    "summarise",
-]
+from stc_lmms.benchmarks.base import Question, Row, Verdict, make_row, order_rows, strict_score
+from stc_lmms.benchmarks.benchmark import Benchmark, PublishedRun
+from stc_lmms.benchmarks.streamingbench_data import SOURCE, TASKS, Entry, load_annotations, video_candidates
 
 POLL_UNTIL_S = 4  # polling goes on until this long after the gold time
 ON_TIME_S = 2
@@ -73,12 +54,7 @@ def build_rows(entries: Iterable[Entry], part: str, context_s: int = -1) -> list
         part: `real`, `omni`, `contextual`, `sqa` or `proactive`.
         context_s: seconds of video before the question; -1 (or any value below 1) is the whole past.
             A proactive clip always starts when the question is asked.
-
-    Raises:
-        ValueError: unknown part.
     """
-    if part not in TASKS:
-        raise ValueError(f"part must be one of {', '.join(TASKS)}, got {part!r}")
     videos: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.part == part:
@@ -111,29 +87,6 @@ def proactive_prompts(entry: Entry) -> tuple[str, str]:
     return PROACTIVE_PROMPT.format(poll), PROACTIVE_PROMPT.format(entry.question)
 
 
-def official_first_char(response: str | None, answer: str, part: str = "real") -> int | None:
-    """Return what the official counter counts: first character equals the gold letter.
-
-    For verification only: it scores " C" and "(C)" as wrong; `official_score` is what our tables show.
-
-    Returns:
-        1, 0, or None where the counter leaves the question out (`sqa` without a response).
-
-    Raises:
-        IndexError: empty response in another part, as in the original.
-        TypeError: None in another part, as in the original.
-    """
-    if part == "sqa" and not response:
-        return None
-    return int(response[0] == answer)  # type: ignore[index]  # crashing on None is the original's rule
-
-
-def stc_strip_equal(response: str | None, answer: str) -> int | None:
-    """Return what STC's counter counts: the stripped text equals the letter; empty is left out (None)."""
-    text = (response or "").strip()
-    return int(text == answer) if text else None
-
-
 def official_score(response: str | None, answer: str) -> int:
     """Return 1 if the first character after stripping is the gold letter; no response is wrong.
 
@@ -157,23 +110,6 @@ def judge(question: Question, response: str, asked_s: float) -> Verdict:
     if question["kind"] == "proactive":
         return Verdict(*proactive_score(asked_s, question["gold_s"], response, question["answer"]))
     return Verdict(official_score(response, question["answer"]), strict_score(question, response))
-
-
-def score_row(
-    row: Row,
-    responses: Sequence[str | None],
-    failures: Mapping[int, str] | None = None,
-    efficiency: Mapping[int, Mapping[str, Any]] | None = None,
-    notes: Mapping[int, str] | None = None,
-    past_end: Collection[int] = (),
-) -> list[Record]:
-    """Score all questions of a row; see `base.score_row`."""
-    return base_score_row(row, responses, judge, failures, efficiency, notes, past_end)
-
-
-def summarise(records: Iterable[Record]) -> Summary:
-    """Summarise records. The official headline is the micro average of a part."""
-    return base_summarise(records, TASKS, headline="micro")
 
 
 def _questions(entries: Sequence[Entry], context_s: int) -> list[Question]:
@@ -207,3 +143,21 @@ def _lettered(options: Sequence[str]) -> list[str]:
     if options[0].startswith("A."):
         return list(options[:4])
     return [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]
+
+
+BENCHMARK = Benchmark(
+    name="streamingbench",
+    parts=TASKS,
+    headline="micro",
+    judge=judge,
+    source=SOURCE,
+    load_annotations=load_annotations,
+    build_rows=build_rows,
+    video_candidates=video_candidates,
+    portions={"contextual": "omni"},
+    mini_parts=tuple(TASKS),
+    tiny_parts=("real",),
+    vlmeval_class="StreamingBench",
+    vlmeval_parts=("real",),
+    published=PublishedRun("StreamingBench real-time", 2500, parts=("real",)),
+)

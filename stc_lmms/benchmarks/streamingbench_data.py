@@ -1,7 +1,4 @@
-"""StreamingBench annotations: the repository's JSON and the Hugging Face CSV become the same entries.
-
-Also the names of the source videos and the places where a download leaves them.
-"""
+"""StreamingBench's files: both annotation formats (repository JSON, hub CSV), and where its videos lie."""
 
 import ast
 import csv
@@ -9,11 +6,12 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from stc_lmms.benchmarks.base import NO_TIME_S
 from stc_lmms.benchmarks.fields import need, need_texts, need_video, read_json, read_text, short
+from stc_lmms.data.source import DataSource, Portion, zip_range, zips
 from stc_lmms.errors import DataError
 
 TASKS: dict[str, tuple[str, ...]] = {
@@ -45,6 +43,7 @@ _TASK_ALIASES = {
 }
 _TASK_NAMES = {task.lower(): task for tasks in TASKS.values() for task in tasks} | _TASK_ALIASES
 _VIDEO_NAME = re.compile(r"sample_(\d+)_(.+?)(?:_\d+-\d+)?\.mp4")
+_SAMPLE_MEMBER = re.compile(r"(?:.*/)?(sample_\d+)(?:/video)?\.mp4")
 _QUESTION_ID = re.compile(r"(.*?)(?:_?sample)?_(\d+)_(\d+)")
 _FIELD = re.compile(r"\s*\d{1,9}(\.\d*)?\s*", re.ASCII)
 
@@ -70,6 +69,95 @@ _SOURCES = (
 )
 _BY_SUFFIX = {source.suffix: source for source in _SOURCES}
 _BY_FOLDER = {source.folder: source for source in _SOURCES}
+
+
+def unpacked_path(portion: str, archive: str, member: str) -> str:
+    """Where a zip member goes below the data root: the flat layout of the benchmark's own preprocessing.
+
+    All zips name their videos `sample_<n>/video.mp4`; the question files name them
+    `videos/sample_<n>_<suffix>.mp4`.
+    """
+    stem = archive.removesuffix(".zip")
+    if match := _SAMPLE_MEMBER.fullmatch(member):
+        suffix = stem.replace(" ", "_") if portion == "omni" else portion
+        return f"videos/{match[1]}_{suffix}.mp4"
+    return f"videos/{stem}/{member}"
+
+
+SOURCE = DataSource(
+    name="streamingbench",
+    variable="STC_STREAMINGBENCH_ROOT",
+    hub_id="mjuicem/StreamingBench",
+    portions={
+        "real": Portion(
+            "questions_real.json",
+            zip_range("Real-Time Visual Understanding", 50, 500),
+            "roughly 90 GB",
+            "videos/sample_<n>_real.mp4",
+            ("StreamingBench/Real_Time_Visual_Understanding.csv",),
+        ),
+        "omni": Portion(
+            "questions_omni.json",
+            zip_range("Scene Understanding", 25, 50)
+            + zips(
+                "Emotion Recognition",
+                "Multimodal Alignment",
+                "Source Discrimination",
+                "Misleading Context Understanding",
+                "Anomaly Context Understanding",
+            ),
+            "roughly 55 GB",
+            "videos/sample_<n>_<task>.mp4",
+            ("StreamingBench/Omni_Source_Understanding.csv", "StreamingBench/Contextual_Understanding.csv"),
+        ),
+        "sqa": Portion(
+            "questions_sqa.json",
+            zip_range("Sequential Question Answering", 25, 50),
+            "about 13 GB",
+            "videos/sample_<n>_sqa.mp4",
+            ("StreamingBench/Sequential_Question_Answering.csv",),
+        ),
+        "proactive": Portion(
+            "questions_proactive.json",
+            zip_range("Proactive Output", 25, 50),
+            "about 9 GB",
+            "videos/sample_<n>_proactive.mp4",
+            ("StreamingBench/Proactive_Output.csv",),
+        ),
+    },
+    licence="see its dataset card",
+    questions_url="https://raw.githubusercontent.com/THUNLP-MT/StreamingBench/main/src/data/",
+    question_folders=("", "data", "src/data", "StreamingBench"),
+    unpacked_path=unpacked_path,
+)
+
+
+def video_candidates(video: str) -> list[str]:
+    """Paths relative to the data root where a video may lie, best first.
+
+    Args:
+        video: as annotated, e.g. `./videos/sample_3_real.mp4`. It is not checked here: `video_path` refuses
+            candidates that leave the root.
+    """
+    name = PurePosixPath(video).name
+    candidates = [f"videos/{name}", str(PurePosixPath(video)), name, f"src/data/videos/{name}"]
+    match = _VIDEO_NAME.fullmatch(name)
+    if match and (source := _BY_SUFFIX.get(match[2])):
+        folders = _unzipped_folders(source, int(match[1]))
+        candidates += [f"{folder}/sample_{match[1]}/video.mp4" for folder in folders]
+    return list(dict.fromkeys(candidates))
+
+
+def _unzipped_folders(source: _Source, number: int) -> list[str]:
+    """Folders that hold `sample_<n>/` if the zips were unpacked by hand.
+
+    Never the data root itself: every part has a sample_1.
+    """
+    omni = source.part in ("omni", "contextual")
+    part, samples = "omni" if omni else source.part, _range(number, source.per_zip)
+    names = [source.folder + samples, *([source.suffix + samples] if omni else [])]
+    folders = [prefix + name for name in names for prefix in ("", f"{part}/", f"data/{part}/")]
+    return folders if omni else [*folders, part, f"data/{part}"]
 
 
 @dataclass(frozen=True)

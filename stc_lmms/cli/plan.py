@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stc_lmms.benchmarks.registry import timed
 from stc_lmms.errors import SettingsError
 from stc_lmms.text_table import text_table
 
@@ -25,14 +26,14 @@ NOTES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("benchmark", help="ovobench or streamingbench, or a SWEEP.yaml")
+    parser.add_argument("benchmark", help=f"{', '.join(timed())}, or a SWEEP.yaml")
     parser.add_argument(
         "--annotations",
         type=Path,
         nargs="+",
         default=[],
         metavar="FILE",
-        help="of a benchmark: question files as published; StreamingBench has one for each part",
+        help="of a benchmark: its published question files; some benchmarks have one per part",
     )
     parser.add_argument("--model-size", default="7b", help="0.5b or 7b (default: 7b)")
     parser.add_argument("--methods", default="none,stc", help="with commas (default: none,stc)")

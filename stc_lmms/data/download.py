@@ -7,67 +7,67 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from stc_lmms.data.archives import extract_tar, extract_zip, is_complete, require_space
-from stc_lmms.data.catalog import STREAMINGBENCH, Benchmark, Part, find_benchmark, flat_video_name
-from stc_lmms.data.roots import annotation_file
+from stc_lmms.data.roots import question_file
+from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
+from stc_lmms.suggest import unknown
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_S = 10
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-# Remembers what was unpacked, so that a second fetch after --delete-parts does not download again.
+# Lists what was unpacked, so that a second fetch after --delete-parts does not download again.
 _MARKER_FOLDER = ".stc-lmms"
 
 
 def fetch(
-    benchmark: str,
+    source: DataSource,
     to: Path,
-    parts: Sequence[str] | None = None,
+    portions: Sequence[str] | None = None,
     *,
     delete_parts: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Download a benchmark and unpack it. Whatever is complete already is kept: call it again to resume.
+    """Download a benchmark and unpack it. Complete files are kept: call it again to resume.
 
-    Archives and question files that were put into `to` by hand are used as they are; with all of them there,
-    no network is needed.
+    Archives and question files that are already in `to` are used as they are; if all are there, no network is
+    needed.
 
     Args:
-        benchmark: "ovobench" or "streamingbench".
-        to: Root folder to fill; set the benchmark's environment variable to it afterwards.
-        parts: What to get: "src" (default), "chunked" for ovobench; "real" (default), "omni", "sqa",
-            "proactive" for streamingbench.
-        delete_parts: Delete every archive as soon as it is unpacked. If the unpacking of a split tar is then
+        source: The benchmark's files.
+        to: Data root to fill; afterwards set the source's environment variable to it.
+        portions: Names of portions to download; None is the default one.
+        delete_parts: Delete every archive as soon as it is unpacked. If unpacking a split tar is then
             interrupted, its deleted parts are downloaded again.
         progress: Show progress bars while unpacking.
 
     Returns:
-        The root folder.
+        The data root.
 
     Raises:
-        DataError: An unknown name, no network, too little disk space, or a damaged or unsafe archive.
+        DataError: Unknown portion, no network, too little disk space, or a damaged or unsafe archive.
     """
-    source = find_benchmark(benchmark)
-    names = list(parts) if parts is not None else [next(iter(source.parts))]
-    if unknown := [name for name in names if name not in source.parts]:
-        raise DataError(f"unknown part {unknown[0]!r} of {benchmark}; known: {', '.join(source.parts)}")
+    names = list(portions) if portions is not None else [source.default_portion]
+    for name in names:
+        if name not in source.portions:
+            raise DataError(unknown(f"part of {source.name}", name, source.portions))
     to = to.expanduser()
     try:
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot create {to}: {error}") from error
 
-    wanted = {name: source.parts[name] for name in names}
-    groups = {group: name for name, part in wanted.items() for group in part.archives}
+    requested = {name: source.portions[name] for name in names}
+    groups = {group: name for name, portion in requested.items() for group in portion.archives}
     pending = {group: name for group, name in groups.items() if not _is_unpacked(to, group)}
-    questions = [part for part in wanted.values() if not _has_questions(to, part)]
-    urls = {part.questions: source.questions_url for part in questions if not part.hub_questions}
-    hub_files = [file for part in questions for file in part.hub_questions]
+    questions = [portion for portion in requested.values() if not _has_questions(source, portion, to)]
+    urls = {p.questions: source.questions_url for p in questions if not p.hub_questions}
+    hub_files = [file for portion in questions for file in portion.hub_questions]
     hub_files += [file for group in pending for file in group if not (to / file).is_file()]
-    hint = _by_hand(source, hub_files, urls, to)
+    hint = _manual_hint(source, hub_files, urls, to)
 
     if hub_files:
         with _reaching_hub(hint, to):
@@ -78,32 +78,32 @@ def fetch(
     for file in hub_files:
         if not any(file in group for group in pending):
             _download(source, file, to, hint)
-    # One archive after the other, so that deleting keeps the disk usage low.
+    # One archive at a time, so that deleting keeps disk usage low.
     for group, name in pending.items():
         for file in group:
             if not (to / file).is_file():
                 _download(source, file, to, hint)
         _unpack(source, name, group, to, delete_parts, progress)
-    if delete_parts:  # of an earlier run that kept them
+    if delete_parts:  # archives that an earlier run kept
         for file in (file for group in groups for file in group):
             (to / file).unlink(missing_ok=True)
     return to
 
 
-def _has_questions(to: Path, part: Part) -> bool:
-    """True if the question file, or all hub files that stand in for it, are somewhere in the root."""
+def _has_questions(source: DataSource, portion: Portion, to: Path) -> bool:
+    """True if the question file, or all hub files that replace it, are in the data root."""
 
     def found(name: str) -> bool:
         try:
-            return bool(annotation_file(to, name))
+            return bool(question_file(to, name, source))
         except DataError:
             return False
 
-    stand_ins = [PurePosixPath(file).name for file in part.hub_questions]
-    return found(part.questions) or (bool(stand_ins) and all(map(found, stand_ins)))
+    first, *others = portion.question_files
+    return found(first) or (bool(others) and all(map(found, others)))
 
 
-def _by_hand(source: Benchmark, hub_files: Sequence[str], urls: Mapping[str, str], to: Path) -> str:
+def _manual_hint(source: DataSource, hub_files: Sequence[str], urls: Mapping[str, str], to: Path) -> str:
     items = [folder_url + file for file, folder_url in urls.items()]
     if hub_files:
         items.append(f"{', '.join(map(repr, hub_files))} of huggingface.co/datasets/{source.hub_id}")
@@ -114,15 +114,15 @@ def _by_hand(source: Benchmark, hub_files: Sequence[str], urls: Mapping[str, str
 def _reaching_hub(hint: str, to: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # every transport below huggingface_hub raises kinds of its own
+    except Exception as error:  # huggingface_hub's transports raise various types
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise DataError(f"cannot write to {to}: {reason}") from error
         raise DataError(f"cannot reach the dataset hub ({reason}); {hint}") from error
 
 
-def _hub_sizes(source: Benchmark) -> dict[str, int]:
-    """File name to size in bytes. Asked first, because it fails quickly where there is no network."""
+def _hub_sizes(source: DataSource) -> dict[str, int]:
+    """File name to size in bytes. Requested first, because it fails quickly without a network."""
     from huggingface_hub import HfApi
 
     info = HfApi().dataset_info(source.hub_id, files_metadata=True, timeout=_TIMEOUT_S)
@@ -130,25 +130,25 @@ def _hub_sizes(source: Benchmark) -> dict[str, int]:
 
 
 def _check_hub(
-    source: Benchmark,
+    source: DataSource,
     to: Path,
     hub_files: Sequence[str],
     sizes: Mapping[str, int],
     pending: Mapping[tuple[str, ...], str],
     delete_parts: bool,
 ) -> None:
-    """Check, before the first byte is downloaded, that the files exist and that the disk is large enough."""
+    """Check that the files exist and the disk is large enough, before downloading."""
     if absent := [file for file in hub_files if file not in sizes]:
         raise DataError(f"{absent[0]!r} is not in the hub dataset {source.hub_id} any more")
     archive_bytes = [sizes.get(file, 0) for group in pending for file in group]
-    # Videos hardly compress, so what is unpacked is about as large as its archive.
+    # Videos hardly compress, so unpacked files are about as large as their archive.
     unpacked_bytes = max(archive_bytes, default=0) if delete_parts else sum(archive_bytes)
     download_bytes = sum(sizes[file] for file in hub_files)
     logger.info("%s: %.1f GB to download from %s", source.name, download_bytes / 1e9, source.hub_id)
     require_space(to, download_bytes + unpacked_bytes, f"downloading and unpacking {source.name}")
 
 
-def _download(source: Benchmark, file: str, to: Path, hint: str) -> None:
+def _download(source: DataSource, file: str, to: Path, hint: str) -> None:
     from huggingface_hub import hf_hub_download
 
     with _reaching_hub(hint, to):
@@ -166,7 +166,7 @@ def _download_url(url: str, target: Path, hint: str) -> None:
     with _reaching_hub(hint, target.parent):
         if constants.HF_HUB_OFFLINE:
             raise ConnectionError("offline mode is enabled by HF_HUB_OFFLINE")
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:  # noqa: S310 - from the catalog
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:  # noqa: S310 - a constant of ours
             body: bytes = response.read()
         rows = json.loads(body)
         if not (isinstance(rows, list) and rows):
@@ -177,11 +177,11 @@ def _download_url(url: str, target: Path, hint: str) -> None:
 
 
 def _unpack(
-    source: Benchmark, part: str, group: tuple[str, ...], to: Path, delete_parts: bool, progress: bool
+    source: DataSource, portion: str, group: tuple[str, ...], to: Path, delete_parts: bool, progress: bool
 ) -> None:
     archives = [to / file for file in group]
     if group[0].endswith(".zip"):
-        rename = partial(flat_video_name, part, group[0]) if source is STREAMINGBENCH else str
+        rename = partial(source.unpacked_path, portion, group[0]) if source.unpacked_path else str
         done = extract_zip(archives[0], to, rename=rename, delete_archive=delete_parts, progress=progress)
     else:
         done = extract_tar(archives, to, delete_parts=delete_parts, progress=progress)

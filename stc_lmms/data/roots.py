@@ -1,93 +1,76 @@
-"""Where a benchmark's question files and videos lie on this machine."""
+"""Locate a benchmark's question files and videos on this machine."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from stc_lmms.data.catalog import MINI, find_benchmark, part_of_questions
+from stc_lmms.data.source import DataSource
 from stc_lmms.errors import DataError
 from stc_lmms.resources import tasks_root
 
 _MINI_VARIABLE = "STC_MINI"
-# "" and data/ for OVO-Bench, src/data/ and StreamingBench/ for the two layouts of StreamingBench.
-_QUESTION_FOLDERS = ("", "data", "src/data", "StreamingBench")
 
 
-def benchmark_root(benchmark: str, part: str | None = None) -> Path:
-    """Folder with the question files and videos of a benchmark.
-
-    Args:
-        benchmark: "ovobench" (`STC_OVOBENCH_ROOT`), "streamingbench" (`STC_STREAMINGBENCH_ROOT`) or "mini":
-            the data that ships with the package, unless `STC_MINI` names another folder.
-        part: What is wanted of it, for the message: a key of `Benchmark.parts`; None: its first.
+def mini_root() -> Path:
+    """Folder of the mini data that ships with the package, or the one that `STC_MINI` names.
 
     Raises:
-        DataError: The variable is not set or names no folder; the message says what to download.
+        DataError: There is no such folder.
     """
-    if benchmark == MINI:
-        given = os.environ.get(_MINI_VARIABLE, "")
-        root = Path(given).expanduser() if given else tasks_root() / "mini_data"
-        if not root.is_dir():
-            raise DataError(f"{root} is not a folder; unset {_MINI_VARIABLE} or reinstall stc-lmms")
-        return root
+    given = os.environ.get(_MINI_VARIABLE, "")
+    root = Path(given).expanduser() if given else tasks_root() / "mini_data"
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; unset {_MINI_VARIABLE} or reinstall stc-lmms")
+    return root
 
-    source = find_benchmark(benchmark)
+
+def data_root(source: DataSource, portion: str | None = None) -> Path:
+    """Folder with the question files and videos of a benchmark, from its environment variable.
+
+    Args:
+        source: The benchmark's files.
+        portion: The portion that is needed, for the error message; None is the default one.
+
+    Raises:
+        DataError: The variable is not set or does not name a folder; the message says what to download.
+    """
     given = os.environ.get(source.variable, "")
     root = Path(given).expanduser()
     if given and root.is_dir():
         return root
     problem = f"{source.variable}={given} is not a folder" if given else f"{source.variable} is not set"
-    part = part or next(iter(source.parts))
-    raise DataError(
-        f"{problem}: for part {part!r} of {source.name} run {source.fetch_command(part)} and set "
-        f"{source.variable}=DIR; or {source.by_hand(part)}"
-    )
+    raise DataError(f"{problem}: {source.setup_hint(portion or source.default_portion)}")
 
 
-def annotation_file(root: Path, name: str) -> Path:
-    """Find a question file in a root.
+def question_file(root: Path, name: str, source: DataSource) -> Path:
+    """Find a question file in a data root.
 
     Args:
-        root: Folder of `benchmark_root`.
-        name: Bare file name, e.g. `ovo_bench_new.json` or `Real_Time_Visual_Understanding.csv`. It is looked
-            for in the root, `data/`, `src/data/` and `StreamingBench/`.
+        root: The data root.
+        name: Bare file name, e.g. `ovo_bench_new.json`.
+        source: Names the folders to search.
 
     Raises:
-        DataError: The file is in none of these places.
+        DataError: The file is in none of the folders.
     """
     if PurePosixPath(name).name != name:
         raise DataError(f"{name!r} is not a bare file name")
-    for folder in _QUESTION_FOLDERS:
+    for folder in source.question_folders:
         if (path := root / folder / name).is_file():
             return path
-    looked = ", ".join(f"{folder}/" if folder else "the folder itself" for folder in _QUESTION_FOLDERS)
-    raise DataError(f"{name} is not in {root} (looked in {looked}){_origin(root, name)}")
-
-
-def _origin(root: Path, name: str) -> str:
-    found = part_of_questions(name)
-    if found is None:
-        return ""
-    source, part = found
-    place = f"{source.questions_url}{name}"
-    if name != source.parts[part].questions:
-        place = f"StreamingBench/{name} from the hub dataset {source.hub_id}"
-    command = source.fetch_command(part, root)
-    return f"; for part {part!r} of {source.name} run {command}, or download {place} and put it there"
+    looked = ", ".join(f"{folder}/" if folder else "the folder itself" for folder in source.question_folders)
+    raise DataError(f"{name} is not in {root} (looked in {looked}){source.questions_hint(name, root)}")
 
 
 def video_path(root: Path, candidates: Sequence[str]) -> Path | None:
-    """First candidate that is a file.
+    """First candidate that is a file, or None.
 
-    Symlinks are followed: whoever owns the root may keep its videos on another disk. What must not decide
-    where a path leads is the question file.
+    Symlinks are followed, so that the owner of the root may keep videos on another disk. A question file must
+    not lead out of the root.
 
     Args:
-        root: Folder of `benchmark_root`.
-        candidates: Paths relative to the root, see `video_candidates`.
-
-    Returns:
-        The path, or None if no candidate exists.
+        root: The data root.
+        candidates: Paths relative to the root.
 
     Raises:
         DataError: A candidate is absolute or contains `..`.
@@ -97,7 +80,7 @@ def video_path(root: Path, candidates: Sequence[str]) -> Path | None:
 
 
 def check_relative(name: str) -> PurePosixPath:
-    """Check that a path from a question file or archive names something below its folder.
+    """Check that a path from a question file or archive stays below its folder.
 
     Raises:
         DataError: The path is empty, absolute (POSIX or Windows), contains `..`, a backslash or NUL.
@@ -110,7 +93,7 @@ def check_relative(name: str) -> PurePosixPath:
 
 
 def safe_join(root: Path, name: str) -> Path:
-    """Join the name of an archive's member to the folder it is unpacked into.
+    """Join an archive member's name to the folder it is extracted into.
 
     Raises:
         DataError: The path is not relative (see `check_relative`) or leads out of `root` through a symlink.
@@ -118,11 +101,11 @@ def safe_join(root: Path, name: str) -> Path:
     path = root / check_relative(name)
     try:
         inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks (Python < 3.13)
+    except (OSError, RuntimeError) as error:  # RuntimeError: symlink loop (Python < 3.13)
         raise DataError(f"unsafe path {name!r}: {error}") from error
     if not inside:
         raise DataError(
-            f"unsafe path {name!r}: a symlink leads out of {root}; move the files there or make the folder "
-            f"that really holds them the root"
+            f"unsafe path {name!r}: a symlink leads out of {root}; move the files there, or use the folder "
+            f"that contains them as the root"
         )
     return path

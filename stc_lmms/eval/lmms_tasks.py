@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.benchmarks.base import NO_TIME_S, ask_at
+from stc_lmms.benchmarks.registry import find
 from stc_lmms.benchmarks.summary import Summary, format_table
-from stc_lmms.data.rows import PARTS, SCORERS, load_rows
 from stc_lmms.errors import StcError
 from stc_lmms.eval.scoring import score, summary_name, write_summary
 from stc_lmms.eval.shard import select
 
 _SLIM = ("part", "task", "official", "strict", "missing", "unparsed", "failed", "past_end")
-# `acc` is the benchmark's own average; this is the other one.
-_OTHER_AVERAGE = dict.fromkeys(SCORERS, "macro") | {"ovobench": "micro"}
 _EFFICIENCY = ("vit_ms", "prefill_ms", "ttft_ms", "llm_tokens_mean")
 
 
@@ -32,7 +30,7 @@ def rows(dataset: Any) -> Any:
 
     (source,) = dataset
     try:
-        found = load_rows(source["benchmark"], source["part"], source.get("size", ""))
+        found = find(source["benchmark"]).load_rows(source["part"], source.get("size", ""))
         found = select(found, source["benchmark"], source["part"])
     except StcError as error:
         print(f"stc-lmms: error: {error}", file=sys.stderr)
@@ -89,7 +87,7 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
     return {
         "acc": about | {"records": records},
         "acc_strict": about | {"records": slim},
-        _OTHER_AVERAGE[doc["benchmark"]]: about | {"records": slim},
+        find(doc["benchmark"]).other_average: about | {"records": slim},
         "n": len(records),
         "n_missing": sum(record["missing"] for record in records),
         "n_unparsed": sum(record["unparsed"] for record in records),
@@ -117,7 +115,7 @@ def acc(items: list[dict[str, Any]], args: Any = None) -> float:
     part = items[0]["records"][0]["part"]
     parts[part] = [record for item in items for record in item["records"]]
     benchmark = items[0]["benchmark"]
-    summary = SCORERS[benchmark].summarise([record for records in parts.values() for record in records])
+    summary = find(benchmark).summarise([record for records in parts.values() for record in records])
     name = summary_name(items[0])
     table = format_table(summary, only=part)
     print(f"\n{name}: accuracy in percent (missing and failed answers count as wrong)\n{table}\n")
@@ -162,7 +160,7 @@ def total(items: list[int]) -> int:
 
 def _part(items: list[dict[str, Any]]) -> tuple[Any, Summary]:
     records = [record for item in items for record in item["records"]]
-    summary = SCORERS[items[0]["benchmark"]].summarise(records)
+    summary = find(items[0]["benchmark"]).summarise(records)
     (part,) = summary["parts"].values()
     return part, summary
 
@@ -170,6 +168,3 @@ def _part(items: list[dict[str, Any]]) -> tuple[Any, Summary]:
 def _headline(items: list[dict[str, Any]], scorer: str) -> float:
     part, summary = _part(items)
     return 100 * part[summary["headline"]][scorer]
-
-
-__all__ = ["PARTS", "acc", "doc_to_target", "doc_to_text", "doc_to_visual", "process_results", "rows"]

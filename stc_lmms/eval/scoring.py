@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.benchmarks.base import Record
+from stc_lmms.benchmarks.registry import find
 from stc_lmms.benchmarks.summary import Summary
-from stc_lmms.data.rows import SCORERS
 
 
 def score(row: Mapping[str, Any], responses: Sequence[str]) -> list[Record]:
     """One record per question of a row of `load_rows`; answers may carry a `record`, see `AnswerText`."""
     said = [getattr(response, "record", {}) for response in responses]
-    return SCORERS[row["benchmark"]].score_row(
+    return find(row["benchmark"]).score_row(
         row,
         responses,
         failures={i: r["failed"] for i, r in enumerate(said) if r.get("failed")},
@@ -25,7 +25,7 @@ def score(row: Mapping[str, Any], responses: Sequence[str]) -> list[Record]:
 
 def summary_name(row: Mapping[str, Any]) -> str:
     """What summaries call a row's benchmark, such as `ovobench_mini`."""
-    return "_".join(filter(None, (row["benchmark"], row["size"])))
+    return find(row["benchmark"]).label(row["size"])
 
 
 def write_summary(

@@ -7,6 +7,7 @@ their code, scored again here by exact letter match.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stc_lmms.benchmarks.registry import BENCHMARKS
 from stc_lmms.results.read import Run
 from stc_lmms.results.scores import Score
 
@@ -21,14 +22,6 @@ _CHECKPOINTS = {
 }
 # Settings of the published runs on ReKV; those of a run that differ are named beside its gap.
 _PROTOCOL = {"memory": "rekv", "prompt": "rekv", "token_budget": 64}
-# Our task of each benchmark, and how many questions it has when no limit was set.
-_TASKS = {
-    "OVO-Bench": ("ovobench_stream", 3035),
-    "StreamingBench real-time": ("streamingbench (real)", 2500),
-    "EgoSchema": ("egoschema_stream", 500),
-    "MLVU-dev": ("mlvu_stream", 2172),
-    "VideoMME": ("videomme_stream", 2700),
-}
 NOTES = (
     "The paper's seconds for 16 frames (ViT 103.7, prefill 482.4) are implausible: the released timer "
     "reports milliseconds. Only their ratios are shown here. The GPU is not stated.",
@@ -183,10 +176,14 @@ def gaps(row: Published, runs: Sequence[Run]) -> list[Gap]:
     ]
 
 
-def _whole(score: Score, run: Run, benchmark: str) -> bool:
-    own = (score.benchmark, score.n) == _TASKS[benchmark]
-    chunks = benchmark == "OVO-Bench" and score.benchmark == "ovobench" and not score.ours  # lmms-eval's task
-    return own or (chunks and not run.limited)
+def _whole(score: Score, run: Run, title: str) -> bool:
+    for benchmark in BENCHMARKS.values():
+        published = benchmark.published
+        if published and published.title == title:
+            name = benchmark.task_name(parts=published.parts or None)
+            builtin = not score.ours and score.benchmark == published.builtin_task
+            return (score.benchmark, score.n) == (name, published.questions) or (builtin and not run.limited)
+    return False
 
 
 def _is(run: Run, base: str) -> bool:

@@ -1,12 +1,13 @@
 """The accuracy of a run on one benchmark: from our summaries, and from the harnesses' result files."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Benchmarks of the summaries whose tasks have another name: lmms-eval has its own `ovobench`.
-_TASK_NAMES = {name: f"{name}_stream" for name in ("ovobench", "mlvu", "egoschema", "videomme")}
+from stc_lmms.benchmarks.registry import find_label
+from stc_lmms.errors import DataError
+
 _PREFERRED = ("acc", "accuracy", "exact_match", "score", "overall")
 
 
@@ -50,12 +51,9 @@ def of_summary(content: Mapping[str, Any]) -> Score:
     kind = summary["headline"]
     macro = summary["total"] or mean_of_parts(parts)
     own = macro if kind == "macro" else summary["micro"]
-    name = content["benchmark"]
-    size = next((end for end in ("_mini", "_tiny") if name.endswith(end)), "")
-    name = name.removesuffix(size)
-    absent = summary["total"] is None
+    complete = summary["total"] is not None
     return Score(
-        benchmark=_TASK_NAMES.get(name, name) + size + (f" ({', '.join(parts)})" if absent else ""),
+        benchmark=task_name(content["benchmark"], None if complete else parts),
         accuracy=100 * own["official"],
         average=kind,
         strict=100 * own["strict"],
@@ -69,6 +67,18 @@ def of_summary(content: Mapping[str, Any]) -> Score:
         },
         **{key: summary[key] for key in ("n", "n_missing", "n_unparsed", "n_failed")},
     )
+
+
+def task_name(label: str, parts: Iterable[str] | None = None) -> str:
+    """Name in tables of a summary's benchmark, with the parts it has if it is incomplete.
+
+    A benchmark that this version does not have keeps its label.
+    """
+    try:
+        benchmark, size = find_label(label)
+    except DataError:
+        return label if parts is None else f"{label} ({', '.join(parts)})"
+    return benchmark.task_name(size, parts)
 
 
 def mean_of_parts(parts: Mapping[str, Any]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from stc_lmms.data.rows import load_rows
+from stc_lmms.benchmarks.registry import find as find_benchmark
 from stc_lmms.errors import DataError, SettingsError
 from stc_lmms.eval.shard import key
 from stc_lmms.resources import tasks_root
@@ -35,7 +35,7 @@ class Leaf:
 
     Attributes:
         name: of the task.
-        benchmark, part, size: see `stc_lmms.data.rows.load_rows`.
+        benchmark, part, size: see `stc_lmms.benchmarks.benchmark.Benchmark.load_rows`.
         metrics: name of each metric and the dotted path of its aggregation.
         higher_is_better: by metric.
         version: of the task.
@@ -58,9 +58,9 @@ class Leaf:
         """All rows, in the order of an unsharded run.
 
         Raises:
-            DataError: see `load_rows`.
+            DataError: see `Benchmark.load_rows`.
         """
-        return load_rows(self.benchmark, self.part, self.size)
+        return find_benchmark(self.benchmark).load_rows(self.part, self.size)
 
 
 @dataclass(frozen=True)

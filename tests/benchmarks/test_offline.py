@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
-from stc_lmms.benchmarks import mcq
+from parity.rules import rekv_prompt
+from stc_lmms.benchmarks import egoschema, mlvu, videomme
 from stc_lmms.benchmarks.base import NO_TIME_S, ask_at
-from stc_lmms.benchmarks.offline import EGOSCHEMA, MLVU, VIDEOMME
 from stc_lmms.errors import DataError
 from stc_lmms.models.llava_onevision.model import REKV_SUFFIX
 
+MLVU, EGOSCHEMA, VIDEOMME = mlvu.ANNOTATIONS, egoschema.ANNOTATIONS, videomme.ANNOTATIONS
 TEXTS = ["Red", "Blue", "Green", "White"]
 LETTERED = [f"{letter}. {text}" for letter, text in zip("ABCD", TEXTS)]
 
@@ -40,7 +41,7 @@ def videomme_row(**fields: Any) -> dict[str, Any]:
 def test_one_row_per_video_with_all_its_questions_at_the_end() -> None:
     items = MLVU.read_videos(videos(conversation(), conversation(question="And now?")), "f")
     items += MLVU.read_videos(videos(conversation(), path="data/mlvu/videos/b.mp4"), "f")
-    first, second = MLVU.build_rows(items)
+    first, second = mlvu.BENCHMARK.build_rows(items, "dev")
     assert [q["qid"].rpartition(":")[2] for q in first["questions"]] == ["1", "2"]
     assert len(second["questions"]) == 1 and first["part"] == "dev"
     assert {q["end_s"] for q in first["questions"]} == {NO_TIME_S}
@@ -50,10 +51,10 @@ def test_one_row_per_video_with_all_its_questions_at_the_end() -> None:
 
 
 def test_prompt_is_that_of_the_drivers() -> None:
-    (row,) = MLVU.build_rows(MLVU.read_videos(videos(conversation()), "f"))
+    (row,) = mlvu.BENCHMARK.build_rows(MLVU.read_videos(videos(conversation()), "f"), "dev")
     asked = ask_at(row, [])
     whole = REKV_SUFFIX.replace("{question}", asked.prompt) + asked.opening
-    assert whole == mcq.rekv_prompt("What color?", TEXTS)
+    assert whole == rekv_prompt("What color?", TEXTS)
 
 
 def test_egoschema_gold_is_an_index_and_letters_come_off() -> None:
@@ -68,7 +69,7 @@ def test_egoschema_gold_is_an_index_and_letters_come_off() -> None:
 def test_videomme_keeps_its_letters_as_the_driver_does() -> None:
     (item,) = VIDEOMME.read_hub([videomme_row()], "hub")
     assert (item.answer, item.task) == ("D", "medium")
-    (row,) = VIDEOMME.build_rows([item])
+    (row,) = videomme.BENCHMARK.build_rows([item], "test")
     assert "\n(A) A. Red\n" in row["questions"][0]["prompt"]
 
 
@@ -120,8 +121,8 @@ def test_mlvu_tasks_by_any_of_their_names(label: str, task: str) -> None:
     ],
 )
 def test_scores(response: str, official: int, strict: int | None) -> None:
-    (row,) = MLVU.build_rows(MLVU.read_videos(videos(conversation()), "f"))
-    (record,) = MLVU.score_row(row, [response])
+    (row,) = mlvu.BENCHMARK.build_rows(MLVU.read_videos(videos(conversation()), "f"), "dev")
+    (record,) = mlvu.BENCHMARK.score_row(row, [response])
     assert record["official"] == official and record["strict"] == (strict or 0)
     assert record["unparsed"] == (strict is None)
 
@@ -132,8 +133,8 @@ def test_missing_answers_stay_in_the_denominator_and_the_headline_is_micro() -> 
         conversation(question_type="ego"),
         conversation(question_type="count"),
     ]
-    (row,) = MLVU.build_rows(MLVU.read_videos(videos(*asked), "f"))
-    summary = MLVU.summarise(MLVU.score_row(row, ["C", "", "C"]))
+    (row,) = mlvu.BENCHMARK.build_rows(MLVU.read_videos(videos(*asked), "f"), "dev")
+    summary = mlvu.BENCHMARK.summarise(mlvu.BENCHMARK.score_row(row, ["C", "", "C"]))
     part = summary["parts"]["dev"]
     assert summary["headline"] == "micro" and summary["n_missing"] == 1
     assert part["micro"]["official"] == pytest.approx(2 / 3) and part["macro"]["official"] == 0.75

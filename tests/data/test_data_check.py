@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stc_lmms.data import verify
+from stc_lmms.data.check import verify
 from stc_lmms.errors import VideoError
 from stc_lmms.video import probe as real_probe
 from tests import media

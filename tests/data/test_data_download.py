@@ -15,7 +15,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from stc_lmms.data import BENCHMARKS, download, fetch
+from stc_lmms.benchmarks.registry import find
+from stc_lmms.data import download
+from stc_lmms.data.download import fetch
 from stc_lmms.errors import DataError
 from tests.data.data_helpers import split, tar_bytes, tree
 
@@ -23,6 +25,7 @@ VIDEOS = {f"src_videos/COIN/{i}.mp4": bytes([i]) * (3_000 + i) for i in range(6)
 PARTS = [f"src_videos.tar.parta{letter}" for letter in "abcde"]
 CUTS = [3_000, 6_100, 9_000, 20_000]
 COMMIT = "0" * 40
+OVO, SB = find("ovobench").source, find("streamingbench").source
 
 
 class Hub(ThreadingHTTPServer):
@@ -79,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
 def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     parts = split(tar_bytes(VIDEOS), tmp_path_factory.mktemp("parts"), CUTS)
     zips = {}
-    for index, (name,) in enumerate(BENCHMARKS["streamingbench"].parts["sqa"].archives):
+    for index, (name,) in enumerate(SB.portions["sqa"].archives):
         path = tmp_path_factory.mktemp("zips") / name
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(f"sample_{index * 25 + 1}/video.mp4", bytes([index]) * 2_000)
@@ -126,26 +129,26 @@ def videos_in(root: Path) -> dict[str, bytes]:
 
 
 def test_fetch_ovobench(hub: Hub, root: Path) -> None:
-    assert fetch("ovobench", root, progress=False) == root
+    assert fetch(OVO, root, progress=False) == root
     assert videos_in(root) == VIDEOS
     assert sorted(hub.downloads) == PARTS
     assert all((root / part).is_file() for part in PARTS)
     hub.downloads.clear()
-    fetch("ovobench", root, progress=False)
+    fetch(OVO, root, progress=False)
     assert hub.downloads == []
-    fetch("ovobench", root, delete_parts=True, progress=False)  # now the parts may go
+    fetch(OVO, root, delete_parts=True, progress=False)  # now the parts may go
     assert hub.downloads == []
     assert not any((root / part).exists() for part in PARTS)
 
 
 def test_fetch_after_delete_parts_downloads_nothing(hub: Hub, root: Path) -> None:
-    fetch("ovobench", root, delete_parts=True, progress=False)
+    fetch(OVO, root, delete_parts=True, progress=False)
     assert not any((root / part).exists() for part in PARTS)
     hub.downloads.clear()
-    fetch("ovobench", root, progress=False)
+    fetch(OVO, root, progress=False)
     assert hub.downloads == []
     (root / "src_videos/COIN/3.mp4").unlink()  # a lost video brings the archive back
-    fetch("ovobench", root, progress=False)
+    fetch(OVO, root, progress=False)
     assert sorted(hub.downloads) == PARTS
     assert videos_in(root) == VIDEOS
 
@@ -153,13 +156,13 @@ def test_fetch_after_delete_parts_downloads_nothing(hub: Hub, root: Path) -> Non
 def test_fetch_downloads_only_missing_parts(hub: Hub, root: Path) -> None:
     split(tar_bytes(VIDEOS), root, CUTS)
     (root / PARTS[2]).unlink()
-    fetch("ovobench", root, progress=False)
+    fetch(OVO, root, progress=False)
     assert hub.downloads == [PARTS[2]]
     assert videos_in(root) == VIDEOS
 
 
 def test_fetch_streamingbench_part(hub: Hub, tmp_path: Path) -> None:
-    fetch("streamingbench", tmp_path, ["sqa"], delete_parts=True, progress=False)
+    fetch(SB, tmp_path, ["sqa"], delete_parts=True, progress=False)
     assert videos_in(tmp_path) == {
         "videos/sample_1_sqa.mp4": b"\0" * 2_000,
         "videos/sample_26_sqa.mp4": b"\1" * 2_000,
@@ -176,16 +179,16 @@ def test_fetch_checks_the_disk_before_downloading(
     size = len(tar_bytes(VIDEOS))
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=2 * size - 1))
     with pytest.raises(DataError, match="downloading and unpacking ovobench needs"):
-        fetch("ovobench", root, progress=False)
+        fetch(OVO, root, progress=False)
     assert hub.downloads == []
-    fetch("ovobench", root, delete_parts=True, progress=False)
+    fetch(OVO, root, delete_parts=True, progress=False)
     assert videos_in(root) == VIDEOS
 
 
 def test_a_file_the_hub_lost(hub: Hub, root: Path) -> None:
     del hub.repositories["JoeLeelyf/OVO-Bench"][PARTS[1]]
     with pytest.raises(DataError, match=f"'{PARTS[1]}' is not in the hub dataset JoeLeelyf/OVO-Bench"):
-        fetch("ovobench", root, progress=False)
+        fetch(OVO, root, progress=False)
     assert hub.downloads == []
 
 
@@ -197,7 +200,7 @@ def test_a_download_that_breaks_off(hub: Hub, root: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", breaks)
     with pytest.raises(DataError, match=r"cannot write to .*No space left"):
-        fetch("ovobench", root, progress=False)
+        fetch(OVO, root, progress=False)
 
 
 def test_question_file_comes_from_the_repository(
@@ -213,32 +216,31 @@ def test_question_file_comes_from_the_repository(
         return path.open("rb")
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    fetch("ovobench", tmp_path / "root", progress=False)
+    fetch(OVO, tmp_path / "root", progress=False)
     assert asked == ["https://raw.githubusercontent.com/JoeLeelyf/OVO-Bench/main/data/ovo_bench_new.json"]
     assert (tmp_path / "root" / "ovo_bench_new.json").read_bytes() == body
     body = b"<html>sign in to this network</html>"
     with pytest.raises(DataError, match="another machine"):
-        fetch("ovobench", tmp_path / "other", progress=False)
+        fetch(OVO, tmp_path / "other", progress=False)
     assert not (tmp_path / "other" / "ovo_bench_new.json").exists()
 
 
 def test_unknown_names(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="known: ovobench, streamingbench"):
-        fetch("ovo", tmp_path)
-    with pytest.raises(DataError, match="known: real, omni, sqa, proactive"):
-        fetch("streamingbench", tmp_path, ["reel"])
+    with pytest.raises(DataError, match="unknown part of streamingbench 'reel'; did you mean 'real'"):
+        fetch(SB, tmp_path, ["reel"])
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot create"):
-        fetch("ovobench", tmp_path / "file" / "x")
+        fetch(OVO, tmp_path / "file" / "x")
 
 
 @pytest.mark.parametrize("variables", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_no_network_is_one_quick_line(tmp_path: Path, variables: dict[str, str]) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nimport huggingface_hub\n"
-        "from stc_lmms.data import fetch\nfrom stc_lmms.errors import DataError\n"
+        "from stc_lmms.benchmarks.registry import find\n"
+        "from stc_lmms.data.download import fetch\nfrom stc_lmms.errors import DataError\n"
         "start = time.monotonic()\n"
-        "try: fetch('ovobench', Path(sys.argv[1]))\n"
+        "try: fetch(find('ovobench').source, Path(sys.argv[1]))\n"
         "except DataError as error: print(error)\n"
         "print(time.monotonic() - start)\n"
     )
@@ -268,7 +270,7 @@ def test_local_archives_need_no_network(root: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     split(tar_bytes(VIDEOS), root, CUTS)
     start = time.monotonic()
-    fetch("ovobench", root, progress=False)
+    fetch(OVO, root, progress=False)
     assert videos_in(root) == VIDEOS
     assert time.monotonic() - start < 5
 
@@ -278,7 +280,7 @@ def test_offline_mode_holds_for_the_repository_too(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked the network"))
     split(tar_bytes(VIDEOS), tmp_path, CUTS)
     with pytest.raises(DataError, match=r"offline mode.*ovo_bench_new\.json on another machine"):
-        fetch("ovobench", tmp_path, progress=False)
+        fetch(OVO, tmp_path, progress=False)
 
 
 def test_a_damaged_marker_is_ignored(root: Path) -> None:
@@ -288,5 +290,5 @@ def test_a_damaged_marker_is_ignored(root: Path) -> None:
         marker.parent.mkdir(exist_ok=True)
         marker.write_text(text)
         (root / "src_videos/COIN/0.mp4").unlink(missing_ok=True)
-        fetch("ovobench", root, progress=False)
+        fetch(OVO, root, progress=False)
         assert videos_in(root) == VIDEOS

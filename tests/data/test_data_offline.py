@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
+from stc_lmms.benchmarks.registry import BENCHMARKS, find
 from stc_lmms.cli.main import main
-from stc_lmms.data.offline import SOURCES, offline_candidates
-from stc_lmms.data.rows import PARTS, load_rows
 from stc_lmms.errors import DataError
 from tests.media import encode_video, moving_square_frames
 
@@ -40,12 +39,14 @@ HUB_ROWS: dict[str, dict[str, Any]] = {
     },
 }
 PLACES = {"mlvu": "a.mp4", "egoschema": "videos/a.MP4", "videomme": "data/a.mkv"}
+CONFIGS = {"egoschema": "Subset"}
+SOURCES = {name: found.source for name, found in BENCHMARKS.items() if not found.timed}
 every_set = pytest.mark.parametrize("benchmark", SOURCES)
 
 
 def told(benchmark: str) -> str:
     with pytest.raises(DataError) as caught:
-        load_rows(benchmark, *PARTS[benchmark])
+        find(benchmark).load_rows(*find(benchmark).parts)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -65,7 +66,7 @@ def stand_in(root: Path, benchmark: str) -> None:
     source = SOURCES[benchmark]
     folder = root / source.hub_id
     folder.mkdir(parents=True)
-    name = source.config or "default"
+    name = CONFIGS.get(benchmark, "default")
     (folder / "README.md").write_text(
         f"---\nconfigs:\n- config_name: {name}\n  data_files:\n  - split: test\n    path: t.jsonl\n---\n"
     )
@@ -76,7 +77,7 @@ def stand_in(root: Path, benchmark: str) -> None:
 def test_no_root_says_what_to_download(benchmark: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = SOURCES[benchmark]
     message = told(benchmark)
-    for piece in (f"{source.variable} is not set", source.hub_id, "<video>", f"$HF_HOME/{source.cache}"):
+    for piece in (f"{source.variable} is not set", source.hub_id, "<video>", f"$HF_HOME/{benchmark}"):
         assert piece in message
     monkeypatch.setenv(source.variable, "/no/such/folder")
     assert f"{source.variable}=/no/such/folder is not a folder" in told(benchmark)
@@ -85,7 +86,9 @@ def test_no_root_says_what_to_download(benchmark: str, monkeypatch: pytest.Monke
 @every_set
 def test_no_rows_says_which_file_is_wanted(root: Path, benchmark: str) -> None:
     message = told(benchmark)
-    assert SOURCES[benchmark].hub_id in message and f"put {SOURCES[benchmark].file}" in message
+    assert SOURCES[benchmark].hub_id in message
+    (portion,) = SOURCES[benchmark].portions.values()
+    assert f"put {portion.questions}" in message
 
 
 @every_set
@@ -96,7 +99,7 @@ def test_rows_of_the_hub_and_videos_where_lmms_eval_puts_them(root: Path, benchm
     video = root / PLACES[benchmark]
     video.parent.mkdir(exist_ok=True)
     video.write_bytes(b"")
-    (row,) = load_rows(benchmark, *PARTS[benchmark])
+    (row,) = find(benchmark).load_rows(*find(benchmark).parts)
     assert row["path"] == str(video) and row["benchmark"] == benchmark
     assert row["questions"][0]["answer"] == "B"
 
@@ -105,16 +108,16 @@ def test_the_file_goes_before_the_hub(root: Path) -> None:
     (root / "dev_debug_mc.json").write_text(json.dumps([ENTRY]))
     (root / "videos" / "2_needle").mkdir(parents=True)
     (root / "videos" / "2_needle" / "a.mp4").write_bytes(b"")
-    (row,) = load_rows("mlvu", "dev")
+    (row,) = find("mlvu").load_rows("dev")
     assert row["path"] == str(root / "videos" / "2_needle" / "a.mp4")
     assert row["questions"][0]["task"] == "needle"
 
 
 def test_candidates_prefer_the_fuller_path() -> None:
-    found = offline_candidates("mlvu", "data/mlvu/videos/2_needle/a.mp4")
+    found = find("mlvu").video_candidates("data/mlvu/videos/2_needle/a.mp4")
     assert found[0] == "data/mlvu/videos/2_needle/a.mp4" and found[-1] == "video/a.mp4"
     assert found.index("videos/2_needle/a.mp4") < found.index("a.mp4")
-    assert offline_candidates("egoschema", "a")[0] == "videos/a.mp4"
+    assert find("egoschema").video_candidates("a")[0] == "videos/a.mp4"
 
 
 def test_verify_needs_no_time(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stc_lmms.data import load_hub_annotations, load_ovobench_rows
+from stc_lmms.benchmarks.ovobench import BENCHMARK, hub_annotations
 from stc_lmms.errors import DataError
 
 CHOICE = {"question": "What?", "answer": "b", "options": ["a", "b"], "gt": 1}
@@ -58,37 +58,38 @@ def write(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
 
 def test_hub_rows_equal_the_original(local_hub: Path, tmp_path: Path) -> None:
     expected = sorted((row for rows in ROWS.values() for row in rows), key=lambda row: row["id"])
-    assert load_hub_annotations() == expected
+    assert hub_annotations(tmp_path) == expected
     (tmp_path / "root").mkdir()
-    assert load_ovobench_rows(tmp_path / "root") == expected  # the fallback
+    assert BENCHMARK.annotations(tmp_path / "root", "backward") == expected  # the fallback
 
     (tmp_path / "root" / "ovo_bench_new.json").write_text(json.dumps(expected[:2]))
-    assert load_ovobench_rows(tmp_path / "root") == expected[:2]  # the file comes first
+    assert BENCHMARK.annotations(tmp_path / "root", "backward") == expected[:2]  # the file comes first
 
 
 @pytest.mark.parametrize("field", ["video", "realtime"])
 def test_hub_rows_without_source_fields(local_hub: Path, tmp_path: Path, field: str) -> None:
     write(local_hub, {"backward": [{k: v for k, v in row.items() if k != field} for row in ROWS["backward"]]})
     with pytest.raises(DataError) as error:
-        load_hub_annotations(tmp_path)
+        hub_annotations(tmp_path)
     message = str(error.value)
-    assert f"lacks '{field}'" in message
+    assert f"field '{field}' is missing" in message
     assert f"ovo_bench_new.json and put it at {tmp_path}" in message
     assert "\n" not in message
 
 
-def test_hub_without_a_config(local_hub: Path) -> None:
+def test_hub_without_a_config(local_hub: Path, tmp_path: Path) -> None:
     (local_hub / "README.md").write_text(HEADER.replace("forward\n", "else\n") + "---\n")
     with pytest.raises(DataError, match="cannot load 'forward'"):
-        load_hub_annotations()
+        hub_annotations(tmp_path)
 
 
 @pytest.mark.parametrize("variables", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_no_network_is_one_quick_line(tmp_path: Path, variables: dict[str, str]) -> None:
     code = (
-        "import time, datasets\nfrom pathlib import Path\nfrom stc_lmms.data import load_ovobench_rows\n"
+        "import time, datasets\nfrom pathlib import Path\n"
+        "from stc_lmms.benchmarks.ovobench import BENCHMARK\n"
         "from stc_lmms.errors import DataError\nstart = time.monotonic()\n"
-        "try: load_ovobench_rows(Path('.'))\n"
+        "try: BENCHMARK.annotations(Path('.'), 'backward')\n"
         "except DataError as error: print(error)\n"
         "print(time.monotonic() - start)\n"
     )
@@ -111,22 +112,22 @@ def test_no_network_is_one_quick_line(tmp_path: Path, variables: dict[str, str])
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("{", "cannot read"),
-        ("{}", "not a list"),
-        ("[]", "no rows"),
-        ("[3]", "not an object"),
-        (json.dumps([{**ROWS["backward"][0], "realtime": "12"}]), "wrong type"),
-        (json.dumps([{**ROWS["forward"][0], "test_info": [{"count": 1}]}]), "wrong type"),
-        (json.dumps([{**ROWS["forward"][0], "test_info": []}]), "lacks 'test_info'"),
+        ("{", "is not JSON"),
+        ("{}", "must be a non-empty list"),
+        ("[]", "must be a non-empty list"),
+        ("[3]", "must be an object"),
+        (json.dumps([{**ROWS["backward"][0], "realtime": "12"}]), "field 'realtime' must be int or float"),
+        (json.dumps([{**ROWS["forward"][0], "test_info": [{"count": 1}]}]), "field 'realtime' is missing"),
+        (json.dumps([{**ROWS["forward"][0], "test_info": []}]), "field 'test_info' is empty"),
         (json.dumps([ROWS["backward"][0]] * 2), "twice"),
     ],
 )
 def test_malformed_question_file(tmp_path: Path, content: str, problem: str) -> None:
     (tmp_path / "ovo_bench_new.json").write_text(content)
     with pytest.raises(DataError, match=problem):
-        load_ovobench_rows(tmp_path)
+        BENCHMARK.annotations(tmp_path, "backward")
 
 
 def test_no_stand_in_for_other_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"ovo_bench_mini\.json is not in"):
-        load_ovobench_rows(tmp_path, "ovo_bench_mini.json")
+        BENCHMARK.annotations(tmp_path, "backward", "mini")

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from stc_lmms.data import annotation_file, benchmark_root, roots, safe_join, video_candidates, video_path
+from stc_lmms.benchmarks.registry import BENCHMARKS, find
+from stc_lmms.data import roots
+from stc_lmms.data.roots import data_root, mini_root, question_file, safe_join, video_path
 from stc_lmms.errors import DataError
+
+OVO, SB = find("ovobench").source, find("streamingbench").source
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> str:
@@ -20,13 +24,13 @@ def test_root_from_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "sb").mkdir()
     monkeypatch.setenv("STC_OVOBENCH_ROOT", "~/ovo")
     monkeypatch.setenv("STC_STREAMINGBENCH_ROOT", str(tmp_path / "sb"))
-    assert benchmark_root("ovobench") == tmp_path / "ovo"
-    assert benchmark_root("streamingbench") == tmp_path / "sb"
+    assert data_root(OVO) == tmp_path / "ovo"
+    assert data_root(SB) == tmp_path / "sb"
 
 
 def test_missing_root_says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError) as error:
-        benchmark_root("ovobench")
+        data_root(OVO)
     for piece in (
         "STC_OVOBENCH_ROOT is not set",
         "JoeLeelyf/OVO-Bench",
@@ -40,7 +44,7 @@ def test_missing_root_says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
         assert piece in one_line(error)
 
     with pytest.raises(DataError) as error:
-        benchmark_root("streamingbench")
+        data_root(SB)
     for piece in (
         "STC_STREAMINGBENCH_ROOT is not set: for part 'real' of streamingbench run",
         "`stc-lmms data fetch streamingbench --to DIR` (roughly 90 GB)",
@@ -51,28 +55,28 @@ def test_missing_root_says_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("STC_OVOBENCH_ROOT", "/no/such/folder")
     with pytest.raises(DataError, match="STC_OVOBENCH_ROOT=/no/such/folder is not a folder"):
-        benchmark_root("ovobench")
-    with pytest.raises(DataError, match="known: ovobench, streamingbench"):
-        benchmark_root("ovo")
+        data_root(OVO)
+    with pytest.raises(DataError, match="unknown benchmark 'ovo'; did you mean 'ovobench'"):
+        find("ovo")
 
 
 def test_mini_is_the_shipped_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roots, "tasks_root", lambda: tmp_path)
     with pytest.raises(DataError, match="mini_data is not a folder"):
-        benchmark_root("mini")
+        mini_root()
     videos = tmp_path / "mini_data" / "videos"
     videos.mkdir(parents=True)
     (videos / "pool.mp4").touch()
     (tmp_path / "mini_data" / "ovo_bench_mini.json").write_text("[]")
-    root = benchmark_root("mini")
-    assert annotation_file(root, "ovo_bench_mini.json").is_file()
-    for written in ("pool.mp4", "videos/pool.mp4", "./videos/pool.mp4"):
-        assert video_path(root, video_candidates("mini", written)) == videos / "pool.mp4"
+    root = mini_root()
+    assert question_file(root, "ovo_bench_mini.json", OVO).is_file()
+    for benchmark, written in (("ovobench", "pool.mp4"), ("streamingbench", "./videos/pool.mp4")):
+        assert video_path(root, find(benchmark).video_candidates(written)) == videos / "pool.mp4"
 
     (tmp_path / "own").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("STC_MINI", "~/own")
-    assert benchmark_root("mini") == tmp_path / "own"
+    assert mini_root() == tmp_path / "own"
 
 
 @pytest.mark.parametrize("folder", ["", "data", "src/data", "StreamingBench"])
@@ -80,30 +84,30 @@ def test_annotation_file_places(tmp_path: Path, folder: str) -> None:
     path = tmp_path / folder / "questions_real.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("[]")
-    assert annotation_file(tmp_path, "questions_real.json") == path
+    assert question_file(tmp_path, "questions_real.json", SB) == path
 
 
 def test_annotation_file_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
-        annotation_file(tmp_path, "ovo_bench_new.json")
+        question_file(tmp_path, "ovo_bench_new.json", OVO)
     assert str(tmp_path) in one_line(error)
     assert "JoeLeelyf/OVO-Bench/main/data/ovo_bench_new.json" in one_line(error)
     with pytest.raises(DataError) as error:
-        annotation_file(tmp_path, "Proactive_Output.csv")
+        question_file(tmp_path, "Proactive_Output.csv", SB)
     command = f"`stc-lmms data fetch streamingbench --parts proactive --to {tmp_path}` (about 9 GB)"
     assert f"for part 'proactive' of streamingbench run {command}" in one_line(error)
     assert "StreamingBench/Proactive_Output.csv from the hub dataset mjuicem/StreamingBench" in one_line(
         error
     )
     with pytest.raises(DataError, match=r"StreamingBench/\)$"):
-        annotation_file(tmp_path, "own_questions.json")
+        question_file(tmp_path, "own_questions.json", SB)
     with pytest.raises(DataError, match="not a bare file name"):
-        annotation_file(tmp_path / "x", "../secret.json")
+        question_file(tmp_path / "x", "../secret.json", SB)
 
 
 @pytest.mark.parametrize("place", ["src_videos/COIN/x.mp4", "COIN/x.mp4", "data/src_videos/COIN/x.mp4"])
 def test_ovobench_video(tmp_path: Path, place: str) -> None:
-    candidates = video_candidates("ovobench", "COIN/x.mp4")
+    candidates = find("ovobench").video_candidates("COIN/x.mp4")
     assert video_path(tmp_path, candidates) is None
     (tmp_path / place).parent.mkdir(parents=True)
     (tmp_path / place).touch()
@@ -130,7 +134,7 @@ def test_ovobench_video(tmp_path: Path, place: str) -> None:
 def test_streamingbench_video(tmp_path: Path, written: str, place: str) -> None:
     (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / place).touch()
-    assert video_path(tmp_path, video_candidates("streamingbench", written)) == tmp_path / place
+    assert video_path(tmp_path, find("streamingbench").video_candidates(written)) == tmp_path / place
 
 
 def test_streamingbench_parts_are_never_mixed_up(tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_streamingbench_parts_are_never_mixed_up(tmp_path: Path) -> None:
     (tmp_path / "sample_1" / "video.mp4").touch()  # of which part?
     (tmp_path / "real" / "sample_1").mkdir(parents=True)
     (tmp_path / "real" / "sample_1" / "video.mp4").touch()
-    assert video_path(tmp_path, video_candidates("streamingbench", "./videos/sample_1_sqa.mp4")) is None
+    assert video_path(tmp_path, find("streamingbench").video_candidates("./videos/sample_1_sqa.mp4")) is None
 
 
 UNSAFE = ["/etc/passwd", "../x.mp4", "a/../../x.mp4", "", ".", "a\\..\\x.mp4", "C:/x.mp4", "C:x.mp4", "a\0b"]
@@ -155,11 +159,11 @@ def test_unsafe_paths_are_refused(tmp_path: Path, name: str) -> None:
         video_path(root, ["good.mp4", name])
 
 
-@pytest.mark.parametrize("benchmark", ["ovobench", "streamingbench", "mini"])
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
 @pytest.mark.parametrize("video", ["/etc/passwd", "../../etc/passwd", "a/../../../x_real.mp4"])
 def test_unsafe_annotations_are_refused(tmp_path: Path, benchmark: str, video: str) -> None:
     with pytest.raises(DataError, match="unsafe path"):
-        video_path(tmp_path, video_candidates(benchmark, video))
+        video_path(tmp_path, find(benchmark).video_candidates(video))
 
 
 def test_symlinks_may_lead_to_another_disk_but_nothing_is_written_through_them(tmp_path: Path) -> None:
@@ -178,7 +182,7 @@ def test_symlinks_may_lead_to_another_disk_but_nothing_is_written_through_them(t
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, stc_lmms.data; "
+        "import sys, stc_lmms.benchmarks.registry, stc_lmms.data.download, stc_lmms.data.check; "
         "print([m for m in ('torch', 'datasets', 'huggingface_hub', 'numpy', 'tqdm') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

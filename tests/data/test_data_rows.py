@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from stc_lmms.benchmarks.registry import BENCHMARKS, find
 from stc_lmms.cli.main import main
-from stc_lmms.data import BENCHMARKS
-from stc_lmms.data.rows import PARTS, load_rows, needed_videos
 from stc_lmms.errors import DataError
 from stc_lmms.resources import tasks_root
 
@@ -16,7 +15,10 @@ MINI = tasks_root() / "mini_data"
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 # (benchmark, part that is evaluated, options of the command, archives, size)
 PART_FACTS = [
-    *(("ovobench", mode, "", "'src_videos.tar.parta[a-e]'", "about 44 GB") for mode in PARTS["ovobench"]),
+    *(
+        ("ovobench", mode, "", "'src_videos.tar.parta[a-e]'", "about 44 GB")
+        for mode in BENCHMARKS["ovobench"].parts
+    ),
     ("streamingbench", "real", "", "'Real-Time Visual Understanding_*.zip'", "roughly 90 GB"),
     ("streamingbench", "omni", " --parts omni", "'Scene Understanding_*.zip', 'Emotion", "roughly 55 GB"),
     ("streamingbench", "contextual", " --parts omni", "'Anomaly Context Understanding.zip'", "roughly 55 GB"),
@@ -28,7 +30,7 @@ facts = pytest.mark.parametrize(("benchmark", "part", "options", "archives", "si
 
 def told(benchmark: str, part: str) -> str:
     with pytest.raises(DataError) as caught:
-        load_rows(benchmark, part)
+        find(benchmark).load_rows(part)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -37,7 +39,7 @@ def told(benchmark: str, part: str) -> str:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The root of both benchmarks, with the questions of the mini data and none of its videos."""
     for benchmark in BENCHMARKS.values():
-        monkeypatch.setenv(benchmark.variable, str(tmp_path))
+        monkeypatch.setenv(benchmark.source.variable, str(tmp_path))
     for path in MINI.glob("questions_*.json"):
         shutil.copy(path, tmp_path)
     shutil.copy(MINI / "ovo_bench_mini.json", tmp_path / "ovo_bench_new.json")
@@ -48,7 +50,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_no_root(benchmark: str, part: str, options: str, archives: str, size: str) -> None:
     message = told(benchmark, part)
     assert f"run `stc-lmms data fetch {benchmark}{options} --to DIR` ({size})" in message
-    assert archives in message and BENCHMARKS[benchmark].hub_id in message
+    assert archives in message and find(benchmark).source.hub_id in message
 
 
 @facts
@@ -58,7 +60,7 @@ def test_no_questions(root: Path, benchmark: str, part: str, options: str, archi
     message = told(benchmark, part)
     assert f"run `stc-lmms data fetch {benchmark}{options} --to {root}` ({size})" in message
     with pytest.raises(DataError) as caught:
-        needed_videos(benchmark, [part])
+        find(benchmark).needed_videos([part])
     assert str(caught.value) == message
 
 
@@ -72,10 +74,10 @@ def test_no_videos(root: Path, benchmark: str, part: str, options: str, archives
 
 def test_one_missing_video_is_a_failure_of_its_own_row(root: Path) -> None:
     (root / "videos").mkdir()
-    names = {Path(row["path"]).name for row in load_rows("streamingbench", "real", "mini")}
+    names = {Path(row["path"]).name for row in find("streamingbench").load_rows("real", "mini")}
     assert len(names) > 1
     shutil.copy(MINI / "videos" / sorted(names)[0], root / "videos")
-    rows = load_rows("streamingbench", "real")
+    rows = find("streamingbench").load_rows("real")
     assert sum(Path(row["path"]).is_file() for row in rows) == 1 and len(rows) == len(names)
 
 
@@ -88,14 +90,14 @@ def test_questions_of_the_hub_stand_in(root: Path) -> None:
     (root / "StreamingBench/Real_Time_Visual_Understanding.csv").write_text(f"{head}\n{line}\n")
     (root / "videos").mkdir()
     shutil.copy(MINI / "videos/sample_6_real.mp4", root / "videos")
-    (row,) = load_rows("streamingbench", "real")
+    (row,) = find("streamingbench").load_rows("real")
     assert row["path"] == str(root / "videos/sample_6_real.mp4")
 
 
-def test_sizes_in_the_readme_are_those_of_the_catalog() -> None:
-    for benchmark in BENCHMARKS.values():
-        (line,) = (line for line in README.splitlines() if f"`{benchmark.variable}`" in line)
-        for name, part in benchmark.parts.items():
+def test_sizes_in_the_readme_are_those_of_the_sources() -> None:
+    for source in (benchmark.source for benchmark in BENCHMARKS.values() if benchmark.source.fetchable):
+        (line,) = (line for line in README.splitlines() if f"`{source.variable}`" in line)
+        for name, part in source.portions.items():
             assert part.size in line or name == "chunked"
 
 
@@ -106,7 +108,10 @@ def test_sizes_in_the_readme_are_those_of_the_catalog() -> None:
         ("verify streamingbench --parts omin", "unknown part 'omin'; did you mean 'omni'? (valid: "),
         ("verify ovobench --parts src", "unknown part 'src' (valid: backward, forward, realtime)"),
         ("verify ovobench_mini --parts backward,", "unknown part '' (valid: "),
-        ("fetch ovobench --to {} --parts srcs", "unknown part 'srcs' of ovobench; known: src, chunked"),
+        (
+            "fetch ovobench --to {} --parts srcs",
+            "unknown part of ovobench 'srcs'; did you mean 'src'? (valid: chunked, src)",
+        ),
         (
             "verify ovobench",
             "STC_OVOBENCH_ROOT is not set: for part 'src' of ovobench run `stc-lmms data fetch",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from stc_lmms.benchmarks.streamingbench_data import SOURCE, unpacked_path
 from stc_lmms.data.archives import extract_zip
-from stc_lmms.data.catalog import STREAMINGBENCH, flat_video_name
 from stc_lmms.errors import DataError
 from tests.data.data_helpers import make_zip, tree
 
@@ -133,13 +133,13 @@ def test_damaged_zips(tmp_path: Path) -> None:
         ("omni", "Emotion Recognition.zip", "notes.txt", "videos/Emotion Recognition/notes.txt"),
     ],
 )
-def test_flat_video_names(part: str, archive: str, member: str, expected: str) -> None:
-    assert (archive,) in STREAMINGBENCH.parts[part].archives
-    assert flat_video_name(part, archive, member) == expected
+def test_unpacked_paths(part: str, archive: str, member: str, expected: str) -> None:
+    assert (archive,) in SOURCE.portions[part].archives
+    assert unpacked_path(part, archive, member) == expected
 
 
 def test_two_members_for_one_file(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", {"sample_1/video.mp4": b"a", "x/sample_1/video.mp4": b"b"})
     with pytest.raises(DataError, match="for the same file"):
-        quiet_zip(archive, tmp_path / "out", rename=partial(flat_video_name, "real", "a.zip"))
+        quiet_zip(archive, tmp_path / "out", rename=partial(unpacked_path, "real", "a.zip"))
     assert tree(tmp_path / "out") == {}

@@ -7,7 +7,7 @@ import pytest
 from lmms_eval.api.instance import Instance
 from lmms_eval.tasks.ovobench import utils as builtin_ovobench
 
-from stc_lmms.data.rows import load_rows
+from stc_lmms.benchmarks.registry import find
 from stc_lmms.errors import DataError
 from stc_lmms.eval import lmms_tasks
 from stc_lmms.eval.dialogue import MAX_BROKEN_ROUNDS, AnswerText, RequestDialogue, reason, to_clip
@@ -96,7 +96,7 @@ def test_a_task_that_raises_fails_its_own_sample_only():
 
 
 def test_our_rounds_follow_the_answers():
-    (row,) = load_rows("streamingbench", "proactive", "mini")
+    (row,) = find("streamingbench").load_rows("proactive", "mini")
     request = multi(lmms_tasks.doc_to_text(row), lmms_tasks.doc_to_visual, lmms_tasks.doc_to_text)
 
     def yes_at_five(asked):

@@ -5,9 +5,10 @@ import logging
 import pytest
 from lmms_eval.api.instance import Instance
 
+from stc_lmms.benchmarks.ovobench import BENCHMARK
 from stc_lmms.benchmarks.summary import format_table
 from stc_lmms.eval.lmms_eval import LlavaOvStc
-from stc_lmms.eval.lmms_tasks import SCORERS, process_results
+from stc_lmms.eval.lmms_tasks import process_results
 from stc_lmms.resources import tasks_root
 from tests import media
 
@@ -60,7 +61,7 @@ def test_past_the_end_of_a_whole_video(checkpoint, video, caplog):
     assert [record["past_end"] for record in records] == [False, False, True, True]
     assert (found["n"], found["n_past_end"], found["n_failed"]) == (4, 2, 0)
     assert [record["past_end"] for record in found["micro"]["records"]] == [False, False, True, True]
-    assert "past end" in format_table(SCORERS["ovobench"].summarise(found["micro"]["records"]))
+    assert "past end" in format_table(BENCHMARK.summarise(found["micro"]["records"]))
 
 
 @pytest.mark.parametrize("task", ["ovobench_stream", "streamingbench"])

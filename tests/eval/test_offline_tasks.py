@@ -7,14 +7,15 @@ import pytest
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
-from stc_lmms.benchmarks.mcq import rekv_prompt
-from stc_lmms.data.offline import SOURCES
+from parity.rules import rekv_prompt
+from stc_lmms.benchmarks.registry import BENCHMARKS
 from stc_lmms.eval.dialogue import RequestDialogue
 from stc_lmms.eval.lmms_eval import LlavaOvStc
 from stc_lmms.models.llava_onevision.model import LlavaOnevisionStream
 from stc_lmms.resources import tasks_root
 from tests.media import encode_video, moving_square_frames
 
+SETS = [benchmark for benchmark in BENCHMARKS.values() if not benchmark.timed]
 CHOICES = ["Red", "Blue", "Green", "White"]
 ANSWERS = {"mlvu": "Blue", "egoschema": 1, "videomme": "B"}
 
@@ -47,9 +48,11 @@ def asked(checkpoint, tmp_path_factory):
         return original(self, question, generation, search=search)
 
     with pytest.MonkeyPatch.context() as patch:
-        for benchmark, source in SOURCES.items():
-            patch.setenv(source.variable, str(root))
-            (root / source.file).write_text(json.dumps([entry(benchmark, name) for name in "ab"]))
+        for benchmark in SETS:
+            patch.setenv(benchmark.source.variable, str(root))
+            (portion,) = benchmark.source.portions.values()
+            entries = [entry(benchmark.name, name) for name in "ab"]
+            (root / portion.questions).write_text(json.dumps(entries))
         patch.setattr(LlavaOnevisionStream, "ask", ask)
         lm = LlavaOvStc(
             pretrained=str(checkpoint),
@@ -61,7 +64,7 @@ def asked(checkpoint, tmp_path_factory):
         )
         results = simple_evaluate(
             model=lm,
-            tasks=[f"{benchmark}_stream" for benchmark in SOURCES],
+            tasks=[benchmark.task_name() for benchmark in SETS],
             task_manager=TaskManager(include_path=str(tasks_root()), include_defaults=False),
             cli_args=Namespace(output_path=str(output), process_with_media=False),
             bootstrap_iters=0,
@@ -74,10 +77,10 @@ def test_all_questions_are_asked_at_the_end_of_one_encode(asked):
     assert len(said) == 12 and {seen for *_, seen in said} == {3, 5}
     cost = results["config"]["resolved_cli_args"]["stc_efficiency"]
     assert cost["frames_encoded"] == 3 + 5  # three tasks, four questions on each video
-    for benchmark in SOURCES:
-        found = results["results"][f"{benchmark}_stream"]
+    for benchmark in SETS:
+        found = results["results"][benchmark.task_name()]
         assert found["n,none"] == 4 and found["n_failed,none"] == found["n_past_end,none"] == 0
-        (summary,) = output.glob(f"stc_summary_{benchmark}_*.json")
+        (summary,) = output.glob(f"stc_summary_{benchmark.name}_*.json")
         assert json.loads(summary.read_text())["summary"]["headline"] == "micro"
 
 

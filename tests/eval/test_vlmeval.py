@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 import yaml
 
-from stc_lmms.data.rows import load_chunks, load_rows
+from stc_lmms.benchmarks.registry import find
 from stc_lmms.errors import SettingsError
 from stc_lmms.eval.dialogue import GENERATION, AnswerText, RowDialogue
 from stc_lmms.eval.session import Clip
@@ -84,7 +84,7 @@ def test_importing_the_package_never_imports_vlmeval():
 
 
 def test_a_row_is_asked_as_lmms_eval_asks_it():
-    (row,) = load_rows("streamingbench", "proactive", "mini")
+    (row,) = find("streamingbench").load_rows("proactive", "mini")
     job = RowDialogue(row, 0)
     first, second = row["questions"]
     asked = []
@@ -104,11 +104,13 @@ def test_chunks_have_the_questions_of_the_stream(tmp_path, monkeypatch):
     (tmp_path / "ovo_bench_new.json").write_text((QUIRKS / "ovo_bench_mini.json").read_text())
     for part in ("backward", "forward"):
         stream = {
-            q["qid"]: q["prompt"] for row in load_rows("ovobench", part, "mini") for q in row["questions"]
+            q["qid"]: q["prompt"]
+            for row in find("ovobench").load_rows(part, "mini")
+            for q in row["questions"]
         }
         name = next(iter(stream)).replace(":", "_") + ".mp4"
         (tmp_path / "chunked_videos" / name).touch()
-        rows = load_chunks(part)
+        rows = find("ovobench").load_rows(part, "chunks")
         assert {row["questions"][0]["qid"]: row["questions"][0]["prompt"] for row in rows} == stream
         assert all(len(row["questions"]) == 1 and row["questions"][0]["end_s"] == -1 for row in rows)
         assert str(tmp_path / "chunked_videos" / name) in {row["path"] for row in rows}

@@ -35,7 +35,7 @@ from vlmeval.config import supported_VLM  # noqa: E402
 from vlmeval.vlm.base import BaseModel  # noqa: E402
 
 from stc_lmms.eval.vlmeval import data as vlmeval_data  # noqa: E402
-from stc_lmms.eval.vlmeval.data import OVOBench, StreamingBench, deal  # noqa: E402
+from stc_lmms.eval.vlmeval.data import CLASSES, deal  # noqa: E402
 from stc_lmms.eval.vlmeval.model import StcVLM  # noqa: E402
 
 
@@ -62,7 +62,7 @@ def toy(monkeypatch, tmp_path):
 
 
 def test_questions_in_any_order_get_the_same_answers_from_one_stream(toy):
-    dataset = OVOBench("OVOBench_mini_realtime")
+    dataset = CLASSES["OVOBench"]("OVOBench_mini_realtime")
     messages = [dataset.build_prompt(index, video_llm=True) for index in range(len(dataset.data))]
     answers = [toy.make().generate(messages[0])]
     model = toy.make()
@@ -154,7 +154,7 @@ def chunks(tmp_path, monkeypatch):
     (root / "chunked_videos").mkdir(parents=True)
     (root / "ovo_bench_new.json").write_text((QUIRKS / "ovo_bench_mini.json").read_text())
     video = encode_video(tmp_path / "chunk.mp4", moving_square_frames(20), 5)
-    for qid in OVOBench("OVOBench_mini_backward").data["qid"]:
+    for qid in CLASSES["OVOBench"]("OVOBench_mini_backward").data["qid"]:
         (root / "chunked_videos" / f"{qid.replace(':', '_')}.mp4").symlink_to(video)
     absent = sorted((root / "chunked_videos").iterdir())[0]
     absent.unlink()
@@ -186,7 +186,7 @@ def without(tmp_path, monkeypatch):
     monkeypatch.setenv("STC_MINI", str(root))
 
     def without(dataset, count):
-        paths = list(dict.fromkeys(row["path"] for row in StreamingBench(dataset).rows))[:count]
+        paths = list(dict.fromkeys(row["path"] for row in CLASSES["StreamingBench"](dataset).rows))[:count]
         for path in paths:
             Path(path).unlink()
         return {Path(path).name for path in paths}
@@ -199,9 +199,9 @@ def test_a_table_is_continued_by_another_number_of_processes(toy, run, without, 
     config, absent = write_config(tmp_path, toy, {data: {}}), without(data, 1)
     with monkeypatch.context() as patch:
         patch.setattr(vlmeval_data, "get_rank_and_world_size", lambda: (0, 2))
-        order = list(StreamingBench(data).data["qid"])
+        order = list(CLASSES["StreamingBench"](data).data["qid"])
         assert run("--config", config, "--work-dir", "out") == 0
-    assert order != list(StreamingBench(data).data["qid"])
+    assert order != list(CLASSES["StreamingBench"](data).data["qid"])
     assert run("--config", config, "--work-dir", "out") == 0
     table = text_table(tmp_path / f"out/toy/toy_{data}.xlsx")
     scored = text_table(tmp_path / f"out/toy/toy_{data}_score.xlsx")
@@ -226,7 +226,7 @@ def test_models_of_vlmevalkit_can_do_the_chunk_files(run, chunks, tmp_path, monk
     monkeypatch.setitem(supported_VLM, "Echo", partial(Echo))
     assert run("--model", "Echo", "--data", "OVOBench_backward", "--work-dir", "out") == 0
     summary = summaries(tmp_path / "out/Echo")["ovobench_chunks"]
-    gold = list(OVOBench("OVOBench_mini_backward").data["answer"])
+    gold = list(CLASSES["OVOBench"]("OVOBench_mini_backward").data["answer"])
     right = sum(t["correct"]["official"] for p in summary["parts"].values() for t in p["tasks"].values())
     assert summary["n"] == 10 and right == gold.count("A") > 0
     assert run("--model", "Echo", "--data", "OVOBench_mini", "--work-dir", "out") == 2
@@ -276,7 +276,7 @@ def test_certificates_are_checked_again(run):
 
 def test_scores_that_are_missing_in_the_end_are_told(toy, run, tmp_path, monkeypatch, capsys):
     """VLMEvalKit logs an exception and exits with 0."""
-    monkeypatch.setattr(StreamingBench, "evaluate", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(CLASSES["StreamingBench"], "evaluate", lambda *a, **k: 1 / 0)
     config = write_config(tmp_path, toy, {"StreamingBench_mini_proactive": {}})
     assert run("--config", config, "--work-dir", "out") == 1
     *_, line = capsys.readouterr().err.splitlines()

@@ -231,7 +231,7 @@ def test_the_chunk_task_of_lmms_eval_is_compared_too(tmp_path, limit):
 
 def test_another_models_run_on_our_tasks_is_one_score(tmp_path):
     content = {"benchmark": "ovobench", "run": None, "settings": None}
-    content["summary"] = ovobench.summarise([question("EPM", 1)])
+    content["summary"] = ovobench.BENCHMARK.summarise([question("EPM", 1)])
     (tmp_path / "stc_summary_ovobench.json").write_text(json.dumps(content))
     plain_results(tmp_path, {"ovobench_stream_backward": {"acc,none": 100.0, "acc_strict,none": 100.0}})
     (run,) = find_runs([tmp_path], pytest.fail)
@@ -324,7 +324,7 @@ def test_streamingbench_is_compared_in_its_real_time_part(tmp_path):
     content = {"benchmark": "streamingbench", "run": "20260101_000000_000_none"}
     content |= {
         "settings": {"method": "none", "pretrained": CHECKPOINT},
-        "summary": streamingbench.summarise(tasks),
+        "summary": streamingbench.BENCHMARK.summarise(tasks),
     }
     (tmp_path / "stc_summary_streamingbench_1.json").write_text(json.dumps(content))
     (line,) = (line for line in comparison(find_runs([tmp_path], pytest.fail)) if line["ours"])

@@ -46,7 +46,7 @@ def write_run(folder, questions, answers, method="stc", model=MODEL, rank=0, wor
     run = f"{stamp}_{method}"
     if questions:
         content = {"benchmark": "ovobench", "run": run, "settings": settings}
-        content["summary"] = ovobench.summarise(questions)
+        content["summary"] = ovobench.BENCHMARK.summarise(questions)
         (folder / f"stc_summary_ovobench_{run}.json").write_text(json.dumps(content))
     record = {
         "run": run,
@@ -154,7 +154,7 @@ def test_two_methods_in_one_output_path_are_two_runs(tmp_path):
 
 def test_another_models_run_on_our_tasks_has_scores_only(tmp_path):
     content = {"benchmark": "ovobench", "run": None, "settings": None}
-    content["summary"] = ovobench.summarise([question("EPM", 1)])
+    content["summary"] = ovobench.BENCHMARK.summarise([question("EPM", 1)])
     (tmp_path / "stc_summary_ovobench.json").write_text(json.dumps(content))
     text = render([tmp_path])
     assert cells(text, "Accuracy")[tmp_path.name][1] == "-"

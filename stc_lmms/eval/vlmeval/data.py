@@ -1,4 +1,4 @@
-"""OVO-Bench and StreamingBench as VLMEvalKit datasets. Imports vlmeval: only `stc-vlmeval` loads this.
+"""Our benchmarks as VLMEvalKit datasets. Imports vlmeval: only `stc-vlmeval` loads this.
 
 A line of the table is a question, as VLMEvalKit wants it. The message of a question carries the rows of its
 whole video, so that the model plays every video once, whatever order the questions come in; the scores are
@@ -19,9 +19,10 @@ from vlmeval.smp import dump, get_rank_and_world_size, load
 from vlmeval.smp.file import get_intermediate_file_path
 
 from stc_lmms.benchmarks.base import Record
+from stc_lmms.benchmarks.benchmark import CHUNKS, WHOLE, Benchmark
+from stc_lmms.benchmarks.registry import BENCHMARKS
 from stc_lmms.benchmarks.summary import Summary, format_table
 from stc_lmms.config import Settings
-from stc_lmms.data.rows import PARTS, SCORERS, load_chunks, load_rows
 from stc_lmms.errors import DataError, StcError
 from stc_lmms.eval.dialogue import AnswerText, RowDialogue
 from stc_lmms.eval.fingerprint import dialogue_key, run_identity
@@ -37,24 +38,18 @@ _COUNTS = ("n", "n_missing", "n_unparsed", "n_failed", "n_past_end")
 
 
 @dataclass(frozen=True)
-class Source:
-    """Which rows a dataset has: parts of a benchmark, in a size of `load_rows` or as `chunks`."""
+class Selection:
+    """The rows of a dataset: parts of a benchmark, in one of its sizes."""
 
     parts: tuple[str, ...]
-    size: str = ""
-
-    def load(self, benchmark: str) -> list[dict[str, Any]]:
-        """Its rows; raises DataError as `load_rows` does."""
-        if self.size == "chunks":
-            return [row for part in self.parts for row in load_chunks(part)]
-        return [row for part in self.parts for row in load_rows(benchmark, part, self.size)]
+    size: str
 
 
 class StreamDataset(VideoBaseDataset):
     """A benchmark of ours.
 
     Args:
-        dataset: a key of `SOURCES`.
+        dataset: a key of `SELECTIONS`.
         nframe: must be 0: models sample by time here.
         fps: frames per second at which the model must sample; not positive: its own.
 
@@ -64,19 +59,19 @@ class StreamDataset(VideoBaseDataset):
 
     TYPE = "Video-VQA"
     JUDGE_FAIL_MARKERS = ()  # there is no judge; failed answers are those of the model
-    BENCHMARK: ClassVar[str]
-    SOURCES: ClassVar[dict[str, Source]]
+    BENCHMARK: ClassVar[Benchmark]
+    SELECTIONS: ClassVar[dict[str, Selection]]
     run: ClassVar[Run]
 
     def __init__(self, dataset: str, nframe: int = 0, fps: float = -1, **_: Any):
         # Without the base constructor: it reads the table from a file and makes folders in the user's home.
-        if dataset not in self.SOURCES:
-            raise DataError(unknown("dataset", dataset, self.SOURCES))
+        if dataset not in self.SELECTIONS:
+            raise DataError(unknown("dataset", dataset, self.SELECTIONS))
         if nframe > 0:
             raise DataError(f"nframe={nframe}: streams are sampled by time; give fps instead")
         self.dataset_name, self.nframe, self.fps, self.pack = dataset, nframe, fps, False
         self.prepare_dataset(dataset)
-        self.chunks = self.SOURCES[dataset].size == "chunks"
+        self.chunks = self.SELECTIONS[dataset].size == CHUNKS
         self._of_video: dict[str, list[dict[str, Any]]] = {}
         for row in self.rows:
             self._of_video.setdefault(row["path"], []).append(row)
@@ -103,13 +98,14 @@ class StreamDataset(VideoBaseDataset):
 
     def prepare_dataset(self, dataset: str) -> dict[str, str]:
         """Load the rows. Without a folder or file for the base class: rows know where their videos are."""
-        self.rows = self.SOURCES[dataset].load(self.BENCHMARK)
+        chosen = self.SELECTIONS[dataset]
+        self.rows = [row for part in chosen.parts for row in self.BENCHMARK.load_rows(part, chosen.size)]
         return {"root": "", "data_file": ""}
 
     @classmethod
     def supported_datasets(cls) -> list[str]:
         """Names that VLMEvalKit can build without an entry in its table of video datasets."""
-        return list(cls.SOURCES)
+        return list(cls.SELECTIONS)
 
     @classmethod
     def report_primary_metric(cls, metrics: dict[str, Any] | None) -> dict[str, float]:
@@ -148,7 +144,7 @@ class StreamDataset(VideoBaseDataset):
             record = self.run.record(model, with_fps(settings, self.fps))
             answers = self._journalled(record, eval_file)
         scored = [r for row, said in zip(self.rows, answers, strict=True) for r in score(row, said)]
-        summary, name = SCORERS[self.BENCHMARK].summarise(scored), summary_name(self.rows[0])
+        summary, name = self.BENCHMARK.summarise(scored), summary_name(self.rows[0])
         (only, *others) = summary["parts"]
         about = "accuracy in percent (missing and failed answers count as wrong)"
         print(f"\n{name}: {about}\n{format_table(summary, None if others else only)}\n")
@@ -211,38 +207,41 @@ class StreamDataset(VideoBaseDataset):
         dump(pd.DataFrame(tasks), get_intermediate_file_path(eval_file, "_acc"))
 
 
-class OVOBench(StreamDataset):
-    """OVO-Bench: `OVOBench` on the published chunk files, the others on the stream."""
+def selections(benchmark: Benchmark) -> dict[str, Selection]:
+    """Dataset names of a benchmark, such as `OVOBench_mini_forward`, and the rows they have.
 
-    BENCHMARK = "ovobench"
-    SOURCES: ClassVar[dict[str, Source]] = {
-        name + ending: Source(parts, size)
-        for name, size in (("", "chunks"), ("_stream", ""), ("_mini", "mini"), ("_tiny", "tiny"))
-        for name in [f"OVOBench{name}"]
-        for ending, parts in {"": PARTS["ovobench"], **{f"_{p}": (p,) for p in PARTS["ovobench"]}}.items()
-    }
-
-
-class StreamingBench(StreamDataset):
-    """StreamingBench: its real-time part, and the other parts by name."""
-
-    BENCHMARK = "streamingbench"
-    SOURCES: ClassVar[dict[str, Source]] = {
-        f"StreamingBench{name}{'' if part == 'real' else f'_{part}'}": Source((part,), size)
-        for name, size in (("", ""), ("_mini", "mini"))
-        for part in PARTS["streamingbench"]
-    } | {"StreamingBench_tiny": Source(("real",), "tiny")}
+    A name without a part has `vlmeval_parts` or all parts. A name without a size has the published clips if
+    there are any (whole videos are then called `_stream`), else whole videos.
+    """
+    found = {}
+    for size, parts in benchmark.sizes.items():
+        endings = {CHUNKS: "", WHOLE: "_stream" if benchmark.chunks else ""}
+        name = benchmark.vlmeval_class + endings.get(size, f"_{size}")
+        default = benchmark.vlmeval_parts or parts
+        found[name] = Selection(default, size)
+        found |= {f"{name}_{part}": Selection((part,), size) for part in parts if (part,) != default}
+    return found
 
 
-CLASSES = {cls.__name__: cls for cls in (OVOBench, StreamingBench)}
+def _dataset_class(benchmark: Benchmark) -> type[StreamDataset]:
+    about = {"__doc__": f"{benchmark.name} in VLMEvalKit.", "__module__": __name__}
+    members = about | {"BENCHMARK": benchmark, "SELECTIONS": selections(benchmark)}
+    return type(benchmark.vlmeval_class, (StreamDataset,), members)
+
+
+CLASSES = {
+    benchmark.vlmeval_class: _dataset_class(benchmark)
+    for benchmark in BENCHMARKS.values()
+    if benchmark.vlmeval_class
+}
 
 
 def registered() -> dict[str, tuple[type[StreamDataset], dict[str, Any]]]:
     """Names for `--data` with class and arguments. Whole streams are sampled at 0.5 fps, as published."""
     found = {}
     for cls in CLASSES.values():
-        for name, source in cls.SOURCES.items():
-            fps = {"fps": 0.5} if source.size == "" else {}
+        for name, chosen in cls.SELECTIONS.items():
+            fps = {"fps": 0.5} if chosen.size == WHOLE else {}
             found[f"{name}_0.5fps" if fps else name] = cls, {"dataset": name} | fps
     return found
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stc_lmms.benchmarks.base import Record
+from stc_lmms.benchmarks.registry import find_label
 from stc_lmms.config import Settings
-from stc_lmms.data.rows import SCORERS
 from stc_lmms.eval.scoring import write_summary
 from stc_lmms.results.record import RunRecord, new_run
 
@@ -52,7 +52,7 @@ class Run:
         for part in {each["part"] for each in scored}:
             parts[part] = [each for each in scored if each["part"] == part]
         so_far = [each for records in parts.values() for each in records]
-        write_summary(folder, name, SCORERS[name.partition("_")[0]].summarise(so_far), run, settings)
+        write_summary(folder, name, find_label(name)[0].summarise(so_far), run, settings)
         if record is not None:
             record.write(folder)
 

@@ -1,6 +1,13 @@
 import pytest
 
-from stc_lmms.benchmarks.mcq import rekv_choice, rekv_prompt, rekv_question, rekv_windows, streamforest_frames
+from parity.rules import (
+    official_first_char,
+    rekv_prompt,
+    rekv_windows,
+    stc_strip_equal,
+    streamforest_frames,
+)
+from stc_lmms.benchmarks.offline import rekv_choice, rekv_question
 
 
 def test_prompt_is_byte_exact() -> None:
@@ -21,10 +28,9 @@ def test_choice_is_the_character_before_the_first_parenthesis(text: str, letter:
     assert rekv_choice(text) == letter
 
 
-def test_empty_text_raises_in_rekv_and_is_a_in_stc() -> None:
+def test_empty_text_raises_as_in_rekv() -> None:
     with pytest.raises(IndexError):
         rekv_choice("  ")
-    assert rekv_choice("  ", default="A") == "A"
 
 
 def test_windows_truncate_and_never_go_back() -> None:
@@ -39,3 +45,30 @@ def test_streamforest_grid_depends_on_the_length() -> None:
     assert len(streamforest_frames(9000, 30.0, max_frames=64)) == 64
     with pytest.raises(ValueError, match="n_frames"):
         streamforest_frames(0, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("response", "first_char", "stc"),
+    [
+        ("A", 1, 1),
+        ("A.", 1, 0),
+        ("A\n", 1, 1),
+        (" A", 0, 1),
+        ("Answer: B", 1, 0),
+        ("(A)", 0, 0),
+        ("a", 0, 0),
+        ("  ", 0, None),
+    ],
+)
+def test_counters(response: str, first_char: int, stc: int | None) -> None:
+    assert official_first_char(response, "A") == first_char
+    assert stc_strip_equal(response, "A") == stc
+
+
+def test_counters_without_a_response() -> None:
+    assert (stc_strip_equal("", "A"), stc_strip_equal(None, "A")) == (None, None)
+    assert (official_first_char("", "A", "sqa"), official_first_char(None, "A", "sqa")) == (None, None)
+    with pytest.raises(IndexError):
+        official_first_char("", "A")
+    with pytest.raises(TypeError):
+        official_first_char(None, "A")
