@@ -263,5 +263,7 @@ class Benchmark:
         ]
         if not any(Path(row["path"]).is_file() for row in found):
             command = self.source.fetch_command(self.chunks.portion, root)
-            raise DataError(f"none of the {len(found)} chunk files of part {part!r} is in {root}: run {command}")
+            raise DataError(
+                f"none of the {len(found)} chunk files of part {part!r} is in {root}: run {command}"
+            )
         return found
