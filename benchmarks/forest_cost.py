@@ -24,7 +24,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 from stc_lmms.engine.timers import environment
 from stc_lmms.models.public_sizes import SO400M
 from stc_lmms.models.streamforest.memory import Forest
-from stc_lmms.models.streamforest.memory_options import ForestOptions
+from stc_lmms.models.streamforest.options import ForestOptions
 from stc_lmms.towers import SiglipTower
 
 TOKENS, LIMIT, CONSOLIDATE = 729, 0.25, ("ask", "frame")

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from parity.base import Case, CaseResult, distance, tensor_file, worst
 from stc_lmms import compat_qwen_vl
-from stc_lmms.models.livecc.model import Commentary, LiveCC
+from stc_lmms.models.livecc.commentary import Commentary
+from stc_lmms.models.livecc.model import LiveCC
 from stc_lmms.settings import resolve
 from stc_lmms.towers import Patches
 
@@ -97,15 +98,15 @@ def _step(
     count = protocol["slices_per_later_step"] if step else protocol["initial_slices"]
     rows = torch.cat([tensors[f"pixels.{t}"] for t in range(first, first + count)]).to(dtype)
     patches = Patches(rows, [(count, *protocol["grid_per_slice"])])
-    slices = commentary.encoder.encode(patches, [0.0] * (2 * count))
+    pairs = commentary.encoder.encode_pairs(patches, [0.0] * (2 * count))
     ids = tensors[f"prompt.{step}"].tolist()
     start, end = ids.index(pad), len(ids) - ids[::-1].index(pad)
     trace: list[Tensor] = []
-    decoded = commentary.advance(ids[:start], slices, ids[end:], trace)
+    decoded = commentary.advance(ids[:start], pairs, ids[end:], trace)
     generated = [*decoded.token_ids, *([] if decoded.end_id is None else [decoded.end_id])]
     return {
-        "features": torch.cat([one.tokens_KD for one in slices]),
+        "features": torch.cat([one.tokens_KD for one in pairs]),
         "gen": torch.tensor(generated),
         "logits": torch.stack(trace),
-        "positions": commentary.positions,
+        "positions": commentary.position_ids,
     }

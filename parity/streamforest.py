@@ -13,7 +13,7 @@ from stc_lmms.models.checkpoint_io import entries_of
 from stc_lmms.models.streamforest import model
 from stc_lmms.models.streamforest.config import StreamForestSpec
 from stc_lmms.models.streamforest.memory import Forest
-from stc_lmms.models.streamforest.memory_options import ForestOptions
+from stc_lmms.models.streamforest.options import ForestOptions
 from stc_lmms.models.streamforest.prompt import PREFIX, suffix, time_sentence
 from stc_lmms.ops.merge import merge_to
 from stc_lmms.ops.sincos import spatial_table, temporal_table
@@ -181,7 +181,7 @@ def _e2e(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> CaseResu
     args = {"method": "none", "device": "cpu", "pretrained": "golden", "dtype": str(dtype)[6:]}
     settings = resolve(args | _options(case["memory"]), {}, model="streamforest")
     networks = model.networks_from(spec, entries_of(weights), dtype)
-    forest = model.StreamForest.from_parts(settings, spec, networks, tokenizer=None)
+    forest = model.StreamForest.from_parts(settings, spec, networks, None)
 
     frames = tensors["frames"].numpy()
     pixels = forest.pixels(frames)

@@ -49,11 +49,12 @@ def _takes_causal_mask(layer_class: type[nn.Module]) -> bool:
     return "causal_attention_mask" in inspect.signature(layer_class.forward).parameters
 
 
-def eos_ids(model: PreTrainedModel, tokenizer: object) -> frozenset[int]:
-    """Token ids that end an answer: those of the generation config and the tokenizer's."""
-    found = getattr(model.generation_config, "eos_token_id", None)
-    ids = found if isinstance(found, list) else [found]
-    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
+def eos_ids(model: PreTrainedModel, tokenizer: Any, *end_tokens: str) -> frozenset[int]:
+    """Token ids that end an answer: those of the generation config, the tokenizer's, and `end_tokens`."""
+    ids = getattr(model.generation_config, "eos_token_id", None)
+    ids = ids if isinstance(ids, list) else [ids]
+    ends = [tokenizer.convert_tokens_to_ids(token) for token in end_tokens]
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id, *ends) if i is not None)
 
 
 def load_config(
@@ -121,6 +122,26 @@ def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMix
         raise CheckpointError(
             f"cannot load the tokenizer and processor of {pretrained!r}: {first_line(error)}"
         ) from error
+
+
+def split_at_video(
+    processor: ProcessorMixin, messages: list[dict[str, Any]], cure: str = "use the official checkpoint"
+) -> tuple[str, str]:
+    """Text before and after the video of a conversation in the checkpoint's chat template.
+
+    Args:
+        processor: of the checkpoint.
+        messages: a conversation with one video.
+        cure: end of the error message.
+
+    Raises:
+        CheckpointError: the template has no place for a video.
+    """
+    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    before, found, after = text.partition(processor.video_token)
+    if not found:
+        raise CheckpointError(f"the checkpoint's chat template has no place for a video; {cure}")
+    return before, after
 
 
 def load_weights(

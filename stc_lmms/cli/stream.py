@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="TASK",
-        help="comment on the running video (--model livecc); TASK replaces the default instruction",
+        help="comment on the running video (supported by: livecc); TASK replaces the default instruction",
     )
     parser.add_argument("--every", type=float, metavar="S", help="ask every S seconds of the stream")
     parser.add_argument(
@@ -109,40 +109,36 @@ def run(args: argparse.Namespace) -> int:
 
 def _comment(args: argparse.Namespace) -> int:
     """Print comments as they arrive; 0 if the source ended regularly and was long enough for one."""
-    import numpy as np
-
     from stc_lmms.arguments import parse_pairs
-    from stc_lmms.models.livecc.model import QUERY, LiveCC, check_commentary
+    from stc_lmms.engine.live import comments
     from stc_lmms.models.registry import model as registered
     from stc_lmms.settings import resolve
 
     if args.ask or args.every is not None or args.at:
         raise SettingsError("--comment cannot be combined with --ask, --every or --at")
-    settings = resolve(parse_pairs(args.model_args, "--model_args"), model=registered(args.model).name)
-    check_commentary(settings)
-    LiveCC.check(settings)
-    with _source(args, settings.fps, LiveCC.exact_grid) as source:
-        commentary = LiveCC(settings).open_commentary(args.comment or QUERY, args.max_new_tokens or 16)
+    chosen = registered(args.model)
+    settings = resolve(parse_pairs(args.model_args, "--model_args"), model=chosen.name)
+    cls = chosen.load_class()
+    cls.check_commentary(settings)
+    cls.check(settings)
+    steps = silent = 0
+    with _source(args, settings.fps, cls.exact_grid) as source:
+        stream = cls(settings).open_commentary(args.comment, args.max_new_tokens or 16)
         try:
-            for waiting in source.waiting(settings.prefill_frames):
-                images, times_s = np.stack([image for _, image in waiting]), [t for t, _ in waiting]
-                for comment in commentary.observe(images, times_s):
-                    if args.json:
-                        print(json.dumps(comment.to_dict(), ensure_ascii=False), flush=True)
-                    elif comment.text:
-                        print(f"[{comment.start_s:.1f}-{comment.end_s:.1f} s] {comment.text}", flush=True)
+            for comment in comments(stream, source, settings.prefill_frames):
+                steps, silent = steps + 1, silent + (not comment.text)
+                if args.json:
+                    print(json.dumps(comment.to_dict(), ensure_ascii=False), flush=True)
+                elif comment.text:
+                    print(f"[{comment.start_s:.1f}-{comment.end_s:.1f} s] {comment.text}", flush=True)
         except KeyboardInterrupt:
             print("stc-lmms: stopped", file=sys.stderr)
         if source.failure is not None:
             raise source.failure
-    silent = sum(not comment.text for comment in commentary.comments)
-    print(
-        f"{len(commentary.comments)} steps, {silent} silent, {source.n_dropped} frames dropped",
-        file=sys.stderr,
-    )
-    if not commentary.comments:
-        print(f"stc-lmms: {args.source} is shorter than a commentary's first 3 s", file=sys.stderr)
-    return 0 if commentary.comments else 1
+    print(f"{steps} steps, {silent} silent, {source.n_dropped} frames dropped", file=sys.stderr)
+    if not steps:
+        print(f"stc-lmms: {args.source} is shorter than the first step of a commentary", file=sys.stderr)
+    return 0 if steps else 1
 
 
 def _source(args: argparse.Namespace, fps: float, exact: bool) -> Any:

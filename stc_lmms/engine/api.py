@@ -188,6 +188,39 @@ class ProactiveStream(Stream):
         """
 
 
+@dataclass(frozen=True)
+class Comment:
+    """What a model said about one step of a video.
+
+    Attributes:
+        start_s: start of the step in seconds.
+        end_s: its end, at which the comment is made.
+        text: the comment, without the pause at its end; empty for silence.
+        goes_on: whether the speaker has not finished.
+        token_ids: all tokens generated, the end token included.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    goes_on: bool
+    token_ids: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values, without the token ids."""
+        return {name: getattr(self, name) for name in ("start_s", "end_s", "text", "goes_on")}
+
+
+class CommentaryStream(Stream):
+    """A stream that comments on its video step by step.
+
+    Attributes:
+        comments: all comments so far; `observe` appends one whenever a step is complete.
+    """
+
+    comments: list[Comment]
+
+
 class StreamingModel(ABC):
     """A loaded model. It holds no stream state; any number of streams may be open.
 
@@ -236,6 +269,28 @@ class StreamingModel(ABC):
     def open_stream(self) -> Stream:
         """A new, empty stream."""
 
+    @classmethod
+    def check_commentary(cls, settings: Settings) -> None:
+        """Refuse settings that the model cannot comment with.
+
+        Raises:
+            SettingsError: they do not fit a commentary, or the model cannot comment at all.
+        """
+        raise SettingsError(f"model {settings.model!r} does not comment; use --model livecc")
+
+    def open_commentary(self, task: str = "", max_new_tokens: int = 16) -> CommentaryStream:
+        """A new, empty stream that comments on its video.
+
+        Args:
+            task: what the model is asked to do, such as "describe the video"; empty: its own default.
+            max_new_tokens: limit of one comment.
+
+        Raises:
+            SettingsError: see `check_commentary`.
+        """
+        self.check_commentary(self.settings)
+        raise NotImplementedError
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """How it runs; part of every result.
@@ -246,18 +301,22 @@ class StreamingModel(ABC):
 
 
 def check_frames(
-    frames: np.ndarray, times_s: Sequence[float], position_s: float, again: bool = False
+    frames: np.ndarray, times_s: Sequence[float], position_s: float, may_repeat: bool = False
 ) -> None:
-    """Raise `ValueError` unless the arguments of `Stream.observe` are what they should be.
+    """Raise `ValueError` unless the arguments fit `Stream.observe`.
 
-    With `again`, a time stamp may be that of the frame before.
+    Args:
+        frames: see `Stream.observe`.
+        times_s: likewise.
+        position_s: time stamp of the newest frame observed.
+        may_repeat: a time stamp may equal the one before.
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"frames must be uint8 [F,H,W,3], got {frames.dtype} {list(frames.shape)}")
     if len(times_s) != len(frames):
         raise ValueError(f"{len(frames)} frames but {len(times_s)} time stamps")
     for time_s in times_s:
-        if not (time_s > position_s or (again and time_s == position_s)):
+        if not (time_s > position_s or (may_repeat and time_s == position_s)):
             raise ValueError(
                 f"time {time_s} s does not come after {position_s} s: a stream only goes forward"
             )

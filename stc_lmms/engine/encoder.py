@@ -1,27 +1,21 @@
-"""The visual part of one stream: frames through tower and projector, timed and counted.
+"""Vision tower and projector of one stream, timed and counted.
 
-Shapes: F frames, T tower tokens, D width of the tower; N tokens per frame of width E behind the projector.
+Shapes: F frames, T tower tokens, D width of the tower; N tokens per frame of width E after the projector.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
 from torch import Tensor
 
-from stc_lmms.engine.graphs import UNKNOWN_ROLE, CudaCapture, FrameRunner
+from stc_lmms.engine.graphs import CudaCapture, FrameRunner
 from stc_lmms.engine.timers import StageClock
 from stc_lmms.methods.base import TowerMethod
-from stc_lmms.towers import Tower
-
-
-def note_unknown_role(capture: CudaCapture, method: TowerMethod | None) -> None:
-    """Give `capture` its reason before any frame, if the method cannot tell what a frame will be."""
-    if not capture.reason and method is not None and method.role(method.open_state()) is None:
-        capture.reason = UNKNOWN_ROLE
+from stc_lmms.towers import Patches, Tower
 
 
 class FrameEncoder:
-    """Encodes the frames of one stream, single ones as captured graphs where that is possible.
+    """Encodes the frames of one stream; single frames run as captured graphs where possible.
 
     Args:
         clock: gets `vit_ms` and `project_ms`.
@@ -31,10 +25,14 @@ class FrameEncoder:
         project: tower features [F,T,D] to tokens [F,N,E].
 
     Attributes:
-        frames: frames encoded since the start of the stream.
         state: the stream's state in the method; None without one.
         runner: its captured graphs.
+        tower_tokens: tower tokens of all frames of the stream so far.
+        tokens_recomputed: how many of them were computed, not reused.
+        graphed: video frames that ran as captured graphs.
     """
+
+    video_frames: ClassVar[int] = 1  # that are one frame for the tower
 
     def __init__(
         self,
@@ -50,12 +48,11 @@ class FrameEncoder:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the stream; its buffers may be kept for the next one."""
+        """Forget the stream; buffers may be kept for the next one."""
         if self.state is not None:
             self.state.reset()
         self.runner.reset()
-        self.frames = 0
-        self._graphed = self._billed_frames = self._billed_recomputed = 0
+        self.tower_tokens = self.tokens_recomputed = self.graphed = 0
 
     @property
     def nbytes(self) -> int:
@@ -64,42 +61,52 @@ class FrameEncoder:
 
     @property
     def recomputed(self) -> float:
-        """Share of the tower tokens that were computed, not reused."""
-        state = self.state
-        return state.tokens_recomputed / state.tokens_seen if state and state.tokens_seen else 1.0
+        """Share of the tower tokens that were computed, not reused; 1 before the first frame."""
+        return self.tokens_recomputed / self.tower_tokens if self.tower_tokens else 1.0
 
-    def encode(self, pixels: Tensor, dense: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def encode(
+        self,
+        x: Tensor | Patches,
+        dense: Callable[[Tensor], Tensor] | None = None,
+        taps: list[Tensor] | None = None,
+    ) -> Tensor:
         """Tokens [F,N,E] of the next F frames.
 
         Args:
-            pixels: what the tower takes.
-            dense: runs the tower in place of `tower.encode`, for instance to look at its attention.
+            x: tower input.
+            dense: runs the tower instead of `tower.encode`, for instance to read its attention.
+            taps: see `Tower.encode`.
         """
-        self.frames += len(pixels)
-        tokens = self.runner.encode(pixels, self.clock.stage("vit_ms"))
+        state = self.state
+        before = state.tokens_recomputed if state is not None else 0
+        tokens = self.runner.encode(x, self.clock.stage("vit_ms"))
         if tokens is not None:
-            self._graphed += 1
-            return tokens
+            self.graphed += self.video_frames
+        elif self.method is None:
+            return self.encode_dense(x, dense, taps)
+        else:
+            with self.clock.stage("vit_ms"):
+                features = self.method.encode(self.tower, x, state, taps=taps)
+            with self.clock.stage("project_ms"):
+                tokens = self.project(features)
+        self._count(x, None if state is None else state.tokens_recomputed - before)
+        return tokens
+
+    def encode_dense(
+        self,
+        x: Tensor | Patches,
+        dense: Callable[[Tensor], Tensor] | None = None,
+        taps: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The same without the method, whose state stays as it is."""
         with self.clock.stage("vit_ms"):
-            if self.method is not None:
-                features = self.method.encode(self.tower, pixels, self.state)
-            else:
-                features = (dense or self.tower.encode)(pixels)
+            features = self.tower.encode(x, taps) if dense is None else dense(x)
+        self._count(x, None)
         with self.clock.stage("project_ms"):
             return self.project(features)
 
-    def take_costs(self) -> dict[str, Any]:
-        """What was encoded since the last bill, as fields of `Efficiency`."""
-        encoded = self.frames - self._billed_frames
-        tokens = recomputed = encoded * self.tower.num_tokens
-        if self.state is not None:
-            recomputed = self.state.tokens_recomputed - self._billed_recomputed
-            self._billed_recomputed = self.state.tokens_recomputed
-        graphed, self._graphed, self._billed_frames = self._graphed, 0, self.frames
-        return {
-            "frames_seen": self.frames,
-            "frames_encoded": encoded,
-            "frames_graphed": graphed,
-            "tower_tokens": tokens,
-            "tower_tokens_recomputed": recomputed,
-        }
+    def _count(self, x: Tensor | Patches, recomputed: int | None) -> None:
+        tower = self.tower
+        per_frame = tower.layout(x.size).tokens if isinstance(x, Patches) else tower.num_tokens
+        self.tower_tokens += len(x) * per_frame
+        self.tokens_recomputed += len(x) * per_frame if recomputed is None else recomputed

@@ -1,4 +1,4 @@
-"""Anytime answering: frames go in as they arrive, questions are answered at their times, nothing waits.
+"""Live streams: frames go in as they arrive, and questions are answered at their times.
 
 A question at t sees the frames before t, as everywhere in this package.
 """
@@ -11,19 +11,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stc_lmms.engine.api import Answer, Decision, Generation, Progress, StreamingModel
+from stc_lmms.engine.api import (
+    Answer,
+    Comment,
+    CommentaryStream,
+    Decision,
+    Generation,
+    Progress,
+    StreamingModel,
+)
 from stc_lmms.errors import SettingsError
 from stc_lmms.video.live import LiveSource
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What to ask when: each question at each time.
+    """When to ask what: every question at every time.
 
     Attributes:
         questions: their texts.
         every_s: period in seconds, or None.
-        at_s: single times in seconds. Without these and a period, all is asked at the end.
+        at_s: times in seconds. Without times and a period, questions are asked at the end.
 
     Raises:
         SettingsError: a time or the period is not a positive number, both are given, or there is no question.
@@ -46,7 +54,7 @@ class Schedule:
                 raise SettingsError(f"--at {time_s:g} must be above 0: the first frame comes at 0 s")
 
     def __iter__(self) -> Iterator[tuple[float, str]]:
-        """(time in s, question) in order of time; infinity is the end of the source."""
+        """(time in seconds, question) in order of time; infinity is the end of the source."""
         if self.every_s is not None:
             times: Iterable[float] = (self.every_s * n for n in itertools.count(1))
         else:
@@ -55,14 +63,14 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Told:
-    """One question along a live stream.
+class Reply:
+    """One question of a live stream and its answer.
 
     Attributes:
         time_s: stream time of the question, or at which the model spoke by itself.
         question: its text.
-        answer: the model's answer, None if it could not be asked.
-        failed: why not, else empty.
+        answer: the model's answer; None if the question could not be asked.
+        failed: why it could not be asked.
     """
 
     time_s: float
@@ -77,10 +85,11 @@ class Status:
 
     Attributes:
         time_s: time stamp of the newest frame.
-        ms_per_frame: mean time from a frame's turn to its end in the model, of the last group.
+        ms_per_frame: mean time that the model took for a frame of the last group.
         progress: what the stream has taken in.
         nbytes: bytes of its state.
-        dropped, backlog: frames left out so far, and the most that ever waited.
+        dropped: frames left out so far.
+        backlog: the most frames that ever waited.
     """
 
     time_s: float
@@ -97,26 +106,26 @@ def play(
     schedule: Schedule,
     generation: Generation,
     watch: str | None = None,
-) -> Iterator[Told | Status]:
-    """Observe the source until it ends, and answer on the way.
+) -> Iterator[Reply | Status]:
+    """Observe a source until it ends, and answer questions at their times.
 
     Args:
-        model: must be proactive if something is watched for.
-        source: gives the frames.
-        schedule: what to ask when.
+        model: must be proactive if `watch` is given.
+        source: of frames.
+        schedule: when to ask what.
         generation: how to answer.
         watch: a question that the model answers whenever it decides to.
 
     Yields:
-        A `Status` after every group of frames, and a `Told` for every question, when its time has come or
-        the source has ended before.
+        A `Status` after every group of frames, and a `Reply` for every question: at its time, or once the
+        source has ended before it.
     """
     if model.select_frames is not None:
         raise SettingsError(
-            "frames cannot be spread over a live stream, whose end is not known; use grid=fixed"
+            "frames cannot be spread over a live stream, whose end is unknown; use grid=fixed"
         )
     stream = model.open_stream()
-    spoken: list[Told] = []
+    spoken: list[Reply] = []
     speaking_s = 0.0
 
     def decided(decision: Decision) -> None:
@@ -126,21 +135,21 @@ def play(
             answer = stream.speak(generation)
             speaking_s += time.perf_counter() - start
             if answer.text.strip():
-                spoken.append(Told(decision.time_s, watch, answer))
+                spoken.append(Reply(decision.time_s, watch, answer))
 
     if watch is not None:
         stream.watch(watch, decided)
     asks, never = iter(schedule), (math.nan, "")
     upcoming = next(asks, never)
 
-    def due(until_s: float) -> Iterator[Told]:
+    def due(until_s: float) -> Iterator[Reply]:
         nonlocal upcoming
         while upcoming[0] <= until_s:
             ask, upcoming = upcoming, next(asks, never)
             if stream.position_s > -math.inf:
-                yield Told(*ask, stream.ask(ask[1], generation))
+                yield Reply(*ask, stream.ask(ask[1], generation))
             else:
-                yield Told(*ask, failed="no frame had come")
+                yield Reply(*ask, failed="no frame had come")
 
     for frames in source.waiting(model.settings.prefill_frames):
         while frames:
@@ -160,7 +169,22 @@ def play(
                 source.n_dropped,
                 source.longest_backlog,
             )
-    # The last frame stays on screen for one step of the grid: a question within it has seen all it can.
+    # The last frame lasts until the next would come: a question within that time has seen all it can.
     yield from due(math.inf if upcoming[0] == math.inf else stream.position_s + source.grid.step_s)
     if schedule.every_s is None and upcoming is not never:
-        yield from (Told(*ask, failed="the source had ended") for ask in (upcoming, *asks))
+        yield from (Reply(*ask, failed="the source had ended") for ask in (upcoming, *asks))
+
+
+def comments(stream: CommentaryStream, source: LiveSource, at_most: int) -> Iterator[Comment]:
+    """Observe a source until it ends; yields every comment as soon as it is made.
+
+    Args:
+        stream: an empty one.
+        source: of frames.
+        at_most: frames taken from the source at once.
+    """
+    for frames in source.waiting(at_most):
+        for time_s, image in frames:
+            before = len(stream.comments)
+            stream.observe(image[None], [time_s])
+            yield from stream.comments[before:]

@@ -14,7 +14,8 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config
+from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
@@ -165,6 +166,26 @@ def lacking(module: nn.Module, found: Mapping[str, Entry], unused: Iterable[str]
 def unexpected(module: nn.Module, found: Mapping[str, Entry]) -> list[str]:
     """What is found for a module that it does not have: `NAME is unexpected`."""
     return [f"{name} is unexpected" for name in sorted(found.keys() - module.state_dict().keys())]
+
+
+def stock_network(
+    cls: type[PreTrainedModel],
+    config: PretrainedConfig,
+    tensors: Mapping[str, Entry],
+    dtype: torch.dtype,
+    attn_implementation: str,
+) -> PreTrainedModel:
+    """A network of transformers with a checkpoint's tensors, in eval mode."""
+    state = {name: entry.read() for name, entry in tensors.items()}
+    return cls.from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype, attn_implementation=attn_implementation
+    ).eval()
+
+
+def small_network(module: nn.Module, tensors: Mapping[str, Entry], dtype: torch.dtype) -> nn.Module:
+    """A module of our own with a checkpoint's tensors, in eval mode."""
+    module.to(dtype).load_state_dict({name: entry.read() for name, entry in tensors.items()})
+    return module.eval()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

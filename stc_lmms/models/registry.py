@@ -131,7 +131,7 @@ _MODELS = (
         "LiveCC (Qwen2-VL); comments on a video while it goes on",
         "stc_lmms.models.livecc.model.LiveCC",
         "chenjoya/LiveCC-7B-Instruct",
-        options="stc_lmms.models.qwen_vl.options.LiveCCOptions",
+        options="stc_lmms.models.livecc.options.LiveCCOptions",
         defaults=_TWO_FRAMES_A_SECOND,
         bench="stc_lmms.models.livecc.bench.ENTRY",
     ),

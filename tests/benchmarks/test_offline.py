@@ -8,7 +8,7 @@ from parity.rules import rekv_prompt
 from stc_lmms.benchmarks import egoschema, mlvu, videomme
 from stc_lmms.benchmarks.base import NO_TIME_S, ask_at
 from stc_lmms.errors import DataError
-from stc_lmms.models.llava_onevision.model import REKV_SUFFIX
+from stc_lmms.models.llava_onevision.prompt import REKV_SUFFIX
 
 MLVU, EGOSCHEMA, VIDEOMME = mlvu.ANNOTATIONS, egoschema.ANNOTATIONS, videomme.ANNOTATIONS
 TEXTS = ["Red", "Blue", "Green", "White"]

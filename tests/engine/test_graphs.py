@@ -273,7 +273,7 @@ def test_an_emptied_stream_is_a_new_one(load, clip, args):
     encoder.reset()
     for frame in frames:
         encoder.encode(model.pixels(frame[None]))
-    assert encoder.take_costs()["frames_graphed"] == 3  # single frames from its start: all of them
+    assert encoder.graphed == 3  # single frames from its start: all of them
 
 
 @pytest.mark.parametrize("args", [DENSE, CACHER], ids=str)

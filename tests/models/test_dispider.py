@@ -1,5 +1,7 @@
 """Dispider as a streaming model, on tiny checkpoints in both released layouts."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -260,8 +262,8 @@ def test_speaking_later_does_not_count_its_own_decision_as_an_answer(base, monke
     frames, times = scene(13)
     monkeypatch.setattr(base.net, "logit", lambda query: 1.0)  # wants to answer after every clip
     stream, told = base.open_stream(), []
-    answer = stream._answer
-    monkeypatch.setattr(stream, "_answer", lambda *args: (told.append([*args[4]]), answer(*args))[1])
+    retrieve = stream.retrieve
+    monkeypatch.setattr(stream, "retrieve", lambda *args: (told.append([*args[3]]), retrieve(*args))[1])
     stream.watch(QUESTION)
     for at in range(13):
         stream.observe(frames[at : at + 1], times[at : at + 1])
@@ -286,7 +288,8 @@ def test_speaking_in_the_callback_sees_the_frames_of_its_moment(folders):
         assert answer.efficiency.frames_seen == count
         alone = play(model, frames[:count], times[:count])
         words = model.words(QUESTION)
-        again = alone._answer(QUESTION, SHORT, words, 0, earlier)  # the earlier answers are known to it
+        known = partial(alone.retrieved_question, QUESTION, SHORT, words, 0, earlier)  # earlier answers
+        again = alone.answer(known, SHORT)
         assert again.token_ids == answer.token_ids
         earlier.append(count // 4)
     assert states(stream).equal(states(play(model, frames, times)))

@@ -198,7 +198,7 @@ def test_rows_added_for_new_tokens_are_taken_from_the_weights(copy):
         weights[name] = weights[name][:50].clone()
 
     change_weights(folder, cut)
-    assert "tokens of a tokenizer, but 50 embeddings" in refusal(folder, Dispider)
+    assert "its model 50 embeddings" in refusal(folder, Dispider)
 
 
 def test_a_missing_tokenizer_is_told(copy):

@@ -5,8 +5,7 @@ import torch
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.models.streamforest.memory import Forest
-from stc_lmms.models.streamforest.memory_options import ForestOptions
-from stc_lmms.models.streamforest.options import StreamForestOptions
+from stc_lmms.models.streamforest.options import ForestOptions, StreamForestOptions
 from stc_lmms.ops.merge import merge_to
 from stc_lmms.video.sampling import spread_indices
 from tests.fake_cuda import FakeCuda

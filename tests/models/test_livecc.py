@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from stc_lmms.cli.main import main
-from stc_lmms.engine.api import Generation
+from stc_lmms.engine.api import Comment, Generation
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.eval.session import Clip, VideoSession
-from stc_lmms.models.livecc.model import Comment, caption, check_commentary, spoken
-from stc_lmms.models.qwen_vl.config import clip_indices, clip_slice_tokens
+from stc_lmms.models.livecc.config import clip_indices, clip_slice_tokens
+from stc_lmms.models.livecc.prompt import caption, spoken
+from stc_lmms.models.registry import model as registered
 from stc_lmms.settings import resolve
 from tests.fake_cuda import FakeCuda
 from tests.media import encode_video, moving_square_frames
@@ -26,7 +27,7 @@ def commented(model, frames, times, pieces=None, **options):
     commentary = model.open_commentary(max_new_tokens=5, **options)
     step = pieces or len(frames)
     for start in range(0, len(frames), step):
-        list(commentary.observe(frames[start : start + step], times[start : start + step]))
+        commentary.observe(frames[start : start + step], times[start : start + step])
     return commentary
 
 
@@ -75,13 +76,13 @@ def test_steps_are_one_prefill_of_the_stock_model(load_qwen, clip_2fps):
         label = f"Time={first / 2:.1f}-{stop / 2:.1f}s"
         before, behind = (model.ids(text) for text in commentary.prompt(label))
         assert ("What is going on?" in commentary.prompt(label)[1]) == (step == 0)
-        slices = next(commentary.encoder.observe(frames[first:stop], times[first:stop]))
+        pairs = commentary.encoder.observe(frames[first:stop], times[first:stop])
         trace = []
-        decoded = commentary.advance(before, slices, behind, trace)
+        decoded = commentary.advance(before, pairs, behind, trace)
         fed = [*decoded.token_ids] if decoded.end_id is not None else [*decoded.token_ids[:-1]]
-        ids += [*before, *[model.video_id] * (12 * len(slices)), *behind]
-        rows.append(model.patches(commentary.encoder._resize(frames[first:stop])))
-        for part, length in ((before, None), (None, len(slices)), (behind, None)):
+        ids += [*before, *[model.video_id] * (12 * len(pairs)), *behind]
+        rows.append(model.patches(commentary.encoder.resize(frames[first:stop])))
+        for part, length in ((before, None), (None, len(pairs)), (behind, None)):
             at = max(map(max, places)) + 1 if places else 0
             if part is None:
                 places += [
@@ -111,7 +112,7 @@ def test_every_further_step_ends_the_turn_before(load_qwen):
     before, behind = commentary.prompt("Time=0.0-3.0s")
     assert before.startswith("<|im_start|>system\n") and before.endswith("Time=0.0-3.0s<|vision_start|>")
     assert behind == "<|vision_end|>Go on.<|im_end|>\n<|im_start|>assistant\n"
-    commentary._steps = 1
+    commentary.steps = 1
     before, behind = commentary.prompt("Time=3.0-4.0s")
     assert before == "<|im_end|>\n<|im_start|>user\nTime=3.0-4.0s<|vision_start|>"
     assert behind == "<|vision_end|><|im_end|>\n<|im_start|>assistant\n"
@@ -133,15 +134,15 @@ def test_silence_is_ruled_out_where_it_is_not_likely_enough(load_qwen):
     score[pause] = 5.0  # probability 0.33
     commentary = model.open_commentary()
     for number, ruled_out in ((0, False), (1, False), (2, True)):
-        found = commentary._without_silence(score, number)
+        found = commentary.rule_out_silence(score, number)
         assert (found[pause] == -torch.inf) == ruled_out
         assert (found != score).sum() == int(ruled_out)
     never = load_qwen("livecc", **NONE).open_commentary()
-    assert torch.equal(never._without_silence(score, 9), score)
+    assert torch.equal(never.rule_out_silence(score, 9), score)
     gpu = FakeCuda()
     on_gpu = gpu.tensor(score)
     with gpu:
-        commentary._without_silence(on_gpu, 0)
+        commentary.rule_out_silence(on_gpu, 0)
     assert not gpu.waits and not gpu.copies
 
 
@@ -153,9 +154,10 @@ def test_what_cannot_comment_is_told_in_one_line(load_qwen):
         ("livecc", {"memory": "recent"}, "memory=recent does not fit a commentary"),
         ("livecc", {"method": "dycoke", "memory": "recent"}, "memory=recent"),
         ("livecc", {"method": "vidcom2", "mode": "original"}, "holds frames back"),
-        ("qwen2_vl", {}, "'qwen2_vl' does not comment; livecc does"),
+        ("qwen2_vl", {}, "'qwen2_vl' does not comment; use --model livecc"),
     ):
-        assert words in message(SettingsError, check_commentary, resolve(args, {}, name))
+        check = registered(name).load_class().check_commentary
+        assert words in message(SettingsError, check, resolve(args, {}, name))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ the host waits for the device only where it has to know a number, never for what
 
 import copy
 import dataclasses
+from dataclasses import is_dataclass
 
 import numpy as np
 import pytest
@@ -32,17 +33,17 @@ FIXED = [(method, args) for method, args in ROWS if "similarity_threshold" not i
 
 
 def on_gpu(gpu, model):
-    """A model like this one with its weights on the device."""
-    copied = copy.copy(model)
-    if hasattr(model, "model"):  # others may use these
-        copied.model = copy.deepcopy(model.model)
-        gpu.move(copied.model)
-    else:
-        gpu.move(*vars(model.networks if hasattr(model, "networks") else model.net.networks).values())
+    """A model like this one with a copy of its networks on the device."""
+    parts = [
+        copy.deepcopy(p) if isinstance(p, torch.nn.Module) or is_dataclass(p) else p for p in model.parts
+    ]
+    for part in parts:
+        modules = vars(part).values() if is_dataclass(part) else [part]
+        gpu.move(*(module for module in modules if isinstance(module, torch.nn.Module)))
     with gpu:
-        found = copied.with_settings(dataclasses.replace(model.settings, cuda_graphs=False))
-    assert found.device.type == "cuda"
-    return found
+        moved = model.from_parts(dataclasses.replace(model.settings, cuda_graphs=False), *parts)
+    assert moved.device.type == "cuda"
+    return moved
 
 
 def waits(model, frames, times_s, prepare=None, new_tokens=2):
@@ -123,8 +124,8 @@ def test_dispider_waits_for_clips_and_decisions(tmp_path, layout):
     args |= {"device": "cpu", "method": "stc_cacher"}
     model = registered("dispider").load_class()(resolve(args, {}, model="dispider"))
     coming, asked = waits(model, *scene(16))
-    net = {f"dispider_net:DispiderNet.{name}" for name in ("find", "logit", "visual")}
-    assert (coming, asked) == ({"clips:ClipMemory.append"}, net | DECODING)
+    net = {f"net:DispiderNet.{name}" for name in ("find", "logit", "visual")}
+    assert (coming, asked) == ({"memory:ClipMemory.append"}, net | DECODING)
 
 
 class Watched(Replayed):

@@ -5,6 +5,7 @@ import torch
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.models.llava_onevision.config import check_settings
+from stc_lmms.ops.positions import PositionedEmbeds
 from stc_lmms.settings import resolve
 from tests.methods.streams import QUESTION, SHORT, logits, play
 
@@ -45,7 +46,7 @@ def test_the_stock_decoder_at_the_dense_places(load, clip, method, args):
     token = stream.model.method.token
     with torch.no_grad():
         pixels = stream.model.pixels(frames)
-        dense, _ = stream.model.open_stream()._encode(pixels)
+        dense, _ = stream.model.open_stream().encode(pixels)
         found, state = token.compress(dense, stream.model.context(times, pixels, None), token.open_state())
     late = token.pending(state)
     given = len(found.tokens_per_frame)
@@ -91,10 +92,10 @@ def test_pieces_questions_and_recent_frames_change_nothing(load, clip, method, a
 def test_decoding_goes_on_at_the_next_place(load, clip):
     stream = play(load(method="stc", token_budget=9, positions="original"), *clip(FRAMES))
     answer = stream.ask(QUESTION, SHORT).token_ids
-    prompt, places = stream._question(QUESTION, "")
-    written = places.text(stream.model.llm.embed(torch.tensor(answer[:-1])))
+    question = stream.question(QUESTION, SHORT, QUESTION)
+    written = question.embed(torch.tensor(answer[:-1]))
     with torch.no_grad(), stream.memory.ask() as reader:
-        at_once = reader.next_logits(places.join([prompt, written]))
+        at_once = reader.next_logits(PositionedEmbeds.join([question.prompt, written]))
     assert int(at_once.argmax()) == answer[-1] and len(answer) > 2
 
 

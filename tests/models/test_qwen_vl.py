@@ -15,8 +15,9 @@ from stc_lmms.engine.decoding import repetition_penalty
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
 from stc_lmms.eval.session import Clip, VideoSession
 from stc_lmms.models.qwen_vl.config import frame_size
-from stc_lmms.models.qwen_vl.model import CHOICES
+from stc_lmms.models.qwen_vl.prompt import CHOICES
 from stc_lmms.models.registry import model as registered
+from stc_lmms.ops.mrope import MropePositions
 from stc_lmms.settings import resolve
 from tests.engine.test_graphs import Replayed
 from tests.media import encode_video, moving_square_frames
@@ -76,7 +77,7 @@ def test_no_method_is_the_stock_forward_at_the_training_positions(load_qwen, cli
     model = load_qwen(family, method="none")
     assert model.stride == (2 if family == "qwen2_5_vl" else 1)
     stream = play(model, frames, times, pieces)
-    rows = model.patches(stream.encoder._resize(frames))
+    rows = model.patches(stream.encoder.resize(frames))
     before, behind = (model.ids(part) for part in model.prompt_parts(QUESTION))
     number, texts = 12, []
     video = [model.video_id] * (11 * number)
@@ -120,8 +121,8 @@ def test_any_cut_and_every_prefix_give_the_same(load_qwen, clip, name, args):
             other.observe(changed[start:end], times[start:end])
         alone = play(model, frames[:stop], times[:stop]) if stop else model.open_stream()
         first = stream.ask(question, SHORT)
-        alone.prefill([])  # begins, as every question does
-        assert stream._seen == alone._seen
+        alone.begin()  # as every question does
+        assert stream.seen_ids == alone.seen_ids
         held = stream.nbytes, stream.memory.length, list(stream.kept)
         assert stream.ask(question, SHORT).token_ids == first.token_ids
         assert (stream.nbytes, stream.memory.length, stream.kept) == held
@@ -162,10 +163,10 @@ def test_a_kept_token_stays_where_it_was(load_qwen, clip, family):
     model = load_qwen(family, method="uniform", token_budget=5)
     whole, some = play(load_qwen(family, method="none"), frames, times), play(model, frames, times)
     everything, kept = (
-        stream._place(type(stream._course)(next=(20, 20, 20)), list(slices), 0, set())
-        for stream, slices in ((s, next(_again(s, frames, times))) for s in (whole, some))
+        stream.positioned(pairs, MropePositions(next=(20, 20, 20)), 0, set())
+        for stream, pairs in ((s, _again(s, frames, times)) for s in (whole, some))
     )
-    for full, part, one in zip(everything, kept, next(_again(some, frames, times)), strict=True):
+    for full, part, one in zip(everything, kept, _again(some, frames, times), strict=True):
         text = len(full) - 12
         left = text and text - 1  # of a stamp and its marks, the closing one stands behind
         index = [*range(left), *(left + one.kept_K).tolist(), *range(left + 12, len(full))]
@@ -177,7 +178,7 @@ def test_a_kept_token_stays_where_it_was(load_qwen, clip, family):
 
 def _again(stream, frames, times):
     with torch.no_grad():
-        yield from (list(group) for group in stream.model.open_stream().encoder.observe(frames, times))
+        return stream.model.open_stream().encoder.observe(frames, times)
 
 
 def test_the_cacher_serves_these_towers(load_qwen, clip):
@@ -266,7 +267,7 @@ def test_frames_become_what_the_stock_processor_makes_of_them(load_qwen, clip):
         videos=[video], return_tensors="pt", do_sample_frames=False, **limits
     )
     encoder = model.open_stream().encoder
-    even = torch.cat((encoder._resize(frames), encoder._resize(frames[-1:])))
+    even = torch.cat((encoder.resize(frames), encoder.resize(frames[-1:])))
     ours = model.patches(even)
     assert ours.grid_thw == ((3, 6, 8),) == tuple(map(tuple, stock["video_grid_thw"].tolist()))
     assert (ours.rows_PC - stock["pixel_values_videos"]).abs().max() < 1.5 / 255 / 0.2  # one grey level
@@ -295,7 +296,7 @@ def test_a_second_has_its_places_whatever_the_rate_of_the_video(load_qwen, tmp_p
     stream = player._stream
     assert stream.times_s == [k / 2 for k in range(16)]
     # 2 places a second: the last slice, of 7 s, stands at 14
-    assert (model.stride, stream._course.end) == (2, 15)
+    assert (model.stride, stream.positions.end) == (2, 15)
     player.close()
 
 

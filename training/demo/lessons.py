@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stc_lmms.models.llava_onevision.model import REKV_PREFIX, REKV_SUFFIX
+from stc_lmms.models.llava_onevision.prompt import REKV_PREFIX, REKV_SUFFIX
 from training.demo.clips import LAMP, NOW, SIGN, Clip, Line, draw, draw_sequences, drill
 from training.demo.language import Batch, PackedQwen2
 from training.demo.questions import DIGITS, FAMILIES, QUARTERS

@@ -1,14 +1,19 @@
 """Dispider as a streaming model: it perceives, decides and reacts (arXiv 2501.03218).
 
 Frames are encoded as they come and gathered into clips of 16. A full clip is read by the compact model and
-kept; a question retrieves some clips and the large model answers from those.
+kept; a question retrieves some clips, from which the large model answers. A question that comes while a clip
+is filling sees that clip as far as it has come, and leaves no trace. After every full clip the compact model
+decides whether to answer the question that is watched for, if there is one.
 
-The grid of frames is that of the stream (`fps`); the released scripts spread a whole number of clips over a
-video whose length they know, which `grid=released` does. Time sentences, retrieval and prompts are the
-released ones.
+Frames are sampled at `fps`; the released scripts spread a whole number of clips over a video of known length,
+as `grid=released` does. Time sentences, retrieval and prompts are the released ones.
 """
 
+import dataclasses
 import logging
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,27 +23,29 @@ from transformers import PreTrainedTokenizerBase
 
 from stc_lmms import compat, compat_llm
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import StreamingModel, checkpoint, open_device
-from stc_lmms.engine.encoder import note_unknown_role
-from stc_lmms.engine.graphs import CudaCapture
-from stc_lmms.engine.timers import environment
-from stc_lmms.errors import CheckpointError
+from stc_lmms.engine.api import Answer, Decision, Generation, ProactiveStream, checkpoint
+from stc_lmms.engine.encoder import FrameEncoder
+from stc_lmms.engine.model import LoadedModel, move
+from stc_lmms.engine.stream import ModelStream, Question
+from stc_lmms.errors import CheckpointError, StcError
+from stc_lmms.memory.full import Full
+from stc_lmms.methods.budget import Usage
 from stc_lmms.models.checkpoint_io import checkpoint_folder, load_tokenizer
 from stc_lmms.models.dispider.config import DispiderSpec, check_fit, check_settings
-from stc_lmms.models.dispider.memory import ClipState
-from stc_lmms.models.dispider.net import DispiderNet, Words
+from stc_lmms.models.dispider.memory import ClipMemory, ClipState
+from stc_lmms.models.dispider.net import DispiderNet, Retrieved, Words
 from stc_lmms.models.dispider.options import DispiderOptions
 from stc_lmms.models.dispider.pixels import pixel_values
 from stc_lmms.models.dispider.prompt import (
     END_OF_TURN,
     HAS_ANSWER,
     TO_DO,
+    clip_span,
     decision_question,
     reaction_prompt,
     released_sampling,
     time_sentence,
 )
-from stc_lmms.models.dispider.stream import DispiderStream
 from stc_lmms.models.dispider.weights import Networks, load_networks
 from stc_lmms.ops.transfer import to_device
 from stc_lmms.towers import open_tower
@@ -48,40 +55,220 @@ logger = logging.getLogger(__name__)
 TRAINED_FPS, TRAINED_FRAMES = 1.0, 16
 
 
-class Dispider(StreamingModel):
-    """A loaded Dispider checkpoint, of either released layout.
+@dataclasses.dataclass
+class _Watch:
+    """A question that is watched for.
 
-    Args:
-        settings: validated model arguments; `pretrained` is a local folder or a hub id.
-
-    Raises:
-        CheckpointError, SettingsError: see `check_settings` and `load_networks`.
+    Attributes:
+        question: its text.
+        words: what the compact model reads of it.
+        asked_at: number of clips when it was asked.
+        on_decision: gets every decision.
+        answered_at: number of clips at each decision to answer.
+        summaries: the summaries of the clips between those.
+        pending: the newest decision was to answer, and `speak` has not been called since.
+        polled: number of decisions at the last poll.
     """
 
-    proactive = True
+    question: str
+    words: Words
+    asked_at: int
+    on_decision: Callable[[Decision], None] | None
+    answered_at: list[int] = dataclasses.field(default_factory=list)
+    summaries: dict[tuple[int, int], Tensor] = dataclasses.field(default_factory=dict)
+    pending: bool = False
+    polled: int = 0
 
-    def __init__(self, settings: Settings):
-        check_settings(settings)
-        device = open_device(settings.device)
-        folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
-        spec = DispiderSpec.from_dir(folder)
-        tokenizer, compact = (load_tokenizer(path) for path in (spec.folder, spec.decision_folder))
-        dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        if dtype == "auto" and device.type == "cpu":
-            dtype = torch.float32
-        networks = load_networks(spec, dtype, settings.attn_implementation).to(device)
-        for config, words in ((spec.reaction, tokenizer), (spec.decision, compact)):
-            if len(words) > config.vocab_size:
-                raise CheckpointError(
-                    f"{str(folder)!r}: {len(words)} tokens of a tokenizer, but {config.vocab_size} embeddings"
-                )
-        if spec.repetition_penalty != 1:
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the compute device."""
+        return sum(x.nbytes for x in (*self.words, *self.summaries.values()))
+
+
+class DispiderStream(ModelStream, ProactiveStream):
+    """One video in a `Dispider` model.
+
+    Attributes:
+        clips: the complete clips so far.
+        decisions: on the question that is watched for.
+    """
+
+    model: "Dispider"
+
+    def open_encoder(self) -> FrameEncoder:
+        """See `ModelStream.open_encoder`."""
+        model = self.model
+        return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, model.net.merge)
+
+    def start(self) -> None:
+        """See `ModelStream.start`; the question that is watched for is forgotten, too."""
+        self.clips = ClipMemory()
+        self.decisions: list[Decision] = []
+        self._filling: list[Tensor] = []  # merged tokens [.,R,C] of the clip that is not full yet
+        self._clip_times_s: list[float] = []  # of its frames, from the start of the stream on
+        self._origin_s = 0.0
+        self._watch: _Watch | None = None
+        self._warned = False  # that there are more memory states than the compact model reads
+
+    @property
+    def own_nbytes(self) -> int:
+        """Clips, the filling one, and the question that is watched for."""
+        watch = self._watch.nbytes if self._watch is not None else 0
+        return self.clips.nbytes + sum(x.nbytes for x in self._filling) + watch
+
+    @property
+    def group_frames(self) -> int:
+        """A group never crosses the end of a clip."""
+        return min(super().group_frames, self.model.options.frames_per_clip - len(self._clip_times_s))
+
+    def usage(self) -> Usage:
+        """All tokens of every frame."""
+        tokens = self.model.spec.tokens_per_frame
+        return Usage(float(tokens), tokens)
+
+    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+        """See `ModelStream.take_in`."""
+        if not self.times_s:
+            # As released, times count from the start of what is watched, up to a second before this frame.
+            selection = self.frame_selection
+            self._origin_s = math.floor(times_s[0]) if selection is None else selection.start_s
+        with self.clock.stage("preprocess_ms"):
+            pixels = self.model.pixels(frames)
+        self._filling.append(self.encoder.encode(pixels))
+        self._clip_times_s.extend(time_s - self._origin_s for time_s in times_s)
+
+    def finish_group(self) -> None:
+        """Read a full clip, and decide."""
+        if len(self._clip_times_s) < self.model.options.frames_per_clip:
+            return
+        with self.clock.stage("prefill_ms"):
+            self.clips.append(self._filling_clip())
+        self._filling, self._clip_times_s = [], []
+        self._warn_if_long()
+        self._decide()
+
+    def _filling_clip(self) -> ClipState | None:
+        if not self._filling:
+            return None
+        full = len(self._clip_times_s) == self.model.options.frames_per_clip
+        # At a fixed rate, a full clip lasts until the next frame; one that is filling ends with its last.
+        last_s = full / self.model.settings.fps
+        if self.frame_selection is not None:
+            last_s = 1 / self.frame_selection.avg_fps
+        return self.model.perceive(torch.cat(self._filling), clip_span(self._clip_times_s, last_s))
+
+    def _warn_if_long(self) -> None:
+        states = len(self.clips) * len(self.clips[0].memory_MD)
+        limit = self.model.spec.decision.max_position_embeddings
+        if states > limit and not self._warned:
+            self._warned = True
             logger.warning(
-                "%s asks for repetition_penalty=%g; decoding is plainly greedy",
-                folder,
-                spec.repetition_penalty,
+                "%d clips have %d memory states, more than the %d tokens that the model which retrieves "
+                "clips was made for: it may retrieve the wrong ones",
+                len(self.clips),
+                states,
+                limit,
             )
-        self._assemble(settings, spec, networks, tokenizer, compact)
+
+    def _decide(self) -> None:
+        watch = self._watch
+        if watch is None:
+            return
+        net = self.model.net
+
+        def summary(start: int, end: int) -> Tensor:
+            if (start, end) not in watch.summaries:
+                watch.summaries[start, end] = net.summary(self.clips, start, end)
+            return watch.summaries[start, end]
+
+        with self.clock.stage("prefill_ms"):
+            query = net.query(self.clips, watch.words, watch.asked_at, watch.answered_at, summary)
+            decision = Decision(self.position_s, net.logit(query))
+        watch.pending = decision.speaks
+        if decision.speaks:
+            watch.answered_at.append(len(self.clips))
+        self.decisions.append(decision)
+        if watch.on_decision is not None:
+            watch.on_decision(decision)
+
+    @torch.no_grad()
+    def watch(self, question: str, on_decision: Callable[[Decision], None] | None = None) -> None:
+        """See `ProactiveStream.watch`; a decision is made after every full clip."""
+        self._watch = _Watch(question, self.model.words(question), len(self.clips), on_decision)
+        self.decisions = []
+
+    def should_speak(self) -> bool:
+        """See `ProactiveStream.should_speak`."""
+        return self._watch is not None and self._watch.pending
+
+    def poll(self) -> Answer:
+        """See `ProactiveStream.poll`."""
+        watch = self._watched()
+        new, watch.polled = self.decisions[watch.polled :], len(self.decisions)
+        text = "Yes" if any(decision.speaks for decision in new) else "No"
+        return Answer(text, (), self.take_costs(self.usage()))
+
+    def speak(self, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
+        """See `ProactiveStream.speak`."""
+        watch = self._watched()
+        # The decision that is being followed is no answer yet.
+        answered_at = watch.answered_at[:-1] if watch.pending else watch.answered_at
+        watch.pending = False
+        asked = watch.question, generation, watch.words, watch.asked_at, answered_at
+        return self.answer(partial(self.retrieved_question, *asked), generation)
+
+    def _watched(self) -> _Watch:
+        if self._watch is None:
+            raise StcError("nothing is watched for; call watch() with a question first")
+        return self._watch
+
+    def question(self, question: str, generation: Generation, search: str) -> Question:
+        """As released, the compact model takes the question as asked at the start of the stream."""
+        return self.retrieved_question(question, generation, self.model.words(search))
+
+    def retrieve(
+        self, clips: ClipMemory, words: Words, asked_at: int = 0, answered_at: Sequence[int] = ()
+    ) -> Retrieved:
+        """The clips that a question gets; arguments as for `DispiderNet.query`."""
+        net, retrieval = self.model.net, self.model.options.retrieval
+        if retrieval == "offline":
+            query = net.offline_query(clips, words)
+        else:
+            query = net.query(clips, words, asked_at, answered_at)
+        return net.find(clips, query, retrieval)
+
+    def retrieved_question(
+        self,
+        question: str,
+        generation: Generation,
+        words: Words,
+        asked_at: int = 0,
+        answered_at: Sequence[int] = (),
+    ) -> Question:
+        """Retrieve clips for a question; the last arguments as for `DispiderNet.query`.
+
+        Raises:
+            StcError: no frame has come.
+        """
+        model = self.model
+        if not self.times_s:
+            raise StcError("no frame has come: Dispider answers from clips; ask after the first frame")
+        clips = self.clips.followed_by(self._filling_clip())
+        retrieved = self.retrieve(clips, words, asked_at, answered_at)
+        prompt = model.prompt(model.net.visual(clips, retrieved.clips), question, generation.opening)
+        memory = Full().open(model.llm)
+        return Question(memory, prompt, model.llm.embed, self.usage(), held=self.clips)
+
+
+class Dispider(LoadedModel):
+    """A loaded Dispider checkpoint, of either released layout.
+
+    Its parts are spec, networks, and the tokenizers of the model that answers and of the one that watches.
+    """
+
+    stream_class = DispiderStream
+    proactive = True
+    options: DispiderOptions
 
     @classmethod
     def check(cls, settings: Settings) -> None:
@@ -89,56 +276,50 @@ class Dispider(StreamingModel):
         check_settings(settings)
 
     @classmethod
-    def from_parts(
-        cls,
-        settings: Settings,
+    def check_fit(cls, settings: Settings, *parts: Any) -> None:
+        """See `LoadedModel.check_fit`."""
+        check_fit(settings, parts[0])
+
+    @classmethod
+    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        """See `LoadedModel.load`."""
+        folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
+        spec = DispiderSpec.from_dir(folder)
+        tokenizer, compact = (load_tokenizer(path) for path in (spec.folder, spec.decision_folder))
+        networks = move(load_networks(spec, dtype, settings.attn_implementation), device)
+        for config, words in ((spec.reaction, tokenizer), (spec.decision, compact)):
+            if len(words) > config.vocab_size:
+                raise CheckpointError(
+                    f"{str(folder)!r}: a tokenizer has {len(words)} tokens, its model {config.vocab_size} "
+                    "embeddings"
+                )
+        if spec.repetition_penalty != 1:
+            logger.warning(
+                "%s asks for repetition_penalty=%g; decoding stays greedy", folder, spec.repetition_penalty
+            )
+        return spec, networks, tokenizer, compact
+
+    def assemble(
+        self,
         spec: DispiderSpec,
         networks: Networks,
         tokenizer: PreTrainedTokenizerBase,
         compact_tokenizer: PreTrainedTokenizerBase,
-    ) -> "Dispider":
-        """The same model around networks that are there already, in eval mode on their device.
-
-        Args:
-            settings: what concerns loading is not looked at but echoed, so it must be true.
-            spec: sizes of the networks.
-            networks: shared, never changed.
-            tokenizer: of the model that answers.
-            compact_tokenizer: of the model that watches.
-
-        Raises:
-            SettingsError: the method does not fit the model.
-        """
-        check_fit(settings, spec)
-        self = cls.__new__(cls)
-        self._assemble(settings, spec, networks, tokenizer, compact_tokenizer)
-        return self
-
-    def with_settings(self, settings: Settings) -> "Dispider":
-        """See `StreamingModel.with_settings`."""
-        return self.from_parts(settings, self.spec, self.net.networks, self.tokenizer, self.compact_tokenizer)
-
-    def _assemble(
-        self, settings: Settings, spec: DispiderSpec, networks: Networks, tokenizer: Any, compact: Any
     ) -> None:
-        self.settings, self.spec, self.tokenizer, self.compact_tokenizer = settings, spec, tokenizer, compact
-        self.options: DispiderOptions = settings.build_model_options()
+        """See `LoadedModel.assemble`."""
+        self.spec, self.tokenizer, self.compact_tokenizer = spec, tokenizer, compact_tokenizer
         self.net = DispiderNet(spec, networks)
         self.llm = compat_llm.LanguageModel(networks.reaction)
-        self.device, self.dtype = self.llm.device, self.llm.dtype
         self.tower = open_tower(networks.vision, spec.select_layer)
-        self.method = settings.build_method()
-        self.eos_ids = compat.eos_ids(networks.reaction, tokenizer) | spec.eos_ids
-        self.eos_ids |= {i for i in [tokenizer.convert_tokens_to_ids(END_OF_TURN)] if i is not None}
-        self.capture = CudaCapture(self.device, settings.cuda_graphs)
-        note_unknown_role(self.capture, self.method.tower)
+        self.context_limit = spec.reaction.max_position_embeddings
+        self.eos_ids = compat.eos_ids(networks.reaction, tokenizer, END_OF_TURN) | spec.eos_ids
         if self.options.grid == "released":
-            self.select_frames = self._released
+            self.select_frames = self._released_sampling
         for line in self.off_distribution:
             logger.warning("%s", line)
 
-    def _released(self, count: int, fps: float, clip_s: tuple[float, float] | None) -> list[int]:
-        """See `StreamingModel.select_frames`; a clip is a video of its own, as the scripts cut it."""
+    def _released_sampling(self, count: int, fps: float, clip_s: tuple[float, float] | None) -> list[int]:
+        """See `StreamingModel.select_frames`; a clip counts as a whole video, as the scripts cut it."""
         first, end = 0, count
         if clip_s is not None:
             first, end = round(clip_s[0] * fps), min(count, round(clip_s[1] * fps))
@@ -149,32 +330,22 @@ class Dispider(StreamingModel):
 
     @property
     def off_distribution(self) -> list[str]:
-        """In what the settings leave the way Dispider was trained; empty if they do not."""
-        found = []
+        """How the settings differ from those that Dispider was trained with, one line each."""
+        lines = []
         if self.settings.fps != TRAINED_FPS and self.select_frames is None:
-            found.append(f"fps={self.settings.fps:g}: Dispider was trained at about {TRAINED_FPS:g} fps")
+            lines.append(f"fps={self.settings.fps:g}: Dispider was trained at about {TRAINED_FPS:g} fps")
         if self.options.frames_per_clip != TRAINED_FRAMES:
-            found.append(
+            lines.append(
                 f"frames_per_clip={self.options.frames_per_clip}: Dispider was trained with {TRAINED_FRAMES}"
             )
-        return found
-
-    def open_stream(self) -> DispiderStream:
-        """A new, empty stream."""
-        return DispiderStream(self)
+        return lines
 
     def describe(self) -> dict[str, Any]:
         """See `StreamingModel.describe`."""
-        return {
-            "execution": "batched" if self.method.tower is None else "grouped",
-            "launch": "eager" if self.capture.reason else "graph for single frames",
-            "launch_reason": self.capture.reason,
+        return super().describe() | {
             "attention": f"tower sdpa, both llms {self.settings.attn_implementation}, causal",
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "context_limit": self.spec.reaction.max_position_embeddings,
             "checkpoint_layout": self.spec.layout,
             "off_distribution": self.off_distribution,
-            "environment": environment(self.device),
         }
 
     def pixels(self, frames: np.ndarray) -> Tensor:
@@ -192,14 +363,9 @@ class Dispider(StreamingModel):
 
     def prompt(self, visual_LH: Tensor, question: str, opening: str = "") -> Tensor:
         """Embeddings [L,H] of the whole prompt of the model that answers."""
-        before, after = reaction_prompt(question, opening, self.spec.image_markers)
-        text = (self.llm.embed(_ids(self.tokenizer, part, self.device)) for part in (before, after))
-        return torch.cat((next(text), visual_LH, next(text)))
+        before, after = map(self.embed_text, reaction_prompt(question, opening, self.spec.image_markers))
+        return torch.cat((before, visual_LH, after))
 
     def _compact_embeds(self, text: str) -> Tensor:
-        return self.net.embed(_ids(self.compact_tokenizer, text, self.device))
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, device: torch.device) -> Tensor:
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    return to_device(ids, device, torch.long)
+        ids = self.compact_tokenizer(text, add_special_tokens=False).input_ids
+        return self.net.embed(to_device(ids, self.device, torch.long))

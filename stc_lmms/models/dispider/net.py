@@ -47,7 +47,7 @@ class Words(NamedTuple):
     has_answer: Tensor
 
 
-class Found(NamedTuple):
+class Retrieved(NamedTuple):
     """What a question finds in a stream.
 
     Attributes:
@@ -141,7 +141,7 @@ class DispiderNet:
         """Answer now, if above 0."""
         return self.networks.silent_head(query_D).item()
 
-    def find(self, clips: ClipMemory, query_D: Tensor, retrieval: Retrieval) -> Found:
+    def find(self, clips: ClipMemory, query_D: Tensor, retrieval: Retrieval) -> Retrieved:
         """The clips whose indicators are most similar to the query, in order of time."""
         similarity_N = functional.cosine_similarity(clips.indicators_ND.float(), query_D.float()[None])
         count = STREAM_CLIPS
@@ -149,7 +149,7 @@ class DispiderNet:
             count = min(max(count, int((similarity_N > OFFLINE_SIMILARITY).sum())), OFFLINE_CLIPS)
         kept = similarity_N.topk(min(count, len(clips))).indices.sort().values
         weights_N = (similarity_N / TEMPERATURE).softmax(0)
-        return Found(weights_N, tuple(kept.tolist()), self.logit(query_D))
+        return Retrieved(weights_N, tuple(kept.tolist()), self.logit(query_D))
 
     def visual(self, clips: ClipMemory, kept: Sequence[int]) -> Tensor:
         """What the large model sees [., H]: tokens and memory of the clips kept, then one state per clip."""

@@ -12,7 +12,17 @@ from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
-from stc_lmms.models.checkpoint_io import BUFFERS, Entry, entries, entries_of, lacking, on_meta, unexpected
+from stc_lmms.models.checkpoint_io import (
+    BUFFERS,
+    Entry,
+    entries,
+    entries_of,
+    lacking,
+    on_meta,
+    small_network,
+    stock_network,
+    unexpected,
+)
 from stc_lmms.models.dispider.config import DispiderSpec
 
 _COMPACT = "model.compressor.compressor."
@@ -52,12 +62,6 @@ class Networks:
     clip: nn.Sequential
     compress: nn.Sequential
     reaction: Qwen2ForCausalLM
-
-    def to(self, device: torch.device) -> "Networks":
-        """Move all of them."""
-        for part in vars(self).values():
-            part.to(device)
-        return self
 
 
 def load_networks(spec: DispiderSpec, dtype: str | torch.dtype, attn_implementation: str) -> Networks:
@@ -134,15 +138,9 @@ def _build(spec: DispiderSpec, found: Mapping[str, Entry], dtype: torch.dtype, a
             f"{str(spec.folder)!r} lacks weights or has others: {', '.join(problems[:4])}{more}"
         )
 
-    built: dict[str, Any] = {}
-    for part, make in small.items():
-        built[part] = make().to(dtype).eval()
-        built[part].load_state_dict({name: entry.read() for name, entry in parts[part].items()})
+    built = {part: small_network(make(), parts[part], dtype) for part, make in small.items()}
     for part, (cls, config, attn) in stock.items():
-        state = {name: entry.read() for name, entry in parts[part].items()}
-        built[part] = cls.from_pretrained(
-            None, config=config, state_dict=state, dtype=dtype, attn_implementation=attn
-        ).eval()
+        built[part] = stock_network(cls, config, parts[part], dtype, attn)
     return Networks(**built)
 
 

@@ -3,18 +3,12 @@
 import math
 from typing import Any
 
-import numpy as np
-
 from stc_lmms import compat, compat_llm, compat_qwen_vl
 from stc_lmms.config import Settings
 from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.methods.base import ATTENTION
 from stc_lmms.methods.budget import within
-
-# Of LiveCC's whole-clip reader: LLM tokens of one slice, and of all frames of a clip; frames.
-_MOST_TOKENS, _LEAST_TOKENS, _CLIP_TOKENS = 768, 100, 24576
-_CLIP_FPS, _LEAST_FRAMES, _MOST_FRAMES = 2, 4, 480
 
 
 def check_settings(settings: Settings, model_type: str) -> None:
@@ -48,9 +42,7 @@ def check_fit(settings: Settings, config: Any) -> None:
     if "token_budget" in settings.options and method.token is not None:
         budget = settings.options["token_budget"]
         if budget is not None:
-            options = settings.build_model_options()
-            spread = getattr(options, "grid", "fixed") == "released"
-            within(budget, _MOST_TOKENS if spread else options.slice_tokens)
+            within(budget, settings.build_model_options().largest_slice)
     if memory.one_axis:
         raise SettingsError(
             f"memory={settings.memory} puts the tokens that it brings back at new places on one axis, but "
@@ -76,41 +68,6 @@ def time_stride(config: Any, fps: float) -> float:
 def has_stamps(config: Any) -> bool:
     """Whether every slice is a video of its own behind its time stamp as text (Qwen3-VL)."""
     return config.model_type == "qwen3_vl"
-
-
-def clip_indices(
-    n_frames: int, avg_fps: float, clip_s: tuple[float, float] | None = None, max_frames: int | None = None
-) -> list[int]:
-    """Indices of the frames that LiveCC's whole-clip reader takes: two a second, at most 480, always even.
-
-    They are spread over the clip, its first and last frame among them. A video of less than two frames a
-    second gives frames again. A clip ends before `clip_s[1]`, as everywhere here.
-
-    Args:
-        n_frames: frames of the video.
-        avg_fps: its average frame rate.
-        clip_s: start and end of the clip in seconds; None is the whole video.
-        max_frames: fewer than 480.
-    """
-    first, stop = 0, n_frames
-    if clip_s is not None:
-        first, stop = (min(n_frames, max(0, math.ceil(round(s * avg_fps, 3)))) for s in clip_s)
-    if stop <= first:
-        return []
-    frames = stop - first
-    wanted = frames / avg_fps * _CLIP_FPS
-    most = min(_MOST_FRAMES, max_frames or _MOST_FRAMES, max(frames, int(wanted)))
-    count = max(2, int(min(max(wanted, _LEAST_FRAMES), most)) // 2 * 2)
-    return (first + np.linspace(0, frames - 1, count).round().astype(int)).tolist()
-
-
-def clip_slice_tokens(frames: int) -> int:
-    """LiveCC's limit for a slice of a clip that is read whole, in LLM tokens.
-
-    A clip of so many frames has about 24576 tokens at most, a slice 768; from 105 on the limit gives way.
-    (max_px = max(min(768, 2 * 24576 / frames), 1.05 * 100) * 784, `livecc_utils/video_process_patch.py`.)
-    """
-    return max(min(_MOST_TOKENS, int(_CLIP_TOKENS * 2 / frames)), int(1.05 * _LEAST_TOKENS))
 
 
 def frame_size(height: int, width: int, side: int, least: int, most: int) -> tuple[int, int]:

@@ -1,21 +1,19 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL as streaming models.
 
-Stock modules, run group by group: tower and merger (`qwen_vl_slices.py`), token method, prefill. Every
-token gets its three positions from us (`ops/mrope.py`), with the rule of the training, and a token that a
-method keeps stays where it is. Nothing goes through `generate` or `get_rope_index`: continuing a stream with
-them means something else in every version of transformers.
+Stock modules run on groups of frame pairs: tower and merger (`encoder.py`), token method, prefill. We give
+every token its three position ids (`ops/mrope.py`) by the rule of the training, and a token that a method
+keeps stays where it was. Nothing goes through `generate` or `get_rope_index`: continuing a stream with them
+means something else in every version of transformers.
 
 A stream is one growing video in the checkpoint's chat template, so `method=none` gives the logits of the
-stock `forward` with the training positions. In Qwen3-VL every slice is a video of its own behind its time
+stock `forward` at the positions of the training. In Qwen3-VL every pair is a video of its own after its time
 stamp.
 
-Shapes: L tokens, M tokens of a group, D width of the LLM, V vocabulary.
+Shapes: L tokens, D width of the LLM, V vocabulary.
 """
 
 import dataclasses
-import math
-import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,65 +23,148 @@ from transformers import PreTrainedModel
 
 from stc_lmms import compat, compat_qwen_vl
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import (
-    Answer,
-    Generation,
-    Progress,
-    Stream,
-    StreamingModel,
-    check_frames,
-    check_length,
-    checkpoint,
-    open_device,
-)
-from stc_lmms.engine.decoding import Decoded, greedy, repetition_penalty
-from stc_lmms.engine.graphs import UNKNOWN_ROLE, CudaCapture
-from stc_lmms.engine.timers import Efficiency, StageClock, environment, peak_memory_bytes
-from stc_lmms.errors import CheckpointError
+from stc_lmms.engine.api import Generation, checkpoint
+from stc_lmms.engine.decoding import Decoded, repetition_penalty
+from stc_lmms.engine.model import LoadedModel
+from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.memory.base import Reader
 from stc_lmms.methods.budget import Usage, usage
 from stc_lmms.models.qwen_vl.config import check_fit, check_settings, has_stamps, time_stride
 from stc_lmms.models.qwen_vl.encoder import FramePairEncoder
-from stc_lmms.ops.attention import kernel
+from stc_lmms.models.qwen_vl.options import QwenVLOptions
+from stc_lmms.models.qwen_vl.prompt import CHOICES, CHOICES_OPENING, VISION_END, VISION_START, stamp
 from stc_lmms.ops.mrope import FramePair, MropePositions
 from stc_lmms.ops.positions import PositionedEmbeds
 from stc_lmms.ops.transfer import to_device
 from stc_lmms.towers import Patches, open_tower
 
-# LiveCC's protocol for benchmarks (`evaluation/distributed_mcq_predictor.py`).
-CHOICES_OPENING = "The answer is:\n"
-CHOICES = ("No", "Yes", *"0123456789", *"ABCDE")
-VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 
+class QwenVLStream(ModelStream):
+    """One video in a `QwenVL` model.
 
-class QwenVL(StreamingModel):
-    """A loaded Qwen-VL checkpoint.
-
-    Args:
-        settings: validated model arguments; `pretrained` is a local folder or a hub id.
-
-    Raises:
-        CheckpointError, SettingsError: see `check_settings` and `compat.load_weights`.
+    Attributes:
+        positions: counts up the position ids of the stream.
+        seen_ids: token ids in the context, for the repetition penalty.
     """
 
-    model_type: ClassVar[str]  # transformers' name of the family
-    exact_grid = True
+    model: "QwenVL"
+    encoder: FramePairEncoder
 
-    def __init__(self, settings: Settings):
-        self.check(settings)
-        device = open_device(settings.device)
-        processor = compat_qwen_vl.load_processor(checkpoint(settings), settings.revision)
-        dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        if dtype == "auto" and device.type == "cpu":
-            dtype = torch.float32
-        model = compat.load_weights(
-            compat_qwen_vl.model_class(self.model_type),
-            checkpoint(settings),
-            dtype=dtype,
-            attn_implementation=settings.attn_implementation,
-            revision=settings.revision,
-        ).to(device)
-        self._assemble(settings, model, processor)
+    def open_encoder(self) -> FramePairEncoder:
+        """See `ModelStream.open_encoder`."""
+        model = self.model
+        return FramePairEncoder(
+            self.clock, model.capture, model.tower, model.method, model.options, model.patches
+        )
+
+    def start(self) -> None:
+        """See `ModelStream.start`."""
+        self.positions, self._pairs = MropePositions(), 0
+        self.seen_ids: set[int] = set()
+
+    @property
+    def kept(self) -> list[int]:
+        """LLM tokens of every frame pair in the memory."""
+        return self.encoder.kept
+
+    @property
+    def group_frames(self) -> int:
+        """Whole pairs."""
+        return max(2, super().group_frames // 2 * 2)
+
+    def usage(self) -> Usage:
+        """LLM tokens per frame pair."""
+        return usage(self.kept)
+
+    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+        """See `ModelStream.take_in`; a frame without a partner waits for the next one."""
+        pairs = self.encoder.observe(frames, times_s)
+        if pairs:
+            self.begin()
+            with self.clock.stage("prefill_ms"):
+                pieces = self.positioned(pairs, self.positions, self._pairs, self.seen_ids)
+                self._pairs += len(pairs)
+                self.memory.append(PositionedEmbeds.join(pieces), [len(piece) for piece in pieces])
+
+    def prefix(self) -> PositionedEmbeds:
+        """See `ModelStream.prefix`."""
+        ids = self.model.ids(self.model.prompt_parts("")[0])
+        self.seen_ids.update(ids)
+        return self.positions.text(self.model.embed(ids))
+
+    def positioned(
+        self, pairs: Sequence[FramePair], positions: MropePositions, first: int, seen_ids: set[int]
+    ) -> list[PositionedEmbeds]:
+        """Frame pairs with their position ids, and with their time stamps where the model reads them.
+
+        Args:
+            pairs: consecutive pairs.
+            positions: where they begin; counts on.
+            first: number of the first pair in the video.
+            seen_ids: gets their token ids.
+        """
+        model = self.model
+        seen_ids.update([model.video_id] * len(pairs))
+        if not model.stamps:
+            return [positions.slice(pair, int(n * model.stride)) for n, pair in enumerate(pairs, first)]
+        pieces = []
+        for pair in pairs:
+            before, after = model.ids(stamp(pair.time_s)), model.ids(VISION_END)
+            seen_ids.update(before, after)
+            pieces.append(positions.stamped(pair, model.embed(before), model.embed(after)))
+        return pieces
+
+    def question_text(self, question: str) -> str:
+        """Text between the video and the answer."""
+        return self.model.prompt_parts(question)[1]
+
+    def question(self, question: str, generation: Generation, search: str) -> Question:
+        """Pairs not in the memory yet, an odd last frame, question, and the answer's opening."""
+        model, options = self.model, self.model.options
+        opening = CHOICES_OPENING if options.answer == "choices" else generation.opening
+        positions = self.positions.copy(first=int(self.memory.forgotten_frames * model.stride))
+        pairs = self.encoder.peek()
+        ids = model.ids(self.question_text(question) + opening)
+        seen_ids = self.seen_ids | set(ids)
+        pieces = self.positioned(pairs, positions, self._pairs, seen_ids)
+        return Question(
+            self.memory,
+            PositionedEmbeds.join([*pieces, positions.text(model.embed(ids))]),
+            lambda ids: positions.text(model.embed(ids)),
+            usage([*self.kept, *(len(pair.kept_K) for pair in pairs)]),
+            adjust=lambda logits, ids: repetition_penalty(
+                logits, seen_ids.union(ids), options.repetition_penalty
+            ),
+        )
+
+    def decode(self, reader: Reader, question: Question, generation: Generation) -> Decoded:
+        """With `answer=choices`, the most likely candidate by its last token; nothing is generated."""
+        if self.model.options.answer != "choices":
+            return super().decode(reader, question, generation)
+        ids = [self.model.ids("\n" + word)[-1] for word in CHOICES]
+
+        def only_choices(logits: Tensor, _: object) -> Tensor:
+            allowed = torch.full_like(logits, -torch.inf)
+            allowed[ids] = logits[ids]
+            return allowed
+
+        question = dataclasses.replace(question, adjust=only_choices)
+        decoded = super().decode(reader, question, Generation(max_new_tokens=1))
+        (token,) = decoded.token_ids
+        return dataclasses.replace(decoded, text=CHOICES[ids.index(token)])
+
+
+class QwenVL(LoadedModel):
+    """A loaded Qwen-VL checkpoint; its parts are the stock model and its processor.
+
+    The processor has `tokenizer`, `apply_chat_template`, `video_token` and `video_processor`.
+    """
+
+    stream_class = QwenVLStream
+    model_type: ClassVar[str]  # transformers' name of the family
+    graph_unit = "frame pairs"
+    exact_grid = True
+    options: QwenVLOptions
 
     @classmethod
     def check(cls, settings: Settings) -> None:
@@ -91,66 +172,37 @@ class QwenVL(StreamingModel):
         check_settings(settings, cls.model_type)
 
     @classmethod
-    def from_parts(cls, settings: Settings, model: PreTrainedModel, processor: Any) -> "QwenVL":
-        """The same model around the parts of a stock model that are there already.
+    def check_fit(cls, settings: Settings, *parts: Any) -> None:
+        """See `LoadedModel.check_fit`."""
+        check_fit(settings, parts[0].config)
 
-        Args:
-            settings: as for the constructor; what concerns loading is not looked at but echoed.
-            model: the stock model in eval mode, on its device, in its dtype; shared, never changed.
-            processor: has `tokenizer`, `apply_chat_template`, `video_token` and `video_processor` as the
-                stock processor does.
+    @classmethod
+    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, Any]:
+        """See `LoadedModel.load`."""
+        processor = compat_qwen_vl.load_processor(checkpoint(settings), settings.revision)
+        model = compat.load_weights(
+            compat_qwen_vl.model_class(cls.model_type),
+            checkpoint(settings),
+            dtype=dtype,
+            attn_implementation=settings.attn_implementation,
+            revision=settings.revision,
+        )
+        return model.to(device), processor
 
-        Raises:
-            SettingsError: the method or the memory does not fit the model.
-        """
-        check_fit(settings, model.config)
-        self = cls.__new__(cls)
-        self._assemble(settings, model, processor)
-        return self
-
-    def with_settings(self, settings: Settings) -> "QwenVL":
-        """See `StreamingModel.with_settings`."""
-        return self.from_parts(settings, self.model, self.processor)
-
-    def _assemble(self, settings: Settings, model: PreTrainedModel, processor: Any) -> None:
+    def assemble(self, model: PreTrainedModel, processor: Any) -> None:
+        """See `LoadedModel.assemble`."""
         config = model.config
-        self.settings, self.model, self.processor = settings, model, processor
-        self.options = settings.build_model_options()
-        self.device, self.dtype = model.device, model.dtype
-        self.tower = open_tower(model.model.visual)
-        self.token_side: int = config.vision_config.patch_size * config.vision_config.spatial_merge_size
-        self.llm = compat_qwen_vl.MropeLanguageModel(model)
-        self.method, self.memory = settings.build_method(), settings.build_memory()
-        self.stride = time_stride(config, settings.fps)
+        self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
+        self.tower, self.llm = open_tower(model.model.visual), compat_qwen_vl.MropeLanguageModel(model)
+        self.context_limit = config.text_config.max_position_embeddings
+        self.stride = time_stride(config, self.settings.fps)
         self.stamps = has_stamps(config)
         self.video_id: int = config.video_token_id
-        self.eos_ids = compat.eos_ids(model, processor.tokenizer)
-        self.capture = CudaCapture(self.device, settings.cuda_graphs)
-        tower = self.method.tower
-        if not self.capture.reason:  # what is known before any frame must not be reported as graphed
-            if self.tower.taps:
-                self.capture.reason = "deepstack features leave the tower in several places"
-            elif tower is not None and tower.role(tower.open_state()) is None:
-                self.capture.reason = UNKNOWN_ROLE
+        self.eos_ids = compat.eos_ids(model, self.tokenizer)
 
-    def open_stream(self) -> "QwenVLStream":
-        """A new, empty stream."""
-        return QwenVLStream(self)
-
-    def describe(self) -> dict[str, Any]:
-        """See `StreamingModel.describe`."""
-        return {
-            "execution": "batched" if self.method.tower is None else "grouped",
-            "launch": "eager" if self.capture.reason else "graph for single slices",
-            "launch_reason": self.capture.reason,
-            "attention": f"tower sdpa, llm {self.settings.attn_implementation}",
-            "memory_attention": kernel(self.device.type, self.dtype)[1]
-            if self.memory.runs_attention
-            else None,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "context_limit": self.model.config.text_config.max_position_embeddings,
-            "environment": environment(self.device),
-        }
+    def eager_reason(self) -> str:
+        """See `LoadedModel.eager_reason`."""
+        return "deepstack features leave the tower in several places" if self.tower.taps else ""
 
     def patches(self, resized: Tensor) -> Patches:
         """Frames uint8 [2*S,3,h,w] of the final size to the tower's input, by the checkpoint's processor."""
@@ -160,235 +212,16 @@ class QwenVL(StreamingModel):
         rows = to_device(out["pixel_values_videos"], self.device, self.dtype)
         return Patches(rows, out["video_grid_thw"])
 
+    def split_at_video(self, content: list[dict[str, str]]) -> tuple[str, str]:
+        """Text before and after the video of a user's turn in the chat template."""
+        return compat.split_at_video(self.processor, [{"role": "user", "content": content}])
+
     def prompt_parts(self, question: str) -> tuple[str, str]:
-        """What stands before and behind the video when `question` is asked."""
-        content = [{"type": "video"}, {"type": "text", "text": question}]
-        before, after = self.split_at_video([{"role": "user", "content": content}])
-        if self.stamps:  # every slice brings its own marks
+        """Text before and after the video when `question` is asked."""
+        before, after = self.split_at_video([{"type": "video"}, {"type": "text", "text": question}])
+        if self.stamps:  # every pair brings its own marks
             before, after = before.removesuffix(VISION_START), after.removeprefix(VISION_END)
         return before, after
-
-    def split_at_video(self, messages: list[dict[str, Any]]) -> tuple[str, str]:
-        """The chat template filled in, cut where the video goes.
-
-        Raises:
-            CheckpointError: the template has no place for a video.
-        """
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        before, found, after = text.partition(self.processor.video_token)
-        if not found:
-            raise CheckpointError(
-                f"the chat template of {self.settings.pretrained!r} has no place for a video"
-            )
-        return before, after
-
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a piece of prompt, without added special tokens."""
-        return self.processor.tokenizer(text, add_special_tokens=False).input_ids
-
-    def embed(self, ids: Sequence[int] | Tensor) -> Tensor:
-        """Embeddings [L,D]."""
-        return self.llm.embed(to_device(ids, self.device, torch.long))
-
-    def decode(
-        self,
-        reader: Reader,
-        prompt: PositionedEmbeds,
-        course: MropePositions,
-        generation: Generation,
-        adjust: Any,
-    ) -> Decoded:
-        """Greedy decoding behind `prompt`; `course` goes on with every token that is fed."""
-        return greedy(
-            reader,
-            prompt,
-            lambda ids: course.text(self.embed(ids)),
-            lambda ids: self.processor.tokenizer.decode(ids, skip_special_tokens=True),
-            self.eos_ids,
-            generation,
-            adjust,
-        )
-
-
-class QwenVLStream(Stream):
-    """One video in a `QwenVL` model."""
-
-    def __init__(self, model: QwenVL):
-        self.model = model
-        self.clock = StageClock(model.device)
-        self.encoder = FramePairEncoder(model, self.clock)
-        self.memory = model.memory.open(model.llm)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self.memory.close()
-        self.memory = self.model.memory.open(self.model.llm)
-        self.encoder.reset()
-        self.frame_selection = None
-        self.times_s: list[float] = []
-        self._course, self._slices = MropePositions(), 0
-        self._seen: set[int] = set()  # ids that stand in the context
-        self.clock.take()
-        self._billed = (0, 0, 0, 0)
-
-    @property
-    def position_s(self) -> float:
-        """Time stamp of the newest frame."""
-        return self.times_s[-1] if self.times_s else -math.inf
-
-    @property
-    def kept(self) -> list[int]:
-        """LLM tokens of every slice given out so far."""
-        return self.encoder.kept
-
-    @property
-    def nbytes(self) -> int:
-        """KV cache, tower references, method state."""
-        return self.memory.nbytes + self.encoder.nbytes
-
-    @property
-    def progress(self) -> Progress:
-        """See `Stream.progress`; tokens are those of a slice."""
-        encoder = self.encoder
-        recomputed = encoder.recomputed / encoder.tower_tokens if encoder.tower_tokens else 1.0
-        return Progress(len(self.times_s), usage(encoder.kept).mean, recomputed)
-
-    @torch.no_grad()
-    def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
-        """See `Stream.observe`; a frame without a partner waits for the next one."""
-        check_frames(frames, times_s, self.position_s, again=self.frame_selection is not None)
-        check_length(self.model.settings.max_frames, len(self.times_s) + len(frames))
-        for slices in self.encoder.observe(frames, times_s):
-            with self.clock.stage("prefill_ms"):
-                self.prefill(slices)
-        self.times_s.extend(times_s)
-
-    def prefill(self, slices: Sequence[FramePair]) -> None:
-        """Append the next slices to the memory."""
-        self._begin()
-        if not slices:
-            return
-        pieces = self._place(self._course, slices, self._slices, self._seen)
-        self._slices += len(slices)
-        self.memory.append(PositionedEmbeds.join(pieces), [len(piece) for piece in pieces])
-
-    def _begin(self) -> None:
-        if self.memory.length == 0:
-            ids = self.model.ids(self.model.prompt_parts("")[0])
-            self._seen.update(ids)
-            self.memory.begin(self._course.text(self.model.embed(ids)))
-
-    def _place(
-        self, course: MropePositions, slices: Sequence[FramePair], number: int, seen: set[int]
-    ) -> list[PositionedEmbeds]:
-        """The slices `number`.. of the video with all that belongs to them; `seen` gets the ids."""
-        model = self.model
-        seen.update([model.video_id] * len(slices))
-        if not model.stamps:
-            return [course.slice(one, int(n * model.stride)) for n, one in enumerate(slices, number)]
-        pieces = []
-        for one in slices:
-            before, behind = model.ids(f"<{one.time_s:.1f} seconds>{VISION_START}"), model.ids(VISION_END)
-            seen.update(before, behind)
-            pieces.append(course.stamped(one, model.embed(before), model.embed(behind)))
-        return pieces
-
-    @torch.no_grad()
-    def ask(
-        self,
-        question: str,
-        generation: Generation = Generation(),  # noqa: B008 - frozen
-        *,
-        search: str | None = None,
-    ) -> Answer:
-        """See `Stream.ask`.
-
-        The time to the first token holds what the question alone needs encoded: an odd last frame.
-        """
-        model = self.model
-        with self.clock.stage("prefill_ms"):
-            self._begin()
-        kv_bytes, state_bytes = self.memory.nbytes, self.nbytes
-        choices = model.options.answer == "choices"
-        opening = CHOICES_OPENING if choices else generation.opening
-        self.clock.wait()  # the time to the first token begins with the question
-        start = time.perf_counter()
-        prompt, course, kept, seen = self._question(question, opening)
-        penalty = model.options.repetition_penalty
-        with self.memory.ask() as reader:
-            prompt_ms = (time.perf_counter() - start) * 1e3  # what is queued still is waited for below
-            if choices:
-                decoded = self._choose(reader, prompt, seen)
-            else:
-                decoded = model.decode(
-                    reader,
-                    prompt,
-                    course,
-                    generation,
-                    lambda logits, ids: repetition_penalty(logits, seen.union(ids), penalty),
-                )
-            context_tokens = reader.context_tokens + len(prompt)
-        efficiency = dataclasses.replace(
-            self._take_costs(usage([*self.kept, *kept])),
-            ttft_ms=prompt_ms + decoded.ttft_ms,
-            per_token_ms=decoded.per_token_ms,
-            new_tokens=len(decoded.token_ids),
-            context_tokens=context_tokens,
-            kv_bytes=kv_bytes,
-            archive_bytes=self.memory.archive_nbytes,
-            state_bytes=state_bytes,
-            peak_memory_bytes=peak_memory_bytes(model.device),
-        )
-        return Answer(decoded.text, decoded.token_ids, efficiency)
-
-    def _choose(self, reader: Reader, prompt: PositionedEmbeds, seen: Collection[int]) -> Decoded:
-        """The candidate whose last token is the likeliest; nothing is generated."""
-        ids = [self.model.ids("\n" + word)[-1] for word in CHOICES]
-
-        def only(logits: Tensor, _: object) -> Tensor:
-            allowed = torch.full_like(logits, -torch.inf)
-            allowed[ids] = logits[ids]
-            return allowed
-
-        decoded = self.model.decode(reader, prompt, MropePositions(), Generation(max_new_tokens=1), only)
-        (token,) = decoded.token_ids
-        return dataclasses.replace(decoded, text=CHOICES[ids.index(token)])
-
-    @torch.no_grad()
-    def question_embeds(self, question: str, opening: str = "") -> PositionedEmbeds:
-        """All that comes behind the memory: slices not given out yet, question, the answer's opening."""
-        return self._question(question, opening)[0]
-
-    def _question(
-        self, question: str, opening: str
-    ) -> tuple[PositionedEmbeds, MropePositions, list[int], set[int]]:
-        """That, the places that go on behind it, the tokens of its slices, and all ids up to there."""
-        model = self.model
-        course = self._course.copy(first=int(self.memory.forgotten_frames * model.stride))
-        slices = self.encoder.peek()
-        ids = model.ids(model.prompt_parts(question)[1] + opening)
-        seen = self._seen | set(ids)
-        pieces = self._place(course, slices, self._slices, seen)
-        prompt = PositionedEmbeds.join([*pieces, course.text(model.embed(ids))])
-        return prompt, course, [len(one.kept_K) for one in slices], seen
-
-    def _take_costs(self, kept: Usage) -> Efficiency:
-        """What the stream has done since the last bill."""
-        encoder = self.encoder
-        now = (len(self.times_s), encoder.tower_tokens, encoder.recomputed, encoder.graphed)
-        frames, tower_tokens, recomputed, graphed = (a - b for a, b in zip(now, self._billed, strict=True))
-        self._billed = now
-        return Efficiency(
-            frames_seen=len(self.times_s),
-            frames_encoded=frames,
-            frames_graphed=graphed,
-            tower_tokens=tower_tokens,
-            tower_tokens_recomputed=recomputed,
-            llm_tokens_mean=kept.mean,
-            llm_tokens_max=kept.maximum,
-            **self.clock.take(),
-        )
 
 
 class Qwen2VL(QwenVL):
@@ -398,12 +231,12 @@ class Qwen2VL(QwenVL):
 
 
 class Qwen2_5VL(QwenVL):
-    """Qwen2.5-VL: windows in the tower, and places that count time."""
+    """Qwen2.5-VL: windows in the tower, and position ids that count time."""
 
     model_type = "qwen2_5_vl"
 
 
 class Qwen3VL(QwenVL):
-    """Qwen3-VL: deepstack features, and a time stamp before every slice."""
+    """Qwen3-VL: deepstack features, and a time stamp before every frame pair."""
 
     model_type = "qwen3_vl"

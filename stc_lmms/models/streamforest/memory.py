@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stc_lmms.models.streamforest.memory_options import ForestOptions
+from stc_lmms.models.streamforest.options import ForestOptions
 from stc_lmms.ops.merge import head_mean, match, merge_to
 
 # Told every choice: the values that were compared, and which was the lowest.

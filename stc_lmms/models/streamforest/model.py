@@ -1,13 +1,11 @@
 """StreamForest as a streaming model (arXiv 2509.24871): SigLIP, an event memory, a projector, Qwen2.
 
-The memory holds tower tokens, not keys and values: a question reads it, and all it reads is projected and
+The memory holds tower tokens, not keys and values: a question reads it, and what it reads is projected and
 prefilled then. Prompt and time sentence are those of the released evaluation.
 
 Shapes: F frames, T tower tokens, C width of the tower, N tokens read, D width of the decoder.
 """
 
-import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,24 +17,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2ForCausa
 
 from stc_lmms import compat, compat_llm
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import (
-    Answer,
-    Generation,
-    Progress,
-    Stream,
-    StreamingModel,
-    check_frames,
-    check_length,
-    checkpoint,
-    open_device,
-)
-from stc_lmms.engine.decoding import greedy
-from stc_lmms.engine.encoder import FrameEncoder, note_unknown_role
-from stc_lmms.engine.graphs import CudaCapture
-from stc_lmms.engine.timers import Efficiency, StageClock, environment, peak_memory_bytes
+from stc_lmms.engine.api import Generation, checkpoint
+from stc_lmms.engine.encoder import FrameEncoder
+from stc_lmms.engine.model import LoadedModel, move
+from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.errors import StcError
 from stc_lmms.memory.full import Full, FullMemory
-from stc_lmms.models.checkpoint_io import Entry, checkpoint_folder, entries, load_tokenizer
+from stc_lmms.methods.budget import Usage
+from stc_lmms.models.checkpoint_io import (
+    Entry,
+    checkpoint_folder,
+    entries,
+    load_tokenizer,
+    small_network,
+    stock_network,
+)
 from stc_lmms.models.streamforest.config import (
     StreamForestSpec,
     check_fit,
@@ -52,8 +47,8 @@ from stc_lmms.ops.transfer import to_device
 from stc_lmms.towers import open_tower
 from stc_lmms.video.sampling import spread_indices
 
-MOMENTS = 512  # rows of the temporal table; later frames begin anew
-MAX_SELECTED_FRAMES = 2048  # at most, in the released evaluation
+MOMENTS = 512  # rows of the temporal table; later frames start over
+MAX_SELECTED_FRAMES = 2048  # limit of the released evaluation
 
 
 @dataclass(frozen=True)
@@ -63,12 +58,6 @@ class Networks:
     vision: PreTrainedModel
     projector: nn.Sequential
     decoder: Qwen2ForCausalLM
-
-    def to(self, device: torch.device) -> "Networks":
-        """Move all of them."""
-        for part in (self.vision, self.projector, self.decoder):
-            part.to(device)
-        return self
 
 
 def networks_from(
@@ -80,30 +69,22 @@ def networks_from(
     """Stock modules with the tensors of a checkpoint.
 
     Args:
-        spec: its sizes.
-        found: its tensors by their released names.
-        dtype: of the weights; `auto` is the one of the files.
+        spec: sizes of the networks.
+        found: the checkpoint's tensors by their released names.
+        dtype: of the weights; `auto` is that of the files.
         attn_implementation: of the decoder; the tower runs SDPA.
 
     Raises:
-        CheckpointError: a tensor is missing or has another shape; told before any is read.
+        CheckpointError: a tensor is missing or has another shape; raised before any is read.
     """
     parts = sort_weights(spec, found)
     if dtype == "auto":
         dtype = next(iter(parts.decoder.values())).read().dtype
 
-    def load(cls: type[PreTrainedModel], config: Any, part: Mapping[str, Entry], attention: str) -> Any:
-        state = {name: entry.read() for name, entry in part.items()}
-        return cls.from_pretrained(
-            None, config=config, state_dict=state, dtype=dtype, attn_implementation=attention
-        ).eval()
-
-    projector = make_projector(spec).to(dtype).eval()
-    projector.load_state_dict({name: entry.read() for name, entry in parts.projector.items()})
     return Networks(
-        load(SiglipVisionModel, spec.vision, parts.vision, "sdpa"),
-        projector,
-        load(Qwen2ForCausalLM, spec.text, parts.decoder, attn_implementation),
+        stock_network(SiglipVisionModel, spec.vision, parts.vision, dtype, "sdpa"),
+        small_network(make_projector(spec), parts.projector, dtype),
+        stock_network(Qwen2ForCausalLM, spec.text, parts.decoder, dtype, attn_implementation),
     )
 
 
@@ -120,12 +101,13 @@ def pixel_values(frames: np.ndarray, side: int, device: torch.device, dtype: tor
 
 
 class PositionCodes:
-    """Codes of where and when a token is, as they are added to it.
+    """Sine-cosine codes of a token's place and time, added to it.
 
     Args:
         grid: rows and columns of a frame's tokens.
         width: C.
-        device, dtype: of the tokens; the tables are made in float32 and cast.
+        device: of the tokens.
+        dtype: likewise; the tables are computed in float32 and cast.
         moments: rows of the temporal table.
     """
 
@@ -137,173 +119,52 @@ class PositionCodes:
         dtype: torch.dtype,
         moments: int = MOMENTS,
     ):
-        self._where_TC = spatial_table(grid, width).to(device, dtype)
-        self._when_MC = temporal_table(moments, width).to(device, dtype)
+        self._spatial_TC = spatial_table(grid, width).to(device, dtype)
+        self._temporal_MC = temporal_table(moments, width).to(device, dtype)
 
     def add(self, x_FTC: Tensor, first: int) -> Tensor:
-        """Tokens of the frames number `first`, `first + 1`, ..., with their codes."""
-        moments = torch.arange(first, first + len(x_FTC), device=x_FTC.device) % len(self._when_MC)
-        return x_FTC + self._where_TC + self._when_MC[moments, None]
+        """Tokens of the frames number `first`, `first + 1`, ..., with their codes added."""
+        moments = torch.arange(first, first + len(x_FTC), device=x_FTC.device) % len(self._temporal_MC)
+        return x_FTC + self._spatial_TC + self._temporal_MC[moments, None]
 
 
-class StreamForest(StreamingModel):
-    """A loaded StreamForest checkpoint.
+class StreamForestStream(ModelStream):
+    """One video in a `StreamForest` model.
 
-    Args:
-        settings: validated model arguments; `pretrained` is a local folder or a hub id.
-
-    Raises:
-        CheckpointError, SettingsError: see `check_settings` and `networks_from`.
+    Attributes:
+        forest: its memory.
     """
 
-    def __init__(self, settings: Settings):
-        check_settings(settings)
-        device = open_device(settings.device)
-        folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
-        spec, tokenizer = StreamForestSpec.read(folder), load_tokenizer(folder)
-        dtype: Any = settings.dtype if settings.dtype == "auto" else getattr(torch, settings.dtype)
-        if dtype == "auto" and device.type == "cpu":
-            dtype = torch.float32
-        networks = networks_from(spec, entries(folder), dtype, settings.attn_implementation)
-        self._assemble(settings, spec, networks.to(device), tokenizer)
+    model: "StreamForest"
 
-    @classmethod
-    def check(cls, settings: Settings) -> None:
-        """See `StreamingModel.check`."""
-        check_settings(settings)
+    def open_encoder(self) -> FrameEncoder:
+        """See `ModelStream.open_encoder`; projection comes after the memory."""
+        model = self.model
+        return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, lambda tokens: tokens)
 
-    @classmethod
-    def from_parts(
-        cls,
-        settings: Settings,
-        spec: StreamForestSpec,
-        networks: Networks,
-        tokenizer: PreTrainedTokenizerBase | None,
-    ) -> "StreamForest":
-        """The same model around networks that are there already, in eval mode on their device.
-
-        Args:
-            settings: what concerns loading is not looked at but echoed, so it must be true.
-            spec: sizes of the networks.
-            networks: shared, never changed.
-            tokenizer: of the decoder; None if nothing will be asked in words.
-
-        Raises:
-            SettingsError: the method or the memory does not fit the model.
-        """
-        check_fit(settings, spec)
-        self = cls.__new__(cls)
-        self._assemble(settings, spec, networks, tokenizer)
-        return self
-
-    def with_settings(self, settings: Settings) -> "StreamForest":
-        """See `StreamingModel.with_settings`."""
-        return self.from_parts(settings, self.spec, self.networks, self.tokenizer)
-
-    def _assemble(
-        self,
-        settings: Settings,
-        spec: StreamForestSpec,
-        networks: Networks,
-        tokenizer: PreTrainedTokenizerBase | None,
-    ) -> None:
-        self.settings, self.spec, self.networks, self.tokenizer = settings, spec, networks, tokenizer
-        self.options: StreamForestOptions = settings.build_model_options()
-        self.method = settings.build_method()
-        self.tower, self.llm = open_tower(networks.vision), compat_llm.LanguageModel(networks.decoder)
-        self.device, self.dtype = self.llm.device, self.llm.dtype
-        self.position_codes = PositionCodes(spec.grid, spec.vision.hidden_size, self.device, self.dtype)
-        self.eos_ids: frozenset[int] = frozenset()
-        if tokenizer is not None:
-            end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
-            self.eos_ids = compat.eos_ids(networks.decoder, tokenizer) | {i for i in [end] if i is not None}
-        if self.options.grid == "dynamic_fps1":
-            limit = settings.max_frames or MAX_SELECTED_FRAMES
-            self.select_frames = lambda count, fps, clip_s: spread_indices(count, fps, clip_s, limit)
-        self.capture = CudaCapture(self.device, settings.cuda_graphs)
-        note_unknown_role(self.capture, self.method.tower)
-
-    def open_stream(self) -> "StreamForestStream":
-        """A new, empty stream."""
-        return StreamForestStream(self)
-
-    def describe(self) -> dict[str, Any]:
-        """See `StreamingModel.describe`."""
-        return {
-            "execution": "batched" if self.method.tower is None else "grouped",
-            "launch": "eager" if self.capture.reason else "graph for single frames",
-            "launch_reason": self.capture.reason,
-            "attention": f"tower sdpa, llm {self.settings.attn_implementation}",
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "context_limit": self.spec.context_limit,
-            "environment": environment(self.device),
-        }
-
-    def pixels(self, frames: np.ndarray) -> Tensor:
-        """Frames uint8 [F,H,W,3] to the pixel values [F,3,S,S] of the tower."""
-        return pixel_values(frames, self.spec.vision.image_size, self.device, self.dtype)
-
-    def embed_text(self, text: str) -> Tensor:
-        """Embeddings [L,D] of a piece of prompt, without added special tokens."""
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        return self.llm.embed(to_device(ids, self.device, torch.long))
-
-
-class StreamForestStream(Stream):
-    """One video in a `StreamForest` model."""
-
-    def __init__(self, model: StreamForest):
-        self.model = model
-        self.clock = StageClock(model.device)
-        self.encoder = FrameEncoder(
-            self.clock, model.capture, model.tower, model.method.tower, project=lambda features: features
-        )
-        self.tower_state = self.encoder.state
-        self.forest = Forest(model.options, model.spec.vision.num_attention_heads)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self.frame_selection = None
-        self.encoder.reset()
-        self.forest.reset()
-        self.times_s: list[float] = []
-        self._read: FullMemory | None = None
-        self._visual = 0  # tokens in it
-        self.clock.take()
+    def start(self) -> None:
+        """See `ModelStream.start`."""
+        self.forest = Forest(self.model.options, self.model.spec.vision.num_attention_heads)
+        self._prefilled: tuple[FullMemory, int] | None = None  # with the number of visual tokens
 
     @property
-    def position_s(self) -> float:
-        """Time stamp of the newest frame."""
-        return self.times_s[-1] if self.times_s else -math.inf
+    def own_nbytes(self) -> int:
+        """The memory, and what the last question prefilled, which is kept until the next frame."""
+        return self.forest.nbytes + (self._prefilled[0].nbytes if self._prefilled else 0)
 
-    @property
-    def nbytes(self) -> int:
-        """The memory, tower references, and what the last question read until the next frame comes."""
-        read = self._read.nbytes if self._read is not None else 0
-        return self.forest.nbytes + self.encoder.nbytes + read
-
-    @property
-    def progress(self) -> Progress:
-        """See `Stream.progress`; LLM tokens are those that a question would read, over all frames."""
+    def usage(self) -> Usage:
+        """Tokens that a question would read, over all frames; the maximum is that of the newest frame."""
         frames = len(self.times_s)
-        return Progress(frames, self.forest.tokens / frames if frames else 0.0, self.encoder.recomputed)
+        return Usage(self.forest.tokens / frames if frames else 0.0, self.model.options.now_tokens)
 
-    @torch.no_grad()
-    def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
-        """See `Stream.observe`; encodes in groups of `prefill_frames`."""
-        check_frames(frames, times_s, self.position_s, again=self.frame_selection is not None)
-        settings = self.model.settings
-        check_length(settings.max_frames, len(self.times_s) + len(frames))
-        for start in range(0, len(frames), settings.prefill_frames):
-            group = slice(start, start + settings.prefill_frames)
-            self._read = None
-            with self.clock.stage("preprocess_ms"):
-                pixels = self.model.pixels(frames[group])
-            features = self.encoder.encode(pixels)
-            with self.clock.stage("method_ms"):
-                self.forest.append(self.model.position_codes.add(features, len(self.times_s)))
-            self.times_s.extend(times_s[group])
+    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+        """See `ModelStream.take_in`."""
+        model, self._prefilled = self.model, None
+        with self.clock.stage("preprocess_ms"):
+            pixels = model.pixels(frames)
+        features = self.encoder.encode(pixels)
+        with self.clock.stage("method_ms"):
+            self.forest.append(model.position_codes.add(features, len(self.times_s)))
 
     @torch.no_grad()
     def visual_tokens(self) -> Tensor:
@@ -313,64 +174,77 @@ class StreamForestStream(Stream):
         with self.clock.stage("project_ms"):
             return self.model.networks.projector(tokens_NC)
 
-    def _prefilled(self) -> FullMemory:
-        """Keys and values of all that stands before the question; kept for others before the next frame."""
-        if self._read is None:
-            llm = self.model.llm
-            visual_ND = self.visual_tokens()
-            self._visual = len(visual_ND)
-            with self.clock.stage("prefill_ms"):
-                self._read = Full().open(llm)
-                self._read.begin(self.model.embed_text(PREFIX))
-                self._read.append(visual_ND, [len(visual_ND)])
-        return self._read
-
-    @torch.no_grad()
-    def ask(
-        self,
-        question: str,
-        generation: Generation = Generation(),  # noqa: B008 - frozen
-        *,
-        search: str | None = None,
-    ) -> Answer:
-        """See `Stream.ask`; the memory is read whatever is searched by.
-
-        The time to the first token holds the reading: merging events, projector, prefill of visual tokens.
+    def question(self, question: str, generation: Generation, search: str) -> Question:
+        """Read the memory, prefill it (once for all questions between two frames), and add the question.
 
         Raises:
             StcError: no frame has come.
         """
-        model = self.model
         if not self.times_s:
             raise StcError("no frame has come: StreamForest answers from frames; ask after the first")
-        self.clock.wait()  # the time to the first token begins with the question
-        start = time.perf_counter()
-        memory = self._prefilled()
+        model = self.model
+        memory, visual = self._prefilled = self._prefilled or self._prefill()
         kind = model.options.time_text
         sentence = "" if kind == "none" else time_sentence(kind, self.times_s)
-        prompt_LD = model.embed_text(suffix(question, sentence) + generation.opening)
-        read_ms = (time.perf_counter() - start) * 1e3  # what is queued still is waited for below
-        with memory.ask() as reader:
-            decoded = greedy(
-                reader,
-                prompt_LD,
-                model.llm.embed,
-                lambda ids: model.tokenizer.decode(ids, skip_special_tokens=True),
-                model.eos_ids,
-                generation,
-            )
-            context_tokens = reader.context_tokens + len(prompt_LD)
-        efficiency = Efficiency(
-            **self.encoder.take_costs(),
-            **self.clock.take(),
-            llm_tokens_mean=self._visual / len(self.times_s),
-            llm_tokens_max=model.options.now_tokens,
-            ttft_ms=read_ms + decoded.ttft_ms,
-            per_token_ms=decoded.per_token_ms,
-            new_tokens=len(decoded.token_ids),
-            context_tokens=context_tokens,
-            kv_bytes=memory.nbytes,
-            state_bytes=self.nbytes,
-            peak_memory_bytes=peak_memory_bytes(model.device),
+        return Question(
+            memory,
+            model.embed_text(suffix(question, sentence) + generation.opening),
+            model.llm.embed,
+            Usage(visual / len(self.times_s), model.options.now_tokens),
         )
-        return Answer(decoded.text, decoded.token_ids, efficiency)
+
+    def _prefill(self) -> tuple[FullMemory, int]:
+        visual_ND = self.visual_tokens()
+        with self.clock.stage("prefill_ms"):
+            memory = Full().open(self.model.llm)
+            memory.begin(self.model.embed_text(PREFIX))
+            memory.append(visual_ND, [len(visual_ND)])
+        return memory, len(visual_ND)
+
+
+class StreamForest(LoadedModel):
+    """A loaded StreamForest checkpoint; its parts are spec, networks and tokenizer.
+
+    The tokenizer may be None if nothing is asked in words.
+    """
+
+    stream_class = StreamForestStream
+    options: StreamForestOptions
+
+    @classmethod
+    def check(cls, settings: Settings) -> None:
+        """See `StreamingModel.check`."""
+        check_settings(settings)
+
+    @classmethod
+    def check_fit(cls, settings: Settings, *parts: Any) -> None:
+        """See `LoadedModel.check_fit`."""
+        check_fit(settings, parts[0])
+
+    @classmethod
+    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        """See `LoadedModel.load`."""
+        folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
+        spec, tokenizer = StreamForestSpec.read(folder), load_tokenizer(folder)
+        networks = networks_from(spec, entries(folder), dtype, settings.attn_implementation)
+        return spec, move(networks, device), tokenizer
+
+    def assemble(
+        self, spec: StreamForestSpec, networks: Networks, tokenizer: PreTrainedTokenizerBase | None
+    ) -> None:
+        """See `LoadedModel.assemble`."""
+        self.spec, self.networks, self.tokenizer = spec, networks, tokenizer
+        self.tower, self.llm = open_tower(networks.vision), compat_llm.LanguageModel(networks.decoder)
+        width = spec.vision.hidden_size
+        self.position_codes = PositionCodes(spec.grid, width, self.llm.device, self.llm.dtype)
+        self.context_limit = spec.context_limit
+        self.eos_ids = frozenset()
+        if tokenizer is not None:
+            self.eos_ids = compat.eos_ids(networks.decoder, tokenizer, END_OF_TURN)
+        if self.options.grid == "dynamic_fps1":
+            limit = self.settings.max_frames or MAX_SELECTED_FRAMES
+            self.select_frames = lambda count, fps, clip_s: spread_indices(count, fps, clip_s, limit)
+
+    def pixels(self, frames: np.ndarray) -> Tensor:
+        """Frames uint8 [F,H,W,3] to the pixel values [F,3,S,S] of the tower."""
+        return pixel_values(frames, self.spec.vision.image_size, self.device, self.dtype)
