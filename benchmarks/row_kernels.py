@@ -24,7 +24,7 @@ from stc_lmms.engine.graphs import CudaCapture
 from stc_lmms.engine.timers import environment
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.methods.stc_cacher_roles import FrameRoles
-from stc_lmms.models.streamforest.config import SO400M
+from stc_lmms.models.public_sizes import SO400M
 from stc_lmms.ops import rows
 from stc_lmms.towers import Tower, open_tower
 

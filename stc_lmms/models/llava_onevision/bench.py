@@ -58,7 +58,7 @@ class LlavaOnevisionEntry(Entry):
     def prompt_tokens(self, model: Any) -> tuple[int, int]:
         """See `Entry.prompt_tokens`."""
         before, after = (len(model.embed_text(part)) for part in model.prompt_parts(QUESTION))
-        return before, after + (model.prompt == "chat")  # the newline token that ends the video
+        return before, after + (model.options.prompt == "chat")  # the newline token that ends the video
 
 
 ENTRY = LlavaOnevisionEntry(LLAVA_ONEVISION, SO400M)
