@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPO = Path(__file__).resolve().parents[1]
 LISTING = re.compile(r"^`([^`]+)`(?:, one more entry of `(\w+)`)?:\n\n```\w*\n(.*?)^```$", re.M | re.S)
 
@@ -53,6 +55,48 @@ def run(root, *words, **environ):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def llava_checkpoint(tmp_path_factory):
+    """Folder of a tiny random LLaVA-1.5."""
+    import torch
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    from training.demo.checkpoint import byte_tokenizer
+
+    tokenizer, folder = byte_tokenizer(), tmp_path_factory.mktemp("llava")
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**small, image_size=32, patch_size=8),
+        text_config=LlamaConfig(**small, vocab_size=len(tokenizer), max_position_embeddings=4096),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    sides = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    LlavaProcessor(CLIPImageProcessor(**sides), tokenizer, patch_size=8).save_pretrained(folder)
+    return folder
+
+
+def test_a_model(tmp_path, llava_checkpoint):
+    root = extended(tmp_path, "A model")
+    video = next((REPO / "tasks" / "mini_data" / "videos").glob("*.mp4"))
+    args = f"pretrained={llava_checkpoint},device=cpu,cache_interval=2,memory=recent,recent_frames=3"
+    words = ("stream", video, "--model", "llava", "--model_args", args, "--ask", "What moves?", "--json")
+    efficiency = json.loads(run(root, *words, "--max-new-tokens", 3))["efficiency"]
+    frames = efficiency["frames_seen"]
+    assert frames > 8 and efficiency["llm_tokens_mean"] == 16 and efficiency["new_tokens"] <= 3
+    assert efficiency["tower_tokens"] == 17 * frames > efficiency["tower_tokens_recomputed"]
+    listed = json.loads(run(root, "methods", "--model", "llava", "--json"))
+    assert listed["models"][0]["name"] == "llava"
 
 
 def test_a_benchmark(tmp_path):
