@@ -1,23 +1,6 @@
-"""All streaming models by name. Importing this imports no torch: lmms-eval's plug-in hook reads it.
+"""All streaming models by name; `docs/extending.md` shows how to add one.
 
-To add a model:
-
-1. Write `models/my_model.py` with a class `MyModel(StreamingModel)`: its constructor takes `Settings` and
-   nothing else; `check` refuses what does not fit before any weight; `with_settings` puts the same weights
-   under other settings. `models/base.py` says what each must do.
-2. If it has arguments of its own, put a frozen dataclass of them, each with a default and a docstring line,
-   into `models/my_model_options.py`; `__post_init__` refuses values out of range with a `SettingsError`. Its
-   fields become model arguments, and `settings.build_model_options()` gives it back filled in. A field may
-   not be called like a common argument or like one of a method or memory; two models may share a name. The
-   file imports neither torch nor transformers: it is read whenever arguments are resolved, of any model.
-3. Add one `Model` line to `_MODELS` below. `defaults` are those of common or method arguments that differ
-   (`fps`, `method`, `token_budget`, ...). If the model can only run on a memory of its own, name it as
-   `own_memory`: `settings.memory` is that name then, `build_memory()` is None, and any other is refused. Its
-   hyper-parameters are fields of the model's options.
-
-lmms-eval and `stc-vlmeval` then know it as `my_model_stc`, and settings, `stc-lmms stream`, `compare` and
-`methods`, journal and records work. `show` draws the
-frames of LLaVA-OneVision alone, and `bench` measures models whose line has a `bench`; both refuse others.
+Importing this module imports neither torch nor transformers: lmms-eval's plug-in hook reads it.
 """
 
 import dataclasses
@@ -30,19 +13,19 @@ from typing import Any
 from stc_lmms.errors import SettingsError
 from stc_lmms.suggest import unknown
 
-SUFFIX = "_stc"  # of a harness id: lmms-eval has models called llava_onevision and so on of its own
+SUFFIX = "_stc"  # of a harness id; lmms-eval already has models called llava_onevision and so on
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is known of a model without importing it.
+    """Properties of a model that are known without importing it.
 
     Attributes:
-        name: short name, as `stc-lmms stream --model NAME` takes it.
+        name: short name, as in `stc-lmms stream --model NAME`.
         summary: one line for listings.
-        path: dotted path of its `StreamingModel`.
+        path: dotted path of its `StreamingModel` class.
         pretrained: default checkpoint, a hub id.
-        options: dotted path of the frozen dataclass of the arguments that are its own; "" if it has none.
+        options: dotted path of the frozen dataclass of its own arguments; "" if it has none.
         defaults: defaults of common and method arguments that differ from those of `Settings`.
         own_memory: name of the memory that is part of the model; "" if every memory works.
         demo: whether `pretrained=demo` is a checkpoint of this model.
