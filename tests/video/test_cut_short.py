@@ -9,6 +9,7 @@ import pytest
 from stc_lmms.errors import VideoError
 from stc_lmms.video import backends, open_video, probe, process
 from tests import media
+from tests.video.clock import Clock, hang
 from tests.video.reading import expected
 
 FASTSTART = {"container_options": {"movflags": "faststart"}}
@@ -159,13 +160,16 @@ def test_a_scan_decodes_nothing(ok, monkeypatch):
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("import time; time.sleep(60)", "no progress for 2 s"),
+        ("{hang}", "no progress for 2 s"),
         ("import os; os.abort()", r"crashed \(SIGABRT\)"),
         ("raise SystemExit('the disk is on fire')", "the disk is on fire"),
     ],
 )
-def test_a_scan_that_hangs_or_dies_is_one_line(ok, monkeypatch, script, reason):
-    real = process.worker_command
+def test_a_scan_that_hangs_or_dies_is_one_line(ok, tmp_path, monkeypatch, script, reason):
+    real, clock = process.worker_command, Clock(hung=tmp_path / "hung")
+    script = script.replace("{hang}", hang(clock.hung))
+    monkeypatch.setattr(process, "time", clock)
+    monkeypatch.setattr(process, "select", clock)
 
     def command(backend):
         return [sys.executable, "-c", script] if backend == "scan" else real(backend)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from stc_lmms.errors import VideoError
-from stc_lmms.video import iter_frames, open_video, process
+from stc_lmms.video import iter_frames, open_video, process, worker
 from tests import media
+from tests.video.clock import Clock, hang
 from tests.video.reading import expected, numbers
 
 
@@ -23,12 +24,12 @@ def children() -> set[int]:
 linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into /proc")
 
 
-def replace_decord(monkeypatch, script: str) -> None:
-    """Run `script` instead of the decord worker; PyAV stays real."""
+def replace_worker(monkeypatch, script: str, replaced: str = "decord") -> None:
+    """Run `script` instead of one decoder's worker; the others stay real."""
     real = process.worker_command
 
     def command(backend):
-        return [sys.executable, "-c", script] if backend == "decord" else real(backend)
+        return [sys.executable, "-c", script] if backend == replaced else real(backend)
 
     monkeypatch.setattr(process, "worker_command", command)
 
@@ -47,22 +48,27 @@ worker.main()
 """
 
 
+HANG = "{hang}"  # filled in by the test, which owns the clock
+
+
 @linux
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("import time; time.sleep(60)", "no progress for 0.5 s"),
+        (HANG, "no progress for 5 s"),
         ("raise SystemExit('the disk is on fire')", "status 1: the disk is on fire"),
         ("import os; os.abort()", r"crashed \(SIGABRT\)"),
-        (AFTER_THREE_FRAMES.format(then="time.sleep(60)"), "no progress for 0.5 s"),
+        (AFTER_THREE_FRAMES.format(then=HANG), "no progress for 5 s"),
         (AFTER_THREE_FRAMES.format(then="os.abort()"), r"crashed \(SIGABRT\)"),
     ],
 )
-def test_pyav_takes_over_from_a_decoder_that_hangs_or_dies(ok, monkeypatch, script, reason):
-    replace_decord(monkeypatch, script)
+def test_pyav_takes_over_from_a_decoder_that_hangs_or_dies(ok, tmp_path, monkeypatch, script, reason):
+    clock = Clock(hung=tmp_path / "hung")
+    monkeypatch.setattr(process, "time", clock)
+    monkeypatch.setattr(process, "select", clock)
+    replace_worker(monkeypatch, script.replace(HANG, hang(clock.hung)))
     before = children()
-    timeout_s = 0.5 if "0.5" in reason else 30
-    with open_video(ok, fps=1, timeout_s=timeout_s) as stream:
+    with open_video(ok, fps=1, timeout_s=5) as stream:
         got = [(t, media.read_number(image)) for t, image in stream.read()]
         assert stream.backend == "pyav" and stream.fallback_reason.startswith("decord: ")
         assert len(stream.warnings) == 1
@@ -70,36 +76,38 @@ def test_pyav_takes_over_from_a_decoder_that_hangs_or_dies(ok, monkeypatch, scri
             raise VideoError(stream.fallback_reason)
     assert got == expected(100, 10, 10)  # nothing twice, nothing missing
     with pytest.raises(VideoError, match=reason):
-        list(iter_frames(ok, decoder="decord", fps=1, timeout_s=timeout_s))
+        list(iter_frames(ok, decoder="decord", fps=1, timeout_s=5))
     assert children() == before
+
+
+def test_a_decoder_says_that_it_is_busy_at_most_once_a_second(monkeypatch):
+    read, write = os.pipe()
+    clock = Clock()
+    monkeypatch.setattr(worker, "time", clock)
+    messages = worker.Messages(write)
+    for _ in range(100):
+        clock.now_s += 0.125
+        messages.tick()
+    os.close(write)
+    with open(read, "rb") as pipe:
+        assert pipe.read().count(b'"busy"') == 11  # in 12.5 s, each more than a second after the last
 
 
 def test_slow_is_not_hung_as_long_as_it_advances(ok, monkeypatch):
     slow = """
-import time
-from stc_lmms.video import backends, worker
-worker._BUSY_EVERY_S = 0.1
-on_screen = backends.on_screen
-def slow(frames, *rest):
-    def delayed():
-        for frame in frames:
-            time.sleep(0.03)
-            messages.tick()
-            yield frame
-    return on_screen(delayed(), *rest)
-backends.on_screen = slow
-init = worker.Messages.__init__
-def remember(self, descriptor):
-    global messages
-    messages = self
-    init(self, descriptor)
-worker.Messages.__init__ = remember
+import itertools, types
+from stc_lmms.video import worker
+seconds = itertools.count(step=2)
+worker.time = types.SimpleNamespace(monotonic=lambda: next(seconds))
 worker.main()
 """
-    replace_decord(monkeypatch, slow)
-    with open_video(ok, fps=0.25, timeout_s=0.8) as stream:  # 1.2 s of decoding between two frames
+    replace_worker(monkeypatch, slow, "pyav")
+    clock = Clock(step_s=1.0)
+    monkeypatch.setattr(process, "time", clock)
+    monkeypatch.setattr(process, "select", clock)
+    with open_video(ok, decoder="pyav", fps=0.25, timeout_s=30) as stream:
         assert len(list(stream.read())) == 3
-        assert stream.backend == "decord" and stream.decode_ms > 1500
+        assert clock.now_s > 2 * 40  # 40 frames are decoded between two, each with a message
 
 
 @linux
@@ -127,30 +135,31 @@ def test_nothing_is_left_behind(ok, tmp_path):
 
 @linux
 @pytest.mark.parametrize("hangs", [False, True])
-def test_the_worker_dies_with_its_parent(ok, hangs):
-    script = f"""
-import os, sys, time
-from stc_lmms.video import open_video, process
+def test_the_worker_dies_with_its_parent(ok, tmp_path, hangs):
+    decoder = f"""
+from stc_lmms.video import worker
 if {hangs}:
-    hung = "import threading, time\\nfrom stc_lmms.video import worker\\n"
-    hung += "worker.decode = lambda *_: time.sleep(60)\\nworker.main()"
-    process.worker_command = lambda backend: [sys.executable, "-c", hung]
-    stream = process.DecoderProcess({{"backend": "decord"}}, 60)
-    worker = stream._process
-    time.sleep(0.5)
+    worker.decode = lambda *_: {hang(tmp_path / "hung")}
+worker.main()
+"""
+    script = f"""
+import os, pathlib, sys
+from stc_lmms.video import open_video, process
+process.worker_command = lambda backend: [sys.executable, "-c", {decoder!r}]
+if {hangs}:
+    stream = process.DecoderProcess({{"backend": "decord"}}, 600)
+    while not pathlib.Path({str(tmp_path / "hung")!r}).exists():
+        pass
 else:
     stream = open_video({str(ok)!r}, fps=10)
-    worker = stream._worker._process
-print(worker.pid, flush=True)
+print(pathlib.Path(f"/proc/self/task/{{os.getpid()}}/children").read_text(), flush=True)
 os.kill(os.getpid(), 9)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
     status = Path(f"/proc/{int(done.stdout)}/status")
-    for _ in range(100):
-        if not status.exists() or "State:\tZ" in status.read_text():
-            return
-        time.sleep(0.05)
-    pytest.fail("the worker outlives its parent")
+    while status.exists() and "State:\tZ" not in status.read_text():  # pytest's own timeout ends a failure
+        time.sleep(0.02)
 
 
 def test_streams_in_several_threads_do_not_mix(clips, ok):
@@ -178,10 +187,12 @@ def test_the_worker_waits_instead_of_running_ahead(tmp_path):
         10,
         codec_options={"preset": "ultrafast"},
     )
+    before = children()
     with open_video(path, fps=10) as stream:
         next(stream.read())
-        time.sleep(1.0)
-        statistics = Path(f"/proc/{stream._worker._process.pid}/io").read_text().splitlines()
+        time.sleep(1.0)  # in which it would run ahead
+        (pid,) = children() - before
+        statistics = Path(f"/proc/{pid}/io").read_text().splitlines()
         written = next(int(line.split()[1]) for line in statistics if line.startswith("wchar"))
         assert written < 3 * 720 * 1280 * 3
 
