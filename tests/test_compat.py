@@ -20,14 +20,13 @@ def no_network(monkeypatch):
     monkeypatch.setattr(compat.HfApi, "model_info", unreachable)
 
 
-def test_a_hub_that_cannot_be_reached_is_told_at_once(no_network):
-    start = time.monotonic()
+def test_a_hub_that_cannot_be_reached_is_told_at_once(no_network, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it tries again for half a minute"))
     with pytest.raises(CheckpointError) as caught:
         compat.load_config("llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava_onevision")
     message = str(caught.value)
     assert "not reachable at) the model hub" in message and "Name or service not known" in message
     assert "\n" not in message and "give a folder with a llava_onevision checkpoint" in message
-    assert time.monotonic() - start < 10  # loading itself would retry for half a minute
 
 
 def test_a_local_folder_needs_no_hub(no_network, checkpoint):

@@ -113,7 +113,7 @@ def test_file_errors_are_reported_and_bugs_are_not_hidden(root: Path) -> None:
 
 def test_probes_run_in_parallel(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    both = threading.Barrier(2, timeout=5)
+    both = threading.Barrier(2, timeout=300)
 
     def waits_for_the_other(path: Path) -> Info:
         both.wait()

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from hashlib import sha1
@@ -239,10 +238,9 @@ def test_no_network_is_one_quick_line(tmp_path: Path, variables: dict[str, str])
         "import sys, time\nfrom pathlib import Path\nimport huggingface_hub\n"
         "from stc_lmms.benchmarks.registry import find\n"
         "from stc_lmms.data.download import fetch\nfrom stc_lmms.errors import DataError\n"
-        "start = time.monotonic()\n"
+        "time.sleep = lambda seconds: sys.exit('it waits, to try again')\n"
         "try: fetch(find('ovobench').source, Path(sys.argv[1]))\n"
         "except DataError as error: print(error)\n"
-        "print(time.monotonic() - start)\n"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     done = subprocess.run(
@@ -252,9 +250,8 @@ def test_no_network_is_one_quick_line(tmp_path: Path, variables: dict[str, str])
         check=True,
         env=environment | variables,
     )
-    message, seconds = done.stdout.splitlines()
+    (message,) = done.stdout.splitlines()
     assert done.stderr == ""
-    assert float(seconds) < 5
     assert message.startswith("cannot reach the dataset hub (")
     for piece in (
         *PARTS,
@@ -269,10 +266,9 @@ def test_no_network_is_one_quick_line(tmp_path: Path, variables: dict[str, str])
 def test_local_archives_need_no_network(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     split(tar_bytes(VIDEOS), root, CUTS)
-    start = time.monotonic()
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it tries again"))
     fetch(OVO, root, progress=False)
     assert videos_in(root) == VIDEOS
-    assert time.monotonic() - start < 5
 
 
 def test_offline_mode_holds_for_the_repository_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

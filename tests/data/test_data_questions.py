@@ -86,12 +86,12 @@ def test_hub_without_a_config(local_hub: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("variables", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
 def test_no_network_is_one_quick_line(tmp_path: Path, variables: dict[str, str]) -> None:
     code = (
-        "import time, datasets\nfrom pathlib import Path\n"
+        "import sys, time, datasets\nfrom pathlib import Path\n"
         "from stc_lmms.benchmarks.ovobench import BENCHMARK\n"
-        "from stc_lmms.errors import DataError\nstart = time.monotonic()\n"
+        "from stc_lmms.errors import DataError\n"
+        "time.sleep = lambda seconds: sys.exit('it waits, to try again')\n"
         "try: BENCHMARK.annotations(Path('.'), 'backward')\n"
         "except DataError as error: print(error)\n"
-        "print(time.monotonic() - start)\n"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     environment |= {"HF_HOME": str(tmp_path), **variables}
@@ -103,10 +103,9 @@ def test_no_network_is_one_quick_line(tmp_path: Path, variables: dict[str, str])
         cwd=tmp_path,
         env=environment,
     )
-    message, seconds = done.stdout.splitlines()
+    (message,) = done.stdout.splitlines()
     assert "kcz358/OVOBench" in message
     assert "ovo_bench_new.json" in message
-    assert float(seconds) < 6
 
 
 @pytest.mark.parametrize(

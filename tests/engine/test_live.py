@@ -3,19 +3,23 @@
 import json
 import os
 import socket
+import sys
 import threading
 import time
 
 import pytest
 
 from stc_lmms.cli.main import main
+from stc_lmms.engine import live
 from stc_lmms.engine.api import Generation
 from stc_lmms.engine.live import Schedule, Status, play
 from stc_lmms.errors import SettingsError, VideoError
 from stc_lmms.eval.session import Clip, VideoSession
+from stc_lmms.video import process
 from stc_lmms.video.decode import iter_frames
 from stc_lmms.video.live import LiveSource
 from tests.media import encode_video, moving_square_frames, numbered_frames, read_number
+from tests.video.clock import Clock
 
 SHORT = Generation(max_new_tokens=4)
 
@@ -30,8 +34,8 @@ def taken(source, at_most=1000):
     return [frame for frames in source.waiting(at_most) for frame in frames]
 
 
-def drip(path, data, pieces, pause_s):
-    """Write the data piece by piece in a thread, as a recorder does."""
+def drip(path, data, pieces, pause_s, finished=None):
+    """Write the data piece by piece in a thread, as a recorder does, and create the file `finished`."""
 
     def write():
         step = len(data) // pieces + 1
@@ -39,6 +43,8 @@ def drip(path, data, pieces, pause_s):
             for start in range(0, len(data), step):
                 file.write(data[start : start + step])
                 time.sleep(pause_s)
+            if finished is not None:
+                finished.touch()
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
@@ -76,36 +82,61 @@ def test_a_network_stream_gives_the_same_frames(video):
                     time.sleep(0.01)
 
         threading.Thread(target=send, daemon=True).start()
-        with LiveSource(f"tcp://127.0.0.1:{server.getsockname()[1]}", stall_s=10) as source:
+        with LiveSource(f"tcp://127.0.0.1:{server.getsockname()[1]}", stall_s=500) as source:
             got = taken(source)
     assert [read_number(f) for _, f in got] == [10 * k for k in range(10)] and source.failure is None
 
 
-def test_a_file_that_grows_is_followed_until_it_stops(video, tmp_path):
-    growing = tmp_path / "growing.mkv"
-    drip(growing, video.read_bytes(), 8, 0.15)
-    time.sleep(0.1)
-    with LiveSource(str(growing), follow=True, stall_s=4) as source:
+# A worker whose patience with a growing file passes at once, but only when the file in argv[1] is there.
+PATIENT = """
+import pathlib, sys, time, types
+from stc_lmms.video import live_input, worker
+finished, now = pathlib.Path(sys.argv.pop(1)), [0.0]
+def sleep(seconds):
+    time.sleep(seconds)
+    now[0] += 1000 * finished.exists()
+live_input.time = types.SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+worker.main()
+"""
+
+
+def test_a_file_that_grows_is_followed_until_it_stops(video, tmp_path, monkeypatch):
+    growing, finished = tmp_path / "growing.mkv", tmp_path / "finished"
+    growing.touch()
+    command = [sys.executable, "-c", PATIENT, str(finished)]
+    monkeypatch.setattr(process, "worker_command", lambda backend: command)
+    drip(growing, video.read_bytes(), 8, 0.15, finished)
+    with LiveSource(str(growing), follow=True, stall_s=500) as source:
         got = taken(source)
     assert [read_number(f) for _, f in got] == [10 * k for k in range(10)]
     assert source.failure is None
 
 
-def test_a_source_that_stalls_breaks_off_and_keeps_what_came(video, tmp_path):
-    pipe = tmp_path / "pipe"
+def test_a_source_that_stalls_breaks_off_and_keeps_what_came(video, tmp_path, monkeypatch):
+    pipe, clock = tmp_path / "pipe", Clock(hung=tmp_path / "hung")
+    monkeypatch.setattr(process, "time", clock)
+    monkeypatch.setattr(process, "select", clock)
     os.mkfifo(pipe)
     half = video.read_bytes()[: video.stat().st_size // 2]
-    drip(pipe, half, 1, 30.0)
+    drip(pipe, half, 1, 600.0)
     with LiveSource(str(pipe), stall_s=5.0) as source:
-        got = taken(source)
+        got = next(source.waiting(1))
+        clock.hung.touch()  # what comes before the parent sees this is still read
+        got += taken(source)
     assert 0 < len(got) < 10
     assert f"{pipe} broke off: the decoder made no progress for 5 s" in str(source.failure)
+
+
+def received(source, count):
+    """Wait until the source has sent so many frames that nobody has taken."""
+    while source.longest_backlog + source.n_dropped < count:
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("backlog", ["queue", "drop"])
 def test_backlog_policies_count(video, backlog):
     with LiveSource(str(video), fps=5, backlog=backlog) as source:
-        source._thread.join(timeout=30)
+        received(source, 100)
         got = taken(source)
     if backlog == "queue":
         assert len(got) == source.longest_backlog == 100 and source.n_dropped == 0
@@ -178,10 +209,19 @@ def test_a_question_after_the_end_is_told(stream, video):
     assert "stc-lmms: not asked at 60 s, the source had ended: What?" in err
 
 
-def test_an_answer_given_before_the_source_broke_off_stays(stream, video, tmp_path):
-    pipe = tmp_path / "pipe"
+def test_an_answer_given_before_the_source_broke_off_stays(stream, video, tmp_path, monkeypatch):
+    pipe, clock = tmp_path / "pipe", Clock(hung=tmp_path / "hung")
+
+    def play_and_break_off(*args):
+        for event in play(*args):
+            yield event
+            clock.hung.touch()
+
+    monkeypatch.setattr(live, "play", play_and_break_off)
+    monkeypatch.setattr(process, "time", clock)
+    monkeypatch.setattr(process, "select", clock)
     os.mkfifo(pipe)
-    drip(pipe, video.read_bytes()[: video.stat().st_size // 2], 1, 30.0)
+    drip(pipe, video.read_bytes()[: video.stat().st_size // 2], 1, 600.0)
     code, out, err = stream(pipe, "--at", "3", "--stall", "5")
     assert code == 2 and out.startswith("[3 s] What?\n")
     assert err[-1].startswith("stc-lmms: error: ") and "broke off" in err[-1]

@@ -89,7 +89,7 @@ def test_a_sweep_on_slurm_survives_everything(slurm, checkpoints, tmp_path):
     restarted = subprocess.run([SLURM, "restart-slurmd", slurm], capture_output=True, text=True, timeout=60)
     assert restarted.returncode == 0, restarted.stderr
 
-    wait_for(lambda: not subprocess.run(["squeue", "-h"], capture_output=True, text=True).stdout, 1000)
+    wait_for(lambda: not subprocess.run(["squeue", "-h"], capture_output=True, text=True).stdout)
     table = command("sweep", "status", root)
     assert f"{killed.name}: " in table and "23 of 24 jobs done" in table, table
     assert stopped.status()["state"] == "done" and stopped.status()["attempt"] == 2

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -18,8 +19,8 @@ HOLD = (
     "import subprocess, sys, time; from pathlib import Path; from stc_lmms.sweep.lease import Lease\n"
     "with Lease(Path(sys.argv[1]), 'it') as lease:\n"
     "    if len(sys.argv) > 2:\n"
-    "        child = subprocess.Popen(['sleep', '60'], pass_fds=(lease.fd,)); print(child.pid, flush=True)\n"
-    "    print('held', flush=True); time.sleep(60)\n"
+    "        child = subprocess.Popen(['sleep', '600'], pass_fds=(lease.fd,)); print(child.pid, flush=True)\n"
+    "    print('held', flush=True); time.sleep(600)\n"
 )
 
 
@@ -67,17 +68,15 @@ def test_a_child_that_inherited_it_keeps_it(tmp_path, hold):
     process.wait()
     assert not is_free(tmp_path / "lease")
     os.kill(int(child), signal.SIGKILL)
-    with Lease(tmp_path / "lease", "it", wait_s=5):
+    with Lease(tmp_path / "lease", "it", wait_s=300):
         pass
 
 
 def test_waiting_ends_when_the_holder_does(tmp_path, hold):
     process, _ = hold()
-    process.kill()
-    process.wait()
-    start = time.monotonic()
-    with Lease(tmp_path / "lease", "it", wait_s=20):
-        assert time.monotonic() - start < 5
+    threading.Timer(0.6, process.kill).start()  # after the first look
+    with Lease(tmp_path / "lease", "it", wait_s=300):
+        assert process.wait() == -signal.SIGKILL
 
 
 def test_a_fresh_heartbeat_from_another_machine_holds_it(tmp_path, monkeypatch):

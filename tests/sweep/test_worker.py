@@ -34,8 +34,8 @@ ANSWER = (
 WRITE = "(out / 'm').mkdir(exist_ok=True)\nfor leaf, n in json.loads(sys.argv[2]).items():\n"
 WRITE += "    (out / 'm' / f'1_samples_{leaf}.jsonl').write_text('{}\\n' * n)\n"
 WRITE += "(out / 'stc_efficiency_1_rank0.json').touch()\n"
-WAIT = "import signal, time\nsignal.signal(15, lambda *_: sys.exit(75)); print('ready', flush=True)\n"
-WAIT += "time.sleep(60)\n"
+WAIT = "import signal, time\nsignal.signal(15, lambda *_: os._exit(75)); os.write(1, b'ready\\n')\n"
+WAIT += "time.sleep(600)\n"
 
 
 @pytest.fixture
@@ -184,17 +184,15 @@ def test_before_a_time_limit_slurm_requeues_this_job_alone(
 
 def test_a_rank_ends_with_a_killed_torchrun():
     rank = (
-        "import time; from stc_lmms.eval.stopping import end_with_launcher, stoppable\n"
-        "end_with_launcher()\nwith stoppable(): print('ready', flush=True); time.sleep(60)"
+        "import os, time; from stc_lmms.eval.stopping import end_with_launcher, stoppable\n"
+        "end_with_launcher()\nwith stoppable(): os.write(1, b'ready\\n'); time.sleep(600)"
     )
     launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"
     environ = dict(os.environ) | {"STC_SHARD": "x", "TORCHELASTIC_RUN_ID": "none"}
     process = subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, env=environ)
     assert process.stdout.readline() == b"ready\n"
     process.kill()
-    began = time.monotonic()
     assert process.stdout.read() == b"", "the pipe ends with the rank"
-    assert time.monotonic() - began < 20
     process.wait()
 
 
@@ -217,7 +215,7 @@ def test_a_job_that_is_held_is_left_alone(job, monkeypatch, capfd):
 
 def test_a_killed_worker_takes_lmms_eval_with_it_and_is_lost_at_once(job):
     sweep, first = job()
-    stand_in = ANSWER + "print(os.getpid())\n" + WAIT
+    stand_in = ANSWER + "print(os.getpid(), flush=True)\n" + WAIT
     code = (
         "import sys; from pathlib import Path; from stc_lmms.sweep import folder, worker\n"
         "sweep = folder.Sweep(Path(sys.argv[1]))\n"
@@ -231,8 +229,7 @@ def test_a_killed_worker_takes_lmms_eval_with_it_and_is_lost_at_once(job):
     child = int(log.read_text().split()[-2])
     process.send_signal(signal.SIGKILL)
     process.wait()
-    end = time.monotonic() + 10
-    while not is_free(first.path / "lease") and time.monotonic() < end:
+    while not is_free(first.path / "lease"):
         time.sleep(0.02)
     stat = Path(f"/proc/{child}/stat")  # nobody may be there to reap it
     assert not stat.exists() or stat.read_text().split()[2] == "Z"
