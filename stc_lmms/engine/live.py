@@ -170,7 +170,7 @@ def play(
                 source.longest_backlog,
             )
     # The last frame lasts until the next would come: a question within that time has seen all it can.
-    yield from due(math.inf if upcoming[0] == math.inf else stream.position_s + source.grid.step_s)
+    yield from due(math.inf if upcoming[0] == math.inf else stream.position_s + source.sampling.step_s)
     if schedule.every_s is None and upcoming is not never:
         yield from (Reply(*ask, failed="the source had ended") for ask in (upcoming, *asks))
 

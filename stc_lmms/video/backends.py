@@ -1,10 +1,10 @@
-"""The decoders, as they run inside the worker: decord, PyAV and (on request) torchcodec.
+"""The decoders that run inside the worker: decord, PyAV and (on request) torchcodec.
 
-Each is a class with the same face, `Source`: open a file, describe it, and give the frame on screen at every
-grid time in one sequential pass. Times start at 0 with the video stream, whatever offset the container has.
-Library errors come out as `VideoError` with a reason in plain words and no path. decord and PyAV return the
-same pixels: both follow the file's colour matrix and range, and turn the picture as its rotation says (decord
-by itself, PyAV with our help). What torchcodec does about either is left to torchcodec.
+All have the interface `Source`: open a file, describe it, and yield the frame on screen at every sampling
+time in one sequential pass. Times start at 0 with the video stream, whatever offset the container has.
+Library errors become `VideoError` with a reason in plain words and no path. decord and PyAV return the same
+pixels: both follow the file's colour matrix and range and apply its rotation (decord by itself, PyAV with our
+help). torchcodec handles both in its own way.
 """
 
 import math
@@ -18,18 +18,18 @@ import numpy as np
 from stc_lmms.errors import VideoError
 from stc_lmms.video.delivery import TOLERANCE_S as END_TOLERANCE_S
 from stc_lmms.video.delivery import Delivery
-from stc_lmms.video.sampling import TOLERANCE_S, Picks, Sampling, on_screen
+from stc_lmms.video.sampling import TOLERANCE_S, FixedTimes, Sampling, on_screen
 
 _BROKEN = "the file is damaged, incomplete or not a video"
 _NO_CODEC = "its video codec is not supported here (H.264 always is)"
-_NO_VIDEO = "it has no video stream (sound only?)"
+_NO_VIDEO = "it has no video stream (audio only?)"
 _SEEK_MARGIN_S = 1.0
 _MAX_READ_FAILURES = 50
 
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """What a container says of its video stream; None where it says nothing."""
+    """What a container says about its video stream; None where it says nothing."""
 
     duration_s: float | None
     n_frames: int | None
@@ -44,16 +44,15 @@ class Source(Protocol):
     damaged_at_end: bool
     end_s: float | None
 
-    def frames(self, grid: Sampling | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (k, uint8 RGB [H,W,3]) from grid time `first_k` on.
+    def frames(self, sampling: Sampling | FixedTimes, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (k, uint8 RGB [H,W,3]) from sampling time `first_k` on.
 
-        `end_s` and `damaged_at_end` are known after the last one.
+        `end_s` and `damaged_at_end` are known after the last frame.
         """
-        ...
 
 
 class PyAVSource:
-    """PyAV: tolerant of damage, knows exact times, and can check where a seek has landed."""
+    """PyAV: tolerates damage, knows exact times, and can check where a seek landed."""
 
     def __init__(self, path: str, tick: Callable[[], None]) -> None:
         import av
@@ -69,7 +68,7 @@ class PyAVSource:
 
     def _open(self) -> None:
         try:
-            # Tags are often not UTF-8; a playlist in disguise must not make FFmpeg open other addresses.
+            # Tags are often not UTF-8; a disguised playlist must not make FFmpeg open other addresses.
             self._container = self._av.open(
                 self._path, metadata_errors="replace", options={"protocol_whitelist": "file"}
             )
@@ -89,14 +88,14 @@ class PyAVSource:
             return float(stream.duration * stream.time_base)
         if not container.duration:
             return None
-        # Matroska states the time of its end, the others a length.
+        # Matroska stores the end time, other formats a length.
         offset = max(0, container.start_time or 0) if "matroska" in container.format.name else 0
         return (container.duration - offset) / 1e6
 
-    def frames(self, grid: Sampling | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
-        """See `Source`; begins with a seek if the first frame wanted is not near the start."""
-        decoded = self._decode_all(grid.time_s(first_k))
-        for k, frame in on_screen(decoded, grid, first_k, self._interval_s):
+    def frames(self, sampling: Sampling | FixedTimes, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
+        """See `Source`; starts with a seek unless the first frame is near the start."""
+        decoded = self._decode_all(sampling.time_s(first_k))
+        for k, frame in on_screen(decoded, sampling, first_k, self._interval_s):
             yield k, _upright_rgb(frame)
         if self.end_s is None:
             raise VideoError(f"no frame could be decoded; {_BROKEN}")
@@ -108,15 +107,15 @@ class PyAVSource:
             last_s = decoded[0]
             yield decoded
         if self._flush_failed:
-            # Frame threads lose all they still hold when the last packet is cut: how much depends on the
-            # machine's cores. Decode the tail again without them.
+            # If the last packet is truncated, frame threads lose their frames; how many depends on the core
+            # count. Decode the tail again without them.
             n_damaged, self._threads = self.n_damaged, "SLICE"
             self._reopen()
             yield from (decoded for decoded in self._decode_from(last_s) if decoded[0] > last_s)
             self.n_damaged = n_damaged
 
     def _decode_from(self, time_s: float) -> Iterator[tuple[float, float, Any]]:
-        """Seek, then decode; from the start if the seek lands too late."""
+        """Seek, then decode; decodes from the start if the seek lands too late."""
         if time_s > _SEEK_MARGIN_S:
             target = int((time_s - _SEEK_MARGIN_S) / self._stream.time_base) + (self._stream.start_time or 0)
             try:
@@ -152,7 +151,7 @@ class PyAVSource:
                 self.damaged_at_end, self._flush_failed = True, flush
                 continue
             for frame in frames:
-                # Raw streams carry no times: count frames.
+                # Raw streams have no time stamps: count frames.
                 timeless = frame.pts is None
                 time_s = time_s + self._interval_s if timeless else float((frame.pts - start) * time_base)
                 duration_s = float((getattr(frame, "duration", 0) or 0) * time_base)
@@ -161,7 +160,7 @@ class PyAVSource:
                 yield time_s, duration_s, frame
 
     def _packets(self, *streams: Any) -> Iterator[Any]:
-        """Packets up to the end; reading errors are counted and read past while that gets anywhere."""
+        """Packets up to the end; reading errors are counted and skipped, up to a limit."""
         for _ in range(_MAX_READ_FAILURES):
             try:
                 yield from self._container.demux(*streams)
@@ -169,12 +168,12 @@ class PyAVSource:
             except self._av.error.FFmpegError:
                 self.n_damaged += 1
                 self.damaged_at_end = True
-        yield None  # the reader never saw the end: let the decoder give what it still holds
+        yield None  # the reader never saw the end: flush the decoder
 
     def scan(self) -> Delivery:
-        """Read all packets from the start, decoding none: quick, and enough to find where a file was cut.
+        """Read all packets without decoding: fast, and enough to find where a file was cut off.
 
-        A source that was scanned gives no frames.
+        A scanned source yields no frames.
         """
         stream = self._stream
         start_s = float((stream.start_time or 0) * stream.time_base)
@@ -185,29 +184,29 @@ class PyAVSource:
             if packet is None or packet.size == 0:
                 continue
             self.damaged_at_end = packet.is_corrupt
-            picture, ticks = packet.stream is stream, packet.dts if packet.pts is None else packet.pts
-            if packet.is_corrupt or (ticks is None and not picture):
+            is_video, ticks = packet.stream is stream, packet.dts if packet.pts is None else packet.pts
+            if packet.is_corrupt or (ticks is None and not is_video):
                 continue
-            if ticks is None:  # raw streams carry no times: count frames
+            if ticks is None:  # raw streams have no time stamps: count frames
                 end_s += self._interval_s
                 continue
-            length_s = float((packet.duration or 0) * packet.time_base) or self._interval_s * picture
+            length_s = float((packet.duration or 0) * packet.time_base) or self._interval_s * is_video
             packet_end_s = float(ticks * packet.time_base) + length_s
             whole_end_s = max(whole_end_s, packet_end_s - begin_s)
-            end_s = max(end_s, packet_end_s - start_s) if picture else end_s
+            end_s = max(end_s, packet_end_s - start_s) if is_video else end_s
         claimed_s = self.info.duration_s
-        of_the_picture = stream.duration or claimed_s is None or claimed_s < end_s + END_TOLERANCE_S
-        if not of_the_picture and claimed_s < whole_end_s + END_TOLERANCE_S:
-            claimed_s = None  # the length of the sound
+        of_video = stream.duration or claimed_s is None or claimed_s < end_s + END_TOLERANCE_S
+        if not of_video and claimed_s < whole_end_s + END_TOLERANCE_S:
+            claimed_s = None  # the length of the audio
         return Delivery(claimed_s, round(end_s, 6), self.damaged_at_end)
 
 
 class DecordSource:
-    """decord: what ReKV and STC use, and a little faster. Strictly sequential, because its seeks miss.
+    """decord: what ReKV and STC use, and slightly faster. Strictly sequential, because its seeks are inexact.
 
-    `seek_accurate`, `get_batch` and `skip_frames` over a key frame all seek, and land some frames off on
-    HEVC with open groups and on variable-rate files. `skip_frames` up to the frame before a key frame, and
-    one `next` across it, does not seek.
+    `seek_accurate`, `get_batch` and `skip_frames` across a key frame all seek, and land some frames off on
+    HEVC with open GOPs and on variable-rate files. `skip_frames` up to the frame before a key frame, followed
+    by one `next` across it, does not seek.
     """
 
     def __init__(self, path: str, tick: Callable[[], None]) -> None:
@@ -223,23 +222,23 @@ class DecordSource:
             self._key_indices = np.asarray(self._reader.get_key_indices())
             avg_fps = float(self._reader.get_avg_fps())
         except self._errors as error:
-            known = "no stream it can decode" if "st_nb >= 0" in str(error) else _BROKEN
-            raise VideoError(f"decord cannot open it: {known}") from error
+            reason = "no stream it can decode" if "st_nb >= 0" in str(error) else _BROKEN
+            raise VideoError(f"decord cannot open it: {reason}") from error
         starts_s = self._times_s[:, 0]
-        # Frames before an edit list's start get negative times and are counted, but never come out.
+        # Frames before an edit list's start get negative times and are counted, but are never returned.
         if not (abs(starts_s[0]) < TOLERANCE_S and (np.diff(starts_s) >= 0).all() and avg_fps > 0):
             raise VideoError("decord reports wrong frame times for it")
-        self.n_damaged, self.damaged_at_end = 0, False  # damage makes it fail
+        self.n_damaged, self.damaged_at_end = 0, False  # decord fails on damaged files
         self.end_s = round(float(self._times_s[-1, 1]), 3)
         self.info = StreamInfo(self.end_s, len(self._reader), avg_fps)
         self._position = 0
 
-    def frames(self, grid: Sampling | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
+    def frames(self, sampling: Sampling | FixedTimes, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
         """See `Source`."""
         starts_s, ends_s = self._times_s.T
         indexed = zip(starts_s, ends_s - starts_s, range(len(starts_s)), strict=True)
         image: np.ndarray | None = None
-        for k, index in on_screen(indexed, grid, first_k, 1 / self.info.avg_fps):
+        for k, index in on_screen(indexed, sampling, first_k, 1 / self.info.avg_fps):
             if image is None or index >= self._position:
                 try:
                     self._advance(index)
@@ -268,7 +267,7 @@ class DecordSource:
 
 
 class TorchcodecSource:
-    """torchcodec: only on request; it needs FFmpeg's shared libraries and a wheel that fits torch."""
+    """torchcodec: only on request; needs FFmpeg's shared libraries and a wheel that matches torch."""
 
     def __init__(self, path: str, tick: Callable[[], None]) -> None:
         try:
@@ -290,10 +289,10 @@ class TorchcodecSource:
         self.n_damaged, self.damaged_at_end = 0, False
         self.info = StreamInfo(self.end_s, metadata.num_frames, metadata.average_fps)
 
-    def frames(self, grid: Sampling | Picks, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
-        """See `Source`; torchcodec's "played at" is our "on screen at", and it only seeks when that helps."""
+    def frames(self, sampling: Sampling | FixedTimes, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
+        """See `Source`; torchcodec's "played at" is our "on screen at"."""
         for k in count(first_k):
-            time_s = grid.time_s(k) + TOLERANCE_S
+            time_s = sampling.time_s(k) + TOLERANCE_S
             if time_s >= self.end_s:
                 return
             try:
@@ -305,25 +304,25 @@ class TorchcodecSource:
 
 
 def delivery_of(path: str, source: Source, tick: Callable[[], None]) -> Delivery:
-    """What the file claims against what a source has delivered, once its last frame is out.
+    """What the file claims and what a source has delivered; call after its last frame.
 
-    The claim is read with PyAV: decord takes a file that was cut between two packets for a short one.
+    The claim is read with PyAV, because decord mistakes a file cut off between two packets for a short one.
     """
     try:
         claimed_s = PyAVSource(path, tick).info.duration_s
         if claimed_s is not None and claimed_s > source.end_s + END_TOLERANCE_S:
-            claimed_s = PyAVSource(path, tick).scan().claimed_s  # may be the length of the sound
+            claimed_s = PyAVSource(path, tick).scan().claimed_s  # may be the length of the audio
     except VideoError:
         claimed_s = None
     return Delivery(claimed_s, source.end_s, source.damaged_at_end)
 
 
 def _upright_rgb(frame: Any) -> np.ndarray:
-    """A PyAV frame as uint8 RGB [H,W,3], equal to decord's to the bit.
+    """A PyAV frame as uint8 RGB [H,W,3], bit-equal to decord's.
 
-    Left alone, PyAV converts with BT.601 limited range whatever the file says, up to 20 levels off. It looks
-    at the file's matrix and range only if source and destination differ, so both are named here; for RGB the
-    destination's has no effect.
+    By default PyAV converts with BT.601 limited range whatever the file says, up to 20 levels off. Only if
+    source and destination differ does it respect the file's matrix and range, so both are given here; those
+    of the destination have no effect on RGB.
     """
     full_range = frame.color_range == 2
     rgb = frame.reformat(
@@ -337,7 +336,7 @@ def _upright_rgb(frame: Any) -> np.ndarray:
 
 
 def _is_cover_picture(stream: Any) -> bool:
-    """Whether a "video" stream is the cover of a sound file."""
+    """Whether a "video" stream is the cover picture of an audio file."""
     return "attached_pic" in str(getattr(stream, "disposition", ""))
 
 

@@ -1,14 +1,14 @@
-"""Read a video as a stream: RGB frames on the sampling grid, each once, in order, never holding the file.
+"""Read a video as a stream of sampled RGB frames, in order, without holding the file in memory.
 
     with open_video("talk.mp4", fps=0.5) as stream:
         for time_s, image in stream.read(until_s=25.5):  # everything a viewer has seen before 25.5 s
             ...
-        for time_s, image in stream.read(until_s=40.0):  # goes on where it stood
+        for time_s, image in stream.read(until_s=40.0):  # continues from there
             ...
 
 Decoding runs in a worker process with a timeout, because decord hangs and aborts on some files. With
-`decoder="auto"` a video that decord cannot decode is taken over by PyAV at the same frame, and the stream
-says so (`backend`, `fallback_reason`, `warnings`).
+`decoder="auto"` PyAV takes over at the same frame when decord fails, and the stream reports it (`backend`,
+`fallback_reason`, `warnings`).
 """
 
 import math
@@ -24,10 +24,10 @@ import numpy as np
 from stc_lmms.errors import SettingsError, VideoError
 from stc_lmms.video.delivery import Delivery
 from stc_lmms.video.process import DecoderProcess
-from stc_lmms.video.sampling import Picks, Sampling, check_fps
+from stc_lmms.video.sampling import FixedTimes, Sampling, check_fps
 
 DECODERS = ("auto", "decord", "pyav", "torchcodec")
-# decord hangs on MPEG-TS and reports garbage times for AVI: it only gets containers it is known to read.
+# decord hangs on MPEG-TS and reports wrong times for AVI, so it only gets containers it reads well.
 _DECORD_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm"})
 _PLAYLIST_STARTS = (b"#EXTM3U", b"ffconcat")
 AGAIN = "download or convert it again"
@@ -35,11 +35,11 @@ AGAIN = "download or convert it again"
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What `probe` learned; None where the file does not say. Width and height are those of the frames.
+    """Description of a video; None where the file does not say. Width and height are those of the frames.
 
     Attributes:
-        duration_s: Where the last readable packet of the picture ends, seconds from its first frame.
-        claimed_s: Where the file says that the picture ends.
+        duration_s: Where the last readable video packet ends, seconds from the first frame.
+        claimed_s: Where the video ends according to the file.
         cut_short: Why `duration_s` is not the length of the whole video, in one line; "" if it is.
     """
 
@@ -56,23 +56,37 @@ class VideoInfo:
 
 
 class VideoStream:
-    """A causal reader of one video; see the module's text. Not for use from two threads at once.
+    """A causal reader of one video; not thread-safe.
+
+    Args:
+        path: The file.
+        fps: Sampling rate, frames per second; see `sampling.frame_step` for the rounding.
+        start_s: Start of the clip, seconds in the source video; sampling starts there.
+        decoder: "auto": decord for .mp4 .m4v .mov .mkv .webm read from the start, with PyAV as the fallback;
+            PyAV for everything else, and for clips, because only PyAV can check where a seek landed.
+            "decord", "pyav" and "torchcodec" use that one or fail.
+        timeout_s: Longest time without progress before the decoder counts as hung.
+        times_s: Explicit sampling times, not decreasing, seconds in the source video; replaces `fps`.
+        exact: Sample every `1 / fps` seconds; see `Sampling.of`.
 
     Attributes:
         path: The file.
-        start_s: Where the clip and its sampling grid start, seconds in the source video.
-        position_s: Every grid frame before this time has been read.
+        start_s: Where the clip starts, seconds in the source video.
+        position_s: Every sampled frame before this time has been read.
         ended: The end of the video has been reached.
         cut_short: Once `ended`: why this is not the end of the whole video, in one line; "" if it is.
-        duration_s: Length of the video: what the decoder expects, the real one once `ended`; or None.
+        duration_s: Length of the video: as the decoder expects it, measured once `ended`; or None.
         n_frames: Number of frames the decoder expects, or None.
         avg_fps: Average frame rate of the source, or None.
-        grid: The sampling times.
-        backend: The decoder at work: "decord", "pyav" or "torchcodec".
-        fallback_reason: Why it is not the first choice; None if it is.
-        n_damaged: Damaged pieces skipped so far.
-        decode_ms: Time spent waiting for the decoder so far, its start included, in milliseconds.
+        sampling: The sampling times.
+        fallback_reason: Why the decoder in use is not the first choice; None if it is.
+        n_damaged: Damaged packets skipped so far.
+        decode_ms: Time spent waiting for the decoder so far, including its start, in milliseconds.
         warnings: What the user should know, one line each.
+
+    Raises:
+        SettingsError: An argument is out of range.
+        VideoError: The file is missing or cannot be decoded; one line with path, reason and fix.
     """
 
     def __init__(
@@ -105,7 +119,7 @@ class VideoStream:
         self.n_damaged = 0
         self.decode_ms = 0.0
         self.warnings: list[str] = []
-        self._backends = _plan(decoder, self.path.suffix.lower(), start_s)
+        self._backends = _decoder_order(decoder, self.path.suffix.lower(), start_s)
         self._worker: DecoderProcess | None = None
         self._pending: tuple[int, np.ndarray] | None = None
         self._next_k = 0
@@ -114,38 +128,38 @@ class VideoStream:
 
     @property
     def backend(self) -> str:
-        """Name of the decoder at work."""
+        """The decoder in use: "decord", "pyav" or "torchcodec"."""
         return self._backends[0]
 
     def read(self, until_s: float | None = None) -> Iterator[tuple[float, np.ndarray]]:
-        """Go on to `until_s`: all grid frames not yet read with a time below it.
+        """All sampled frames before `until_s` that have not been read yet.
 
-        Past the end of the video the frames just end and `ended` is true. If the caller stops half way, the
-        next `read` continues with the next frame.
+        At the end of the video the iterator ends and `ended` is true. If the caller stops early, the next
+        `read` continues with the next frame.
 
         Args:
-            until_s: End of the window, seconds in the source video, excluded. None: the end of the file.
+            until_s: End of the window (exclusive), seconds in the source video. None: the end of the file.
 
         Yields:
-            (grid time in seconds of the source video, uint8 RGB [H,W,3]): the frame on screen at that time.
+            (sampling time in seconds of the source video, uint8 RGB [H,W,3] of the frame on screen then).
 
         Raises:
-            VideoError: Decoding failed, and with it every decoder that may stand in.
+            VideoError: Every decoder that may be used has failed.
             ValueError: `until_s` is not a number, or the stream is closed.
         """
         if until_s is None:
             until_s = math.inf
         if math.isnan(until_s):
             raise ValueError(f"until_s={until_s!r} must be a number of seconds")
-        # The grid is known, so nothing beyond the window needs decoding to know that the window is complete.
-        while not self.ended and self.grid.time_s(self._next_k) < until_s:
+        # Sampling times are known, so the window is complete without decoding anything after it.
+        while not self.ended and self.sampling.time_s(self._next_k) < until_s:
             frame = self._pending or self._receive()
             self._pending = None
             if frame is None:
                 return
             k, image = frame
-            time_s = self.grid.time_s(k)
-            if time_s >= until_s:  # nothing was on screen at the grid times in between
+            time_s = self.sampling.time_s(k)
+            if time_s >= until_s:  # nothing was on screen at the sampling times in between
                 self._pending = frame
                 break
             self._next_k, self.position_s = k + 1, time_s
@@ -154,7 +168,7 @@ class VideoStream:
             self.position_s = max(self.position_s, until_s)
 
     def close(self) -> None:
-        """Stop decoding. Safe to call twice; the stream cannot be read afterwards."""
+        """Stop decoding; the stream cannot be read afterwards. Safe to call twice."""
         self._closed = True
         if self._worker is not None:
             self._worker.close()
@@ -167,7 +181,7 @@ class VideoStream:
         self.close()
 
     def _receive(self, just_open: bool = False) -> tuple[int, np.ndarray] | None:
-        """The next (k, frame), or None at the end; changes to the next decoder when one fails."""
+        """The next (k, frame), or None at the end; switches to the next decoder when one fails."""
         if self._closed:
             raise ValueError(f"the stream of {self.path} is closed")
         start_ns = time.monotonic_ns()
@@ -197,9 +211,9 @@ class VideoStream:
         info, _ = self._worker.receive()
         self.duration_s, self.n_frames = info["duration_s"], info["n_frames"]
         self.avg_fps = self.avg_fps or info["avg_fps"]
-        self.grid = Sampling.of(self.avg_fps, self._fps, self.start_s, self._exact)
+        self.sampling: Sampling | FixedTimes = Sampling.of(self.avg_fps, self._fps, self.start_s, self._exact)
         if self._times_s is not None:
-            self.grid = Picks(self._times_s)
+            self.sampling = FixedTimes(self._times_s)
 
     def _unpack(self, header: dict[str, Any], pixels: bytearray) -> tuple[int, np.ndarray] | None:
         self.n_damaged = header["n_damaged"]
@@ -220,7 +234,7 @@ class VideoStream:
         self.close()
 
     def _fall_back(self, error: VideoError) -> None:
-        """Give the rest of the video to the next decoder, or give up."""
+        """Continue with the next decoder, or give up."""
         failed, *others = self._backends
         if self._worker is not None:
             self._worker.close()
@@ -236,48 +250,15 @@ class VideoStream:
         )
 
 
-def open_video(
-    path: str | os.PathLike,
-    *,
-    fps: float = 0.5,
-    start_s: float = 0.0,
-    decoder: str = "auto",
-    timeout_s: float = 60.0,
-    times_s: Sequence[float] | None = None,
-    exact: bool = False,
-) -> VideoStream:
-    """Open a local video file for causal reading.
-
-    Args:
-        path: The file.
-        fps: Frames per second to sample; see `sampling.frame_step` for the rounding.
-        start_s: Start of the clip, seconds in the source video; the sampling grid is anchored there.
-        decoder: "auto": decord for .mp4 .m4v .mov .mkv .webm read from the start, with PyAV standing by; PyAV
-            for everything else, and for clips, because it alone can seek and check where it landed. "decord",
-            "pyav" and "torchcodec" use that one or fail.
-        timeout_s: Longest time without progress before the decoder counts as hung.
-        times_s: Moments to sample in place of the grid, none before the last, seconds in the source video.
-        exact: Sample every `1 / fps` seconds; see `Sampling.of`.
-
-    Raises:
-        SettingsError: An argument is out of range.
-        VideoError: The file is missing or cannot be decoded; one line with path, reason and fix.
-    """
-    return VideoStream(
-        path,
-        fps=fps,
-        start_s=start_s,
-        decoder=decoder,
-        timeout_s=timeout_s,
-        times_s=times_s,
-        exact=exact,
-    )
+def open_video(path: str | os.PathLike, **options: Any) -> VideoStream:
+    """Open a local video file for causal reading; `options` are those of `VideoStream`."""
+    return VideoStream(path, **options)
 
 
 def iter_frames(
     path: str | os.PathLike, *, end_s: float | None = None, **options: Any
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """The grid frames of [start_s, end_s) in one go; `options` are those of `open_video`."""
+    """The sampled frames of [start_s, end_s); `options` are those of `VideoStream`."""
     with open_video(path, **options) as stream:
         yield from stream.read(end_s)
 
@@ -285,7 +266,7 @@ def iter_frames(
 def probe(path: str | os.PathLike, *, timeout_s: float = 60.0) -> VideoInfo:
     """Describe a video after decoding its first frame and reading all its packets.
 
-    Quick, because the packets are not decoded, and enough to find most broken files.
+    Fast, because the packets are not decoded, and enough to find most broken files.
 
     Raises:
         VideoError: The file is missing or has no frame that can be decoded; one line.
@@ -326,7 +307,7 @@ def _delivery(header: dict[str, Any]) -> Delivery:
     return Delivery(header["claimed_s"], header["delivered_s"], header["damaged_at_end"])
 
 
-def _plan(decoder: str, suffix: str, start_s: float) -> list[str]:
+def _decoder_order(decoder: str, suffix: str, start_s: float) -> list[str]:
     """Decoders to try, in order."""
     if decoder != "auto":
         return [decoder]
@@ -334,7 +315,7 @@ def _plan(decoder: str, suffix: str, start_s: float) -> list[str]:
 
 
 def _local_video(path: str | os.PathLike) -> Path:
-    """The absolute path of an existing, readable file: no address or playlist reaches FFmpeg."""
+    """The absolute path of an existing, readable file; keeps addresses and playlists from FFmpeg."""
     text = os.fspath(path)
     if "://" in text:
         raise VideoError(f"{text} is an address, not a local file; download it first")

@@ -1,8 +1,8 @@
-"""How much of its picture a file really delivers, against what it claims."""
+"""How much video a file delivers, compared with what it claims."""
 
 from dataclasses import dataclass
 
-# Headers are rounded, and sound and picture rarely end together.
+# Headers are rounded, and audio and video rarely end together.
 TOLERANCE_S = 1.0
 
 
@@ -11,10 +11,10 @@ class Delivery:
     """Where a video ends. Times in seconds from its first frame.
 
     Attributes:
-        claimed_s: Where the file says that the picture ends; None if it does not say. A length of the whole
-            file that its sound fills says nothing of the picture.
-        delivered_s: Where the last readable picture ends.
-        damaged_at_end: What comes last is cut off or damaged.
+        claimed_s: Where the video stream ends according to the file; None if it does not say. The length of
+            the whole file does not count if it is the length of its audio.
+        delivered_s: Where the last readable frame ends.
+        damaged_at_end: The last packet is truncated or damaged.
     """
 
     claimed_s: float | None
@@ -22,10 +22,10 @@ class Delivery:
     damaged_at_end: bool
 
     def cut_short(self, avg_fps: float | None) -> str:
-        """Why the end is not the end of the whole video, in one line; "" if it is, as far as one can tell.
+        """Why the file is not the whole video, in one line; "" if it seems to be.
 
         Args:
-            avg_fps: Average frame rate, frames per second, or None: two frames may be missing.
+            avg_fps: Average frame rate, frames per second, or None; two missing frames are tolerated.
         """
         tolerance_s = max(TOLERANCE_S, 2 / avg_fps if avg_fps else 0.0)
         delivers = f"delivers {self.delivered_s:.1f} s"

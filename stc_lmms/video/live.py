@@ -1,7 +1,7 @@
-"""Live sources: a camera, a network stream, a pipe, a file that is still being written, or just a file.
+"""Live sources: a camera, a network stream, a pipe, a file that is still being written, or an ordinary file.
 
-A thread takes frames from the decoder process as they come and keeps them until the model is ready; what
-happens when it is not ready in time is the backlog policy.
+A thread takes frames from the decoder process as they arrive and queues them until the model is ready; the
+backlog policy says what happens when the model is too slow.
 """
 
 import os
@@ -21,12 +21,12 @@ from stc_lmms.video.process import DecoderProcess
 from stc_lmms.video.sampling import Sampling
 
 Backlog = Literal["queue", "drop"]
-_MOST_WAITING = 256  # then the source is made to wait, so that memory does not grow without an end
+_MAX_WAITING = 256  # then the source has to wait, so that memory stays bounded
 ADDRESSES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp", "http", "https")
 
 
 def describe_source(source: str, follow: bool = False) -> dict[str, Any]:
-    """What to open for a source as a user names it.
+    """The fields of a decoder job that say what to open.
 
     Args:
         source: a file or named pipe, `-` for standard input, an address such as `rtsp://...`, or the
@@ -34,7 +34,7 @@ def describe_source(source: str, follow: bool = False) -> dict[str, Any]:
         follow: the file is still being written: at its end, wait for more.
 
     Raises:
-        VideoError: there is no such file or camera, or the kind of address is not known.
+        VideoError: there is no such file or camera, or the kind of address is unknown.
     """
     if source.isdecimal():
         device = Path(f"/dev/video{source}")
@@ -46,7 +46,7 @@ def describe_source(source: str, follow: bool = False) -> dict[str, Any]:
         if scheme not in ADDRESSES:
             raise VideoError(f"{source}: {scheme!r} is not a kind of stream; known: {', '.join(ADDRESSES)}")
         return {"path": source, "protocols": f"{scheme},tcp,udp,rtp,tls,crypto"}
-    if source == "-":  # the decoder's own standard input is its tie to this process
+    if source == "-":  # the decoder's own standard input is its link to this process
         return {"path": f"/proc/{os.getpid()}/fd/0", "pipe": True}
     path = Path(source).absolute()
     if not path.exists():
@@ -57,22 +57,23 @@ def describe_source(source: str, follow: bool = False) -> dict[str, Any]:
 
 
 class LiveSource:
-    """Frames of a live source on the sampling grid; iterate over `waiting()`.
+    """Sampled frames of a live source; iterate over `waiting()`.
 
     Args:
         source: see `describe_source`.
         fps: frames per second to sample.
         backlog: `queue` keeps every frame until it is taken (a source that is far ahead has to wait),
-            `drop` only the newest one.
-        stall_s: seconds without a new frame after which the source counts as gone.
+            `drop` keeps only the newest one.
+        stall_s: seconds without a new frame after which the source counts as lost.
         follow: see `describe_source`.
-        realtime: hand out the frames of a file no faster than it plays.
+        realtime: deliver the frames of a file no faster than it plays.
         exact: sample every `1 / fps` seconds; see `Sampling.of`.
 
     Attributes:
-        n_dropped: frames that `drop` left out.
-        longest_backlog: most frames that ever waited.
-        failure: why the source broke off, None if it ended by itself or goes on.
+        sampling: the sampling times.
+        n_dropped: frames dropped by the backlog policy.
+        longest_backlog: largest number of frames that ever waited.
+        failure: why the source was interrupted; None if it ended normally or is still running.
 
     Raises:
         VideoError: it cannot be opened.
@@ -93,7 +94,7 @@ class LiveSource:
         self.failure: VideoError | None = None
         job = {"backend": "live", "fps": fps, "start_s": 0.0, "avg_fps": None, "first_k": 0}
         job |= {"exact": exact} | describe_source(source, follow) | {"stall_s": stall_s}
-        # The worker itself ends a file that stops growing; its silence only counts after that.
+        # The worker itself ends a file that stops growing, so give it time to do so.
         self._worker = DecoderProcess(job, stall_s + (5.0 if follow else 0.0))
         self._frames: deque[tuple[float, np.ndarray]] = deque()
         self._arrived, self._ended, self._closed = threading.Condition(), False, False
@@ -102,14 +103,14 @@ class LiveSource:
         except VideoError as error:
             self._worker.close()
             raise VideoError(f"cannot open {source}: {error}") from error
-        self.grid = Sampling.of(info["avg_fps"], fps, exact=exact)
+        self.sampling = Sampling.of(info["avg_fps"], fps, exact=exact)
         self._thread = threading.Thread(target=self._receive, daemon=True)
         self._thread.start()
 
     def waiting(self, at_most: int) -> Iterator[list[tuple[float, np.ndarray]]]:
-        """Lists of (time in s, uint8 RGB [H,W,3]), each of all frames that wait (1 to `at_most`).
+        """Yield lists of the waiting frames, 1 to `at_most` of them: (time in s, uint8 RGB [H,W,3]).
 
-        Waits for frames; ends with the source. Then `failure` says whether something went wrong.
+        Blocks until there are frames; ends with the source, after which `failure` says what went wrong.
         """
         while True:
             with self._arrived:
@@ -141,7 +142,7 @@ class LiveSource:
                 header, pixels = self._worker.receive()
                 if header["kind"] == "end":
                     break
-                time_s = self.grid.time_s(header["k"])
+                time_s = self.sampling.time_s(header["k"])
                 if self.realtime:
                     time.sleep(max(0.0, time_s - (time.monotonic() - start_s)))
                 image = np.frombuffer(pixels, np.uint8).reshape(header["height"], header["width"], 3)
@@ -149,7 +150,7 @@ class LiveSource:
         except VideoError as error:
             self.failure = VideoError(f"{self.name} broke off: {error}")
         except (OSError, ValueError) as error:
-            if not self._closed:  # else reading from a worker that we have stopped
+            if not self._closed:  # otherwise we stopped the worker ourselves
                 self.failure = VideoError(f"{self.name} broke off: {type(error).__name__}: {error}")
         finally:
             with self._arrived:
@@ -161,7 +162,7 @@ class LiveSource:
             if self.backlog == "drop":
                 self.n_dropped += len(self._frames)
                 self._frames.clear()
-            self._arrived.wait_for(lambda: len(self._frames) < _MOST_WAITING or self._ended)
+            self._arrived.wait_for(lambda: len(self._frames) < _MAX_WAITING or self._ended)
             self._frames.append((time_s, image))
             self.longest_backlog = max(self.longest_backlog, len(self._frames))
             self._arrived.notify_all()

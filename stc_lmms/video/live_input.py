@@ -1,4 +1,4 @@
-"""The decoder of live sources, as it runs inside the worker: PyAV, forward only, never opened twice."""
+"""The decoder of live sources that runs inside the worker: PyAV, forward only, opened once."""
 
 import os
 import time
@@ -8,34 +8,34 @@ from typing import Any
 from stc_lmms.errors import VideoError
 from stc_lmms.video.backends import PyAVSource
 
-_LOOK_EVERY_S = 0.1
+_POLL_INTERVAL_S = 0.1
 
 
 class GrowingFile:
-    """A file or pipe that PyAV reads; at the end of a growing file it waits for more.
+    """A file or pipe for PyAV; at the end of a growing file it waits for more.
 
-    It cannot be sought in: PyAV would look for the end of what has none yet.
+    It is not seekable: PyAV would look for the end of a file that has none yet.
 
     Args:
         path: file or named pipe.
-        patience_s: seconds without growth after which the file counts as finished; 0 for a pipe, which says
-            itself when it ends.
+        patience_s: seconds without growth after which the file counts as finished; 0 for a pipe, which
+            signals its end itself.
     """
 
     def __init__(self, path: str, patience_s: float):
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - open as long as the source
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - stays open as long as the source
         self._patience_s = patience_s
         self._finished = False
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes; b"" when nothing more will come."""
+        """Up to `size` bytes; b"" at the end."""
         deadline_s = time.monotonic() + self._patience_s
         while not (data := self._file.read(size)):
-            # a demuxer asks several times at the end: the patience is for the first
+            # A demuxer reads several times at the end: only wait the first time.
             if self._finished or time.monotonic() >= deadline_s:
                 self._finished = True
                 return b""
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_INTERVAL_S)
         return data
 
 
@@ -43,8 +43,8 @@ class LiveInput(PyAVSource):
     """A camera, an address, a pipe or a growing file.
 
     Args:
-        job: what `live.describe_source` returned, and `stall_s`.
-        tick: called now and then while decoding advances.
+        job: the result of `live.describe_source`, and `stall_s`.
+        tick: called regularly while decoding advances.
     """
 
     def __init__(self, job: dict[str, Any], tick: Callable[[], None]):

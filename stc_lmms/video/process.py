@@ -1,7 +1,7 @@
 """The parent's end of a decoder process: start it, wait for it with a timeout, kill it.
 
 `subprocess` rather than `multiprocessing`: a spawned child would import the caller's main module (and torch
-with it), a forked one inherits CUDA state and other threads' locks.
+with it), and a forked one would inherit CUDA state and other threads' locks.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
 
 def worker_command(backend: str) -> list[str]:
-    """Command that runs a decoder of this kind; the job follows as the last argument."""
+    """Command that runs a decoder; the job is appended as the last argument."""
     return [sys.executable, "-P", "-m", "stc_lmms.video.worker"]
 
 
@@ -35,7 +35,7 @@ class DecoderProcess:
     def __init__(self, job: dict[str, Any], timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by _stop
-        # The worker must find this very package, also when it is used from a checkout.
+        # The worker must import this very package, also from a checkout.
         search_path = os.pathsep.join(filter(None, [_PACKAGE_PARENT, os.environ.get("PYTHONPATH")]))
         self._process = subprocess.Popen(
             [*worker_command(job["backend"]), json.dumps(job)],
@@ -59,8 +59,8 @@ class DecoderProcess:
             Its header, and its pixels (empty unless it is a frame).
 
         Raises:
-            VideoError: The worker reported an error, died, or showed no progress for `timeout_s`. The
-                message is a reason in plain words; the caller adds the path.
+            VideoError: The worker reported an error, died, or made no progress for `timeout_s`. The message
+                is a reason in plain words; the caller adds the path.
         """
         while True:
             deadline_s = time.monotonic() + self._timeout_s
@@ -93,21 +93,21 @@ class DecoderProcess:
         try:
             status = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return "the decoder closed its output without a word"
+            return "the decoder closed its output without an error message"
         if status < 0:
             return f"the decoder crashed ({signal.Signals(-status).name})"
         self._log.seek(0)
-        last_words = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
-        return ": ".join([f"the decoder stopped with status {status}", *last_words])
+        last_line = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
+        return ": ".join([f"the decoder stopped with status {status}", *last_line])
 
 
 def _stop(process: subprocess.Popen, log: IO[bytes], owner_pid: int) -> None:
-    if os.getpid() != owner_pid:  # a forked copy of the stream: the worker is not ours to kill
+    if os.getpid() != owner_pid:  # a fork of the process that owns the worker
         return
     process.kill()
     process.stdin.close()
     process.stdout.close()
     log.close()
-    # Stuck in the kernel (a dead network disk)? Then subprocess reaps it later.
+    # If it is stuck in the kernel (a dead network disk), subprocess reaps it later.
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=5)

@@ -1,13 +1,13 @@
-"""Which moments of a video the model sees: the sampling grid, and the frame on screen at each moment.
+"""Which moments of a video the model sees, and the frame on screen at each of them.
 
-The grid is the one of ReKV and STC: every `step`-th frame, with a whole number of frames per step. Here it
-is a grid of *times*, `t_k = start_s + k * step / avg_fps`, and the frame for `t_k` is the last one whose
-presentation time is not after `t_k`. On constant-frame-rate video that is exactly frame `k * step`; on
-variable-rate video it is the frame really on screen, where counting frames is off by seconds. Models that
-count seconds take the exact grid, `t_k = start_s + k / fps`; a slower video then gives its frames repeatedly.
+As in ReKV and STC every `step`-th frame is sampled, with a whole `step`. Here that is a rule about *times*:
+`t_k = start_s + k * step / avg_fps`, and the frame of `t_k` is the last one presented at or before `t_k`. For
+a constant frame rate that is exactly frame `k * step`; for a variable one it is the frame really on screen,
+where counting frames is off by seconds. Models that count in seconds use exact times, `t_k = start_s + k /
+fps`; a video with a lower frame rate then repeats frames.
 
-A causal window [a, b) holds the grid times with a <= t < b. A clip that starts at `start_s` has its grid
-anchored there, as if the video had been cut there.
+A causal window [a, b) contains the sampling times a <= t < b. A clip that starts at `start_s` is sampled from
+there, as if the video had been cut there.
 """
 
 import bisect
@@ -41,13 +41,13 @@ def check_fps(fps: float) -> float:
 def frame_step(avg_fps: float, fps: float) -> int:
     """Source frames per sampled frame, at least 1.
 
-    The source rate is rounded to a whole number first, half to even, as ReKV and STC do: 0.5 fps of
-    29.97 fps video is every 60th frame. Where the peers fail with a step of 0 (sampling faster than the
-    video), every frame is taken.
+    The source rate is rounded to a whole number first, half to even, as in ReKV and STC: 0.5 fps of 29.97 fps
+    video is every 60th frame. Where those fail with a step of 0 (sampling faster than the video), every frame
+    is taken.
 
     Args:
         avg_fps: Average frame rate of the video, frames per second.
-        fps: Wanted sampling rate, frames per second.
+        fps: Sampling rate, frames per second.
 
     Raises:
         SettingsError: A rate is not finite and positive.
@@ -57,7 +57,7 @@ def frame_step(avg_fps: float, fps: float) -> int:
     return max(1, int(round(avg_fps) / check_fps(fps)))
 
 
-def grid_indices(n_frames: int, avg_fps: float, fps: float) -> list[int]:
+def sampled_indices(n_frames: int, avg_fps: float, fps: float) -> list[int]:
     """Indices of the sampled frames of a constant-frame-rate video of `n_frames` frames."""
     return list(range(0, n_frames, frame_step(avg_fps, fps)))
 
@@ -71,15 +71,15 @@ def spread_indices(
 ) -> list[int]:
     """Indices of about one frame per second, spread evenly over a clip: StreamForest's `dynamic_fps1`.
 
-    The clip is cut into as many pieces as it lasts seconds, begun ones included, and every piece gives its
-    middle frame. So all indices change with the clip's end, unlike those of a grid.
+    The clip is divided into one piece per second (rounded up), and the middle frame of every piece is taken,
+    so all indices depend on where the clip ends.
 
     Args:
         n_frames: frames of the video.
         avg_fps: its average frame rate.
-        clip_s: start and end of the clip in seconds, cut to the video less 0.1 s; None is the whole video.
-        max_frames: at most so many indices.
-        min_frames: at least so many, if the clip has them.
+        clip_s: start and end of the clip in seconds, limited to the video less 0.1 s; None: whole video.
+        max_frames: largest number of indices.
+        min_frames: smallest number of indices, if the clip has that many frames.
 
     Raises:
         SettingsError: the rate is not finite and positive.
@@ -90,11 +90,11 @@ def spread_indices(
         first, count = math.floor(start_s * avg_fps), math.floor((end_s - start_s) * avg_fps)
     if count <= 0:
         return []
-    wanted = max(min(math.floor(count / check_fps(avg_fps) + 1), max_frames), min(min_frames, count))
-    pieces = min(wanted, count)
+    samples = max(min(math.floor(count / check_fps(avg_fps) + 1), max_frames), min(min_frames, count))
+    pieces = min(samples, count)
     edges = np.linspace(0, count, pieces + 1).astype(int)
     middles = [first + int(a + b - 1) // 2 for a, b in itertools.pairwise(edges)]
-    return middles + middles[-1:] * (wanted - pieces)
+    return middles + middles[-1:] * (samples - pieces)
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,13 @@ class Sampling:
 
     @classmethod
     def of(cls, avg_fps: float | None, fps: float, start_s: float = 0.0, exact: bool = False) -> "Sampling":
-        """The grid for a video.
+        """Sampling times for a video.
 
         Args:
-            avg_fps: Average frame rate of the video; None has the exact grid.
-            fps: Wanted sampling rate, frames per second.
+            avg_fps: Average frame rate of the video; None implies `exact`.
+            fps: Sampling rate, frames per second.
             start_s: Where the clip starts, seconds in the source video.
-            exact: Every `1 / fps` seconds, whatever frames there are, not every so many frames.
+            exact: Sample every `1 / fps` seconds instead of every `frame_step` frames.
 
         Raises:
             SettingsError: A rate is not finite and positive.
@@ -122,13 +122,13 @@ class Sampling:
         return cls(start_s, frame_step(avg_fps, fps) / avg_fps)
 
     def time_s(self, k: int) -> float:
-        """Sampling time number `k`, to the microsecond: float noise must not push it over a window edge."""
+        """Sampling time `k` to the microsecond: float noise must not push it over a window edge."""
         return round(self.start_s + k * self.step_s, 6)
 
     def count_before(self, until_s: float) -> int:
-        """Number of grid times below `until_s`.
+        """Number of sampling times below `until_s`.
 
-        The causal window [a, b) holds the grid times number `range(count_before(a), count_before(b))`.
+        The causal window [a, b) contains sampling times `range(count_before(a), count_before(b))`.
         """
         count = max(0, math.ceil((until_s - self.start_s) / self.step_s))
         while count > 0 and self.time_s(count - 1) >= until_s:
@@ -139,58 +139,57 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Picks:
-    """Single moments of one video in place of a grid.
+class FixedTimes:
+    """Sampling times of one video, listed one by one.
 
     Attributes:
-        times_s: in order, in seconds; one that repeats gives its frame again.
+        times_s: seconds in the source video, not decreasing; a repeated time repeats its frame.
     """
 
     times_s: tuple[float, ...]
 
     def time_s(self, k: int) -> float:
-        """Moment number `k`; behind the last there is none, that is, infinity."""
+        """Sampling time `k`; infinity after the last one."""
         return self.times_s[k] if k < len(self.times_s) else math.inf
 
     def count_before(self, until_s: float) -> int:
-        """Number of moments below `until_s`."""
+        """Number of sampling times below `until_s`."""
         return bisect.bisect_left(self.times_s, until_s)
 
 
 def on_screen(
     frames: Iterable[tuple[float, float, Frame]],
-    grid: Sampling | Picks,
+    sampling: Sampling | FixedTimes,
     first_k: int = 0,
     interval_s: float = 0.0,
 ) -> Iterator[tuple[int, Frame]]:
-    """Pick the frame on screen at every grid time, reading one frame ahead and keeping two.
+    """The frame on screen at every sampling time; reads one frame ahead and keeps two.
 
-    A frame that stays on screen over several grid times is given for each of them. Before the first frame
-    nothing is on screen: those grid times are left out, except that a first frame late by up to
-    `interval_s` counts as there from the start (edit lists cut inside a frame). The last frame stays for
-    its own duration.
+    A frame is yielded for every sampling time during which it is on screen. Sampling times before the first
+    frame are skipped, except that a first frame late by up to `interval_s` counts as on screen from the start
+    (edit lists cut inside a frame). The last frame stays for its own duration.
 
     Args:
         frames: (presentation time in seconds, duration in seconds, frame) in order of time.
-        grid: The sampling times.
-        first_k: First grid time wanted.
+        sampling: The sampling times.
+        first_k: First sampling time to yield.
         interval_s: Usual distance between frames; also the duration of a last frame that has none.
 
     Yields:
-        (k, frame) with k rising by 1, except over a gap at the start.
+        (k, frame) with k increasing by 1, except over a gap at the start.
     """
     k = first_k
     shown: list[Frame] = []  # a list, because None is a possible frame
     end_s = -math.inf
     for time_s, duration_s, frame in frames:
         if shown:
-            while grid.time_s(k) + TOLERANCE_S < time_s:
+            while sampling.time_s(k) + TOLERANCE_S < time_s:
                 yield k, shown[0]
                 k += 1
         else:
-            k = max(k, grid.count_before(time_s - interval_s - TOLERANCE_S))
+            k = max(k, sampling.count_before(time_s - interval_s - TOLERANCE_S))
         shown = [frame]
         end_s = time_s + (duration_s or interval_s)
-    while grid.time_s(k) + TOLERANCE_S < end_s:
+    while sampling.time_s(k) + TOLERANCE_S < end_s:
         yield k, shown[0]
         k += 1

@@ -1,17 +1,17 @@
 """The decoder process: `python -m stc_lmms.video.worker JOB`, started by `process.DecoderProcess`.
 
-Decoders hang and abort on broken files, and neither can be caught; a process can be killed. JOB is a JSON
-object (backend, path, fps, start_s, avg_fps or null, exact, first_k, times_s or null; for `live` also what
-`describe_source` says), or for a look at the packets only (backend: "scan", path). Messages go to standard
+Decoders hang and abort on broken files; neither can be caught, but a process can be killed. JOB is a JSON
+object (backend, path, fps, start_s, avg_fps or null, exact, first_k, times_s or null; for `live` also the
+fields of `describe_source`), or, to only read the packets, (backend: "scan", path). Messages go to standard
 output: the length of a JSON header as 4 bytes, the header, then `n_bytes` of pixels:
 
 - info: duration_s, n_frames, avg_fps
 - frame: k, height, width, n_damaged, and height x width x 3 bytes of RGB
-- busy: nothing to deliver yet, but decoding advances (at most one a second)
-- end: n_damaged, claimed_s, delivered_s, damaged_at_end (see `Delivery`); a scan sends nothing else
+- busy: nothing to deliver yet, but decoding advances (at most once per second)
+- end: n_damaged, claimed_s, delivered_s, damaged_at_end (see `Delivery`); the only message of a scan
 - error: reason
 
-A full pipe makes the worker wait, so it decodes about one frame ahead. It must start fast: no torch here.
+A full pipe blocks the worker, so it decodes about one frame ahead. It must start fast: no torch here.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from dataclasses import asdict
 from stc_lmms.errors import VideoError
 from stc_lmms.video.backends import SOURCES, PyAVSource, delivery_of
 from stc_lmms.video.live_input import LiveInput
-from stc_lmms.video.sampling import Picks, Sampling
+from stc_lmms.video.sampling import FixedTimes, Sampling
 
 _BUSY_EVERY_S = 1.0
 
@@ -53,7 +53,7 @@ class Messages:
         self._last_s = time.monotonic()
 
     def tick(self) -> None:
-        """Tell the parent now and then that decoding advances."""
+        """Tell the parent regularly that decoding advances."""
         if time.monotonic() - self._last_s > _BUSY_EVERY_S:
             self.send("busy")
 
@@ -74,15 +74,16 @@ def decode(job: dict, messages: Messages) -> None:
         else:
             source = SOURCES[job["backend"]](job["path"], messages.tick)
         messages.send("info", **asdict(source.info))
-        # After a fallback the grid stays that of the first decoder, or frames would repeat or go missing.
-        grid = Sampling.of(job["avg_fps"] or source.info.avg_fps, job["fps"], job["start_s"], job["exact"])
+        # After a fallback, keep sampling by the first decoder's rate, or frames would repeat or go missing.
+        avg_fps = job["avg_fps"] or source.info.avg_fps
+        sampling = Sampling.of(avg_fps, job["fps"], job["start_s"], job["exact"])
         if job.get("times_s") is not None:
-            grid = Picks(tuple(job["times_s"]))
-        for k, image_HWC in source.frames(grid, job["first_k"]):
+            sampling = FixedTimes(tuple(job["times_s"]))
+        for k, image_HWC in source.frames(sampling, job["first_k"]):
             height, width, _ = image_HWC.shape
             pixels = memoryview(image_HWC).cast("B")
             messages.send("frame", pixels, k=k, height=height, width=width, n_damaged=source.n_damaged)
-        if job["backend"] == "live":  # it cannot be looked at a second time
+        if job["backend"] == "live":  # it cannot be opened a second time
             messages.send("end", n_damaged=source.n_damaged)
             return
         delivery = delivery_of(job["path"], source, messages.tick)
@@ -94,16 +95,16 @@ def decode(job: dict, messages: Messages) -> None:
 
 
 def _exit_with_parent() -> None:
-    """Standard input closes when the parent closes it or dies: leave at once, even out of a hung decoder."""
+    """Exit as soon as standard input closes (the parent closed it or died), even if a decoder hangs."""
     os.read(0, 1)
     os._exit(1)
 
 
 def main() -> None:
-    """Run the job on the command line; the exit status matters only after a crash."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    """Run the job given on the command line; the exit status only matters after a crash."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     messages = Messages(os.dup(1))
-    os.dup2(2, 1)  # what a C library prints must not get between the messages
+    os.dup2(2, 1)  # prints of C libraries must not mix with the messages
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with contextlib.suppress(BrokenPipeError):
         decode(json.loads(sys.argv[1]), messages)

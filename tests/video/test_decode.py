@@ -96,7 +96,7 @@ def test_reading_in_pieces_equals_reading_at_once(ok, decoder):
         pieces = []
         for until_s in (0.0, 2.3, 2.3, 1.0, 5.0, 9.5):
             pieces += [(t, media.read_number(image)) for t, image in stream.read(until_s)]
-            assert len(pieces) == stream.grid.count_before(stream.position_s)
+            assert len(pieces) == stream.sampling.count_before(stream.position_s)
             assert not stream.ended
         assert stream.position_s == 9.5
         pieces += [(t, media.read_number(image)) for t, image in stream.read(60.0)]

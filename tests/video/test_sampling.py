@@ -1,4 +1,4 @@
-"""The sampling grid: golden indices of the peers, times, windows, and the frame on screen."""
+"""Sampling times: golden indices of the peers, times, windows, and the frame on screen."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.video.sampling import Sampling, frame_step, grid_indices, on_screen
+from stc_lmms.video.sampling import Sampling, frame_step, on_screen, sampled_indices
 
 GOLDEN = json.loads(Path(__file__).with_name("frame_sampling.json").read_text())["frame_sampling"]
 
@@ -15,7 +15,7 @@ GOLDEN = json.loads(Path(__file__).with_name("frame_sampling.json").read_text())
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda c: f"{c['n_frames']}@{c['avg_fps']}-{c['sample_fps']}")
 def test_indices_equal_the_peers(case):
     assert frame_step(case["avg_fps"], case["sample_fps"]) == case["step"]
-    indices = grid_indices(case["n_frames"], case["avg_fps"], case["sample_fps"])
+    indices = sampled_indices(case["n_frames"], case["avg_fps"], case["sample_fps"])
     assert indices == case["indices_or_error"]
 
 
@@ -81,9 +81,9 @@ def test_on_screen_edges():
 
 
 def test_windows_are_half_open_and_tile_the_video():
-    grid = Sampling.of(30.0, 0.5)
-    assert [grid.time_s(k) for k in range(3)] == [0.0, 2.0, 4.0]
-    assert [grid.count_before(t) for t in (0.0, 1e-3, 2.0, 25.5, 26.0)] == [0, 1, 1, 13, 13]
+    sampling = Sampling.of(30.0, 0.5)
+    assert [sampling.time_s(k) for k in range(3)] == [0.0, 2.0, 4.0]
+    assert [sampling.count_before(t) for t in (0.0, 1e-3, 2.0, 25.5, 26.0)] == [0, 1, 1, 13, 13]
     ntsc = Sampling.of(30000 / 1001, 0.5, start_s=7.3)
     borders = [7.3, 9.302, 9.303, 20.0, 31.0]
     counts = [ntsc.count_before(t) for t in borders]
@@ -92,17 +92,17 @@ def test_windows_are_half_open_and_tile_the_video():
         assert all(ntsc.time_s(k) < border for k in range(count)) and ntsc.time_s(count) >= border
 
 
-def test_grid_is_anchored_at_the_clip_start():
-    grid = Sampling.of(25.0, 1.0, start_s=3.4)
-    assert [grid.time_s(k) for k in range(3)] == [3.4, 4.4, 5.4]
+def test_sampling_starts_at_the_clip_start():
+    sampling = Sampling.of(25.0, 1.0, start_s=3.4)
+    assert [sampling.time_s(k) for k in range(3)] == [3.4, 4.4, 5.4]
     assert Sampling.of(None, 0.5).step_s == 2.0
 
 
-def test_the_exact_grid_counts_seconds_not_frames():
+def test_exact_sampling_counts_seconds_not_frames():
     assert Sampling.of(25, 2, 1.0).time_s(3) == 2.44
     assert Sampling.of(25, 2, 1.0, exact=True) == Sampling(1.0, 0.5)
 
 
 def test_float_noise_does_not_cross_a_border():
-    grid = Sampling.of(10.0, 10.0)
-    assert all(grid.count_before(n / 10) == n for n in range(2000))
+    sampling = Sampling.of(10.0, 10.0)
+    assert all(sampling.count_before(n / 10) == n for n in range(2000))

@@ -1,10 +1,10 @@
-"""Frames kept for the next run: the same as decoded ones, whatever is asked in which pieces."""
+"""Replayed frames equal decoded ones, however the reads are divided."""
 
 import numpy as np
 import pytest
 
+from stc_lmms.video import shared
 from stc_lmms.video.decode import open_video
-from stc_lmms.video.shared import SharedVideos
 from tests.media import encode_video, numbered_frames
 
 
@@ -14,8 +14,8 @@ def video(tmp_path_factory):
     return encode_video(path, numbered_frames(96), fps=8)  # 12 s, 6 sampled frames
 
 
-def told(reader, pieces):
-    """Frames of every piece, and what the reader says after it."""
+def observed(reader, pieces):
+    """Frames of every piece, and the reader's state after it."""
     found = []
     for until_s in pieces:
         frames = list(reader.read(until_s))
@@ -38,25 +38,31 @@ PIECES = ([3.0, 7.0], [7.0], [None], [1.0, 2.0, 9.0, 60.0], [60.0, 60.0], [0.0, 
 @pytest.mark.parametrize("first", PIECES, ids=str)
 @pytest.mark.parametrize("second", PIECES, ids=str)
 def test_a_second_reader_gets_what_decoding_gives(video, first, second):
-    shared = SharedVideos()
-    same(told(shared.open(video, fps=0.5), first), told(open_video(video, fps=0.5), first))
-    same(told(shared.open(video, fps=0.5), second), told(open_video(video, fps=0.5), second))
-    same(told(shared.open(video, fps=0.5), [None]), told(open_video(video, fps=0.5), [None]))
+    videos = shared.SharedVideos()
+    same(observed(videos.open(video, fps=0.5), first), observed(open_video(video, fps=0.5), first))
+    same(observed(videos.open(video, fps=0.5), second), observed(open_video(video, fps=0.5), second))
+    same(observed(videos.open(video, fps=0.5), [None]), observed(open_video(video, fps=0.5), [None]))
 
 
-def test_what_is_known_is_not_decoded_again(video):
-    shared = SharedVideos()
-    told(shared.open(video, fps=0.5), [None])
-    again = shared.open(video, fps=0.5)
-    decoded_ms = again.decode_ms
-    assert len(list(again.read())) == 6 and again.ended and again._video is None
-    assert again.decode_ms > decoded_ms  # what decoding took when it was done
-    assert shared.open(video, fps=1.0)._video is not None  # another grid is another video
+def test_recorded_frames_are_not_decoded_again(video, monkeypatch):
+    opened = []
+    monkeypatch.setattr(shared, "open_video", lambda *a, **k: opened.append(k) or open_video(*a, **k))
+    videos = shared.SharedVideos()
+    observed(videos.open(video, fps=0.5), [None])
+    again = videos.open(video, fps=0.5)
+    decode_ms = again.decode_ms
+    assert len(list(again.read())) == 6 and again.ended and opened == [{"fps": 0.5}]
+    assert again.decode_ms > decode_ms  # what decoding took the first time
+    videos.open(video, fps=1.0).close()  # other sampling times are another video
+    assert opened == [{"fps": 0.5}, {"fps": 1.0}]
 
 
 def test_the_cap_is_kept_and_changes_no_frame(video):
     frame = 64 * 96 * 3
-    shared = SharedVideos(cap_bytes=2 * frame)
+    videos = shared.SharedVideos(cap_bytes=2 * frame)
     for _ in range(2):
-        same(told(shared.open(video, fps=0.5), [5.0, None]), told(open_video(video, fps=0.5), [5.0, None]))
-        assert shared.nbytes == 2 * frame
+        same(
+            observed(videos.open(video, fps=0.5), [5.0, None]),
+            observed(open_video(video, fps=0.5), [5.0, None]),
+        )
+        assert videos.nbytes == 2 * frame
