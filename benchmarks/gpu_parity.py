@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from parity import cacher as golden_cacher
+from parity import networks
 from parity import pruner as golden_pruner
 from stc_lmms import compat
 from stc_lmms.bench.frames import synthetic_frames
@@ -70,7 +71,7 @@ def golden_bfloat16(device: str) -> Iterator[Check]:
         tensors = load_file(path.with_suffix(".safetensors"), device=device)
         weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
         config = dict(case["config"]) | {"vision_use_head": case.get("vision_use_head", False)}
-        model = compat.tiny_vision_model(case["kind"], config, weights, torch.bfloat16)
+        model = networks.tiny_vision_model(case["kind"], config, weights, torch.bfloat16)
         tower = open_tower(model.to(device))
         method = STCCacher(
             cache_interval=case["cache_interval"],

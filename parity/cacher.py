@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from parity import networks
 from parity.base import Case, CaseResult, distance, tensor_file, worst
-from stc_lmms import compat
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
 from stc_lmms.towers import open_tower
 
@@ -26,7 +26,7 @@ def run_case(
     tensors = load_file(tensor_file(case_path), device=device)
     weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
     config = dict(case["config"]) | {"vision_use_head": case.get("vision_use_head", False)}
-    tower = open_tower(compat.tiny_vision_model(case["kind"], config, weights, dtype).to(device))
+    tower = open_tower(networks.tiny_vision_model(case["kind"], config, weights, dtype).to(device))
     cacher = STCCacher(
         cache_interval=case["cache_interval"],
         update_ratio=case["update_token_ratio"],

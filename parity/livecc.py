@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from parity import networks
 from parity.base import Case, CaseResult, SkipCase, distance, tensor_file, worst
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
@@ -43,7 +44,7 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
         raise SkipCase(str(error)) from error
     tensors = load_file(tensor_file(case_path))
     weights = {k.removeprefix("w."): v for k, v in tensors.items() if k.startswith("w.")}
-    tower = open_tower(compat.tiny_vision_model(case["tower"], case["config"], weights, dtype))
+    tower = open_tower(networks.tiny_vision_model(case["tower"], case["config"], weights, dtype))
 
     checks = _Checks(tensors, TOLERANCE[dtype], RELATIVE[dtype])
     dense = {}

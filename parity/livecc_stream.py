@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from parity import networks
 from parity.base import Case, CaseResult, distance, tensor_file, worst
-from stc_lmms import compat_qwen_vl
 from stc_lmms.models.livecc.commentary import Commentary
 from stc_lmms.models.livecc.model import LiveCC
 from stc_lmms.settings import resolve
@@ -39,7 +39,7 @@ def run_stream(case: Case, case_path: Path, dtype: torch.dtype) -> CaseResult:
     tensors = load_file(tensor_file(case_path))
     special = case["special_tokens"]
     text = {k: v for k, v in case["text_config"].items() if k != "mrope_section"}
-    model = compat_qwen_vl.tiny_qwen_vl(
+    model = networks.tiny_qwen_vl(
         "qwen2_vl",
         case["vision_config"],
         text,

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from parity import networks
 from parity.base import Case, CaseResult, distance, tensor_file, worst
-from stc_lmms import compat, compat_llm
+from stc_lmms import compat_llm
 from stc_lmms.memory.rekv import ReKV, ReKVMemory, ReKVReader, chunk_means
 from stc_lmms.towers import open_tower
 
@@ -92,7 +93,7 @@ def _model(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> torch.
     weights = {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
     names = ("vision_feature_layer", "vision_feature_select_strategy", "projector_hidden_act")
     options = {name: case[name] for name in names}
-    return compat.tiny_llava_onevision(case["vision_config"], case["text_config"], options, weights, dtype)
+    return networks.tiny_llava_onevision(case["vision_config"], case["text_config"], options, weights, dtype)
 
 
 def _embed_frames(model: torch.nn.Module, frames_FCHW: Tensor) -> Tensor:

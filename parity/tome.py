@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from parity import networks
 from parity.base import Case, CaseResult, distance, tensor_file, worst
-from stc_lmms import compat
 from stc_lmms.methods.tome import merge_once, merging_block, published_schedule
 from stc_lmms.ops.merge import match, merge_weighted
 from stc_lmms.towers import open_tower
@@ -117,7 +117,7 @@ def _tower_model(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torc
     for name, tensor in tensors.items():
         if name.startswith("w."):
             weights[f"vision_model.encoder.{name.removeprefix('w.')}"] = tensor
-    return compat.tiny_vision_model("siglip", vision, weights, dtype)
+    return networks.tiny_vision_model("siglip", vision, weights, dtype)
 
 
 def _one_shot(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> Outcome:

@@ -18,12 +18,8 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoProcessor,
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
     PreTrainedModel,
     ProcessorMixin,
-    Qwen2Config,
-    SiglipVisionConfig,
 )
 from transformers.configuration_utils import PretrainedConfig
 
@@ -117,11 +113,15 @@ def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMix
         CheckpointError: one of their files is missing or unreadable.
     """
     try:
-        return AutoProcessor.from_pretrained(pretrained, revision=revision)
+        processor = AutoProcessor.from_pretrained(pretrained, revision=revision)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"cannot load the tokenizer and processor of {pretrained!r}: {first_line(error)}"
         ) from error
+    # Qwen-VL frames come in their final size: 5.x must not warn about a limit that it sets when resizing.
+    if getattr(processor.video_processor, "cap_pixels_per_frame", False) is None:
+        processor.video_processor.cap_pixels_per_frame = False
+    return processor
 
 
 def split_at_video(
@@ -224,64 +224,3 @@ _VISION_CLASSES = {
     "qwen2_5_vl": ("Qwen2_5_VLVisionConfig", "Qwen2_5_VisionTransformerPretrainedModel"),
     "qwen3_vl": ("Qwen3VLVisionConfig", "Qwen3VLVisionModel"),
 }
-
-
-def tiny_vision_model(
-    kind: str, config: dict[str, object], weights: dict[str, Tensor], dtype: torch.dtype
-) -> PreTrainedModel:
-    """A vision model from a config and a complete state dict in 4.x naming, on SDPA.
-
-    Raises:
-        CheckpointError: unknown kind, not in this version of transformers, or not the model's weights.
-    """
-    config_class, model_class = vision_classes(kind)
-    model = model_class._from_config(config_class(**config), attn_implementation="sdpa").eval().to(dtype)
-    if vision_core(model) is model:
-        weights = {name.removeprefix("vision_model."): tensor for name, tensor in weights.items()}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"the weights do not fit the config: {first_line(error)}") from error
-    return model
-
-
-def tiny_llava_onevision(
-    vision: dict[str, object],
-    text: dict[str, object],
-    options: dict[str, object],
-    weights: dict[str, Tensor],
-    dtype: torch.dtype,
-) -> PreTrainedModel:
-    """A LLaVA-OneVision with a Qwen2 decoder from configs and a complete state dict in 4.46 naming.
-
-    Raises:
-        CheckpointError: the weights are not the model's.
-    """
-    config = LlavaOnevisionConfig(
-        vision_config=SiglipVisionConfig(**vision), text_config=Qwen2Config(**text), **options
-    )
-    model = LlavaOnevisionForConditionalGeneration._from_config(config, attn_implementation="sdpa")
-    tower = model.model.vision_tower
-    inner = "vision_tower." + ("" if vision_core(tower) is tower else "vision_model.")
-    renamed = {
-        _replace_prefix(
-            name,
-            {
-                "language_model.lm_head.": "lm_head.",
-                "language_model.model.": "model.language_model.",
-                "vision_tower.vision_model.": f"model.{inner}",
-                "": "model.",
-            },
-        ): tensor
-        for name, tensor in weights.items()
-    }
-    try:
-        model.load_state_dict(renamed)
-    except RuntimeError as error:
-        raise CheckpointError(f"the weights do not fit the config: {first_line(error)}") from error
-    return model.eval().to(dtype)
-
-
-def _replace_prefix(name: str, prefixes: dict[str, str]) -> str:
-    old = next(prefix for prefix in prefixes if name.startswith(prefix))
-    return prefixes[old] + name.removeprefix(old)

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel, ProcessorMixin
+from transformers import DynamicCache, PreTrainedModel
 
-from stc_lmms import compat, compat_llm
+from stc_lmms import compat_llm
 from stc_lmms.errors import CheckpointError
 from stc_lmms.ops.mrope import axis_of_frequency, rotation_3d
 from stc_lmms.ops.positions import PositionedEmbeds
@@ -30,17 +30,6 @@ def model_class(kind: str) -> type[PreTrainedModel]:
             f"{kind} is not in transformers {transformers.__version__}; it needs 4.57 or newer"
         )
     return getattr(transformers, _CLASSES[kind])
-
-
-def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMixin:
-    """See `compat.load_processor`.
-
-    Frames come in their final size, so 5.x must not warn about a limit that it would set when resizing.
-    """
-    processor = compat.load_processor(pretrained, revision)
-    if getattr(processor.video_processor, "cap_pixels_per_frame", False) is None:
-        processor.video_processor.cap_pixels_per_frame = False
-    return processor
 
 
 class MropeLanguageModel(compat_llm.PositionedLanguageModel):
@@ -74,45 +63,3 @@ class MropeLanguageModel(compat_llm.PositionedLanguageModel):
     def rotation(self, position_ids_AL: Tensor) -> tuple[Tensor, Tensor]:
         """See `ops.mrope.rotation_3d`."""
         return rotation_3d(position_ids_AL, self.inv_freq, self._axis, self.dtype)
-
-
-def tiny_qwen_vl(
-    kind: str,
-    vision: dict[str, Any],
-    text: dict[str, Any],
-    rope: dict[str, Any],
-    options: dict[str, Any],
-    weights: dict[str, Tensor] | None = None,
-) -> PreTrainedModel:
-    """A small model in float32 from configs, random or with a complete state dict in 5.x naming.
-
-    Args:
-        kind: qwen2_vl, qwen2_5_vl or qwen3_vl.
-        vision: vision config.
-        text: text config without RoPE.
-        rope: `rope_theta` and `mrope_section`.
-        options: of the whole config.
-        weights: parameters by name; None leaves them random.
-
-    Raises:
-        CheckpointError: not in this version of transformers, or the weights are not the model's.
-    """
-    cls = model_class(kind)
-    theta, sections = rope["rope_theta"], list(rope["mrope_section"])
-    own: dict[str, Any] = {
-        "rope_scaling": {"rope_type": "default", "type": "mrope", "mrope_section": sections},
-        "rope_theta": theta,
-    }
-    if int(transformers.__version__.partition(".")[0]) >= 5:
-        own = {"rope_parameters": {"rope_type": "default", "rope_theta": theta, "mrope_section": sections}}
-    own |= {"bos_token_id": None, "eos_token_id": None}
-    config = cls.config_class(vision_config=vision, text_config=own | text, **options)
-    model = cls._from_config(config, attn_implementation="sdpa")
-    if weights is not None:
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the weights do not fit the config: {str(error).splitlines()[0]}"
-            ) from error
-    return model.eval()

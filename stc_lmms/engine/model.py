@@ -9,11 +9,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from stc_lmms import compat
 from stc_lmms.compat_llm import LanguageModel
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import Stream, StreamingModel, open_device
+from stc_lmms.engine.api import Stream, StreamingModel, checkpoint, open_device
 from stc_lmms.engine.graphs import UNKNOWN_ROLE, CudaCapture
 from stc_lmms.engine.timers import environment
 from stc_lmms.ops.attention import kernel
@@ -48,10 +49,10 @@ class LoadedModel(StreamingModel):
     def __init__(self, settings: Settings):
         self.check(settings)
         device = open_device(settings.device)
-        self._set_up(settings, self.load(settings, weights_dtype(settings.dtype, device), device))
+        self._set_up(settings, self._load(settings, weights_dtype(settings.dtype, device), device))
 
     @classmethod
-    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
+    def _load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
         """Read the checkpoint; returns what `from_parts` takes.
 
         Args:
@@ -64,20 +65,24 @@ class LoadedModel(StreamingModel):
         """
         raise NotImplementedError
 
-    @classmethod
-    def check_fit(cls, settings: Settings, *parts: Any) -> None:
-        """Refuse a method, memory or option that does not fit a model of these parts.
+    @staticmethod
+    def check_fit(settings: Settings, config: Any) -> None:
+        """Refuse a method, memory or option that does not fit a model.
+
+        Args:
+            settings: to check.
+            config: the first of the parts, or its `config` if it has one.
 
         Raises:
             SettingsError: names what does not fit, and what would.
         """
         raise NotImplementedError
 
-    def assemble(self, *parts: Any) -> None:
+    def _assemble(self, *parts: Any) -> None:
         """Set the attributes named above, and the model's own."""
         raise NotImplementedError
 
-    def eager_reason(self) -> str:
+    def _eager_reason(self) -> str:
         """Why no frame of this model can be a captured graph, if that is known before the first."""
         return ""
 
@@ -93,7 +98,7 @@ class LoadedModel(StreamingModel):
         Raises:
             SettingsError: see `check_fit`.
         """
-        cls.check_fit(settings, *parts)
+        cls.check_fit(settings, getattr(parts[0], "config", parts[0]))
         self = cls.__new__(cls)
         self._set_up(settings, parts)
         return self
@@ -106,13 +111,13 @@ class LoadedModel(StreamingModel):
         self.settings, self.parts = settings, parts
         self.options = settings.build_model_options()
         self.method, self.memory = settings.build_method(), settings.build_memory()
-        self.assemble(*parts)
+        self._assemble(*parts)
         self.device, self.dtype = self.llm.device, self.llm.dtype
         self.capture = CudaCapture(self.device, settings.cuda_graphs)
         # A reason that is known before any frame is set here: `describe` must not report a graph.
         tower = self.method.tower
         unknown = tower is not None and tower.role(tower.open_state()) is None
-        self.capture.reason = self.capture.reason or self.eager_reason() or (UNKNOWN_ROLE if unknown else "")
+        self.capture.reason = self.capture.reason or self._eager_reason() or (UNKNOWN_ROLE if unknown else "")
 
     def open_stream(self) -> Any:
         """A new, empty stream."""
@@ -151,6 +156,23 @@ class LoadedModel(StreamingModel):
     def decode_text(self, ids: list[int]) -> str:
         """Text of token ids, without special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def load_stock(
+    model_class: type[PreTrainedModel], settings: Settings, dtype: str | torch.dtype, device: torch.device
+) -> tuple[PreTrainedModel, Any]:
+    """A checkpoint in the layout of transformers: the stock model in eval mode, and its processor.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another model.
+    """
+    name, revision = checkpoint(settings), settings.revision
+    processor = compat.load_processor(name, revision)
+    attention = settings.attn_implementation
+    weights = compat.load_weights(
+        model_class, name, dtype=dtype, attn_implementation=attention, revision=revision
+    )
+    return weights.to(device), processor
 
 
 def weights_dtype(name: str, device: torch.device) -> str | torch.dtype:

@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from stc_lmms import compat_qwen_vl
+from parity import networks
 from training.demo.checkpoint import byte_tokenizer
 
 SPECIAL = (
@@ -87,7 +87,7 @@ def build_checkpoint(folder, family, seed=0, layers=3):
     rope = {"rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = compat_qwen_vl.tiny_qwen_vl(
+        model = networks.tiny_qwen_vl(
             family, dict(VISION[family]), text, rope, options | {"tie_word_embeddings": False}
         )
         for name, weight in model.named_parameters():  # a default random model sees no difference in tokens

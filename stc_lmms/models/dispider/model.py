@@ -95,13 +95,12 @@ class DispiderStream(ModelStream, ProactiveStream):
 
     model: "Dispider"
 
-    def open_encoder(self) -> FrameEncoder:
-        """See `ModelStream.open_encoder`."""
+    def _open_encoder(self) -> FrameEncoder:
         model = self.model
         return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, model.net.merge)
 
-    def start(self) -> None:
-        """See `ModelStream.start`; the question that is watched for is forgotten, too."""
+    def _start(self) -> None:
+        """The question that is watched for is forgotten, too."""
         self.clips = ClipMemory()
         self.decisions: list[Decision] = []
         self._filling: list[Tensor] = []  # merged tokens [.,R,C] of the clip that is not full yet
@@ -111,23 +110,22 @@ class DispiderStream(ModelStream, ProactiveStream):
         self._warned = False  # that there are more memory states than the compact model reads
 
     @property
-    def own_nbytes(self) -> int:
+    def _own_nbytes(self) -> int:
         """Clips, the filling one, and the question that is watched for."""
         watch = self._watch.nbytes if self._watch is not None else 0
         return self.clips.nbytes + sum(x.nbytes for x in self._filling) + watch
 
     @property
-    def group_frames(self) -> int:
+    def _group_frames(self) -> int:
         """A group never crosses the end of a clip."""
-        return min(super().group_frames, self.model.options.frames_per_clip - len(self._clip_times_s))
+        return min(super()._group_frames, self.model.options.frames_per_clip - len(self._clip_times_s))
 
     def usage(self) -> Usage:
         """All tokens of every frame."""
         tokens = self.model.spec.tokens_per_frame
         return Usage(float(tokens), tokens)
 
-    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
-        """See `ModelStream.take_in`."""
+    def _take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         if not self.times_s:
             # As released, times count from the start of what is watched, up to a second before this frame.
             selection = self.frame_selection
@@ -137,7 +135,7 @@ class DispiderStream(ModelStream, ProactiveStream):
         self._filling.append(self.encoder.encode(pixels))
         self._clip_times_s.extend(time_s - self._origin_s for time_s in times_s)
 
-    def finish_group(self) -> None:
+    def _finish_group(self) -> None:
         """Read a full clip, and decide."""
         if len(self._clip_times_s) < self.model.options.frames_per_clip:
             return
@@ -267,22 +265,13 @@ class Dispider(LoadedModel):
     """
 
     stream_class = DispiderStream
+    check = staticmethod(check_settings)
+    check_fit = staticmethod(check_fit)
     proactive = True
     options: DispiderOptions
 
     @classmethod
-    def check(cls, settings: Settings) -> None:
-        """See `StreamingModel.check`."""
-        check_settings(settings)
-
-    @classmethod
-    def check_fit(cls, settings: Settings, *parts: Any) -> None:
-        """See `LoadedModel.check_fit`."""
-        check_fit(settings, parts[0])
-
-    @classmethod
-    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
-        """See `LoadedModel.load`."""
+    def _load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
         folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
         spec = DispiderSpec.from_dir(folder)
         tokenizer, compact = (load_tokenizer(path) for path in (spec.folder, spec.decision_folder))
@@ -299,14 +288,13 @@ class Dispider(LoadedModel):
             )
         return spec, networks, tokenizer, compact
 
-    def assemble(
+    def _assemble(
         self,
         spec: DispiderSpec,
         networks: Networks,
         tokenizer: PreTrainedTokenizerBase,
         compact_tokenizer: PreTrainedTokenizerBase,
     ) -> None:
-        """See `LoadedModel.assemble`."""
         self.spec, self.tokenizer, self.compact_tokenizer = spec, tokenizer, compact_tokenizer
         self.net = DispiderNet(spec, networks)
         self.llm = compat_llm.LanguageModel(networks.reaction)

@@ -31,9 +31,8 @@ class LiveCC(QwenVL):
     model_type = "qwen2_vl"
     options: LiveCCOptions
 
-    def assemble(self, *parts: Any) -> None:
-        """See `LoadedModel.assemble`."""
-        super().assemble(*parts)
+    def _assemble(self, *parts: Any) -> None:
+        super()._assemble(*parts)
         if self.options.grid == "released":
             self.select_frames = partial(clip_indices, max_frames=self.settings.max_frames)
 

@@ -21,9 +21,9 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms import compat, compat_llm
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import Generation, checkpoint
+from stc_lmms.engine.api import Generation
 from stc_lmms.engine.encoder import FrameEncoder
-from stc_lmms.engine.model import LoadedModel
+from stc_lmms.engine.model import LoadedModel, load_stock
 from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.methods.base import ATTENTION, Compressed, Context, whole
 from stc_lmms.methods.budget import Usage, usage
@@ -47,13 +47,11 @@ class LlavaOnevisionStream(ModelStream):
 
     model: "LlavaOnevision"
 
-    def open_encoder(self) -> FrameEncoder:
-        """See `ModelStream.open_encoder`."""
+    def _open_encoder(self) -> FrameEncoder:
         model = self.model
         return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, model.project)
 
-    def start(self) -> None:
-        """See `ModelStream.start`."""
+    def _start(self) -> None:
         token = self.model.method.token
         self.positions = DensePositions() if self.model.keeps_positions else ContiguousPositions()
         self.token_state = token.open_state() if token else None
@@ -61,7 +59,7 @@ class LlavaOnevisionStream(ModelStream):
         self._frame_tokens = 0  # before the token method
 
     @property
-    def own_nbytes(self) -> int:
+    def _own_nbytes(self) -> int:
         """State of the token method."""
         return self.token_state.nbytes if self.token_state is not None else 0
 
@@ -70,8 +68,7 @@ class LlavaOnevisionStream(ModelStream):
         pending = self._pending()
         return usage(self.kept if pending is None else [*self.kept, *pending.tokens_per_frame])
 
-    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
-        """See `ModelStream.take_in`."""
+    def _take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         model, token = self.model, self.model.method.token
         with self.clock.stage("preprocess_ms"):
             pixels = model.pixels(frames)
@@ -105,8 +102,7 @@ class LlavaOnevisionStream(ModelStream):
 
         return self.encoder.encode(pixels, dense), last_inputs[0]
 
-    def prefix(self) -> Tensor | PositionedEmbeds:
-        """See `ModelStream.prefix`."""
+    def _prefix(self) -> Tensor | PositionedEmbeds:
         return self.positions.text(self.model.embed_text(self.model.prompt_parts("")[0]))
 
     def question(self, question: str, generation: Generation, search: str) -> Question:
@@ -142,33 +138,15 @@ class LlavaOnevision(LoadedModel):
     """
 
     stream_class = LlavaOnevisionStream
+    check = staticmethod(check_settings)
+    check_fit = staticmethod(check_fit)
     options: LlavaOnevisionOptions
 
     @classmethod
-    def check(cls, settings: Settings) -> None:
-        """See `StreamingModel.check`."""
-        check_settings(settings)
+    def _load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, Any]:
+        return load_stock(LlavaOnevisionForConditionalGeneration, settings, dtype, device)
 
-    @classmethod
-    def check_fit(cls, settings: Settings, *parts: Any) -> None:
-        """See `LoadedModel.check_fit`."""
-        check_fit(settings, parts[0].config)
-
-    @classmethod
-    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, Any]:
-        """See `LoadedModel.load`."""
-        processor = compat.load_processor(checkpoint(settings), settings.revision)
-        model = compat.load_weights(
-            LlavaOnevisionForConditionalGeneration,
-            checkpoint(settings),
-            dtype=dtype,
-            attn_implementation=settings.attn_implementation,
-            revision=settings.revision,
-        )
-        return model.to(device), processor
-
-    def assemble(self, model: LlavaOnevisionForConditionalGeneration, processor: Any) -> None:
-        """See `LoadedModel.assemble`."""
+    def _assemble(self, model: LlavaOnevisionForConditionalGeneration, processor: Any) -> None:
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
         self.tower = open_tower(model.model.vision_tower, model.config.vision_feature_layer)
         self.keeps_positions = self.options.positions == "original"
@@ -181,8 +159,7 @@ class LlavaOnevision(LoadedModel):
         self.reads_attention = method.token is not None and not method.token.needs.isdisjoint(ATTENTION)
         self.eos_ids = compat.eos_ids(model, self.tokenizer)
 
-    def eager_reason(self) -> str:
-        """See `LoadedModel.eager_reason`."""
+    def _eager_reason(self) -> str:
         return "the method reads the attention of the tower" if self.reads_attention else ""
 
     def pixels(self, frames: np.ndarray) -> Tensor:

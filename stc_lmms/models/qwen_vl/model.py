@@ -23,9 +23,9 @@ from transformers import PreTrainedModel
 
 from stc_lmms import compat, compat_qwen_vl
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import Generation, checkpoint
+from stc_lmms.engine.api import Generation
 from stc_lmms.engine.decoding import Decoded, repetition_penalty
-from stc_lmms.engine.model import LoadedModel
+from stc_lmms.engine.model import LoadedModel, load_stock
 from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.memory.base import Reader
 from stc_lmms.methods.budget import Usage, usage
@@ -50,15 +50,13 @@ class QwenVLStream(ModelStream):
     model: "QwenVL"
     encoder: FramePairEncoder
 
-    def open_encoder(self) -> FramePairEncoder:
-        """See `ModelStream.open_encoder`."""
+    def _open_encoder(self) -> FramePairEncoder:
         model = self.model
         return FramePairEncoder(
             self.clock, model.capture, model.tower, model.method, model.options, model.patches
         )
 
-    def start(self) -> None:
-        """See `ModelStream.start`."""
+    def _start(self) -> None:
         self.positions, self._pairs = MropePositions(), 0
         self.seen_ids: set[int] = set()
 
@@ -68,16 +66,16 @@ class QwenVLStream(ModelStream):
         return self.encoder.kept
 
     @property
-    def group_frames(self) -> int:
+    def _group_frames(self) -> int:
         """Whole pairs."""
-        return max(2, super().group_frames // 2 * 2)
+        return max(2, super()._group_frames // 2 * 2)
 
     def usage(self) -> Usage:
         """LLM tokens per frame pair."""
         return usage(self.kept)
 
-    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
-        """See `ModelStream.take_in`; a frame without a partner waits for the next one."""
+    def _take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+        """A frame without a partner waits for the next one."""
         pairs = self.encoder.observe(frames, times_s)
         if pairs:
             self.begin()
@@ -86,8 +84,7 @@ class QwenVLStream(ModelStream):
                 self._pairs += len(pairs)
                 self.memory.append(PositionedEmbeds.join(pieces), [len(piece) for piece in pieces])
 
-    def prefix(self) -> PositionedEmbeds:
-        """See `ModelStream.prefix`."""
+    def _prefix(self) -> PositionedEmbeds:
         ids = self.model.ids(self.model.prompt_parts("")[0])
         self.seen_ids.update(ids)
         return self.positions.text(self.model.embed(ids))
@@ -161,6 +158,7 @@ class QwenVL(LoadedModel):
     """
 
     stream_class = QwenVLStream
+    check_fit = staticmethod(check_fit)
     model_type: ClassVar[str]  # transformers' name of the family
     graph_unit = "frame pairs"
     exact_grid = True
@@ -172,25 +170,10 @@ class QwenVL(LoadedModel):
         check_settings(settings, cls.model_type)
 
     @classmethod
-    def check_fit(cls, settings: Settings, *parts: Any) -> None:
-        """See `LoadedModel.check_fit`."""
-        check_fit(settings, parts[0].config)
+    def _load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, Any]:
+        return load_stock(compat_qwen_vl.model_class(cls.model_type), settings, dtype, device)
 
-    @classmethod
-    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, Any]:
-        """See `LoadedModel.load`."""
-        processor = compat_qwen_vl.load_processor(checkpoint(settings), settings.revision)
-        model = compat.load_weights(
-            compat_qwen_vl.model_class(cls.model_type),
-            checkpoint(settings),
-            dtype=dtype,
-            attn_implementation=settings.attn_implementation,
-            revision=settings.revision,
-        )
-        return model.to(device), processor
-
-    def assemble(self, model: PreTrainedModel, processor: Any) -> None:
-        """See `LoadedModel.assemble`."""
+    def _assemble(self, model: PreTrainedModel, processor: Any) -> None:
         config = model.config
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
         self.tower, self.llm = open_tower(model.model.visual), compat_qwen_vl.MropeLanguageModel(model)
@@ -200,8 +183,7 @@ class QwenVL(LoadedModel):
         self.video_id: int = config.video_token_id
         self.eos_ids = compat.eos_ids(model, self.tokenizer)
 
-    def eager_reason(self) -> str:
-        """See `LoadedModel.eager_reason`."""
+    def _eager_reason(self) -> str:
         return "deepstack features leave the tower in several places" if self.tower.taps else ""
 
     def patches(self, resized: Tensor) -> Patches:

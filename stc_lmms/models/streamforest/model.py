@@ -137,18 +137,17 @@ class StreamForestStream(ModelStream):
 
     model: "StreamForest"
 
-    def open_encoder(self) -> FrameEncoder:
-        """See `ModelStream.open_encoder`; projection comes after the memory."""
+    def _open_encoder(self) -> FrameEncoder:
+        """Projection comes after the memory."""
         model = self.model
         return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, lambda tokens: tokens)
 
-    def start(self) -> None:
-        """See `ModelStream.start`."""
+    def _start(self) -> None:
         self.forest = Forest(self.model.options, self.model.spec.vision.num_attention_heads)
         self._prefilled: tuple[FullMemory, int] | None = None  # with the number of visual tokens
 
     @property
-    def own_nbytes(self) -> int:
+    def _own_nbytes(self) -> int:
         """The memory, and what the last question prefilled, which is kept until the next frame."""
         return self.forest.nbytes + (self._prefilled[0].nbytes if self._prefilled else 0)
 
@@ -157,8 +156,7 @@ class StreamForestStream(ModelStream):
         frames = len(self.times_s)
         return Usage(self.forest.tokens / frames if frames else 0.0, self.model.options.now_tokens)
 
-    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
-        """See `ModelStream.take_in`."""
+    def _take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         model, self._prefilled = self.model, None
         with self.clock.stage("preprocess_ms"):
             pixels = model.pixels(frames)
@@ -209,30 +207,20 @@ class StreamForest(LoadedModel):
     """
 
     stream_class = StreamForestStream
+    check = staticmethod(check_settings)
+    check_fit = staticmethod(check_fit)
     options: StreamForestOptions
 
     @classmethod
-    def check(cls, settings: Settings) -> None:
-        """See `StreamingModel.check`."""
-        check_settings(settings)
-
-    @classmethod
-    def check_fit(cls, settings: Settings, *parts: Any) -> None:
-        """See `LoadedModel.check_fit`."""
-        check_fit(settings, parts[0])
-
-    @classmethod
-    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
-        """See `LoadedModel.load`."""
+    def _load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
         folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
         spec, tokenizer = StreamForestSpec.read(folder), load_tokenizer(folder)
         networks = networks_from(spec, entries(folder), dtype, settings.attn_implementation)
         return spec, move(networks, device), tokenizer
 
-    def assemble(
+    def _assemble(
         self, spec: StreamForestSpec, networks: Networks, tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
-        """See `LoadedModel.assemble`."""
         self.spec, self.networks, self.tokenizer = spec, networks, tokenizer
         self.tower, self.llm = open_tower(networks.vision), compat_llm.LanguageModel(networks.decoder)
         width = spec.vision.hidden_size
