@@ -43,7 +43,7 @@ def installed(tmp_path_factory):
 
 
 def run_installed(folder, code):
-    """What the code prints with the installed wheel alone on the path."""
+    """Output of the code, with only the installed wheel on the path."""
     environ = {"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, env=environ, cwd=folder, check=True, capture_output=True, text=True).stdout
@@ -55,8 +55,8 @@ def test_wheel_ships_tasks_and_recipes(installed):
         "import stc_lmms, stc_lmms.resources as r; print(stc_lmms.__file__);"
         "print(r.tasks_root()); print(r.model_configs_root())"
     )
-    said = run_installed(installed, code)
-    assert all(line.startswith(str(installed)) for line in said.split())
+    shown = run_installed(installed, code)
+    assert all(line.startswith(str(installed)) for line in shown.split())
     shipped = {
         p.relative_to(installed / "stc_lmms" / "tasks")
         for p in (installed / "stc_lmms" / "tasks").rglob("*.*")
@@ -67,6 +67,8 @@ def test_wheel_ships_tasks_and_recipes(installed):
         p.name for p in model_configs_root().iterdir()
     }
     assert (installed / "stc_lmms" / "results" / "leaderboard.html.j2").is_file()
+    packages = {path.name for path in installed.iterdir() if path.suffix != ".dist-info"}
+    assert packages - {"bin"} == {"stc_lmms"}
     code = "from stc_lmms.demo.pretrained import demo_folder; print(demo_folder())"
     assert run_installed(installed, code).startswith(str(installed))
     metadata = next(installed.glob("stc_lmms-*.dist-info"))
