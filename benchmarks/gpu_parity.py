@@ -77,8 +77,6 @@ def golden_bfloat16(device: str) -> Iterator[Check]:
             cache_interval=case["cache_interval"],
             update_ratio=case["update_token_ratio"],
             selection="shared" if case.get("share_selection") else "per_layer",
-            metric=case.get("metric", "cosine").removeprefix("negative_"),
-            chunk_frames=case.get("frames_per_chunk", 1),
         )
         trace = Trace()
         frames = tensors["frames"].to(torch.bfloat16)
@@ -149,7 +147,7 @@ def fused_equals_torch(device: str) -> Iterator[Check]:
         )
         old = wide[..., width : 2 * width]  # a third of a fused projection
         new = x.unflatten(0, (3, 4))
-        score = rows.similarity(new, old[:, None]).flatten(0, 1)
+        score = rows.cosine(new, old[:, None]).flatten(0, 1)
         index, place = rows.pick(score, count)
         flat = rows.flat_index(index, tokens)
         got = {
@@ -158,7 +156,7 @@ def fused_equals_torch(device: str) -> Iterator[Check]:
             "overlay add": fused.overlay_(x.clone(), old, more, place, True),
         }
         with rows.unfused():
-            wanted = rows.similarity(new, old[:, None]).flatten(0, 1)
+            wanted = rows.cosine(new, old[:, None]).flatten(0, 1)
             error = (score - wanted).abs().max().item()
             yield Check(f"fused cosine {name}", error, 1e-5, error <= 1e-5, "largest difference")
             same = torch.equal(index, rows.lowest(score, count).sort(-1).values)

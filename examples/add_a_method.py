@@ -14,7 +14,7 @@ from torch import Tensor
 from stc_lmms.methods.base import State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
 from stc_lmms.methods.registry import METHODS, MethodSpec
-from stc_lmms.methods.select import token_layout
+from stc_lmms.methods.select import take
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,11 @@ class Loudest(Budgeted, TokenMethod[LoudestState]):
 
     def compress(self, tokens_FND, context, state):
         """Keep `token_budget` tokens of each frame; `Budgeted` has checked that there are so many."""
-        where = token_layout(tokens_FND, context)
-        length_FN = where.patches(tokens_FND).float().norm(dim=-1)
+        length_FN = tokens_FND.float().norm(dim=-1)
         before_FN = length_FN.roll(1, dims=0)
         before_FN[0] = length_FN[0] if state.before_N is None else state.before_N
         kept_FK = (length_FN - self.past * before_FN).topk(self.token_budget, dim=1).indices
-        return where.take(tokens_FND, kept_FK), LoudestState(length_FN[-1].clone())
+        return take(tokens_FND, kept_FK), LoudestState(length_FN[-1].clone())
 
 
 METHOD = MethodSpec("loudest", "tokens whose length grew most", token=Loudest)

@@ -10,7 +10,8 @@ from torch import Tensor
 from parity import networks
 from parity.base import Case, CaseResult, distance, tensor_file, worst
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
-from stc_lmms.towers import open_tower
+from stc_lmms.methods.stc_cacher_roles import FrameRoles
+from stc_lmms.towers import Tower, open_tower
 
 # Stated in the cases' text: float64 outputs are stored rounded; float32 adds the rounding of a whole tower.
 TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-5}
@@ -31,12 +32,10 @@ def run_case(
         cache_interval=case["cache_interval"],
         update_ratio=case["update_token_ratio"],
         selection="shared" if case.get("share_selection") else "per_layer",
-        metric=_METRICS[case.get("metric", "cosine")],
-        chunk_frames=case.get("frames_per_chunk", 1),
     )
     frames = tensors["frames"].to(dtype)
     trace = Trace()
-    last = tower.finish(cacher.encode(tower, frames, cacher.open_state(), trace))
+    last = tower.finish(_encode(cacher, tower, frames, case.get("frames_per_chunk", 1), trace))
 
     errors = [distance(last, tensors["last_hidden_state"])]
     if "hidden_states" in tensors:
@@ -59,14 +58,14 @@ def run_case(
     return CaseResult(worst(errors), tolerance, not problems, detail)
 
 
-_METRICS = {
-    "cosine": "cosine",
-    "dot": "dot",
-    "l1": "l1",
-    "l2": "l2",
-    "negative_l1": "l1",
-    "negative_l2": "l2",
-}
+@torch.no_grad()
+def _encode(cacher: STCCacher, tower: Tower, frames: Tensor, chunk: int, trace: Trace) -> Tensor:
+    """Features of all frames in one call; the frames of a chunk share one role."""
+    h_FTD, layout = tower.embed(frames)
+    state = cacher.open_state()
+    cacher.begin(tower, h_FTD, layout, state)
+    roles = FrameRoles(tuple(i // chunk % cacher.cache_interval == 0 for i in range(len(frames))))
+    return cacher.run(tower, h_FTD, layout, roles, state.references, trace)
 
 
 def _similarity_errors(tensors: dict[str, Tensor], trace: Trace) -> list[float]:

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from parity.base import Case, CaseResult, distance, tensor_file, worst
-from stc_lmms.methods.base import Context
-from stc_lmms.methods.select import token_layout
+from parity.markers import with_markers
+from stc_lmms.methods.select import take, take_each
 from stc_lmms.methods.stc_pruner import PrunerState, STCPruner
 from stc_lmms.methods.vidcom2 import frame_rates, pick, published_counts, score_video
 from stc_lmms.ops.kernels import gaussian_similarity
@@ -18,7 +18,7 @@ from stc_lmms.ops.rows import lowest
 
 # Stated in the cases: scores relative, everything else exact; the largest score is 5.
 TOLERANCE = 1e-5
-MARKED = {"llava_vid": 14}  # layouts whose rows end in a marker: tokens per row, marker included
+MARKED = {"llava_vid": (13, 13)}  # rows and columns of layouts whose rows end in a marker
 
 
 def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch.dtype) -> CaseResult:
@@ -43,11 +43,10 @@ def _pipeline(
     counts = published_counts(rates, tokens)
     kept = pick(scores, counts)
     flat = torch.cat([index.sort().values + t * tokens for t, index in enumerate(kept)])
-    raw, context = patches_TND, Context()
-    if config["model"] in MARKED:
-        context = Context(row_length=MARKED[config["model"]])
-        raw = tensors["img_feat"].to(dtype).unflatten(0, (frames, -1))
-    out = token_layout(raw, context).take_each(raw, kept)
+    out = take_each(patches_TND, kept)
+    out_MD = out.tokens_MD
+    if (grid := MARKED.get(config["model"])) is not None:
+        out_MD = tensors["img_feat"].to(dtype)[with_markers(out.kept_M, out.tokens_per_frame, grid)]
     errors = {
         "channels": distance(scores.channels_C, tensors["channels"]),
         "video_score": _relative(scores.video_TN, tensors["video_score"]),
@@ -55,7 +54,7 @@ def _pipeline(
         "scales": _relative(rates, tensors["scales"]),
         "kept_per_frame": distance(torch.tensor(counts), tensors["kept_per_frame"]),
         "kept_indices": distance(flat, tensors["kept_indices"]),
-        "out": distance(out.tokens_MD, tensors["out"]),
+        "out": distance(out_MD, tensors["out"]),
     }
     return errors, f"{frames} frames keep {', '.join(map(str, counts))} of {tokens}, indices equal"
 
@@ -80,7 +79,7 @@ def _rekv_stream(
             "memory": gaussian_similarity(z, torch.nn.functional.normalize(memory, dim=-1)),
         }
         score = sum(parts[name] for name in STRATEGIES[strategy])
-        kept = token_layout(chunk, Context()).take(chunk, lowest(score, budget))
+        kept = take(chunk, lowest(score, budget))
         kept_all.append(kept.kept_M)
         out_all.append(kept.tokens_MD)
         raw_all.append(chunk[..., channels].flatten(0, 1).mean(dim=0))
@@ -91,7 +90,7 @@ def _rekv_stream(
     if "memory" in tensors:
         errors["memory"] = distance(torch.stack(raw_all), tensors["memory"])
     if strategy == "vidcom2_two_score":  # the method of that name is this very score
-        compressed, _ = pruner.compress_chunks(chunks_BFND, Context(), PrunerState())
+        compressed, _ = pruner.compress_chunks(chunks_BFND, PrunerState())
         errors["vidcom2_two_score"] = distance(compressed.tokens_MD, torch.cat(out_all))
     return errors, f"{len(chunks_BFND)} chunks, {budget} tokens of each frame, indices equal"
 

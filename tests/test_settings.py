@@ -120,7 +120,6 @@ def test_an_empty_checkpoint_name_is_refused():
         {"update_ratio": 0},
         {"update_ratio": 1.01},
         {"update_ratio": "nan"},
-        {"chunk_frames": -1},
         {"token_budget": 0},
         {"token_budget": False},
         {"token_budget": 0.5},
@@ -143,8 +142,8 @@ def test_errors_are_value_errors_for_python_users():
 
 
 def test_arguments_the_method_does_not_use_are_named_and_ignored(caplog):
-    got = settings(method="stc_pruner", token_budget=9, cache_interval=2, chunk_frames=3)
-    assert "method=stc_pruner does not use cache_interval, chunk_frames; ignored" in caplog.text
+    got = settings(method="stc_pruner", token_budget=9, cache_interval=2, granularity="group")
+    assert "method=stc_pruner does not use cache_interval, granularity; ignored" in caplog.text
     assert set(got.options) == set(METHODS["stc_pruner"].fields)
     caplog.clear()
     settings(method="stc_pruner", token_budget=9)

@@ -119,8 +119,8 @@ def tower_work(shape: ModelShape, cacher: STCCacher | None, group: range) -> Wor
     tower = shape.tower
     dense, selective, selected = len(group), 0, 0
     if cacher is not None:
-        refresh = [(i // cacher.chunk_frames) % cacher.cache_interval == 0 for i in group]
-        dense, selective = sum(refresh), len(group) - sum(refresh)
+        dense = sum(i % cacher.cache_interval == 0 for i in group)
+        selective = len(group) - dense
         selected = cacher.selected(tower.tokens)
     pixels = 3 * tower.tokens * tower.patch**2
     moved = len(group) * (pixels + tower.tokens * tower.width) + tower.weights

@@ -116,12 +116,9 @@ class Context:
             heads and queries, resized like the tokens; float32. Only for methods that need `attention`.
         keys_FNE: keys of that layer, mean over heads, resized like the tokens. Only for `keys`.
         pixels_FCHW: the pixel values that the tower got. Only for `pixels`.
-        row_length: set when the raw stream is a grid whose rows end in a marker token: tokens per row,
-            marker included. Markers are always kept. None: patches only.
     """
 
     times_s: tuple[float, ...] = ()
-    row_length: int | None = None
     grid: tuple[int, int] | None = None
     attention_FN: Tensor | None = None
     keys_FNE: Tensor | None = None

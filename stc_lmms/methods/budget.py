@@ -6,7 +6,7 @@ A budget of k means k LLM tokens per frame. A method keeps it in one of two ways
 - `on average`: after any number T of frames the total is less than one dense frame (N tokens) away from
   T * k. Single frames may have any number, none included; tables show mean and maximum.
 
-A method without a budget says `none`. Row markers of a grid layout are not counted: they are always kept.
+A method without a budget says `none`.
 A budget that a method cannot keep is refused before any weight is loaded, and the nearest one that it can
 keep is named.
 """

@@ -13,7 +13,7 @@ from stc_lmms.errors import StcError
 from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted, BudgetKind
-from stc_lmms.methods.select import lowest_preferring, token_layout, uniform_positions
+from stc_lmms.methods.select import lowest_preferring, take, take_each, token_grid, uniform_positions
 from stc_lmms.ops.transfer import to_device
 
 
@@ -45,8 +45,7 @@ class Random(Budgeted, TokenMethod[FrameCount]):
         self, tokens_FND: Tensor, context: Context, state: FrameCount
     ) -> tuple[Compressed, FrameCount]:
         """See `TokenMethod.compress`."""
-        where = token_layout(tokens_FND, context)
-        total = len(where.patches_N)
+        total = tokens_FND.shape[1]
         self.check(total)
         kept = [
             # A text seed is hashed, so that neighbouring frames do not share a sequence.
@@ -55,7 +54,7 @@ class Random(Budgeted, TokenMethod[FrameCount]):
         ]
         kept_FK = to_device(kept, tokens_FND.device, torch.long)
         kept_FK = kept_FK.view(len(kept), self.token_budget)
-        return where.take(tokens_FND, kept_FK), FrameCount(state.frames + len(kept))
+        return take(tokens_FND, kept_FK), FrameCount(state.frames + len(kept))
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,10 @@ class Uniform(Budgeted, TokenMethod[State]):
 
     def compress(self, tokens_FND: Tensor, context: Context, state: State) -> tuple[Compressed, State]:
         """See `TokenMethod.compress`."""
-        where = token_layout(tokens_FND, context)
-        self.check(len(where.patches_N))
-        kept = to_device(uniform_positions(where.grid, self.token_budget), tokens_FND.device)
-        return where.take(tokens_FND, kept.expand(len(tokens_FND), -1)), state
+        self.check(tokens_FND.shape[1])
+        grid = token_grid(tokens_FND, context)
+        kept = to_device(uniform_positions(grid, self.token_budget), tokens_FND.device)
+        return take(tokens_FND, kept.expand(len(tokens_FND), -1)), state
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,7 @@ class UniformFrames(Budgeted, TokenMethod[FrameCount]):
         self, tokens_FND: Tensor, context: Context, state: FrameCount
     ) -> tuple[Compressed, FrameCount]:
         """See `TokenMethod.compress`."""
-        where = token_layout(tokens_FND, context)
-        total = len(where.patches_N)
+        total = tokens_FND.shape[1]
         self.check(total)
         everything = torch.arange(total, device=tokens_FND.device)
         after = state.frames + len(tokens_FND)
@@ -104,7 +102,7 @@ class UniformFrames(Budgeted, TokenMethod[FrameCount]):
         for number in range(state.frames, after):
             due, had = (-(-n * self.token_budget // total) for n in (number + 1, number))
             kept.append(everything if due > had else everything[:0])
-        return where.take_each(tokens_FND, kept), FrameCount(after)
+        return take_each(tokens_FND, kept), FrameCount(after)
 
 
 @dataclass(frozen=True)
@@ -146,14 +144,13 @@ class PixelDiff(Budgeted, TokenMethod[LastPixels]):
         """
         if context.pixels_FCHW is None:
             raise StcError("pixel_diff needs the pixel values of the frames; this model does not give them")
-        where = token_layout(tokens_FND, context)
-        self.check(len(where.patches_N))
-        pixels = context.pixels_FCHW
+        self.check(tokens_FND.shape[1])
+        grid, pixels = token_grid(tokens_FND, context), context.pixels_FCHW
         if len(pixels) == 0:
-            return where.take(tokens_FND, where.patches_N[: self.token_budget].expand(0, -1)), state
+            return take_each(tokens_FND, []), state
         before = pixels[:1] if state.pixels is None else state.pixels
         change = (pixels - torch.cat((before, pixels[:-1]))).float().abs().mean(dim=1, keepdim=True)
-        change_FN = functional.adaptive_avg_pool2d(change, where.grid).flatten(1)
-        even = uniform_positions(where.grid, self.token_budget)
+        change_FN = functional.adaptive_avg_pool2d(change, grid).flatten(1)
+        even = uniform_positions(grid, self.token_budget)
         kept_FK = lowest_preferring(-change_FN, self.token_budget, even)
-        return where.take(tokens_FND, kept_FK), LastPixels(pixels[-1:].clone())
+        return take(tokens_FND, kept_FK), LastPixels(pixels[-1:].clone())

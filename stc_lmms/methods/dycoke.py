@@ -13,7 +13,7 @@ budgets compare; 64 of 196 is 196, 20, 20, 20.
 Frames are ragged: a memory must allow that (all of ours do). DyCoke's second stage, at decoding, is
 `decode_prune` of the full memory.
 
-Shapes: F frames, N tokens per frame, P patches, D width.
+Shapes: F frames, N tokens per frame, D width.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.base import Compressed, Context, TokenMethod
 from stc_lmms.methods.budget import BudgetKind, at_least_one
-from stc_lmms.methods.temporal import LastFrames, between_anchors, gather, similarity, split_markers
+from stc_lmms.methods.select import take_each
+from stc_lmms.methods.temporal import LastFrames, between_anchors, similarity
 from stc_lmms.ops.rows import lowest
 
 WINDOW = 4
@@ -62,29 +63,28 @@ class DyCoke(TokenMethod[LastFrames]):
         """Refuse a budget that the whole frames alone exceed."""
         self.keep(tokens_per_frame)
 
-    def keep(self, patches: int) -> tuple[int, ...]:
+    def keep(self, tokens: int) -> tuple[int, ...]:
         """Tokens kept of the second, third and fourth frame of a window."""
         if self.merge_ratio is None:
-            return between_anchors(self.token_budget, patches, WINDOW)
-        return (int((1 - self.merge_ratio) * patches),) * (WINDOW - 1)
+            return between_anchors(self.token_budget, tokens, WINDOW)
+        return (int((1 - self.merge_ratio) * tokens),) * (WINDOW - 1)
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: LastFrames
     ) -> tuple[Compressed, LastFrames]:
         """See `TokenMethod.compress`."""
-        frames, length, _ = tokens_FND.shape
-        patches, markers = split_markers(length, context, tokens_FND.device)
-        x_FPD = tokens_FND[:, patches]
-        keep = self.keep(len(patches))
-        known = x_FPD if state.last is None else torch.cat((state.last, x_FPD))
+        frames, tokens, _ = tokens_FND.shape
+        everything = torch.arange(tokens, device=tokens_FND.device)
+        keep = self.keep(tokens)
+        known = tokens_FND if state.last is None else torch.cat((state.last, tokens_FND))
         first = len(known) - frames
-        kept: list[Tensor | None] = []
+        kept: list[Tensor] = []
         for i in range(frames):
             place = (state.frames + i) % WINDOW
             if place == 0:
-                kept.append(None)
+                kept.append(everything)
                 continue
             earlier = known[first + i - (2 if place == 2 else 1)]
-            kept.append(lowest(similarity(x_FPD[i], earlier)[None], keep[place - 1])[0])
+            kept.append(lowest(similarity(tokens_FND[i], earlier)[None], keep[place - 1])[0])
         new = LastFrames(state.frames + frames, known[-2:].clone())
-        return gather(tokens_FND, kept, patches, markers), new
+        return take_each(tokens_FND, kept), new

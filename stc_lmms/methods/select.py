@@ -1,13 +1,12 @@
-"""From chosen positions to a `Compressed`: row markers, frame offsets, position order.
+"""From selected token indices to a `Compressed`.
 
-Shapes: F frames, L tokens in a frame's raw stream, N patch tokens among them, K kept, D width.
+Shapes: F frames, N tokens per frame, K kept, D width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from stc_lmms.errors import StcError
 from stc_lmms.lazy import Tensor, torch
@@ -16,77 +15,41 @@ from stc_lmms.ops.rows import lowest
 from stc_lmms.ops.transfer import to_device
 
 
-@dataclass(frozen=True)
-class TokenLayout:
-    """Where a frame's patches and row markers stand in its raw stream.
-
-    Attributes:
-        patches_N: positions of the patch tokens, ascending.
-        markers: positions of the row markers, ascending; always kept, behind the kept patches (that is
-            where the authors of STC and VidCom2 put them).
-        grid: rows and columns of the patches.
-    """
-
-    patches_N: Tensor
-    markers: Tensor
-    grid: tuple[int, int]
-
-    def patches(self, tokens_FLD: Tensor) -> Tensor:
-        """The patch tokens [F,N,D]; no copy where there are no markers."""
-        return tokens_FLD if len(self.markers) == 0 else tokens_FLD[:, self.patches_N]
-
-    def take(self, tokens_FLD: Tensor, kept_FK: Tensor) -> Compressed:
-        """The patches `kept_FK` (numbers among the N, any order) of every frame, in position order."""
-        frames, length, width = tokens_FLD.shape
-        kept = self.patches_N[kept_FK.sort(dim=1).values]
-        kept = torch.cat((kept, self.markers.expand(frames, -1)), dim=1)
-        kept_M = (kept + torch.arange(frames, device=kept.device)[:, None] * length).flatten()
-        tokens_MD = tokens_FLD.reshape(-1, width).index_select(0, kept_M)
-        return Compressed(tokens_MD, kept_M, (kept.shape[1],) * frames)
-
-    def take_each(self, tokens_FLD: Tensor, kept: Sequence[Tensor]) -> Compressed:
-        """The same with another number of patches in every frame.
-
-        A frame that keeps no patch keeps no marker either: it has no rows left to mark.
-        """
-        length = tokens_FLD.shape[1]
-        parts = [
-            torch.cat((self.patches_N[index.sort().values], self.markers[: None if len(index) else 0]))
-            + frame * length
-            for frame, index in enumerate(kept)
-        ]
-        kept_M = torch.cat(parts) if parts else self.patches_N[:0]
-        tokens_MD = tokens_FLD.flatten(0, 1).index_select(0, kept_M)
-        return Compressed(tokens_MD, kept_M, tuple(map(len, parts)))
+def take(tokens_FND: Tensor, kept_FK: Tensor) -> Compressed:
+    """The tokens `kept_FK` (indices in the frame, any order) of every frame, in position order."""
+    frames, tokens, width = tokens_FND.shape
+    offset_F1 = torch.arange(frames, device=kept_FK.device)[:, None] * tokens
+    kept_M = (kept_FK.sort(dim=1).values + offset_F1).flatten()
+    tokens_MD = tokens_FND.reshape(-1, width).index_select(0, kept_M)
+    return Compressed(tokens_MD, kept_M, (kept_FK.shape[1],) * frames)
 
 
-def token_layout(tokens_FLD: Tensor, context: Context) -> TokenLayout:
-    """Patches and markers of frames with this context.
+def take_each(tokens_FND: Tensor, kept: Sequence[Tensor]) -> Compressed:
+    """The same with a different number of tokens in every frame."""
+    parts = [index.sort().values + frame * tokens_FND.shape[1] for frame, index in enumerate(kept)]
+    kept_M = torch.cat(parts) if parts else torch.arange(0, device=tokens_FND.device)
+    tokens_MD = tokens_FND.flatten(0, 1).index_select(0, kept_M)
+    return Compressed(tokens_MD, kept_M, tuple(map(len, parts)))
+
+
+def token_grid(tokens_FND: Tensor, context: Context) -> tuple[int, int]:
+    """Rows and columns of the tokens of a frame: the context's, else a square, else one row.
 
     Raises:
-        StcError: the grid of the context does not count the tokens.
+        StcError: the grid of the context does not match the number of tokens.
     """
-    length = tokens_FLD.shape[1]
-    patches = torch.arange(length, device=tokens_FLD.device)
-    markers = patches[:0]
-    if context.row_length is not None:
-        is_marker = patches % context.row_length == context.row_length - 1
-        patches, markers = patches[~is_marker], patches[is_marker]
-        grid = (len(markers), context.row_length - 1)
-    elif context.grid is not None:
-        grid = context.grid
-    else:
-        side = math.isqrt(length)
-        grid = (side, side) if side * side == length else (1, length)
-    if grid[0] * grid[1] != len(patches):
-        raise StcError(f"a grid of {grid[0]} x {grid[1]} does not hold {len(patches)} tokens")
-    return TokenLayout(patches, markers, grid)
+    tokens = tokens_FND.shape[1]
+    side = math.isqrt(tokens)
+    grid = context.grid or ((side, side) if side * side == tokens else (1, tokens))
+    if grid[0] * grid[1] != tokens:
+        raise StcError(f"a grid of {grid[0]} x {grid[1]} does not hold {tokens} tokens")
+    return grid
 
 
 def uniform_positions(grid: tuple[int, int], count: int) -> list[int]:
     """`count` positions spread evenly over a grid, ascending.
 
-    As many rows as the aspect asks for, the count shared evenly among them, evenly spaced within each.
+    The aspect ratio decides how many rows are used; each gets an equal share, evenly spaced within it.
     """
     rows, columns = grid
     used = round(math.sqrt(count * rows / columns))
@@ -100,7 +63,7 @@ def uniform_positions(grid: tuple[int, int], count: int) -> list[int]:
 
 
 def lowest_preferring(score_FN: Tensor, count: int, preferred: Sequence[int]) -> Tensor:
-    """Indices [F,count] of the lowest scores; ties go to the `preferred` positions, then to the first."""
+    """Indices [F,count] of the lowest scores; ties go to the `preferred` positions, then to lower ones."""
     rest = sorted(set(range(score_FN.shape[1])) - set(preferred))
     order = to_device([*preferred, *rest], score_FN.device)
     return order[lowest(score_FN[:, order], count)]

@@ -2,21 +2,21 @@
 
 Source: STC (arXiv 2512.00891), section on STC-Cacher, equations 1-6, and the authors' code. Every
 `cache_interval` frames one reference frame is encoded densely; each block keeps its keys K, values V and
-the sum U of its attention output A (after the output projection) and MLP output M. In a selective frame
+the sum U of its attention output (after the output projection) and its MLP output. In a selective frame
 every block computes fresh keys for all tokens, finds the `update_ratio` tokens least similar to K, and
 computes queries, new values, attention rows and MLP rows for those only; all other rows take U.
 
-One cacher serves every tower of `stc_lmms.towers`. Keys are compared before any rotation: a rotation is
+One cacher serves every tower of `stc_lmms.towers`. Keys are compared before any rotation: the rotation is
 the same in both frames and does not change their similarity. In Qwen-VL towers a temporal slice is a
-frame, and a new grid starts anew: references dropped, next frame dense.
+frame; when the grid changes, the references are dropped and the next frame is dense.
 
 Execution is *grouped*: the reference frames of a call form one batch, its selective frames another that
 reuses the reference of its group, block by block. This is the frame-by-frame definition in another order,
 because a selective frame depends on nothing but its reference frame. A stream's references are allocated
 once per shape and written in place, so their addresses are stable; see `STCCacher.run`.
 
-Deviations from the authors' code: state belongs to the stream, not to the layers; a stream cut into
-several calls is not refreshed at every cut; ties are broken by position instead of by rounding noise.
+Deviations from the authors' code: state belongs to the stream, not to the layers; splitting a stream into
+several calls does not add reference frames; ties are broken by position instead of by rounding noise.
 
 Shapes: F frames (R dense, S selective), T tower tokens, K selected tokens, D width.
 """
@@ -31,8 +31,8 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.lazy import Tensor, no_grad, torch
 from stc_lmms.methods.base import TowerMethod, TowerState
 from stc_lmms.methods.stc_cacher_block import Choice, Reference, Reuse, dense_block, selective_block
-from stc_lmms.methods.stc_cacher_roles import FrameRoles, cut_roles, fixed_roles
-from stc_lmms.ops.rows import flat_index, lowest, pick, similarity
+from stc_lmms.methods.stc_cacher_roles import FrameRoles, adaptive_roles, interval_roles
+from stc_lmms.ops.rows import cosine, flat_index, lowest, pick
 
 if TYPE_CHECKING:
     from stc_lmms.towers import Block, Layout, Patches, Tower
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class CacherState(TowerState):
-    """What a stream has left in the cacher.
+    """State of one stream.
 
     Attributes:
         step: frames since the references are valid (with `refresh=adaptive`: since the last reference
@@ -55,11 +55,11 @@ class CacherState(TowerState):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the references of all blocks; they stay allocated over `reset`."""
+        """Bytes of the references of all blocks; they stay allocated after `reset`."""
         return sum(x.nbytes for block in self.references or () for x in block if x is not None)
 
     def reset(self) -> None:
-        """Forget the stream; the references are reused if the next one has the same shape."""
+        """Forget the stream; the next one reuses the memory of the references if its shape is the same."""
         super().reset()
         self.step = 0
 
@@ -86,69 +86,44 @@ class STCCacher(TowerMethod):
     """STC-Cacher.
 
     Args:
-        cache_interval: a reference frame every so many frames; 1 encodes every frame densely.
+        cache_interval: one reference frame every so many frames; 1 encodes every frame densely.
         update_ratio: fraction of tokens recomputed in a selective frame, in (0, 1].
-        selection: `per_layer` selects anew in every block (the paper); `shared` selects in the first
-            block and uses these tokens in all of them (newer official code); `every_k` selects anew in
-            the blocks 0, k, 2k, ... with k = `select_every`.
-        select_every: see `selection`.
-        metric: similarity of fresh and reference keys; the lowest are recomputed.
-        chunk_frames: frames that share one role. A refreshing chunk is dense throughout and its last
-            frame becomes the reference. The authors' drivers use 1.
-        granularity: `token` selects single tokens; `group` selects whole merge groups (the 2x2 tokens
+        selection: `per_layer` selects tokens in every block (the paper); `shared` selects in the first block
+            and uses these tokens in all of them (newer official code).
+        granularity: `token` selects single tokens; `group` selects complete merge groups (the 2x2 tokens
             that become one LLM token in Qwen-VL) by their mean similarity.
-        refresh: `interval` has a reference frame every `cache_interval` frames; `adaptive` also makes
-            one of a frame that differs from its reference (a scene cut), and counts anew from there.
-        cut_similarity: a frame is a cut if the cosine similarity of its keys in the first block to
-            those of its reference, mean over tokens, is below this. Reads one result back from the
-            device per call.
-        similarity_threshold: of the selected tokens only those below this cosine similarity take new
-            values, attention and MLP rows; the others keep the reference's, as if not selected. Shapes
-            stay as they are, so this changes results and saves no work.
-        round_to_64: round the number of selected tokens up to a multiple of 64 (at most all).
+        refresh: `interval` has a reference frame every `cache_interval` frames; `adaptive` also makes one
+            of a frame that differs from its reference (a scene cut), and restarts the interval there.
+        cut_similarity: a frame is a cut if the cosine similarity of its keys in the first block to those
+            of its reference, mean over tokens, is below this. Reads one result back from the device per
+            call.
 
-    Limits: attention weights are not available, so methods that read them cannot be combined.
+    Limits: attention weights are not available, so methods that read them cannot be combined with it.
     """
 
     cache_interval: int = 4
     update_ratio: float = 0.25
-    selection: Literal["per_layer", "shared", "every_k"] = "per_layer"
-    select_every: int | None = None
-    metric: Literal["cosine", "dot", "l1", "l2"] = "cosine"
-    chunk_frames: int = 1
+    selection: Literal["per_layer", "shared"] = "per_layer"
     granularity: Literal["token", "group"] = "token"
     refresh: Literal["interval", "adaptive"] = "interval"
     cut_similarity: float | None = None
-    similarity_threshold: float | None = None
-    round_to_64: bool = False
 
     def __post_init__(self):
         """Check ranges, and that the options make sense together."""
+        cut, adaptive = self.cut_similarity, self.refresh == "adaptive"
         if self.cache_interval < 1:
             raise SettingsError(f"cache_interval={self.cache_interval} must be at least 1")
         if not 0 < self.update_ratio <= 1:
             raise SettingsError(f"update_ratio={self.update_ratio} must be in (0, 1]")
-        if self.chunk_frames < 1:
-            raise SettingsError(f"chunk_frames={self.chunk_frames} must be at least 1")
-        if self.select_every is not None and self.select_every < 1:
-            raise SettingsError(f"select_every={self.select_every} must be at least 1")
-        for name in ("cut_similarity", "similarity_threshold"):
-            value = getattr(self, name)
-            if value is not None and not -1 < value <= 1:
-                raise SettingsError(f"{name}={value} must be in (-1, 1]")
-        _pair("selection", self.selection, "every_k", "select_every", self.select_every)
-        _pair("refresh", self.refresh, "adaptive", "cut_similarity", self.cut_similarity)
-        if self.refresh == "adaptive" and self.chunk_frames > 1:
-            raise SettingsError(
-                f"refresh=adaptive decides frame by frame; chunk_frames={self.chunk_frames} must be 1"
-            )
-        if self.refresh == "adaptive" and self.cache_interval == 1:
+        if cut is not None and not -1 < cut <= 1:
+            raise SettingsError(f"cut_similarity={cut} must be in (-1, 1]")
+        if adaptive and cut is None:
+            raise SettingsError("refresh=adaptive needs cut_similarity")
+        if not adaptive and cut is not None:
+            raise SettingsError(f"cut_similarity={cut} is only for refresh=adaptive, not refresh=interval")
+        if adaptive and self.cache_interval == 1:
             raise SettingsError(
                 "refresh=adaptive has nothing to decide with cache_interval=1; raise the interval"
-            )
-        if self.similarity_threshold is not None and self.metric != "cosine":
-            raise SettingsError(
-                f"similarity_threshold is a cosine similarity; it cannot go with metric={self.metric}"
             )
 
     def check(self, group: int) -> None:
@@ -168,17 +143,13 @@ class STCCacher(TowerMethod):
         With `granularity=group` the same rule counts groups of `group` tokens.
         """
         unit = group if self.granularity == "group" else 1
-        count = max(1, int(tokens // unit * self.update_ratio)) * unit
-        if self.round_to_64:
-            count = min(tokens, -(-count // 64) * 64)
-        return -(-count // unit) * unit
+        return max(1, int(tokens // unit * self.update_ratio)) * unit
 
     def role(self, state: CacherState) -> Literal["reference", "selective"] | None:
-        """Role of the next single frame if its shape is that of the last; None if its content decides."""
+        """Role of the next single frame if its shape has not changed; None if its content decides."""
         if self.refresh == "adaptive":
             return None
-        (dense,) = fixed_roles(state.step, 1, self.cache_interval, self.chunk_frames)
-        return "reference" if dense else "selective"
+        return "selective" if state.step % self.cache_interval else "reference"
 
     @no_grad
     def encode(
@@ -192,15 +163,15 @@ class STCCacher(TowerMethod):
     ) -> Tensor:
         """Features [F,T,D] of the next F frames; see `TowerMethod.encode`."""
         h_FTD, layout = tower.embed(x)
-        plan = self.begin(tower, h_FTD, layout, state)
-        out_FTD = self.run(tower, h_FTD, layout, plan, state.references, trace, taps)
-        self.commit(plan, layout, state)
+        roles = self.begin(tower, h_FTD, layout, state)
+        out_FTD = self.run(tower, h_FTD, layout, roles, state.references, trace, taps)
+        self.commit(roles, layout, state)
         return out_FTD
 
     def begin(self, tower: Tower, h_FTD: Tensor, layout: Layout, state: CacherState) -> FrameRoles:
-        """Host side before a call: references for this shape, and the roles of its frames.
+        """Host side before a call: allocate references for this shape, and decide the roles of its frames.
 
-        Another shape, dtype or device than before makes new references and starts a new interval.
+        A change of shape, dtype or device allocates new references and starts a new interval.
         """
         self.check(layout.group)
         key = (layout.key, h_FTD.shape[1:], h_FTD.dtype, h_FTD.device)
@@ -210,102 +181,91 @@ class STCCacher(TowerMethod):
             state.references = self._allocate(len(tower.blocks), h_FTD)
         if self.refresh == "adaptive" and tower.blocks:
             return FrameRoles(self._roles_by_content(tower.blocks[0], h_FTD, state))
-        return FrameRoles(fixed_roles(state.step, len(h_FTD), self.cache_interval, self.chunk_frames))
+        return FrameRoles(interval_roles(state.step, len(h_FTD), self.cache_interval))
 
     def run(
         self,
         tower: Tower,
         h_FTD: Tensor,
         layout: Layout,
-        plan: FrameRoles,
+        roles: FrameRoles,
         references: list[Reference],
         trace: Trace | None = None,
         taps: list[Tensor] | None = None,
     ) -> Tensor:
         """Device side of a call: all blocks; `h_FTD` is overwritten.
 
-        Reads and writes `references` in place, and never waits for the device. With a plan of one frame
+        Reads and writes `references` in place, and never waits for the device. For a single frame
         (`FrameRoles((True,))` is a reference frame, `FrameRoles((False,))` a selective one) shapes and
         addresses are the same in every call.
         """
-        dense_RTD, selective_STD = plan.split(h_FTD)
+        dense_RTD, selective_STD = roles.split(h_FTD)
         choice = None
         for depth, block in enumerate(tower.blocks):
             if trace is not None:
-                trace.hidden.append(plan.join(dense_RTD, selective_STD).clone())
+                trace.hidden.append(roles.join(dense_RTD, selective_STD).clone())
             fresh = None
-            if plan.dense:
+            if roles.dense:
                 dense_RTD, fresh = dense_block(block, dense_RTD, layout)
-            if plan.selective:
-                reuse = Reuse(plan.groups, references[depth], fresh)
+            if roles.selective:
+                reuse = Reuse(roles.groups, references[depth], fresh)
                 x_STD = block.norm1(selective_STD)
                 k_STD = block.k(x_STD)
                 score_ST = None
                 if self.scores(depth):
-                    score_ST = reuse.similarity(k_STD, self.metric)
+                    score_ST = reuse.similarity(k_STD)
                     choice = self._choose(score_ST, layout)
                 selective_STD = selective_block(block, layout, selective_STD, x_STD, k_STD, reuse, choice)
                 if trace is not None:
                     trace.indices.append(choice.index_SK)
                     trace.similarity.append(score_ST)
-            if plan.dense and references:
+            if roles.dense and references:
                 # After the selective frames, which may still need the old reference.
                 for kept, new in zip(references[depth], fresh, strict=True):
                     if kept is not None:
                         kept.copy_(new[-1:])
             if taps is not None and depth in tower.taps:
-                out_FTD = plan.join(dense_RTD, selective_STD)
-                taps.append(out_FTD if plan.dense else out_FTD.clone())  # the next block overwrites it
-        out_FTD = plan.join(dense_RTD, selective_STD)
+                out_FTD = roles.join(dense_RTD, selective_STD)
+                taps.append(out_FTD if roles.dense else out_FTD.clone())  # the next block overwrites it
+        out_FTD = roles.join(dense_RTD, selective_STD)
         if trace is not None:
-            trace.selective = [i for i, dense in enumerate(plan.roles) if not dense]
+            trace.selective = [i for i, dense in enumerate(roles.is_dense) if not dense]
             trace.hidden.append(out_FTD)
         return out_FTD
 
-    def commit(self, plan: FrameRoles, layout: Layout, state: CacherState) -> None:
+    def commit(self, roles: FrameRoles, layout: Layout, state: CacherState) -> None:
         """Host side after a call: count its frames."""
-        frames = len(plan.roles)
+        frames = len(roles.is_dense)
         state.step += frames
-        if self.refresh == "adaptive" and plan.dense:
-            state.step = frames - max(i for i, dense in enumerate(plan.roles) if dense)
+        if self.refresh == "adaptive" and roles.dense:
+            state.step = frames - max(i for i, dense in enumerate(roles.is_dense) if dense)
         state.frames += frames
         state.tokens_seen += frames * layout.tokens
-        state.tokens_recomputed += plan.dense * layout.tokens
-        state.tokens_recomputed += plan.selective * self.selected(layout.tokens, layout.group)
+        state.tokens_recomputed += roles.dense * layout.tokens
+        state.tokens_recomputed += roles.selective * self.selected(layout.tokens, layout.group)
 
     def scores(self, depth: int) -> bool:
-        """Whether block `depth` selects anew."""
-        if self.selection == "per_layer":
-            return True
-        return depth % self.select_every == 0 if self.selection == "every_k" else depth == 0
+        """Whether block `depth` selects tokens."""
+        return depth == 0 or self.selection == "per_layer"
 
     def _allocate(self, depth: int, h_FTD: Tensor) -> list[Reference]:
         if self.cache_interval == 1:  # every frame is dense
             return []
         shape = (1, *h_FTD.shape[1:])
-        with torch.inference_mode(False):  # to be written in and outside inference mode
+        with torch.inference_mode(False):  # so that they can be written inside and outside inference mode
             empty = [[h_FTD.new_empty(shape) for _ in Reference._fields] for _ in range(depth)]
         return [Reference(k if self.scores(i) else None, v, u) for i, (k, v, u) in enumerate(empty)]
 
     def _choose(self, score_ST: Tensor, layout: Layout) -> Choice:
-        tokens = score_ST.shape[1]
-        count = self.selected(tokens, layout.group)
-        if self.granularity == "group":
-            score_ST = score_ST.unflatten(1, (-1, layout.group)).mean(-1)
-            groups_SK = lowest(score_ST, count // layout.group)
-            changed = self._changed(score_ST, groups_SK, layout.group)
-            within = torch.arange(layout.group, device=score_ST.device)
-            index_SK, place_ST = (groups_SK.unsqueeze(-1) * layout.group + within).flatten(1), None
+        tokens, group = score_ST.shape[1], layout.group
+        count = self.selected(tokens, group)
+        if self.granularity == "token":
+            index_SK, rank_ST = pick(score_ST, count)
         else:
-            index_SK, place_ST = pick(score_ST, count)
-            changed = self._changed(score_ST, index_SK, 1)
-        return Choice(index_SK, flat_index(index_SK, tokens), changed, place_ST if changed is None else None)
-
-    def _changed(self, score: Tensor, index: Tensor, repeat: int) -> Tensor | None:
-        if self.similarity_threshold is None:
-            return None
-        below = score.gather(1, index) < self.similarity_threshold
-        return below.repeat_interleave(repeat, dim=1).unsqueeze(-1)
+            groups = lowest(score_ST.unflatten(1, (-1, group)).mean(-1), count // group)
+            within = torch.arange(group, device=score_ST.device)
+            index_SK, rank_ST = (groups.unsqueeze(-1) * group + within).flatten(1), None
+        return Choice(index_SK, flat_index(index_SK, tokens), rank_ST)
 
     def _roles_by_content(self, block: Block, h_FTD: Tensor, state: CacherState) -> tuple[bool, ...]:
         """Roles with `refresh=adaptive`: one similarity per pair of frames that may be compared.
@@ -317,15 +277,7 @@ class STCCacher(TowerMethod):
         k_FTD = block.k(block.norm1(h_FTD))
         pairs = [(k_FTD[:ahead], state.references[0].k)]
         pairs += [(k_FTD[d:], k_FTD[:-d]) for d in range(1, min(interval, frames))]
-        means = [similarity(new, old).mean(-1) for new, old in pairs]
+        means = [cosine(new, old).mean(-1) for new, old in pairs]
         flat = iter(torch.cat(means).tolist())
-        known, *back = ([next(flat) for _ in range(len(mean))] for mean in means)
-        return cut_roles(state.step, frames, interval, self.cut_similarity, known, back)
-
-
-def _pair(name: str, value: str, needing: str, companion: str, given: object) -> None:
-    """`companion` must be given if, and only if, `name` is `needing`."""
-    if value == needing and given is None:
-        raise SettingsError(f"{name}={needing} needs {companion}")
-    if value != needing and given is not None:
-        raise SettingsError(f"{companion}={given} is only for {name}={needing}, not {name}={value}")
+        stored, *lagged = ([next(flat) for _ in range(len(mean))] for mean in means)
+        return adaptive_roles(state.step, frames, interval, self.cut_similarity, stored, lagged)

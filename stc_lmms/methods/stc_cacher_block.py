@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.stc_cacher_roles import Group
-from stc_lmms.ops.rows import kernels, put_rows_, similarity, take_add, take_rows
+from stc_lmms.ops.rows import cosine, kernels, put_rows_, take_add, take_rows
 
 if TYPE_CHECKING:
     from stc_lmms.towers import Block, Layout
 
 
 class Reference(NamedTuple):
-    """What one block remembers of its dense frames, [R,T,D] each.
+    """What one block keeps of its dense frames, [R,T,D] each.
 
     Attributes:
         k: keys before any rotation; None in a block that never scores.
@@ -34,16 +34,14 @@ class Choice(NamedTuple):
     """Tokens to recompute.
 
     Attributes:
-        index_SK: their numbers in each frame.
-        rows: the same as row numbers [S*K] of [S*T,D].
-        changed_SK1: which of them count; None: all.
-        place_ST: where each token stands among them, -1 for the others; None without fused kernels.
+        index_SK: their indices in each frame.
+        rows: the same as row indices [S*K] of [S*T,D].
+        rank_ST: index of each token among them, -1 for the others; None without fused kernels.
     """
 
     index_SK: Tensor
     rows: Tensor
-    changed_SK1: Tensor | None
-    place_ST: Tensor | None
+    rank_ST: Tensor | None
 
 
 class Reuse:
@@ -51,50 +49,46 @@ class Reuse:
 
     Args:
         groups: which frames reuse which references.
-        known: the reference that the stream had before the call.
+        stored: the reference that the stream had before the call.
         fresh: those of the call's dense frames, if any.
     """
 
-    def __init__(self, groups: list[Group], known: Reference, fresh: Reference | None):
-        self.groups, self.known, self.fresh = groups, known, fresh
+    def __init__(self, groups: list[Group], stored: Reference, fresh: Reference | None):
+        self.groups, self.stored, self.fresh = groups, stored, fresh
 
     def _of(self, name: str) -> Iterator[tuple[Group, Tensor]]:
         """Each group with one tensor [references,1,T,D] of its references."""
         for group in self.groups:
-            source = getattr(self.known if group.known else self.fresh, name)
+            source = getattr(self.stored if group.stored else self.fresh, name)
             yield group, source[group.first : group.last].unsqueeze(1)
 
-    def similarity(self, k_STD: Tensor, metric: str) -> Tensor:
-        """Score [S,T] of fresh keys; low means changed."""
-        parts = [similarity(group.of(k_STD), k, metric).flatten(0, 1) for group, k in self._of("k")]
+    def similarity(self, k_STD: Tensor) -> Tensor:
+        """Cosine [S,T] of fresh keys to those of their reference; low means changed."""
+        parts = [cosine(group.of(k_STD), k).flatten(0, 1) for group, k in self._of("k")]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def values(self, v_SKD: Tensor, choice: Choice) -> Tensor:
-        """A new tensor [S,T,D]: new values of the chosen tokens, those of the references for the others."""
-        shape = (len(choice.index_SK), *self.known.v.shape[1:])
-        return self._overlay_(self.known.v.new_empty(shape), "v", v_SKD, choice, add=False)
+        """New values for the chosen tokens, the reference's for the others: [S,T,D]."""
+        shape = (len(choice.index_SK), *self.stored.v.shape[1:])
+        return self._overlay_(self.stored.v.new_empty(shape), "v", v_SKD, choice, add=False)
 
     def update_(self, h_STD: Tensor, new_SKD: Tensor, choice: Choice) -> Tensor:
-        """Replace the chosen tokens; add to all others what the block added to them in their reference."""
+        """Replace the chosen tokens; add the reference's update to all others."""
         return self._overlay_(h_STD, "update", new_SKD, choice, add=True)
 
     def _overlay_(self, x_STD: Tensor, name: str, new_SKD: Tensor, choice: Choice, add: bool) -> Tensor:
-        index_SK, rows, changed, place_ST = choice
-        fused = kernels(x_STD.device.type, x_STD.dtype).fused if place_ST is not None else None
+        rank_ST = choice.rank_ST
+        fused = kernels(x_STD.device.type, x_STD.dtype).fused if rank_ST is not None else None
         new_SKD = new_SKD.contiguous()  # values of a wrapped projection are a third of its rows
         for group, old in self._of(name):
             if fused is not None:
                 part = slice(group.start, group.stop)
-                fused.overlay_(x_STD[part], old[:, 0], new_SKD[part], place_ST[part], add)
+                fused.overlay_(x_STD[part], old[:, 0], new_SKD[part], rank_ST[part], add)
             elif add:
                 group.of(x_STD).add_(old)
             else:
-                group.of(x_STD).copy_(old.expand(-1, group.each, -1, -1))
-        if fused is not None:
-            return x_STD
-        if changed is not None:
-            new_SKD = torch.where(changed, new_SKD, take_rows(x_STD, rows, len(index_SK)))
-        return put_rows_(x_STD, rows, new_SKD)
+                group.of(x_STD).copy_(old.expand(-1, group.frames_each, -1, -1))
+        return x_STD if fused is not None else put_rows_(x_STD, choice.rows, new_SKD)
 
 
 def dense_block(block: Block, h_RTD: Tensor, layout: Layout) -> tuple[Tensor, Reference]:
@@ -115,7 +109,7 @@ def selective_block(
     reuse: Reuse,
     choice: Choice,
 ) -> Tensor:
-    """One block of selective frames on `h_STD`, in place; `x_STD` is its first norm, `k_STD` its keys."""
+    """One block of selective frames on `h_STD`, in place; `x_STD` is its normed input, `k_STD` its keys."""
     q, v = block.qv(take_rows(x_STD, choice.rows, len(h_STD)))
     attention = block.attend(q, k_STD, reuse.values(v, choice), layout, choice.index_SK)
     new = take_add(h_STD, choice.rows, block.out(attention))

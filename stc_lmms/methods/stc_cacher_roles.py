@@ -1,7 +1,7 @@
 """Roles of the frames of one call: which are reference frames, and which reference a frame reuses.
 
-Host arithmetic only. Batches are cut out of a clip and put together again by slices and broadcasts, so
-no index has to travel to the device.
+Host arithmetic only. Batches are cut out of a clip and reassembled by slices and broadcasts, so no index
+has to be copied to the device.
 
 Shapes: F frames of a call, R of them dense, S selective; T tower tokens, D width.
 """
@@ -28,33 +28,39 @@ class Run(NamedTuple):
 class Group(NamedTuple):
     """Selective frames start..stop-1 (counted among the selective) that reuse consecutive references.
 
-    Each of the references first..last-1 (counted among the dense frames) serves `each` of them, in
-    order. `known`: they reuse the reference that the stream had before the call.
+    Attributes:
+        stored: they reuse the reference that the stream had before the call.
+        first, last: they reuse the references first..last-1, counted among the dense frames, in order.
+        frames_each: how many frames reuse each of these.
     """
 
     start: int
     stop: int
-    known: bool
+    stored: bool
     first: int
     last: int
-    each: int
+    frames_each: int
 
     def of(self, x_SXX: Tensor) -> Tensor:
-        """The group's frames of a tensor of all selective frames, as a view [references, each, ...]."""
-        return x_SXX[self.start : self.stop].unflatten(0, (-1, self.each))
+        """The group's rows of a tensor of all selective frames, a view [references, frames_each, ...]."""
+        return x_SXX[self.start : self.stop].unflatten(0, (-1, self.frames_each))
 
 
 @dataclass(frozen=True)
 class FrameRoles:
-    """Roles of the frames of one call, in order: True is a reference frame."""
+    """Roles of the frames of one call.
 
-    roles: tuple[bool, ...]
+    Attributes:
+        is_dense: per frame, whether it is a reference frame.
+    """
+
+    is_dense: tuple[bool, ...]
 
     @cached_property
     def runs(self) -> list[Run]:
-        """The call cut where the role changes."""
+        """The call, split where the role changes."""
         found, start = [], 0
-        for dense, frames in groupby(self.roles):
+        for dense, frames in groupby(self.is_dense):
             stop = start + len(list(frames))
             found.append(Run(dense, start, stop))
             start = stop
@@ -63,16 +69,16 @@ class FrameRoles:
     @cached_property
     def dense(self) -> int:
         """How many frames are dense (R)."""
-        return sum(self.roles)
+        return sum(self.is_dense)
 
     @cached_property
     def selective(self) -> int:
         """How many frames are selective (S)."""
-        return len(self.roles) - self.dense
+        return len(self.is_dense) - self.dense
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The selective frames by reference; neighbours that serve equally many share a group."""
+        """The selective frames by reference; neighbouring references with equally many share a group."""
         found: list[Group] = []
         reference, start = 0, 0  # dense and selective frames so far
         for run in self.runs:
@@ -81,12 +87,12 @@ class FrameRoles:
                 reference += length
                 continue
             last = found[-1] if found else None
-            if last and not last.known and last.each == length and last.last == reference - 1:
+            if last and not last.stored and last.frames_each == length and last.last == reference - 1:
                 found[-1] = last._replace(stop=start + length, last=reference)
             else:
-                known = reference == 0
-                first = 0 if known else reference - 1
-                found.append(Group(start, start + length, known, first, 1 if known else reference, length))
+                stored = reference == 0
+                first = 0 if stored else reference - 1
+                found.append(Group(start, start + length, stored, first, max(reference, 1), length))
             start += length
         return found
 
@@ -102,45 +108,45 @@ class FrameRoles:
         """The inverse of `split`."""
         if len(self.runs) < 2:
             return h_RTD if self.dense else h_STD
-        left = {True: h_RTD, False: h_STD}
+        rest = {True: h_RTD, False: h_STD}
         pieces = []
         for run in self.runs:
             length = run.stop - run.start
-            pieces.append(left[run.dense][:length])
-            left[run.dense] = left[run.dense][length:]
+            pieces.append(rest[run.dense][:length])
+            rest[run.dense] = rest[run.dense][length:]
         return torch.cat(pieces)
 
 
-def fixed_roles(step: int, frames: int, interval: int, chunk_frames: int) -> tuple[bool, ...]:
-    """Roles of the frames step, step+1, ...: every `interval`-th chunk is dense, the first one too."""
-    return tuple((step + i) // chunk_frames % interval == 0 for i in range(frames))
+def interval_roles(step: int, frames: int, interval: int) -> tuple[bool, ...]:
+    """Whether the frames step, step+1, ... are dense: every `interval`-th is, starting with frame 0."""
+    return tuple((step + i) % interval == 0 for i in range(frames))
 
 
-def cut_roles(
+def adaptive_roles(
     step: int,
     frames: int,
     interval: int,
     threshold: float,
-    known: Sequence[float],
-    back: Sequence[Sequence[float]],
+    stored: Sequence[float],
+    lagged: Sequence[Sequence[float]],
 ) -> tuple[bool, ...]:
     """Roles when a scene cut starts a new interval.
 
     Args:
-        step: frames since the last reference, that one included; 0 before the first frame.
+        step: frames since the last reference, inclusive; 0 before the first frame.
         frames: F.
-        interval: a reference frame at the latest every so many frames.
+        interval: largest distance between reference frames.
         threshold: a frame less similar than this to its reference becomes a reference.
-        known: similarity of the frames 0, 1, ... to the reference the stream has (empty: it has none).
-        back: back[d-1][i] is the similarity of frame i+d to frame i.
+        stored: similarity of the frames 0, 1, ... to the stream's reference (empty if there is none).
+        lagged: lagged[d-1][i] is the similarity of frame i+d to frame i.
     """
     roles: list[bool] = []
-    reference = -1  # position in the call; -1 is the stream's own
+    reference = -1  # index of the frame in this call; -1 is the stream's stored reference
     for i in range(frames):
         dense = step % interval == 0
         if not dense:
-            alike = known[i] if reference < 0 else back[i - reference - 1][reference]
-            dense = alike < threshold
+            similarity = stored[i] if reference < 0 else lagged[i - reference - 1][reference]
+            dense = similarity < threshold
         if dense:
             step, reference = 0, i
         step += 1

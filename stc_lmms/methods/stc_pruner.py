@@ -8,7 +8,7 @@ Gaussian kernels.
 Deviation from the authors' code: the history belongs to the stream, so it never leaks from one video
 into the next.
 
-Shapes: F frames, N patch tokens per frame, D width, C kept channels, K budget.
+Shapes: F frames, N tokens per frame, D width, C kept channels, K budget.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
-from stc_lmms.methods.select import token_layout
+from stc_lmms.methods.select import take
 from stc_lmms.ops.kernels import gaussian_similarity
 
 
@@ -86,24 +86,20 @@ class STCPruner(Budgeted, TokenMethod[PrunerState]):
         self, tokens_FND: Tensor, context: Context, state: PrunerState
     ) -> tuple[Compressed, PrunerState]:
         """Keep `token_budget` tokens of each frame, in their order; every frame is its own chunk."""
-        return self.compress_chunks(tokens_FND[:, None], context, state)
+        return self.compress_chunks(tokens_FND[:, None], state)
 
-    def compress_chunks(
-        self, tokens_BFND: Tensor, context: Context, state: PrunerState
-    ) -> tuple[Compressed, PrunerState]:
+    def compress_chunks(self, tokens_BFND: Tensor, state: PrunerState) -> tuple[Compressed, PrunerState]:
         """The same for B chunks of F frames that share channel selection and one history entry."""
         frames_FND = tokens_BFND.flatten(0, 1)
-        where = token_layout(frames_FND, context)
-        self.check(len(where.patches_N))
-        patches_BFND = where.patches(frames_FND).unflatten(0, tokens_BFND.shape[:2])
-        scores, state = self.score(patches_BFND, state)
+        self.check(frames_FND.shape[1])
+        scores, state = self.score(tokens_BFND, state)
         highest = self.strategy == "dual_anchor"
         kept_BFK = scores.value.topk(self.token_budget, largest=highest, sorted=False).indices
-        return where.take(frames_FND, kept_BFK.flatten(0, 1)), state
+        return take(frames_FND, kept_BFK.flatten(0, 1)), state
 
-    def score(self, patches_BFND: Tensor, state: PrunerState) -> tuple[Scores, PrunerState]:
-        """Novelty of every patch of B consecutive chunks, each scored against the history up to itself."""
-        x = patches_BFND.float() if patches_BFND.dtype != torch.float64 else patches_BFND
+    def score(self, tokens_BFND: Tensor, state: PrunerState) -> tuple[Scores, PrunerState]:
+        """Novelty of every token of B consecutive chunks, each scored against the history up to itself."""
+        x = tokens_BFND.float() if tokens_BFND.dtype != torch.float64 else tokens_BFND
         width = x.shape[-1]
         flat = x.flatten(1, 2)
         variance_BD = flat.var(dim=1, correction=0)

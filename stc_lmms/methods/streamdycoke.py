@@ -9,7 +9,7 @@ compare. The pools behind it are `memory=bounded`.
 
 Frames are ragged: a memory must allow that (all of ours do).
 
-Shapes: F frames, N tokens per frame, P patches, D width, W buffered frames.
+Shapes: F frames, N tokens per frame, D width, W buffered frames.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.base import Compressed, Context, TokenMethod
 from stc_lmms.methods.budget import BudgetKind
-from stc_lmms.methods.temporal import LastFrames, between_anchors, gather, similarity, split_markers
+from stc_lmms.methods.select import take_each
+from stc_lmms.methods.temporal import LastFrames, between_anchors, similarity
 from stc_lmms.ops.rows import lowest
 
 
@@ -67,29 +68,28 @@ class StreamDyCoke(TokenMethod[LastFrames]):
         self, tokens_FND: Tensor, context: Context, state: LastFrames
     ) -> tuple[Compressed, LastFrames]:
         """See `TokenMethod.compress`."""
-        frames, length, _ = tokens_FND.shape
-        patches, markers = split_markers(length, context, tokens_FND.device)
-        x_FPD = tokens_FND[:, patches]
-        known = x_FPD if state.last is None else torch.cat((state.last, x_FPD))
+        frames, tokens, _ = tokens_FND.shape
+        everything = torch.arange(tokens, device=tokens_FND.device)
+        known = tokens_FND if state.last is None else torch.cat((state.last, tokens_FND))
         first = len(known) - frames
-        kept: list[Tensor | None] = []
+        kept: list[Tensor] = []
         for i in range(frames):
             place = (state.frames + i) % self.anchor_every
             if place == 0:
-                kept.append(None)
+                kept.append(everything)
                 continue
-            score_P = self.score(x_FPD[i], known[max(0, first + i - self.window_size + 1) : first + i])
-            kept.append(self._choose(score_P, place))
+            score_N = self.score(tokens_FND[i], known[max(0, first + i - self.window_size + 1) : first + i])
+            kept.append(self._choose(score_N, place))
         new = LastFrames(state.frames + frames, known[1 - self.window_size :].clone())
-        return gather(tokens_FND, kept, patches, markers), new
+        return take_each(tokens_FND, kept), new
 
-    def score(self, frame_PD: Tensor, earlier_WPD: Tensor) -> Tensor:
-        """Largest cosine [P] of each token to its position in W earlier frames."""
-        return similarity(frame_PD, earlier_WPD).amax(dim=0)
+    def score(self, frame_ND: Tensor, earlier_WND: Tensor) -> Tensor:
+        """Largest cosine [N] of each token to its position in W earlier frames."""
+        return similarity(frame_ND, earlier_WND).amax(dim=0)
 
-    def _choose(self, score_P: Tensor, place: int) -> Tensor:
+    def _choose(self, score_N: Tensor, place: int) -> Tensor:
         if self.similarity_threshold is None:
-            count = between_anchors(self.token_budget, len(score_P), self.anchor_every)[place - 1]
-            return lowest(score_P[None], count)[0]
-        below = (score_P < self.similarity_threshold).nonzero()[:, 0]
-        return below if len(below) else score_P.argmin()[None]
+            count = between_anchors(self.token_budget, len(score_N), self.anchor_every)[place - 1]
+            return lowest(score_N[None], count)[0]
+        below = (score_N < self.similarity_threshold).nonzero()[:, 0]
+        return below if len(below) else score_N.argmin()[None]

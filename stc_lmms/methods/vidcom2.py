@@ -27,7 +27,7 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted, BudgetKind, share_out
-from stc_lmms.methods.select import TokenLayout, token_layout
+from stc_lmms.methods.select import take, take_each
 from stc_lmms.ops.kernels import gaussian_similarity
 from stc_lmms.ops.rows import lowest
 
@@ -88,8 +88,7 @@ class VidCom2State(State):
         mean: sum over frames of each channel's mean, float64 [D].
         centre: sum over frames of the mean normalised token, where selected, float64 [D].
         selected: in how many frames each channel was selected, float64 [D].
-        waiting: raw tokens [w,L,D] of the frames that wait for their window to fill.
-        context: that of the waiting frames.
+        waiting: tokens [w,N,D] of the frames that wait for their window to fill.
     """
 
     frames: int = 0
@@ -98,7 +97,6 @@ class VidCom2State(State):
     centre: Tensor | None = None
     selected: Tensor | None = None
     waiting: Tensor | None = None
-    context: Context | None = None
 
     @property
     def nbytes(self) -> int:
@@ -144,11 +142,10 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
     ) -> tuple[Compressed, VidCom2State]:
         """See `TokenMethod.compress`."""
         if self.mode == "original":
-            return self._compress_windows(tokens_FND, context, state)
-        where = token_layout(tokens_FND, context)
-        self.check(len(where.patches_N))
-        score_FN, state = self.score_causally(where.patches(tokens_FND), state)
-        return where.take(tokens_FND, lowest(score_FN, self.token_budget)), state
+            return self._compress_windows(tokens_FND, state)
+        self.check(tokens_FND.shape[1])
+        score_FN, state = self.score_causally(tokens_FND, state)
+        return take(tokens_FND, lowest(score_FN, self.token_budget)), state
 
     def score_causally(self, tokens_FND: Tensor, state: VidCom2State) -> tuple[Tensor, VidCom2State]:
         """Sum of both similarities [F,N] of the next F frames, each against the frames up to itself."""
@@ -172,21 +169,16 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
         last = (y[-1].clone() for y in (square_FD, mean_FD, centre_FD, selected_FD))
         return score_FN, VidCom2State(state.frames + len(x), *last)
 
-    def _compress_windows(
-        self, tokens_FLD: Tensor, context: Context, state: VidCom2State
-    ) -> tuple[Compressed, VidCom2State]:
+    def _compress_windows(self, tokens_FND: Tensor, state: VidCom2State) -> tuple[Compressed, VidCom2State]:
+        self.check(tokens_FND.shape[1])
         if state.waiting is not None:
-            tokens_FLD = torch.cat((state.waiting, tokens_FLD))
-        full = len(tokens_FLD) // self.window * self.window
-        where = token_layout(tokens_FLD, context)
-        self.check(len(where.patches_N))
-        kept = [k for part in tokens_FLD[:full].split(self.window) for k in self._pick(part, where)]
-        rest = tokens_FLD[full:].clone() if full < len(tokens_FLD) else None
-        state = VidCom2State(state.frames + full, waiting=rest, context=None if rest is None else context)
-        return where.take_each(tokens_FLD[:full], kept), state
+            tokens_FND = torch.cat((state.waiting, tokens_FND))
+        full = len(tokens_FND) // self.window * self.window
+        kept = [k for part in tokens_FND[:full].split(self.window) for k in self._pick(part)]
+        rest = tokens_FND[full:].clone() if full < len(tokens_FND) else None
+        return take_each(tokens_FND[:full], kept), VidCom2State(state.frames + full, waiting=rest)
 
-    def _pick(self, tokens_TLD: Tensor, where: TokenLayout) -> list[Tensor]:
-        tokens_TND = where.patches(tokens_TLD)
+    def _pick(self, tokens_TND: Tensor) -> list[Tensor]:
         frames, tokens = tokens_TND.shape[:2]
         if frames == 0:
             return []
@@ -199,8 +191,7 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
         """The frames that wait, as one shorter window."""
         if state.waiting is None:
             return None
-        where = token_layout(state.waiting, state.context)
-        return where.take_each(state.waiting, self._pick(state.waiting, where))
+        return take_each(state.waiting, self._pick(state.waiting))
 
 
 def _wide(x: Tensor) -> Tensor:

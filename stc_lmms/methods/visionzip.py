@@ -28,7 +28,7 @@ from stc_lmms.errors import StcError
 from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
-from stc_lmms.methods.select import token_layout
+from stc_lmms.methods.select import take
 from stc_lmms.ops.rows import lowest
 from stc_lmms.ops.transfer import to_device
 
@@ -67,22 +67,17 @@ class VisionZip(Budgeted, TokenMethod[State]):
         for name in sorted(self.needs):
             if given[name] is None:
                 raise StcError(f"visionzip needs the {name} of the vision tower; this model does not give it")
-        where = token_layout(tokens_FND, context)
-        self.check(len(where.patches_N))
+        self.check(tokens_FND.shape[1])
         dominant_FK = lowest(-context.attention_FN, self.token_budget - self.contextual)
         if self.contextual == 0:
-            return where.take(tokens_FND, dominant_FK), state
-        patches_FND = where.patches(tokens_FND)
-        rest_FR = remaining(dominant_FK, patches_FND.shape[1])
+            return take(tokens_FND, dominant_FK), state
+        rest_FR = remaining(dominant_FK, tokens_FND.shape[1])
         target_C, merged_FCD = merge_contextual(
-            _rows(patches_FND, rest_FR), _rows(context.keys_FNE, rest_FR), self.contextual
+            _rows(tokens_FND, rest_FR), _rows(context.keys_FNE, rest_FR), self.contextual
         )
-        position_ids_FC = rest_FR[:, target_C]
-        made = patches_FND.scatter(1, position_ids_FC[..., None].expand_as(merged_FCD), merged_FCD)
-        kept = where.take(tokens_FND, torch.cat((dominant_FK, position_ids_FC), dim=1))
-        if len(where.markers):
-            made = tokens_FND.index_copy(1, where.patches_N, made)
-        return Compressed(made.flatten(0, 1)[kept.kept_M], kept.kept_M, kept.tokens_per_frame), state
+        index_FC = rest_FR[:, target_C]
+        merged_FND = tokens_FND.scatter(1, index_FC[..., None].expand_as(merged_FCD), merged_FCD)
+        return take(merged_FND, torch.cat((dominant_FK, index_FC), dim=1)), state
 
 
 def remaining(chosen_FK: Tensor, tokens: int) -> Tensor:

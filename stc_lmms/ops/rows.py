@@ -1,4 +1,4 @@
-"""Picking and replacing token rows, and the order that decides which ones.
+"""Token rows: similarity, which ones are lowest, gathering and replacing them.
 
 On a GPU fused kernels (`rows_triton.py`) do the same. They are chosen once per device and dtype after a
 comparison with the functions here; `kernels` says which, and why.
@@ -26,7 +26,7 @@ SCORE_GRID = 2**20
 
 
 def flat_index(index_FK: Tensor, tokens: int) -> Tensor:
-    """Row numbers [F*K] of the picked tokens in the flattened [F*T, D] tensor."""
+    """Row indices [F*K] of the picked tokens in the flattened [F*T, D] tensor."""
     if len(index_FK) == 1:
         return index_FK[0]
     offset_F1 = torch.arange(index_FK.shape[0], device=index_FK.device)[:, None] * tokens
@@ -60,7 +60,7 @@ def lowest(score_FT: Tensor, count: int) -> Tensor:
 
 
 def pick(score_FT: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
-    """What `lowest` gives; with fused kernels also where each token stands in it, [F,T] (-1: nowhere)."""
+    """The result of `lowest`; with fused kernels also the rank [F,T] of each token in it, else -1."""
     fused = kernels(score_FT.device.type, score_FT.dtype).fused if score_FT.dtype == torch.float32 else None
     if fused is not None and score_FT.shape[1] <= fused.MOST_TOKENS:
         return fused.lowest(score_FT.contiguous(), count)
@@ -75,63 +75,58 @@ def _lowest(score_FT: Tensor, count: int) -> Tensor:
     return key_FT.topk(count, dim=1, largest=False, sorted=False).indices
 
 
-def similarity(new: Tensor, old: Tensor, metric: str = "cosine") -> Tensor:
-    """Similarity of the rows of two broadcastable tensors [...,T,D], in float32 or wider: [...,T].
-
-    Args:
-        new: rows.
-        old: rows to compare with.
-        metric: `cosine`, `dot`, or the negative distance `l1` or `l2`. High means alike.
-    """
-    fused = kernels(new.device.type, new.dtype).fused if metric == "cosine" else None
+def cosine(new: Tensor, old: Tensor) -> Tensor:
+    """Cosine of the rows of two broadcastable tensors [...,T,D], in float32 or wider: [...,T]."""
+    fused = kernels(new.device.type, new.dtype).fused
     if fused is not None and new.dim() in (3, 4):
         new, old = torch.broadcast_tensors(new, old)
         return fused.cosine(new, old) if new.dim() == 4 else fused.cosine(new[None], old[None])[0]
-    return _similarity(new, old, metric)
+    return _cosine(new, old)
 
 
-def _similarity(new: Tensor, old: Tensor, metric: str) -> Tensor:
+def _cosine(new: Tensor, old: Tensor) -> Tensor:
     wide = torch.promote_types(new.dtype, torch.float32)
     new, old = new.to(wide), old.to(wide)
-    if metric in ("l1", "l2"):
-        return -torch.linalg.vector_norm(new - old, ord=int(metric[1]), dim=-1)
     dot = (new * old).sum(-1)
-    if metric == "dot":
-        return dot
     # Norms before broadcasting: a reference has one, however many frames are compared with it.
-    lengths = (torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-8) for x in (new, old))
-    for length in lengths:
-        dot = dot / length
+    for x in (new, old):
+        dot = dot / torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-8)
     return dot
 
 
 class Kernels(NamedTuple):
-    """The module of fused kernels, None for the functions of this file, and which these are and why."""
+    """Which kernels are used.
+
+    Attributes:
+        fused: the module of fused kernels; None: the functions of this file.
+        name: which these are, with the reason for the fallback.
+    """
 
     fused: ModuleType | None
     name: str
 
 
-_FUSED = {"cuda": "stc_lmms.ops.rows_triton"}
+FUSED = {"cuda": "stc_lmms.ops.rows_triton"}
 
 
 def kernels(device_type: str, dtype: torch.dtype) -> Kernels:
-    """What runs on a device with tensors of a dtype."""
-    return Kernels(None, "torch (as told)") if _unfused else _chosen(device_type, dtype)
+    """The kernels for a device and dtype."""
+    return Kernels(None, "torch (as requested)") if _unfused else choose(device_type, dtype)
 
 
 @functools.cache
-def _chosen(device_type: str, dtype: torch.dtype) -> Kernels:
-    if device_type not in _FUSED:
+def choose(device_type: str, dtype: torch.dtype) -> Kernels:
+    """The fused kernels if they work on this device and agree with the functions here, else those."""
+    if device_type not in FUSED:
         return Kernels(None, f"torch (no fused kernels for {device_type})")
     try:
-        fused = importlib.import_module(_FUSED[device_type])
+        fused = importlib.import_module(FUSED[device_type])
         why = _deviation(fused, device_type, dtype)
-    except Exception as error:  # no Triton, no compiler for it, a device that it does not know, ...
+    except Exception as error:  # no Triton, no compiler, unsupported device, ...
         why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     if not why:
         return Kernels(fused, "triton")
-    logger.warning("rows of %s on %s are picked without fused kernels: %s", dtype, device_type, why)
+    logger.warning("%s tokens on %s are selected without fused kernels: %s", dtype, device_type, why)
     return Kernels(None, f"torch ({why})")
 
 
@@ -140,7 +135,7 @@ _unfused = False
 
 @contextmanager
 def unfused() -> Iterator[None]:
-    """Within it the functions of this file run on every device, for comparisons."""
+    """Context in which the functions of this file run on every device, for comparisons."""
     global _unfused
     before, _unfused = _unfused, True
     try:
@@ -150,25 +145,25 @@ def unfused() -> Iterator[None]:
 
 
 def _deviation(fused: ModuleType, device_type: str, dtype: torch.dtype) -> str:
-    """What is wrong with the fused kernels on a small example; empty if nothing is."""
+    """How the fused kernels differ from these functions on a small example; empty if they agree."""
     if dtype not in fused.DTYPES:
         return f"not for {dtype}"
     generator = torch.Generator().manual_seed(0)
     x, old, more = (torch.randn(4, 600, 24, generator=generator).to(device_type, dtype) for _ in range(3))
     old, count = old[:2], 9
-    wanted = _similarity(x.unflatten(0, (2, 2)), old[:, None], "cosine")
+    expected = _cosine(x.unflatten(0, (2, 2)), old[:, None])
     score = fused.cosine(x.unflatten(0, (2, 2)), old[:, None].expand(-1, 2, -1, -1))
-    if not torch.allclose(score, wanted, rtol=0, atol=1e-5):
+    if not torch.allclose(score, expected, rtol=0, atol=1e-5):
         return "cosine differs"
-    index, place = fused.lowest(wanted.flatten(0, 1), count)
-    if not torch.equal(index, _lowest(wanted.flatten(0, 1), count).sort(-1).values):
+    index, rank = fused.lowest(expected.flatten(0, 1), count)
+    if not torch.equal(index, _lowest(expected.flatten(0, 1), count).sort(-1).values):
         return "lowest differs"
     rows, new = flat_index(index, x.shape[1]), more[:, :count].contiguous()
     if not torch.equal(fused.take_add(x, rows, new), take_rows(x, rows, len(x)).add_(new)):
         return "take_add differs"
     for add in (False, True):
-        each = old.repeat_interleave(2, 0)
-        wanted = put_rows_(x + each if add else each.clone(), rows, new)
-        if not torch.equal(fused.overlay_(x.clone(), old, new, place, add), wanted):
+        repeated = old.repeat_interleave(2, 0)
+        expected = put_rows_(x + repeated if add else repeated.clone(), rows, new)
+        if not torch.equal(fused.overlay_(x.clone(), old, new, rank, add), expected):
             return "overlay_ differs"
     return ""

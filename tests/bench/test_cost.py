@@ -118,12 +118,6 @@ def test_captured_frames_are_timed_with_their_projection():
     assert set(bounds(work, captured(work), lambda one: one.flops)) == {"vit_ms", "ttft_ms"}
 
 
-def test_chunks_decide_which_frames_are_dense():
-    job = Workload(frames=8, group=8, prefix_tokens=0, question_tokens=1)
-    method = build("stc_cacher", {"cache_interval": 2, "chunk_frames": 2})
-    assert stages(MODEL, method, job)["vit_ms"].flops == 2 * tower_macs(TOWER, 4, 4, 182)
-
-
 def test_floor_is_the_slower_of_arithmetic_and_memory():
     machine = Machine(flops_per_s=1e12, bytes_per_s=1e9)
     assert machine.floor_ms(Work(10**12, 1)) == pytest.approx(1000)

@@ -95,10 +95,10 @@ def test_difference_to_dense(accuracy, dense, method):
 
 
 def test_a_reference_that_is_never_refreshed_fails(accuracy, dense, monkeypatch):
-    def only_the_first(step, frames, interval, chunk):
+    def only_the_first(step, frames, interval):
         return tuple(step + i == 0 for i in range(frames))
 
-    monkeypatch.setattr(stc_cacher, "fixed_roles", only_the_first)
+    monkeypatch.setattr(stc_cacher, "interval_roles", only_the_first)
     assert outside("stc to dense", accuracy("stc") - dense)
     assert outside("stc_cacher to dense", accuracy("stc_cacher") - dense)
 

@@ -9,7 +9,7 @@ from stc_lmms.errors import StcError
 from stc_lmms.methods.base import Context
 from stc_lmms.methods.controls import PixelDiff, Random, Uniform, UniformFrames
 from stc_lmms.methods.downsample import Downsample
-from stc_lmms.methods.select import lowest_preferring, token_layout, uniform_positions
+from stc_lmms.methods.select import lowest_preferring, token_grid, uniform_positions
 from tests.methods.streams import logits, play
 from tests.methods.towers import drifting_frames, tiny_tower
 
@@ -60,12 +60,6 @@ def test_uniform_frames_keeps_whole_frames_at_equal_distances():
     assert len(found[0]) == 196
 
 
-def test_uniform_frames_drops_the_markers_of_a_dropped_frame():
-    raw = torch.zeros(4, 6 * 7, 2)
-    out, _ = UniformFrames(token_budget=18).compress(raw, Context(row_length=7), UniformFrames().open_state())
-    assert out.tokens_per_frame == (42, 0, 42, 0)
-
-
 def test_pixel_diff_keeps_what_changed():
     pixels = torch.zeros(3, 3, 48, 48)
     pixels[1, :, 8:16, 16:24] = 1.0  # cell (1, 2) of 6 x 6; it changes back in frame 2
@@ -90,7 +84,7 @@ def test_ties_go_to_the_preferred():
 
 def test_a_grid_that_does_not_count_the_tokens_is_refused():
     with pytest.raises(StcError, match="5 x 7 does not hold 36 tokens"):
-        token_layout(torch.zeros(1, 36, 2), Context(grid=(5, 7)))
+        token_grid(torch.zeros(1, 36, 2), Context(grid=(5, 7)))
 
 
 def test_downsample_runs_the_small_frame():

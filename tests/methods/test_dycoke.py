@@ -68,17 +68,6 @@ def test_streamdycoke_keeps_what_is_unlike_all_of_the_window():
     assert kept[8] == 8 + 3
 
 
-def test_markers_stay_where_they_are():
-    tokens = frames(4, tokens=20)
-    for method in (DyCoke(token_budget=7), StreamDyCoke(token_budget=7)):
-        kept, counts, _ = run(method, tokens, Context(row_length=5))
-        markers = [4, 9, 14, 19]
-        assert counts == [20, 8, 8, 8]  # 16 patches: 4 x 7 = 16 + 4 + 4 + 4, and four markers each
-        for frame in range(4):
-            assert {m + 20 * frame for m in markers} <= set(kept.tolist())
-        assert torch.equal(kept, kept.sort().values)
-
-
 def test_budgets_that_cannot_be_are_refused():
     for method in (DyCoke(token_budget=48), StreamDyCoke(token_budget=48)):
         with pytest.raises(SettingsError, match=r"one frame in 4 keeps all its 196 tokens; .* works is 49$"):

@@ -72,11 +72,10 @@ def test_a_cut_stream_gives_the_same_taps(kind):
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 5, 16])
-@pytest.mark.parametrize("chunk_frames", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["siglip", "qwen2_5_vl"])
-def test_any_cut_of_a_stream_gives_the_same(kind, pieces, chunk_frames):
+def test_any_cut_of_a_stream_gives_the_same(kind, pieces):
     tower, frames = tiny_tower(kind), drifting(kind, LONGEST)
-    cacher = STCCacher(cache_interval=3, chunk_frames=chunk_frames)
+    cacher = STCCacher(cache_interval=3)
     whole, whole_state = encode(tower, frames, cacher)
     cut, cut_state = encode(tower, frames, cacher, pieces)
     assert (whole - cut).abs().max() < 1e-5
@@ -95,17 +94,14 @@ def test_still_background_does_not_depend_on_the_cut():
         assert (whole - encode(tower, frames, cacher, pieces)[0]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("metric", ["cosine", "dot", "l1", "l2"])
-def test_all_metrics_recompute_what_changed(metric):
+def test_what_changed_is_recomputed():
     tower = tiny_tower("siglip")
     frames = drifting_frames(1).repeat(2, 1, 1, 1)
     frames[1, :, 8:16, 16:24] += 3.0  # one patch: row 1, column 2 of 6
     trace = Trace()
-    STCCacher(cache_interval=2, update_ratio=0.03, metric=metric).encode(
-        tower, frames, STCCacher().open_state(), trace
-    )
-    assert trace.indices[0].tolist() == [[8]] or metric == "dot"  # dot also depends on the keys' lengths
-    assert trace.selective == [1]
+    cacher = STCCacher(cache_interval=2, update_ratio=0.03)
+    cacher.encode(tower, frames, cacher.open_state(), trace)
+    assert trace.indices[0].tolist() == [[8]] and trace.selective == [1]
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
-from stc_lmms.methods.stc_cacher_roles import FrameRoles, cut_roles, fixed_roles
+from stc_lmms.methods.stc_cacher_roles import FrameRoles, adaptive_roles, interval_roles
 from stc_lmms.towers import Patches
 from tests.methods.towers import FAMILIES, drifting, drifting_frames, drifting_patches, part, tiny_tower
 
@@ -124,9 +124,7 @@ def to_meta(tower, x):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-@pytest.mark.parametrize(
-    "options", [{}, {"selection": "shared", "round_to_64": True}, {"similarity_threshold": 0.5}]
-)
+@pytest.mark.parametrize("options", [{}, {"selection": "shared"}])
 def test_the_host_reads_nothing_back(kind, options):
     tower, x = to_meta(tiny_tower(kind), drifting(kind, 7))
     cacher = STCCacher(**options)
@@ -169,7 +167,7 @@ def test_nothing_grows_when_the_grid_changes():
     assert after(240) == first
 
 
-# ---------------------------------------------------------------- plan
+# ---------------------------------------------------------------- roles
 
 
 def some_roles():
@@ -196,24 +194,24 @@ def test_groups_name_the_last_reference_of_every_selective_frame():
                 wanted.append(references - 1)  # -1: the one from before the call
         got = []
         for group in FrameRoles(roles).groups:
-            assert group.start == len(got) and group.known == (group.start == 0 and wanted[0] == -1)
+            assert group.start == len(got) and group.stored == (group.start == 0 and wanted[0] == -1)
             for reference in range(group.first, group.last):
-                got += [-1 if group.known else reference] * group.each
+                got += [-1 if group.stored else reference] * group.frames_each
             assert group.stop == len(got)
         assert got == wanted
 
 
 def test_regular_groups_are_one():
-    roles = fixed_roles(2, 16, 4, 1)
+    roles = interval_roles(2, 16, 4)
     assert [i for i, dense in enumerate(roles) if dense] == [2, 6, 10, 14]
-    assert [(g.known, g.last - g.first, g.each) for g in FrameRoles(roles).groups] == [
+    assert [(g.stored, g.last - g.first, g.frames_each) for g in FrameRoles(roles).groups] == [
         (True, 1, 2),
         (False, 3, 3),
         (False, 1, 1),
     ]
 
 
-def test_cut_roles_do_not_depend_on_the_cut():
+def test_adaptive_roles_do_not_depend_on_the_cut():
     rng = random.Random(1)
     for _ in range(100):
         frames, interval = 12, rng.choice([2, 3, 5, 20])
@@ -224,7 +222,7 @@ def test_cut_roles_do_not_depend_on_the_cut():
             n = min(size, frames - start)
             known = [] if reference is None else [alike[reference][start + i] for i in range(n)]
             back = [[alike[start + i][start + i + d] for i in range(n - d)] for d in range(1, n)]
-            found = cut_roles(step, n, interval, 0.3, known, back)
+            found = adaptive_roles(step, n, interval, 0.3, known, back)
             for i, dense in enumerate(found):
                 step = 1 if dense else step + 1
                 reference = start + i if dense else reference

@@ -66,20 +66,6 @@ def test_kept_tokens_are_the_input_rows_in_order():
     assert (out.kept_M.diff() > 0).all()
 
 
-def test_row_markers_come_behind_the_kept_patches():
-    side, pruner = 6, STCPruner(token_budget=5)
-    patches = tokens(3, side * side)
-    markers = torch.full((3, side, 1, 24), 9.0)
-    raw = torch.cat((patches.unflatten(1, (side, side)), markers), 2).flatten(1, 2)
-    out, _ = pruner.compress(raw, Context(row_length=side + 1), pruner.open_state())
-    plain, _ = run(pruner, patches)
-    for frame in range(3):
-        kept = out.kept_M.view(3, -1)[frame] - frame * raw.shape[1]
-        assert kept[5:].tolist() == [r * (side + 1) + side for r in range(side)]
-        assert [k // (side + 1) * side + k % (side + 1) for k in kept[:5].tolist()] == plain[frame].tolist()
-    assert out.tokens_per_frame == (11, 11, 11)
-
-
 def test_state_is_not_changed_in_place():
     pruner = STCPruner(token_budget=4)
     _, first = pruner.compress(tokens(2), Context(), pruner.open_state())

@@ -109,14 +109,6 @@ def test_any_cut_keeps_the_same(mode, pieces):
     assert whole[0] == cut[0] and torch.equal(whole[1], cut[1])
 
 
-def test_row_markers_are_always_kept():
-    raw, context = tokens(3, 6 * 7), Context(row_length=7)
-    for method in (VidCom2(5), VidCom2(5, mode="original", window=2), VidCom2TwoScore(5)):
-        kept, _, _ = run(method, raw, context=context)
-        assert all(k[-6:] == [6, 13, 20, 27, 34, 41] for k in kept)
-        assert sum(map(len, kept)) == 3 * 11
-
-
 def test_two_score_is_the_pruners_score():
     x = tokens(7)
     assert run(VidCom2TwoScore(9), x)[0] == run(STCPruner(9), x)[0] != run(VidCom2(9), x)[0]

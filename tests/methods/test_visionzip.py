@@ -83,15 +83,6 @@ def test_contextual_tokens_with_nothing_left_to_merge():
     assert remaining(torch.tensor([[3, 0]]), 5).tolist() == [[1, 2, 4]]
 
 
-def test_full_mode_with_markers_keeps_them_as_they_are():
-    raw, given = torch.randn(2, 6 * 7, 4), context()
-    method = VisionZip(token_budget=13, mode="full")
-    given = Context(attention_FN=given.attention_FN, keys_FNE=given.keys_FNE, row_length=7)
-    out, _ = method.compress(raw, given, method.open_state())
-    assert out.tokens_per_frame == (19, 19)
-    assert torch.equal(out.tokens_MD.view(2, 19, 4)[:, 13:], raw[:, 6::7])
-
-
 def test_the_model_gives_the_resized_attention(load, clip):
     model = load(method="visionzip", token_budget=9)
     frames, times = clip(2)

@@ -91,11 +91,11 @@ def part(x, start, stop):
 
 
 @torch.no_grad()
-def frame_by_frame(tower, x, interval, ratio, *, every=1, group=1, threshold=2.0, cut=None):
+def frame_by_frame(tower, x, interval, ratio, *, every=1, group=1, cut=None):
     """Last hidden states of each frame, one frame at a time, from the parts of the blocks.
 
-    `every`: blocks that share a selection; `group`: tokens selected together; `threshold`: selected tokens
-    that are as similar as that stay; `cut`: mean similarity in block 0 that makes a reference frame.
+    `every`: blocks that share a selection; `group`: tokens selected together;
+    `cut`: mean similarity in block 0 that makes a reference frame.
     """
     outputs, reference, since = [], None, 0
     for number in range(len(x)):
@@ -121,7 +121,6 @@ def frame_by_frame(tower, x, interval, ratio, *, every=1, group=1, threshold=2.0
                     similarity = functional.cosine_similarity(k[0], k_ref[0], dim=-1)
                     similarity = similarity.unflatten(0, (-1, group)).mean(1)
                     chosen = similarity.argsort()[: max(1, int(len(similarity) * ratio))]
-                    chosen = torch.tensor([i for i in chosen.tolist() if similarity[i] < threshold]).long()
                     chosen = (chosen[:, None] * group + torch.arange(group)).flatten()
                 v, a, m = v_ref.clone(), a_ref.clone(), m_ref.clone()
                 q, v[:, chosen] = block.qv(normed[:, chosen])

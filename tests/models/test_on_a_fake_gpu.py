@@ -74,7 +74,7 @@ def test_methods(load, clip, method, args):
     ("args", "coming", "asked"),
     [
         ({"refresh": "adaptive", "cut_similarity": 0.5}, {"stc_cacher:STCCacher._roles_by_content"}, set()),
-        ({"similarity_threshold": 0.9, "selection": "shared", "round_to_64": True}, set(), set()),
+        ({"selection": "shared"}, set(), set()),
         ({"positions": "original", "prompt": "chat"}, set(), set()),
         ({"memory": "recent", "recent_frames": 3}, set(), set()),
         ({"decode_prune": 0.5, "decode_prune_layer": 1}, set(), {"dycoke_dp:DecodePruning.choose"}),
@@ -150,7 +150,7 @@ class Watched(Replayed):
     [
         None,
         STCCacher(cache_interval=2),
-        STCCacher(cache_interval=2, selection="shared", similarity_threshold=0.8, round_to_64=True),
+        STCCacher(cache_interval=2, selection="shared"),
     ],
     ids=["dense", "stc", "shared"],
 )

@@ -28,12 +28,17 @@ DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if DEVICE == "cuda" e
 def fused():
     """The module of fused kernels, used wherever it can be."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(rows._FUSED, DEVICE, "stc_lmms.ops.rows_triton")
-        rows._chosen.cache_clear()
+        patch.setitem(rows.FUSED, DEVICE, "stc_lmms.ops.rows_triton")
+        rows.choose.cache_clear()
         found = rows.kernels(DEVICE, torch.float32)
         assert found.name == "triton"
         yield found.fused
-    rows._chosen.cache_clear()
+    rows.choose.cache_clear()
+
+
+def plain_lowest(score, count):
+    with rows.unfused():
+        return rows.lowest(score, count)
 
 
 def normal(*shape, dtype=torch.float32, seed=0):
@@ -46,13 +51,14 @@ def test_cosine(fused, dtype, tokens, width):
     fresh = normal(6, tokens, 3 * width, dtype=dtype)[..., width : 2 * width]  # as the thirds of a fused qkv
     old = normal(2, tokens, width, dtype=dtype, seed=1)[:, None]
     new = fresh.unflatten(0, (2, 3))
-    wanted = rows._similarity(new, old, "cosine")
-    assert (rows.similarity(new, old) - wanted).abs().max() < 2e-6
-    known = rows.similarity(fresh, fresh[:1])  # one reference for all, itself among them
-    assert (known - rows._similarity(fresh, fresh[:1], "cosine")).abs().max() < 2e-6
+    with rows.unfused():
+        wanted, wanted_of_one = rows.cosine(new, old), rows.cosine(fresh, fresh[:1])
+    assert (rows.cosine(new, old) - wanted).abs().max() < 2e-6
+    known = rows.cosine(fresh, fresh[:1])  # one reference for all, itself among them
+    assert (known - wanted_of_one).abs().max() < 2e-6
     assert (known[0] - 1).abs().max() < 2e-6
     new[0, 0, 0] = 0  # no length
-    assert rows.similarity(new, old)[0, 0, 0] == 0
+    assert rows.cosine(new, old)[0, 0, 0] == 0
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 36, 64, 257, 729, 1000])
@@ -62,7 +68,7 @@ def test_lowest(fused, tokens):
     score[2] = 0.25  # nothing but ties
     for count in {1, max(1, tokens // 4), tokens}:
         index, place = fused.lowest(score, count)
-        assert torch.equal(index, rows._lowest(score, count).sort(-1).values)
+        assert torch.equal(index, plain_lowest(score, count).sort(-1).values)
         there = torch.full_like(place, -1).scatter_(
             1, index, torch.arange(count, device=DEVICE).int()[None].expand(3, -1)
         )
@@ -72,7 +78,7 @@ def test_lowest(fused, tokens):
 def test_ties_up_to_rounding_go_to_the_first(fused):
     score = torch.tensor([[0.5, 0.2, 0.2 + 1e-8, 0.2 - 1e-8, 0.1]], device=DEVICE)
     assert fused.lowest(score, 3)[0].tolist() == [[1, 2, 4]]
-    assert sorted(rows._lowest(score, 3)[0].tolist()) == [1, 2, 4]
+    assert sorted(plain_lowest(score, 3)[0].tolist()) == [1, 2, 4]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -112,7 +118,7 @@ def test_values_of_a_wrapped_projection(fused):
 def test_scores_of_other_dtypes(fused):
     score = normal(2, 37, dtype=torch.float16)
     index, place = rows.pick(score, 9)
-    assert place is None and torch.equal(index, rows._lowest(score, 9))
+    assert place is None and torch.equal(index, plain_lowest(score, 9))
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -134,14 +140,14 @@ def test_the_cacher_gives_the_same(fused, kind, selection):
 
 def test_kernels_that_compute_something_else_are_not_used(fused, monkeypatch, caplog):
     monkeypatch.setattr(fused, "overlay_", lambda x, *_: x)
-    assert rows._chosen.__wrapped__(DEVICE, torch.float32) == (None, "torch (overlay_ differs)")
-    assert "picked without fused kernels: overlay_ differs" in caplog.text
+    assert rows.choose.__wrapped__(DEVICE, torch.float32) == (None, "torch (overlay_ differs)")
+    assert "selected without fused kernels: overlay_ differs" in caplog.text
 
 
 def test_without_triton_or_for_other_dtypes_there_is_a_reason(fused, monkeypatch):
     assert rows.kernels(DEVICE, torch.float64) == (None, "torch (not for torch.float64)")
-    monkeypatch.setitem(rows._FUSED, DEVICE, "no_such_module")
-    found = rows._chosen.__wrapped__(DEVICE, torch.float32)
+    monkeypatch.setitem(rows.FUSED, DEVICE, "no_such_module")
+    found = rows.choose.__wrapped__(DEVICE, torch.float32)
     assert found == (None, "torch (ModuleNotFoundError: No module named 'no_such_module')")
 
 
