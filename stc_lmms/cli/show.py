@@ -39,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
     """Write the picture and print its counts."""
     _check(args)
     from stc_lmms.arguments import parse_pairs
+    from stc_lmms.cli.overlay import picture
+    from stc_lmms.cli.watch import watch
     from stc_lmms.demo.pretrained import NOTICE, is_demo
     from stc_lmms.models.llava_onevision.model import LlavaOnevision
     from stc_lmms.models.registry import model as registered
-    from stc_lmms.results.overlay import picture
-    from stc_lmms.results.watch import watch
     from stc_lmms.settings import resolve
     from stc_lmms.video.decode import open_video
 

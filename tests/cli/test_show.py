@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from stc_lmms.cli.main import main
+from stc_lmms.cli.overlay import DROPPED, GAP, GREEN, KEPT, MERGED, WIDTH
+from stc_lmms.cli.watch import MERGED_TOKENS, NO_PATCHES, NO_TOKENS, watch
 from stc_lmms.methods.stc_cacher import Trace
-from stc_lmms.results.overlay import DROPPED, GAP, GREEN, KEPT, MERGED, WIDTH
-from stc_lmms.results.watch import MERGED_TOKENS, NO_PATCHES, NO_TOKENS, watch
 from tests import media
 from tests.methods.streams import play
 
@@ -123,8 +123,8 @@ def test_kept_tokens_are_those_that_changed(load, clip):
     ids=lambda value: value.get("method") if isinstance(value, dict) else None,
 )
 def test_every_kind_of_method(load, clip, args, kept, notes):
-    views, said = watched(load(**args), clip)
-    assert said == notes and len(views) == 6
+    views, shown = watched(load(**args), clip)
+    assert shown == notes and len(views) == 6
     assert kept is None or [view.kept for view in views] == kept
     for view in views:
         assert (view.share_RC is None) == (NO_PATCHES in notes)
@@ -142,7 +142,7 @@ def test_frames_that_a_method_holds_back_are_shown(load, clip):
     assert sum(view.kept for view in views[:4]) == 36 and sum(view.kept for view in views[4:]) == 18
 
 
-def test_what_cannot_be_shown_is_told(show, capsys):
+def test_what_cannot_be_shown_is_message(show, capsys):
     assert show("--method", "tome", "--frames", 2, model_args="token_budget=36") == 0
     out = capsys.readouterr().out
     assert NO_PATCHES in out and NO_TOKENS in out
@@ -157,7 +157,7 @@ def test_the_demo_model_is_the_default(video, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--method", "stcc"], "unknown method 'stcc'; did you mean 'stc'?"),
         (["--output", "x.gif"], "--output x.gif must end in .png or .mp4"),
@@ -170,11 +170,11 @@ def test_the_demo_model_is_the_default(video, tmp_path, capsys):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_line(video, tmp_path, monkeypatch, capsys, args, told):
+def test_bad_input_is_one_line(video, tmp_path, monkeypatch, capsys, args, message):
     monkeypatch.chdir(tmp_path)
     assert main(["show", str(video), *args]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("stc-lmms: error: ") and told in line
+    assert line.startswith("stc-lmms: error: ") and message in line
     assert not list(tmp_path.iterdir())
 
 

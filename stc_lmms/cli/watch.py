@@ -1,9 +1,9 @@
-"""Runs frames through a model's tower and method, and says of each what was recomputed and what was kept.
+"""Runs frames through a model's tower and method, and records what was recomputed and what was kept.
 
-Frame by frame, as a live stream: a method gives the same however a stream is cut, and the trace of all
+Frame by frame, as in a live stream: results do not depend on how a stream is divided, and the trace of all
 blocks of a long clip would not fit into memory. The language model is not run.
 
-Shapes: F frames, T tower tokens, N LLM tokens of a frame before the token method, R x C places of a grid.
+Shapes: G frames, T tower tokens, N LLM tokens of a frame before the token method, R x C cells of a grid.
 """
 
 from collections.abc import Iterable
@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stc_lmms.cli.overlay import KEPT, MERGED, FrameView, shrink
 from stc_lmms.methods.base import Compressed
 from stc_lmms.methods.stc_cacher import STCCacher, Trace
-from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.models.llava_onevision.config import patch_grid
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.ops.grid import halved
-from stc_lmms.results.overlay import KEPT, MERGED, FrameView, shrink
 from stc_lmms.towers.attention_scores import encode_with_last_input
 
 NO_PATCHES = (
     "recomputed patches cannot be shown: the tower runs on merged patches or a smaller frame; the count is "
     "a mean over its layers"
 )
-NO_TOKENS = "kept tokens cannot be shown: they are merged from several places and lie on no grid"
-MERGED_TOKENS = "blue: a token that others were merged into, drawn where it stands"
+NO_TOKENS = "kept tokens cannot be shown: they are merged from several patches and do not lie on a grid"
+MERGED_TOKENS = "blue: a token that others were merged into, drawn at its own position"
 
 
 @torch.no_grad()
@@ -39,18 +39,18 @@ def watch(
         frames: (time in seconds, uint8 RGB [H,W,3]) in order of time.
 
     Returns:
-        One view per frame, and a line for everything that the views cannot or do not plainly show.
+        One view per frame, and notes about what the views cannot show or what needs an explanation.
     """
     tower, tokens = _TowerWatch(model), _TokenWatch(model)
-    seen = []
+    encoded = []
     for time_s, image in frames:
         pixels = model.pixels(image[None])
         features, last_input, share_RC, recomputed = tower.encode(pixels)
         tokens.add(time_s, pixels, model.project(features), last_input)
-        seen.append((time_s, shrink(image), share_RC, recomputed))  # of a long video no full frames are held
+        encoded.append((time_s, shrink(image), share_RC, recomputed))  # keeps no full-size frames
     grid = None if model.grid is None else halved(model.grid)
     views = []
-    for (time_s, image, share_RC, recomputed), (kept_N, kept) in zip(seen, tokens.finish(), strict=True):
+    for (time_s, image, share_RC, recomputed), (kept_N, kept) in zip(encoded, tokens.finish(), strict=True):
         kept_RC = None if grid is None else kept_N.reshape(grid)
         patches = model.tower.num_tokens
         views.append(
@@ -79,7 +79,12 @@ class _TowerWatch:
         self.grid = patch_grid(model.model.config)
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, np.ndarray | None, int]:
-        """Features [1,T,D] of the next frame, input of the last block if asked for, map, count."""
+        """Encode the next frame.
+
+        Returns:
+            Features [1,T,D], input of the last block if the token method needs it, share of the blocks that
+            recomputed each patch [R,C] if it can be shown, and the number of recomputed tokens.
+        """
         model, last_input = self.model, None
         if self.method is None:
             if model.reads_attention:
@@ -103,55 +108,55 @@ class _TowerWatch:
 
 
 def recomputed_share(trace: Trace, grid: tuple[int, int]) -> np.ndarray:
-    """Share of the blocks that recomputed each patch, float32 [R,C], of a call with one selective frame."""
+    """Share of the blocks that recomputed each patch of a single selective frame, float32 [R,C]."""
     tokens = trace.hidden[0].shape[1]
     counts_T = np.zeros(tokens, np.float32)
     for index_1K in trace.indices:
         counts_T[index_1K[0].cpu().numpy()] += 1
-    # A class token stands in front of the patches and is on no place of the frame.
+    # A class token before the patches has no position in the frame.
     return (counts_T / len(trace.indices))[tokens - grid[0] * grid[1] :].reshape(grid)
 
 
 class _TokenWatch:
-    """The token method, frame by frame; a method may hold frames back and give them out later."""
+    """The token method, frame by frame; a method may hold frames back and return them later."""
 
     def __init__(self, model: LlavaOnevision):
         self.model, self.method = model, model.method.token
         self.state = self.method.open_state() if self.method else None
         self.waiting: list[Tensor] = []
-        self.found: list[tuple[np.ndarray, int]] = []
+        self.kinds_and_counts: list[tuple[np.ndarray, int]] = []
 
     def add(self, time_s: float, pixels: Tensor, tokens_1ND: Tensor, last_input: Tensor | None) -> None:
-        """The next frame."""
+        """Pass the next frame to the method."""
         if self.method is None:
             count = tokens_1ND.shape[1]
-            self.found.append((np.full(count, KEPT, np.int8), count))
+            self.kinds_and_counts.append((np.full(count, KEPT, np.int8), count))
             return
         self.waiting.append(tokens_1ND[0])
         context = self.model.context([time_s], pixels, last_input)
         compressed, self.state = self.method.compress(tokens_1ND, context, self.state)
-        self._give_out(compressed)
+        self._record(compressed)
 
     def finish(self) -> list[tuple[np.ndarray, int]]:
-        """Kinds [N] of the tokens of every frame and how many were kept; as if the stream ended now."""
+        """For every frame the kind of its tokens [N] and how many were kept, if the stream ended now."""
         if self.method is not None and (pending := self.method.pending(self.state)) is not None:
-            self._give_out(pending)
-        return self.found
+            self._record(pending)
+        return self.kinds_and_counts
 
-    def _give_out(self, compressed: Compressed) -> None:
+    def _record(self, compressed: Compressed) -> None:
         count = len(compressed.tokens_per_frame)
         if count == 0:
             return
         raw_GND = torch.stack(self.waiting[:count])
         del self.waiting[:count]
         kinds_GN = kinds(raw_GND, compressed)
-        self.found += zip(kinds_GN, compressed.tokens_per_frame, strict=True)
+        self.kinds_and_counts += zip(kinds_GN, compressed.tokens_per_frame, strict=True)
 
 
 def kinds(raw_GND: Tensor, compressed: Compressed) -> np.ndarray:
-    """DROPPED, KEPT or MERGED (kept, with another value than before) of every token, int8 [G,N]."""
-    flat = raw_GND.flatten(0, 1)
-    made_M = (compressed.tokens_MD != flat[compressed.kept_M]).any(dim=-1)
-    kinds_X = torch.zeros(len(flat), dtype=torch.int8, device=flat.device)
-    kinds_X[compressed.kept_M] = torch.where(made_M, MERGED, KEPT).to(torch.int8)
+    """DROPPED, KEPT or MERGED (kept with a changed value) for every token, int8 [G,N]."""
+    flat_XD = raw_GND.flatten(0, 1)
+    changed_M = (compressed.tokens_MD != flat_XD[compressed.kept_M]).any(dim=-1)
+    kinds_X = torch.zeros(len(flat_XD), dtype=torch.int8, device=flat_XD.device)
+    kinds_X[compressed.kept_M] = torch.where(changed_M, MERGED, KEPT).to(torch.int8)
     return kinds_X.unflatten(0, raw_GND.shape[:2]).cpu().numpy()

@@ -1,8 +1,8 @@
 """Pictures of what a method does to frames: which patches were recomputed, which LLM tokens were kept.
 
-Pure functions on arrays. A picture has a row per frame: the frame, its recomputed patches, its kept tokens.
+Pure functions on arrays. A picture has one row per frame: the frame, its recomputed patches, its kept tokens.
 
-Shapes: H x W pixels, R x C places of a grid that covers the whole frame.
+Shapes: H x W pixels, R x C cells of a grid that covers the whole frame.
 """
 
 from collections.abc import Sequence
@@ -25,13 +25,13 @@ _INK, _PAPER, _SIZE, _LINE = (30, 30, 30), (255, 255, 255), 13, 18
 
 @dataclass(frozen=True)
 class FrameView:
-    """One frame and what a method made of it.
+    """One frame and what a method did to it.
 
     Attributes:
-        time_s: its time stamp in seconds.
+        time_s: time stamp in seconds.
         image_HW3: uint8 RGB.
         share_RC: share of the tower's blocks that recomputed each patch, 0 to 1; None: cannot be shown.
-        recomputed, patches: tower tokens recomputed (mean over blocks), of how many.
+        recomputed, patches: tower tokens recomputed (mean over blocks), and their total.
         kept_RC: DROPPED, KEPT or MERGED for each LLM token; None: cannot be shown.
         kept, tokens: LLM tokens kept, and how many a dense frame has.
     """
@@ -54,8 +54,8 @@ class FrameView:
         )
 
 
-def spread(map_RC: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A map [R,C] as [height,width]: every pixel has the value of the place that its centre is in."""
+def upsample(map_RC: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A map [R,C] as [height,width]: every pixel gets the value of the cell its centre lies in."""
     rows, columns = map_RC.shape
     y = (2 * np.arange(height) + 1) * rows // (2 * height)
     x = (2 * np.arange(width) + 1) * columns // (2 * width)
@@ -63,37 +63,36 @@ def spread(map_RC: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def draw_recomputed(image_HW3: np.ndarray, share_RC: np.ndarray) -> np.ndarray:
-    """The frame in grey, and the more orange a patch the more blocks recomputed it; uint8 [H,W,3]."""
-    share = spread(share_RC.astype(np.float32), *image_HW3.shape[:2])[..., None]
+    """The frame in grey; the more blocks recomputed a patch, the more orange it is. uint8 [H,W,3]."""
+    share = upsample(share_RC.astype(np.float32), *image_HW3.shape[:2])[..., None]
     return _uint8(_faded(image_HW3) * (1 - share) + _tinted(image_HW3, ORANGE) * share)
 
 
 def draw_kept(image_HW3: np.ndarray, kept_RC: np.ndarray) -> np.ndarray:
-    """Kept tokens in colour with a green edge, merged ones tinted blue, the others grey; uint8 [H,W,3]."""
+    """Kept tokens in colour with a green edge, merged ones tinted blue, the others grey. uint8 [H,W,3]."""
     height, width = image_HW3.shape[:2]
-    kind = spread(kept_RC, height, width)[..., None]
+    kind = upsample(kept_RC, height, width)[..., None]
     out = np.where(kind == DROPPED, _faded(image_HW3), image_HW3)
     out = np.where(kind == MERGED, _tinted(image_HW3, BLUE), out)
-    place = spread(np.arange(kept_RC.size).reshape(kept_RC.shape), height, width)
-    place = np.pad(place, 1, constant_values=-1)
-    middle = place[1:-1, 1:-1]
-    around = (place[:-2, 1:-1], place[2:, 1:-1], place[1:-1, :-2], place[1:-1, 2:])
-    edge = np.any([middle != other for other in around], axis=0)  # a dark frame shows what was kept, too
+    cell = upsample(np.arange(kept_RC.size).reshape(kept_RC.shape), height, width)
+    cell = np.pad(cell, 1, constant_values=-1)
+    neighbours = (cell[:-2, 1:-1], cell[2:, 1:-1], cell[1:-1, :-2], cell[1:-1, 2:])
+    edge = np.any([cell[1:-1, 1:-1] != other for other in neighbours], axis=0)  # visible in dark frames too
     return _uint8(np.where(edge[..., None] & (kind == KEPT), GREEN, out))
 
 
 def shrink(image_HW3: np.ndarray) -> np.ndarray:
-    """The frame as wide as a column, in its aspect."""
+    """The frame resized to the width of a column; keeps its aspect ratio."""
     height = max(1, round(WIDTH * image_HW3.shape[0] / image_HW3.shape[1]))
     return _resized(image_HW3, height)
 
 
 def picture(views: Sequence[FrameView], title: str, notes: Sequence[str] = ()) -> np.ndarray:
-    """All frames below each other, uint8 [height,width,3] with even sides.
+    """All frames, one below the other, uint8 [height,width,3] with even sides.
 
     Args:
-        views: at least one; all are drawn in the aspect of the first.
-        title: stands on top.
+        views: at least one; all are drawn with the aspect ratio of the first.
+        title: text at the top.
         notes: lines at the bottom.
     """
     height = len(shrink(views[0].image_HW3))
@@ -141,7 +140,7 @@ def _write(draw: ImageDraw.ImageDraw, x: int, y: int, text: str) -> None:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    """The text in lines of at most so many pixels; a single longer word stays whole."""
+    """Break the text into lines of at most `width` pixels; longer words are not broken."""
     font, lines = ImageFont.load_default(_SIZE), [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -159,7 +158,7 @@ def _faded(image_HW3: np.ndarray) -> np.ndarray:
 
 
 def _tinted(image_HW3: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Half of the frame, half of a colour."""
+    """Half frame, half colour."""
     return (image_HW3.astype(np.float32) + np.array(colour, np.float32)) / 2
 
 

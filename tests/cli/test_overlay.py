@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stc_lmms.results.overlay import (
+from stc_lmms.cli.overlay import (
     BLUE,
     DROPPED,
     GAP,
@@ -17,7 +17,7 @@ from stc_lmms.results.overlay import (
     draw_recomputed,
     picture,
     shrink,
-    spread,
+    upsample,
 )
 
 RED = (240, 30, 60)
@@ -33,10 +33,10 @@ def view(share=None, kept=None, image=None, time_s=2.5):
 
 
 def test_a_map_covers_the_frame_evenly():
-    wide = spread(np.arange(6).reshape(2, 3), 4, 9)
+    wide = upsample(np.arange(6).reshape(2, 3), 4, 9)
     assert wide.tolist() == [[0, 0, 0, 1, 1, 1, 2, 2, 2]] * 2 + [[3, 3, 3, 4, 4, 4, 5, 5, 5]] * 2
     # 14 places on 27 pixels: none is left out
-    counts = np.bincount(spread(np.arange(14)[None], 1, 27)[0])
+    counts = np.bincount(upsample(np.arange(14)[None], 1, 27)[0])
     assert len(counts) == 14 and set(counts) == {1, 2}
 
 
