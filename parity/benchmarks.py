@@ -15,7 +15,7 @@ from parity import rules
 from parity.base import CaseResult
 from stc_lmms.benchmarks import offline, ovobench, streamingbench
 from stc_lmms.benchmarks import streamingbench_data as sb_data
-from stc_lmms.benchmarks.base import Ask, Question, Verdict, make_row, rounds, score_row
+from stc_lmms.benchmarks.base import Question, Round, Verdict, make_row, rounds, score_row
 from stc_lmms.benchmarks.fields import short
 from stc_lmms.errors import StcError
 
@@ -193,7 +193,7 @@ def _content(entry: sb_data.Entry) -> tuple[Any, ...]:
 
 
 def _sb_prompts(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) -> None:
-    polls: dict[tuple[str, str, str], list[Ask]] = {}
+    polls: dict[tuple[str, str, str], list[Round]] = {}
     for number, item in enumerate(case["prompts"]):
         video, subset = item["video"].rsplit("/", 1)[-1], item["subset"]
         name = f"prompt {number} ({video} at {item['end_s']} s)"
@@ -219,17 +219,19 @@ def _sb_prompts(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) 
         tally.same(f"{name}: clip and text", bool(hits), True)
         if subset == "proactive" and hits:
             key = (item.get("scenario", ""), video, hits[0])
-            polls.setdefault(key, []).append(Ask(*asked, hits[0]))
+            polls.setdefault(key, []).append(Round(*asked, hits[0]))
     _sb_polls(polls, cases, tally)
 
 
-def _sb_polls(polls: Mapping[tuple[str, str, str], list[Ask]], cases: Sequence[Case], tally: _Tally) -> None:
+def _sb_polls(
+    polls: Mapping[tuple[str, str, str], list[Round]], cases: Sequence[Case], tally: _Tally
+) -> None:
     """Drive the poll machine with the answers that the recorded order implies; it must ask the same."""
     pool = _sb_pool(cases, "proactive")
     for (scenario, video, qid), recorded in polls.items():
         rows = [row for row in streamingbench.build_rows(pool, "proactive") if row["video"] == video]
         question = next(q for row in rows for q in row["questions"] if q["qid"] == qid)
-        asked: list[Ask] = []
+        asked: list[Round] = []
         machine = rounds(make_row(video, "proactive", [question]))
         ask = next(machine, None)
         while ask is not None:

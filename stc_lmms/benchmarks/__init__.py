@@ -1,1 +1,1 @@
-"""Benchmark definitions as pure functions: rows, prompts, scores and summaries. No heavy imports."""
+"""The benchmarks: one module each, a registry, and the code they share. Imports nothing heavy."""

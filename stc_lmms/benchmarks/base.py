@@ -1,7 +1,7 @@
-"""The vocabulary of all benchmarks: questions, one row per video, rounds, and scored records.
+"""Questions, rows, rounds and scored records, shared by all benchmarks.
 
-A row is a plain dict with the same keys and types everywhere, so Arrow can type it and JSON can hold it.
-A harness asks the rounds of a row in order; `rounds` tells what comes next, `score_row` what it was worth.
+A row is a plain dict with the same keys and types in every benchmark, so that Arrow and JSON can hold it.
+Its rounds are asked in order: `rounds` yields what to ask next, `score_row` scores the responses.
 """
 
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
@@ -23,19 +23,19 @@ class Question(TypedDict):
     """One question about one video.
 
     Attributes:
-        qid: unique in the benchmark, fields joined by colons (`66`, `1558:3`, `real:389:2`).
-        task: sub-task in the benchmark's own naming.
+        qid: unique in the benchmark, fields separated by colons (`66`, `1558:3`, `real:389:2`).
+        task: sub-task, named as in the benchmark.
         kind: `choice`, `count`, `yesno` or `proactive`.
-        start_s: start of the clip the question sees; 0 is the whole past.
-        end_s: the question sees frames with start_s <= t < end_s; for `proactive` the last poll; -1 is the
-            end of the video.
-        prompt: text for the model; for `proactive` the text of each poll.
+        start_s: start of the clip; 0 is the beginning of the video.
+        end_s: the question sees frames with start_s <= t < end_s. `proactive`: time of the last poll; -1: end
+            of the video.
+        prompt: text for the model; `proactive`: the text of each poll.
         answer: gold letter, number, `Yes`/`No`, or the text to output.
-        follow_up: `proactive`: what is asked after a yes; else empty.
+        follow_up: `proactive`: prompt after a yes; else empty.
         gold_s: `proactive`: when to answer; else -1.
-        search: what a memory that searches is searched by; without it, the prompt.
-        opening: the first words of the answer, put into the model's mouth.
-        watch: `proactive`: what a model that decides by itself when to answer is told to watch for.
+        search: retrieval query for memories that search; the prompt if absent.
+        opening: prefilled beginning of the answer.
+        watch: `proactive`: instruction for models that decide by themselves when to answer.
     """
 
     qid: str
@@ -53,18 +53,15 @@ class Question(TypedDict):
 
 
 class Row(TypedDict):
-    """All questions of one part about one source video, in the order of their times."""
+    """All questions of one part about one video, in time order."""
 
     video: str
     part: str
     questions: list[Question]
 
 
-class Ask(NamedTuple):
-    """One round: show the frames with start_s <= t < end_s (-1: to the end), then give the prompt.
-
-    `search`, `opening` and (in polls) `watch` are those of the question; empty if it has none.
-    """
+class Round(NamedTuple):
+    """A prompt about the frames with start_s <= t < end_s (-1: to the end); fields as in `Question`."""
 
     start_s: float
     end_s: float
@@ -76,27 +73,27 @@ class Ask(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Score of one response: official 0/1, strict 0/1 or None if the strict reading found no answer."""
+    """Scores of one response: official 0 or 1; strict 0, 1 or None if no answer could be parsed."""
 
     official: int
     strict: int | None
 
 
 class Record(TypedDict):
-    """The result of one question.
+    """Result of one question.
 
     Attributes:
-        end_s: time of the last round that was asked about it (`proactive`: when it answered).
-        response: the text that was scored; empty when missing.
+        end_s: time of its last round (`proactive`: when the model answered).
+        response: the scored text; empty if missing.
         official: 0 or 1 by the benchmark's own rule.
-        strict: 0 or 1 by the strict reading.
-        missing: no response, or only white space; scored as wrong.
-        unparsed: a response without one readable answer; wrong for the strict scorer.
-        failed: reason why a round raised, else empty.
-        rounds: how many rounds were asked.
-        efficiency: what the model reported for the last round, untouched.
-        note: what the model has to say about the last round (a damaged video, ...), else empty.
-        past_end: the last round was asked past the end of the video, so at its end.
+        strict: 0 or 1 by the strict parser.
+        missing: no response or only white space; scored as wrong.
+        unparsed: no single answer could be parsed; wrong for the strict scorer.
+        failed: why a round raised, else empty.
+        rounds: number of rounds.
+        efficiency: the model's costs of the last round.
+        note: the model's remark on the last round (such as a damaged video), else empty.
+        past_end: the last round was past the end of the video, so it was asked at the end.
     """
 
     qid: str
@@ -123,44 +120,45 @@ Judge = Callable[[Question, str, float], Verdict]
 
 
 def make_row(video: str, part: str, questions: Iterable[Question]) -> Row:
-    """Return the row of one video, its questions sorted by (end_s, qid), numbers in a qid as numbers."""
+    """The row of one video, with questions sorted by (end_s, qid); numbers in a qid compare as numbers."""
     return {"video": video, "part": part, "questions": sorted(questions, key=_question_order)}
 
 
 def order_rows(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows by descending last end_s, so that row i on rank i mod world_size balances."""
+    """Rows by descending last end_s, so that dealing them to ranks in turn balances the load."""
     return sorted(rows, key=lambda row: (-row["questions"][-1]["end_s"], row["video"]))
 
 
-def rounds(row: Row) -> Generator[Ask, str, None]:
-    """Yield what to ask next; send the model's response back.
+def rounds(row: Row) -> Generator[Round, str, None]:
+    """Yield the rounds of a row; send the model's response back after each.
 
-    A proactive question is polled every second from start_s + 1 to end_s until a response contains
-    "yes" in any case (the official rule: also "yesterday"), then its follow-up is asked on the same clip.
+    A proactive question is polled every second from start_s + 1 to end_s until a response contains "yes" in
+    any case (the official rule, so "yesterday" counts), then its follow-up is asked about the same clip.
     """
     for question in row["questions"]:
         if question["kind"] == "proactive":
             yield from _poll(question)
         else:
-            told = question.get("search", ""), question.get("opening", "")
-            yield Ask(question["start_s"], question["end_s"], question["prompt"], question["qid"], *told)
+            optional = question.get("search", ""), question.get("opening", "")
+            yield Round(
+                question["start_s"], question["end_s"], question["prompt"], question["qid"], *optional
+            )
 
 
-def ask_at(row: Row, previous_responses: Sequence[str | None]) -> Ask | None:
-    """Return the round that follows the given responses, or None when the row is finished."""
-    return replay(row, previous_responses)[1]
+def next_round(row: Row, responses: Sequence[str | None]) -> Round | None:
+    """The round that follows the responses, or None if the row is finished."""
+    return replay(row, responses)[1]
 
 
-def replay(row: Row, responses: Iterable[str | None]) -> tuple[list[tuple[Ask, str | None]], Ask | None]:
-    """Pair responses with the rounds they answer.
+def replay(row: Row, responses: Iterable[str | None]) -> tuple[list[tuple[Round, str | None]], Round | None]:
+    """Pair responses with their rounds.
 
     Returns:
-        The answered rounds, and the next round or None when the row is finished. Surplus responses
-        are ignored.
+        The answered rounds, and the next round or None if the row is finished. Surplus responses are ignored.
     """
     generator = rounds(row)
     pending = next(generator, None)
-    answered: list[tuple[Ask, str | None]] = []
+    answered: list[tuple[Round, str | None]] = []
     for response in responses:
         if pending is None:
             break
@@ -173,7 +171,7 @@ def replay(row: Row, responses: Iterable[str | None]) -> tuple[list[tuple[Ask, s
 
 
 def strict_score(question: Question, response: str) -> int | None:
-    """Return 1 if the one answer read from the text is the gold one, 0 if not, None if there is none."""
+    """1 if the single answer parsed from the response is the gold answer, 0 if not, None if there is none."""
     parsed = _PARSERS[question["kind"]](response)
     return None if parsed is None else int(parsed == question["answer"])
 
@@ -191,30 +189,30 @@ def score_row(
 
     Args:
         row: the row.
-        responses: one per round; fewer than needed, None and "" are missing answers.
+        responses: one per round; None, "" and absent ones are missing answers.
         judge: the benchmark's scorer.
-        failures: round index -> reason. A failed round without a response ended the video: all
-            questions that were not reached carry its reason.
-        efficiency: round index -> what the model reported.
-        notes: round index -> one line for the record.
-        past_end: indices of the rounds that were asked past the end of the video.
+        failures: round index -> reason. A failed round without a response ended the video: all questions not
+            reached carry its reason.
+        efficiency: round index -> costs reported by the model.
+        notes: round index -> remark for the record.
+        past_end: indices of rounds past the end of the video.
 
     Returns:
-        One record per question, in the row's order. Odd text never raises.
+        One record per question, in the row's order. No text of a response raises.
     """
     failures, efficiency, notes = failures or {}, efficiency or {}, notes or {}
     answered, pending = replay(row, responses)
     indices: dict[str, list[int]] = {}
-    for index, (ask, _) in enumerate(answered):
-        indices.setdefault(ask.qid, []).append(index)
+    for index, (asked, _) in enumerate(answered):
+        indices.setdefault(asked.qid, []).append(index)
     unfinished = pending.qid if pending else None
 
     def record(question: Question) -> Record:
-        asked = indices.get(question["qid"], [])
-        complete = bool(asked) and question["qid"] != unfinished
-        response = answered[asked[-1]][1] if complete else None
-        end_s = answered[asked[-1]][0].end_s if asked else question["end_s"]
-        candidates = asked if complete else [*asked, len(answered)]
+        own = indices.get(question["qid"], [])
+        complete = bool(own) and question["qid"] != unfinished
+        response = answered[own[-1]][1] if complete else None
+        end_s = answered[own[-1]][0].end_s if own else question["end_s"]
+        candidates = own if complete else [*own, len(answered)]
         text = response if isinstance(response, str) and response.strip() else ""
         verdict = judge(question, text, end_s) if text else Verdict(0, 0)
         return {
@@ -231,27 +229,27 @@ def score_row(
             "missing": not text,
             "unparsed": verdict.strict is None,
             "failed": next((failures[index] for index in candidates if failures.get(index)), ""),
-            "rounds": len(asked),
-            "efficiency": dict(efficiency.get(asked[-1], {})) if asked else {},
-            "note": notes.get(asked[-1], "") if asked else "",
-            "past_end": bool(asked) and asked[-1] in past_end,
+            "rounds": len(own),
+            "efficiency": dict(efficiency.get(own[-1], {})) if own else {},
+            "note": notes.get(own[-1], "") if own else "",
+            "past_end": bool(own) and own[-1] in past_end,
         }
 
     return [record(question) for question in row["questions"]]
 
 
-def _poll(question: Question) -> Generator[Ask, str, None]:
-    end_s = question["start_s"] + POLL_STEP_S
+def _poll(question: Question) -> Generator[Round, str, None]:
+    start_s, watch = question["start_s"], question.get("watch", "")
+    end_s = start_s + POLL_STEP_S
     while end_s <= question["end_s"]:
-        watch = question.get("watch", "")
-        response = yield Ask(question["start_s"], end_s, question["prompt"], question["qid"], watch=watch)
+        response = yield Round(start_s, end_s, question["prompt"], question["qid"], watch=watch)
         if "yes" in (response or "").lower():  # plain iteration sends None
-            yield Ask(question["start_s"], end_s, question["follow_up"], question["qid"])
+            yield Round(start_s, end_s, question["follow_up"], question["qid"])
             return
         end_s += POLL_STEP_S
 
 
 def _question_order(question: Question) -> tuple[float, list[tuple[int, str]]]:
     parts = question["qid"].split(":")
-    # digits compare by length first: 9 before 10, without turning text into numbers
+    # Digits compare by length first (9 before 10), without converting text to numbers.
     return question["end_s"], [(len(p), p) if p.isdecimal() else (0, p) for p in parts]

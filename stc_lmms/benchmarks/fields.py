@@ -1,4 +1,4 @@
-"""Checked reading of annotation files: every complaint is one line with the file, the row and the field."""
+"""Checked reading of annotation files; every error is one line with file, row and field."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def read_text(path: str | Path) -> str:
-    """Return the text of a UTF-8 file (a byte order mark is dropped).
+    """Text of a UTF-8 file, without byte order mark.
 
     Raises:
         DataError: the file cannot be read or is not UTF-8.
@@ -25,7 +25,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the content of a JSON file.
+    """Content of a JSON file.
 
     Raises:
         DataError: the file cannot be read, is empty or is not JSON.
@@ -40,12 +40,12 @@ def read_json(path: str | Path) -> Any:
 
 
 def need(row: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...], where: str) -> T:
-    """Return a field of the wanted type.
+    """A field of a row, checked for its type.
 
     Args:
         row: one annotation.
         name: the field.
-        kind: accepted type or types; a bool never passes for a number.
+        kind: accepted type or types; a bool is not accepted as a number.
         where: file and row, the beginning of the error message.
 
     Raises:
@@ -56,16 +56,16 @@ def need(row: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...],
     value = row[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        wanted = " or ".join(k.__name__ for k in kinds)
-        raise DataError(f"{where}: field {name!r} must be {wanted}, got {short(value)}")
+        names = " or ".join(k.__name__ for k in kinds)
+        raise DataError(f"{where}: field {name!r} must be {names}, got {short(value)}")
     return value
 
 
 def need_video(row: Mapping[str, Any], name: str, where: str) -> str:
-    """Return a relative path of a video.
+    """A field with the relative path of a video.
 
     Raises:
-        DataError: not a non-empty string, or it points outside the data root.
+        DataError: not a string, empty, or outside the data root.
     """
     value = need(row, name, str, where)
     path = PurePosixPath(value)
@@ -75,10 +75,10 @@ def need_video(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def need_texts(row: Mapping[str, Any], name: str, least: int, where: str) -> list[str]:
-    """Return a list of at least `least` strings.
+    """A field with a list of at least `least` strings.
 
     Raises:
-        DataError: not a list, too short, or an item that is no string.
+        DataError: not a list, too short, or with an item that is not a string.
     """
     values = need(row, name, list, where)
     if len(values) < least or not all(isinstance(value, str) for value in values):
@@ -87,6 +87,6 @@ def need_texts(row: Mapping[str, Any], name: str, least: int, where: str) -> lis
 
 
 def short(value: object) -> str:
-    """Return a value for an error message: one line, at most 60 characters."""
+    """A value for an error message: one line of at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -15,7 +15,7 @@ from stc_lmms.benchmarks.base import NO_TIME_S, Question, Row, Verdict, make_row
 from stc_lmms.benchmarks.benchmark import Benchmark, Chunks, PublishedRun
 from stc_lmms.benchmarks.fields import need, need_texts, need_video, read_json, short
 from stc_lmms.data.hub import load_table
-from stc_lmms.data.source import DataSource, Portion, split_tar
+from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
 
 MODES: dict[str, tuple[str, ...]] = {
@@ -26,17 +26,20 @@ MODES: dict[str, tuple[str, ...]] = {
 MODE_OF = {task: mode for mode, tasks in MODES.items() for task in tasks}
 FORWARD_TASKS = frozenset(MODES["forward"])
 HUB_ROWS = "kcz358/OVOBench"  # a copy of the annotations, one configuration per mode
+
+
+def _portion(videos: str, last: str, size: str, name: str) -> Portion:
+    parts = tuple(f"{videos}.tar.parta{chr(code)}" for code in range(ord("a"), ord(last) + 1))
+    return Portion("ovo_bench_new.json", (parts,), size, f"{videos}/{name}")
+
+
 SOURCE = DataSource(
     name="ovobench",
     variable="STC_OVOBENCH_ROOT",
     hub_id="JoeLeelyf/OVO-Bench",
     portions={
-        "src": Portion(
-            "ovo_bench_new.json", split_tar("src_videos", "e"), "about 44 GB", "src_videos/<video>"
-        ),
-        "chunked": Portion(
-            "ovo_bench_new.json", split_tar("chunked_videos", "o"), "about 144 GB", "chunked_videos/<id>.mp4"
-        ),
+        "src": _portion("src_videos", "e", "about 44 GB", "<video>"),
+        "chunked": _portion("chunked_videos", "o", "about 144 GB", "<id>.mp4"),
     },
     licence="CC BY-NC-SA 4.0",
     questions_url="https://raw.githubusercontent.com/JoeLeelyf/OVO-Bench/main/data/",
@@ -111,7 +114,7 @@ def hub_annotations(root: Path) -> list[dict[str, Any]]:
 
 
 def check_annotations(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    """Return the rows if all are well formed and their ids differ.
+    """The rows, if all are well formed and their ids differ.
 
     Raises:
         DataError: the first malformed row.
@@ -130,12 +133,7 @@ def check_annotations(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
 
 
 def build_rows(annotations: Iterable[Mapping[str, Any]], part: str) -> list[Row]:
-    """Return one row per source video with all its questions of one mode.
-
-    Args:
-        annotations: checked annotation rows, in any order.
-        part: `backward`, `realtime` or `forward`.
-    """
+    """One row per source video with all its questions of a mode; annotations may be in any order."""
     videos: dict[str, list[Question]] = {}
     for row in annotations:
         if MODE_OF[row["task"]] == part:
@@ -144,14 +142,14 @@ def build_rows(annotations: Iterable[Mapping[str, Any]], part: str) -> list[Row]
 
 
 def questions_of(row: Mapping[str, Any]) -> list[Question]:
-    """Return the questions of one annotation row, forward rounds in file order."""
+    """Questions of one annotation row, forward rounds in file order."""
     if row["task"] in FORWARD_TASKS:
         return [_question(row, index) for index in range(len(row["test_info"]))]
     return [_question(row, None)]
 
 
 def prompt(row: Mapping[str, Any], round_index: int | None = None) -> str:
-    """Return the official prompt of a multiple-choice row or of one round of a forward row."""
+    """The official prompt of a multiple-choice row, or of one round of a forward row."""
     task = row["task"]
     if task == "REC":
         return REC_PROMPT.format(f"How many times did they {row['activity']}?")
@@ -164,20 +162,20 @@ def prompt(row: Mapping[str, Any], round_index: int | None = None) -> str:
 
 
 def chunk_name(row_id: int, round_index: int | None = None) -> str:
-    """Return the file name of the published chunk of a row or round."""
+    """File name of the published chunk of a row or round."""
     return f"{row_id}.mp4" if round_index is None else f"{row_id}_{round_index}.mp4"
 
 
 def end_s(row: Mapping[str, Any], round_index: int | None = None) -> int:
-    """Return the whole second at which the question's clip ends, before clamping to the video."""
+    """Second at which the question's clip ends, not clamped to the video."""
     timed = row if round_index is None else row["test_info"][round_index]
     return math.ceil(timed["realtime"])
 
 
 def gold(row: Mapping[str, Any], round_index: int | None = None) -> str:
-    """Return the gold answer: a letter, a number or Yes/No.
+    """The gold answer: a letter, a number or Yes/No.
 
-    The letter comes from `gt`: in a quarter of the rows the text in `answer` is not among the options.
+    The letter is that of `gt`: in a quarter of the rows the text in `answer` is not among the options.
     """
     if row["task"] not in FORWARD_TASKS:
         return chr(ord("A") + row["gt"])
@@ -186,7 +184,7 @@ def gold(row: Mapping[str, Any], round_index: int | None = None) -> str:
 
 
 def official_score(kind: str, answer: str, response: str | None) -> int:
-    """Return 1 or 0 by the official scorer, which looks for substrings and minds the case.
+    """1 or 0 by the official scorer, which looks for substrings and is case-sensitive.
 
     Args:
         kind: `choice` (gold letter anywhere), `count` (all digits joined equal the count) or `yesno`
@@ -202,7 +200,7 @@ def official_score(kind: str, answer: str, response: str | None) -> int:
 
 
 def judge(question: Question, response: str, asked_s: float) -> Verdict:
-    """Return the official and the strict score of a response."""
+    """The official and the strict score of a response."""
     official = official_score(question["kind"], question["answer"], response)
     return Verdict(official, strict_score(question, response))
 
@@ -259,8 +257,8 @@ def _check_rounds(row: Mapping[str, Any], task: str, where: str) -> None:
         field = "count" if task == "REC" else "type"
         value = need(info, field, int, place)
         if value < 0 or (field == "type" and value > 1):
-            wanted = "0 or more" if task == "REC" else "0 or 1"
-            raise DataError(f"{place}: field {field!r} must be {wanted}, got {value}")
+            expected = "0 or more" if task == "REC" else "0 or 1"
+            raise DataError(f"{place}: field {field!r} must be {expected}, got {value}")
 
 
 def _check_time(row: Mapping[str, Any], where: str) -> None:

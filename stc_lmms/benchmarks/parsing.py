@@ -1,12 +1,12 @@
-"""Strict readings of a model's text: one letter, one integer, one yes or no, or nothing.
+"""Strict parsers of a model's answer: one letter, one integer, one yes or no, or None.
 
-The official scorers look for substrings, so `Both B and A` is right for gold A and for gold B. These
-readings ask what the text says and return None when it does not say one thing. Case never matters.
+The official scorers look for substrings, so `Both B and A` is correct for gold A and for gold B. These
+parsers return None unless the text gives a single answer. Case never matters.
 """
 
 import re
 
-_MARKER = re.compile(r"<\|[^|<>]*\|>|</?s>")  # turn markers that leak into decoded text
+_MARKER = re.compile(r"<\|[^|<>]*\|>|</?s>")  # turn markers leaked into decoded text
 _WHOLE_LETTER = re.compile(r"\W*([A-H])\W*", re.IGNORECASE)
 # `B. text`, `(B) text`, `B` on its own line; not `E.g. ...`, not `A, B, C`, not the article in `A man`
 _LABEL = re.compile(r"\W*([A-H])\W*?(?:[.):](?![a-z])|\n)", re.IGNORECASE)
@@ -24,11 +24,11 @@ _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 
 def parse_choice(text: str) -> str | None:
-    """Return the option letter (A to H) that a response names, or None.
+    """The option letter (A to H) that a response names, or None.
 
-    Tried in this order: the whole text is a letter; the text starts with a label (`B.`, `(b)`); a letter
-    is announced (`the answer is B`); one upper-case letter stands alone somewhere. Two different letters
-    at the same step are no answer.
+    Tried in this order: the whole text is a letter; the text starts with a label (`B.`, `(b)`); a letter is
+    announced (`the answer is B`); one upper-case letter stands alone. Two different letters at the same step
+    give None.
     """
     text = _MARKER.sub("", text).strip()
     if match := _WHOLE_LETTER.fullmatch(text) or _LABEL.match(text):
@@ -41,10 +41,10 @@ def parse_choice(text: str) -> str | None:
 
 
 def parse_count(text: str) -> str | None:
-    """Return the one integer of a response as plain digits, or None.
+    """The only integer of a response as plain digits, or None.
 
-    `05` and `5.0` read as 5; words, fractions and two numbers are no answer. Digits stay text because
-    a runaway response can hold more of them than `int` accepts.
+    `05` and `5.0` are 5; words, fractions and two numbers give None. Digits stay text because a runaway
+    response can contain more of them than `int` accepts.
     """
     numbers = _NUMBER.findall(_MARKER.sub("", text))
     if len(numbers) != 1:
@@ -54,10 +54,10 @@ def parse_count(text: str) -> str | None:
 
 
 def parse_yes_no(text: str) -> str | None:
-    """Return "Yes", "No", or None for a response.
+    """Whether a response says "Yes" or "No", or None.
 
-    Tried in this order: the whole text (`y` and `n` count here only); a leading `Yes,` or `No.`; the
-    only one of the two words that occurs.
+    Tried in this order: the whole text (only here `y` and `n` count); a leading `Yes,` or `No.`; the only one
+    of the two words that occurs.
     """
     text = _MARKER.sub("", text).strip()
     if match := _WHOLE_YES_NO.fullmatch(text) or _LEADING_YES_NO.match(text):

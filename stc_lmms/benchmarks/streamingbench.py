@@ -10,7 +10,7 @@ from stc_lmms.benchmarks.base import Question, Row, Verdict, make_row, order_row
 from stc_lmms.benchmarks.benchmark import Benchmark, PublishedRun
 from stc_lmms.benchmarks.streamingbench_data import SOURCE, TASKS, Entry, load_annotations, video_candidates
 
-POLL_UNTIL_S = 4  # polling goes on until this long after the gold time
+POLL_UNTIL_S = 4  # polling ends this long after the gold time
 ON_TIME_S = 2
 
 # The prompts are data, byte for byte.
@@ -47,28 +47,30 @@ PROACTIVE_POLL = '{} Is it the right time to output "{}"? You can only answer ye
 
 
 def build_rows(entries: Iterable[Entry], part: str, context_s: int = -1) -> list[Row]:
-    """Return one row per source video with its questions of one part.
+    """One row per source video with its questions of one part.
 
     Args:
-        entries: from `load_annotations`; other parts are left out.
+        entries: from `load_annotations`; those of other parts are ignored.
         part: `real`, `omni`, `contextual`, `sqa` or `proactive`.
-        context_s: seconds of video before the question; -1 (or any value below 1) is the whole past.
-            A proactive clip always starts when the question is asked.
+        context_s: seconds of video before the question; below 1: the whole past. A proactive clip always
+            starts when the question is asked.
     """
     videos: dict[str, list[Entry]] = {}
     for entry in entries:
         if entry.part == part:
             videos.setdefault(entry.video, []).append(entry)
     return order_rows(
-        make_row(video, part, _questions(members, context_s)) for video, members in videos.items()
+        # The sqa history grows in file order, as officially.
+        make_row(video, part, (_question(entry, members[:i], context_s) for i, entry in enumerate(members)))
+        for video, members in videos.items()
     )
 
 
 def prompt(entry: Entry, history: Sequence[Entry] = ()) -> str:
-    """Return the official prompt of a multiple-choice entry.
+    """The official prompt of a multiple-choice entry; as officially, without options beyond the fourth.
 
     Args:
-        entry: the question. As in the official evaluator, options beyond the fourth do not appear.
+        entry: the question.
         history: `sqa`: earlier entries of the video, quoted with their gold answers.
     """
     options = _lettered(entry.options)
@@ -82,39 +84,30 @@ def prompt(entry: Entry, history: Sequence[Entry] = ()) -> str:
 
 
 def proactive_prompts(entry: Entry) -> tuple[str, str]:
-    """Return the text of a poll and the text asked after a yes. The poll quotes the gold output."""
+    """Prompt of a poll (it quotes the gold output), and the prompt after a yes."""
     poll = PROACTIVE_POLL.format(entry.question, entry.answer)
     return PROACTIVE_PROMPT.format(poll), PROACTIVE_PROMPT.format(entry.question)
 
 
 def official_score(response: str | None, answer: str) -> int:
-    """Return 1 if the first character after stripping is the gold letter; no response is wrong.
+    """1 if the first character after stripping is the gold letter, else 0.
 
-    The official rule made fair to models whose text starts with a space; nothing leaves the denominator.
+    The official rule, made fair to models whose answers start with a space; no answer leaves the denominator.
     """
     return int((response or "").strip()[:1] == answer)
 
 
 def proactive_score(answered_s: float, gold_s: float, content: str, gold_text: str) -> tuple[int, int]:
-    """Return the official counter's two scores: in time (within 2 s), and in time with the gold text."""
+    """The official counter's two scores: in time (within 2 s), and in time with the gold text."""
     on_time = abs(answered_s - gold_s) <= ON_TIME_S
     return int(on_time), int(on_time and gold_text in content)
 
 
 def judge(question: Question, response: str, asked_s: float) -> Verdict:
-    """Return the official and the strict score of a response.
-
-    For a proactive question they are the counter's two columns: answered in time; in time and with the
-    gold text.
-    """
+    """The official and the strict score; of a proactive question the two of `proactive_score`."""
     if question["kind"] == "proactive":
         return Verdict(*proactive_score(asked_s, question["gold_s"], response, question["answer"]))
     return Verdict(official_score(response, question["answer"]), strict_score(question, response))
-
-
-def _questions(entries: Sequence[Entry], context_s: int) -> list[Question]:
-    """Return the questions of one video; the sqa history grows in file order, as officially."""
-    return [_question(entry, entries[:position], context_s) for position, entry in enumerate(entries)]
 
 
 def _question(entry: Entry, history: Sequence[Entry], context_s: int) -> Question:
@@ -139,7 +132,7 @@ def _question(entry: Entry, history: Sequence[Entry], context_s: int) -> Questio
 
 
 def _lettered(options: Sequence[str]) -> list[str]:
-    """Return the four options of a prompt, with letters put before them if the first has none."""
+    """The four options of a prompt; letters are added if the first option has none."""
     if options[0].startswith("A."):
         return list(options[:4])
     return [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]

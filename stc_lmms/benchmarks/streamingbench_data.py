@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from stc_lmms.benchmarks.base import NO_TIME_S
 from stc_lmms.benchmarks.fields import need, need_texts, need_video, read_json, read_text, short
-from stc_lmms.data.source import DataSource, Portion, zip_range, zips
+from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
 
 TASKS: dict[str, tuple[str, ...]] = {
@@ -48,35 +48,56 @@ _QUESTION_ID = re.compile(r"(.*?)(?:_?sample)?_(\d+)_(\d+)")
 _FIELD = re.compile(r"\s*\d{1,9}(\.\d*)?\s*", re.ASCII)
 
 
-class _Source(NamedTuple):
-    """Where the videos of a task come from: zip folder name, samples per zip (0: one zip), suffix, part."""
+class _Folder(NamedTuple):
+    """A folder of samples: the videos of one task (`real`: of all its tasks).
 
-    folder: str
-    per_zip: int
-    suffix: str
+    Attributes:
+        name: as in the zip names.
+        part: evaluated part.
+        suffix: of the flat video names.
+        samples, per_zip: number of samples and samples per zip; 0: one zip without a range in its name.
+    """
+
+    name: str
     part: str
+    suffix: str
+    samples: int = 0
+    per_zip: int = 0
+
+    @property
+    def portion(self) -> str:
+        """Portion that is downloaded."""
+        return "omni" if self.part == "contextual" else self.part
+
+    @property
+    def archives(self) -> tuple[tuple[str, ...], ...]:
+        """Its zips; their names have the range of their samples."""
+        numbers = range(1, self.samples + 1, self.per_zip) if self.per_zip else (1,)
+        return tuple((f"{self.name}{self.range_of(number)}.zip",) for number in numbers)
+
+    def range_of(self, number: int) -> str:
+        """Range of the zip that contains a sample (`_51-100`); "" if there is only one zip."""
+        first = (number - 1) // self.per_zip * self.per_zip + 1 if self.per_zip else 0
+        return f"_{first}-{first + self.per_zip - 1}" if first else ""
 
 
-_SOURCES = (
-    _Source("Real-Time Visual Understanding", 50, "real", "real"),
-    _Source("Sequential Question Answering", 25, "sqa", "sqa"),
-    _Source("Proactive Output", 25, "proactive", "proactive"),
+_SPLIT = {"Scene Understanding": (50, 25)}
+_FOLDERS = (
+    _Folder("Real-Time Visual Understanding", "real", "real", 500, 50),
+    _Folder("Sequential Question Answering", "sqa", "sqa", 50, 25),
+    _Folder("Proactive Output", "proactive", "proactive", 50, 25),
     *(
-        _Source(task, 25 if task == "Scene Understanding" else 0, task.replace(" ", "_"), part)
+        _Folder(task, part, task.replace(" ", "_"), *_SPLIT.get(task, ()))
         for part in ("omni", "contextual")
         for task in TASKS[part]
     ),
 )
-_BY_SUFFIX = {source.suffix: source for source in _SOURCES}
-_BY_FOLDER = {source.folder: source for source in _SOURCES}
+_BY_SUFFIX = {folder.suffix: folder for folder in _FOLDERS}
+_BY_NAME = {folder.name: folder for folder in _FOLDERS}
 
 
 def unpacked_path(portion: str, archive: str, member: str) -> str:
-    """Where a zip member goes below the data root: the flat layout of the benchmark's own preprocessing.
-
-    All zips name their videos `sample_<n>/video.mp4`; the question files name them
-    `videos/sample_<n>_<suffix>.mp4`.
-    """
+    """Path of a zip member below the data root, in the benchmark's flat layout."""
     stem = archive.removesuffix(".zip")
     if match := _SAMPLE_MEMBER.fullmatch(member):
         suffix = stem.replace(" ", "_") if portion == "omni" else portion
@@ -84,46 +105,25 @@ def unpacked_path(portion: str, archive: str, member: str) -> str:
     return f"videos/{stem}/{member}"
 
 
+def _portion(name: str, size: str, *hub_tables: str) -> Portion:
+    return Portion(
+        questions=f"questions_{name}.json",
+        archives=tuple(zips for folder in _FOLDERS if folder.portion == name for zips in folder.archives),
+        size=size,
+        videos=f"videos/sample_<n>_{'<task>' if name == 'omni' else name}.mp4",
+        hub_questions=tuple(f"StreamingBench/{table}.csv" for table in hub_tables),
+    )
+
+
 SOURCE = DataSource(
     name="streamingbench",
     variable="STC_STREAMINGBENCH_ROOT",
     hub_id="mjuicem/StreamingBench",
     portions={
-        "real": Portion(
-            "questions_real.json",
-            zip_range("Real-Time Visual Understanding", 50, 500),
-            "roughly 90 GB",
-            "videos/sample_<n>_real.mp4",
-            ("StreamingBench/Real_Time_Visual_Understanding.csv",),
-        ),
-        "omni": Portion(
-            "questions_omni.json",
-            zip_range("Scene Understanding", 25, 50)
-            + zips(
-                "Emotion Recognition",
-                "Multimodal Alignment",
-                "Source Discrimination",
-                "Misleading Context Understanding",
-                "Anomaly Context Understanding",
-            ),
-            "roughly 55 GB",
-            "videos/sample_<n>_<task>.mp4",
-            ("StreamingBench/Omni_Source_Understanding.csv", "StreamingBench/Contextual_Understanding.csv"),
-        ),
-        "sqa": Portion(
-            "questions_sqa.json",
-            zip_range("Sequential Question Answering", 25, 50),
-            "about 13 GB",
-            "videos/sample_<n>_sqa.mp4",
-            ("StreamingBench/Sequential_Question_Answering.csv",),
-        ),
-        "proactive": Portion(
-            "questions_proactive.json",
-            zip_range("Proactive Output", 25, 50),
-            "about 9 GB",
-            "videos/sample_<n>_proactive.mp4",
-            ("StreamingBench/Proactive_Output.csv",),
-        ),
+        "real": _portion("real", "roughly 90 GB", "Real_Time_Visual_Understanding"),
+        "omni": _portion("omni", "roughly 55 GB", "Omni_Source_Understanding", "Contextual_Understanding"),
+        "sqa": _portion("sqa", "about 13 GB", "Sequential_Question_Answering"),
+        "proactive": _portion("proactive", "about 9 GB", "Proactive_Output"),
     },
     licence="see its dataset card",
     questions_url="https://raw.githubusercontent.com/THUNLP-MT/StreamingBench/main/src/data/",
@@ -135,29 +135,22 @@ SOURCE = DataSource(
 def video_candidates(video: str) -> list[str]:
     """Paths relative to the data root where a video may lie, best first.
 
-    Args:
-        video: as annotated, e.g. `./videos/sample_3_real.mp4`. It is not checked here: `video_path` refuses
-            candidates that leave the root.
+    Includes the folders of zips unpacked by hand, but never `sample_<n>/` in the root itself: every part has
+    a sample 1. `video` is not checked here: `video_path` refuses candidates that leave the root.
     """
     name = PurePosixPath(video).name
     candidates = [f"videos/{name}", str(PurePosixPath(video)), name, f"src/data/videos/{name}"]
     match = _VIDEO_NAME.fullmatch(name)
-    if match and (source := _BY_SUFFIX.get(match[2])):
-        folders = _unzipped_folders(source, int(match[1]))
-        candidates += [f"{folder}/sample_{match[1]}/video.mp4" for folder in folders]
+    if match and (folder := _BY_SUFFIX.get(match[2])):
+        samples = folder.range_of(int(match[1]))
+        prefixes = ("", f"{folder.portion}/", f"data/{folder.portion}/")
+        folders = [prefix + folder.name + samples for prefix in prefixes]
+        if folder.portion == "omni":
+            folders += [prefix + folder.suffix + samples for prefix in prefixes]
+        else:
+            folders += [folder.portion, f"data/{folder.portion}"]
+        candidates += [f"{path}/sample_{match[1]}/video.mp4" for path in folders]
     return list(dict.fromkeys(candidates))
-
-
-def _unzipped_folders(source: _Source, number: int) -> list[str]:
-    """Folders that hold `sample_<n>/` if the zips were unpacked by hand.
-
-    Never the data root itself: every part has a sample_1.
-    """
-    omni = source.part in ("omni", "contextual")
-    part, samples = "omni" if omni else source.part, _range(number, source.per_zip)
-    names = [source.folder + samples, *([source.suffix + samples] if omni else [])]
-    folders = [prefix + name for name in names for prefix in ("", f"{part}/", f"data/{part}/")]
-    return folders if omni else [*folders, part, f"data/{part}"]
 
 
 @dataclass(frozen=True)
@@ -165,13 +158,12 @@ class Entry:
     """One question as annotated.
 
     Attributes:
-        part: which part it belongs to.
+        part: evaluated part.
         task: sub-task, named as in the repository JSON.
         video: file name in the repository's flat layout (`sample_389_real.mp4`).
         index: 1-based number within the video: in time order (JSON) or from the question_id (CSV).
-        time_stamp: time of the question as written; it is quoted in the `sqa` history.
+        time_stamp: time of the question as written, which the `sqa` history quotes.
         time_s: the same in whole seconds.
-        question: question text.
         options: options as written; empty for `proactive`.
         answer: gold letter, or for `proactive` the text to output.
         gold_s: `proactive`: second at which to answer; else -1.
@@ -196,9 +188,7 @@ class Entry:
 
 
 def load_annotations(path: str | Path) -> list[Entry]:
-    """Return the entries of one annotation file, by its ending `.json` or `.csv`.
-
-    `questions_omni.json` holds both `omni` and `contextual` entries.
+    """The entries of a `.json` or `.csv` file; `questions_omni.json` has those of `omni` and `contextual`.
 
     Raises:
         DataError: unreadable or malformed; names the entry or line and the field.
@@ -209,7 +199,7 @@ def load_annotations(path: str | Path) -> list[Entry]:
 
 
 def parse_json(data: Any, where: str) -> list[Entry]:
-    """Return the entries of a repository file: a list of clips, or (sqa) a list of such lists.
+    """The entries of a repository file: a list of clips, or (sqa) a list of such lists.
 
     Raises:
         DataError: the first malformed clip.
@@ -224,18 +214,18 @@ def parse_json(data: Any, where: str) -> list[Entry]:
             raise DataError(f"{place}: must be an object, got {short(clip)}")
         video = need_video(clip, "video_path", place).rsplit("/", 1)[-1]
         match = _VIDEO_NAME.fullmatch(video)
-        source = _BY_SUFFIX.get(match[2]) if match else None
-        if source is None:
+        folder = _BY_SUFFIX.get(match[2]) if match else None
+        if folder is None:
             raise DataError(f"{place}: field 'video_path' must end in sample_N_part.mp4, got {short(video)}")
         for question in need(clip, "questions", list, place):
             if not isinstance(question, dict):
                 raise DataError(f"{place} ({video}): a question must be an object, got {short(question)}")
-            entries.append(_entry(question, source, video, 0, f"{place} ({video})"))
+            entries.append(_entry(question, folder, video, 0, f"{place} ({video})"))
     return _number_by_time(entries)
 
 
 def parse_csv(text: str, where: str) -> list[Entry]:
-    """Return the entries of a Hugging Face CSV, the questions of a video in the order of their numbers.
+    """The entries of a hub CSV, the questions of a video in the order of their numbers.
 
     Raises:
         DataError: the first malformed line.
@@ -245,13 +235,18 @@ def parse_csv(text: str, where: str) -> list[Entry]:
     for place, cells in _csv_lines(text, where):
         name = need(cells, "question_id", str, place)
         match = _QUESTION_ID.fullmatch(name)
-        source = _csv_source(match[1], cells.get("task_type", "")) if match else None
-        if match is None or source is None:
+        # The prefix of question_id names the folder; omni files vary in it, so their task does.
+        labels = (match[1], cells.get("task_type", "")) if match else ()
+        folder = next((_BY_NAME[label] for label in map(_task_name, labels) if label in _BY_NAME), None)
+        if match is None or folder is None:
             raise DataError(f"{place}: field 'question_id' must be like Name_sample_N_K, got {short(name)}")
         place = f"{place} ({name})"
-        if source.part != "proactive":
+        if folder.part != "proactive":
             cells["options"] = _literal_list(need(cells, "options", str, place), place)
-        entry = _entry(cells, source, _video_name(source, int(match[2])), int(match[3]), place)
+        # The benchmark's flat layout kept the zip range in the names of this one task.
+        samples = folder.range_of(int(match[2])) if folder.name == "Scene Understanding" else ""
+        video = f"sample_{match[2]}_{folder.suffix}{samples}.mp4"
+        entry = _entry(cells, folder, video, int(match[3]), place)
         if entry.qid in seen:
             raise DataError(f"{place}: this question_id occurs twice")
         seen.add(entry.qid)
@@ -262,10 +257,9 @@ def parse_csv(text: str, where: str) -> list[Entry]:
 
 
 def parse_time(text: str) -> int:
-    """Return the whole seconds of a time stamp with any number of fields (`0:07:40`, `00:24`).
+    """Whole seconds (truncated) of a time stamp with any number of fields (`0:07:40`, `00:24`).
 
-    A field may exceed 59: the annotations hold `00:12450`, which is 12450 s. Whoever plays the video
-    clamps to its end. A fraction of a second is cut off.
+    A field may exceed 59: the annotations contain `00:12450`, which is 12450 s and not clamped here.
 
     Raises:
         ValueError: a field is not a number.
@@ -280,7 +274,7 @@ def parse_time(text: str) -> int:
 
 
 def _csv_lines(text: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield place and cells of every line; cells that a short line lacks are left out."""
+    """Yield place and cells of every line, without the cells that a short line lacks."""
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         if "question_id" not in (reader.fieldnames or ()):
@@ -292,12 +286,12 @@ def _csv_lines(text: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{where}: line {reader.line_num}: is not CSV ({error})") from error
 
 
-def _entry(fields: Mapping[str, Any], source: _Source, video: str, index: int, where: str) -> Entry:
+def _entry(fields: Mapping[str, Any], folder: _Folder, video: str, index: int, where: str) -> Entry:
     task = need(fields, "task_type", str, where)
     time_stamp = need(fields, "time_stamp", str, where)
     options: tuple[str, ...] = ()
     gold_s = NO_TIME_S
-    if source.part == "proactive":
+    if folder.part == "proactive":
         answer = need(fields, "ground_truth_output", str, where)
         gold_s = float(_seconds(need(fields, "ground_truth_time_stamp", str, where), where))
     else:
@@ -306,9 +300,9 @@ def _entry(fields: Mapping[str, Any], source: _Source, video: str, index: int, w
         if answer not in ("A", "B", "C", "D"):
             raise DataError(f"{where}: field 'answer' must be A, B, C or D, got {short(answer)}")
     return Entry(
-        part=source.part,
-        # Only `real` mixes tasks in one folder; elsewhere the folder is the task, whatever the label says.
-        task=_task_name(task) if source.part == "real" else source.folder,
+        part=folder.part,
+        # Only the folder of `real` mixes tasks; elsewhere it is the task, whatever the label says.
+        task=_task_name(task) if folder.part == "real" else folder.name,
         video=video,
         index=index,
         time_stamp=time_stamp,
@@ -321,18 +315,13 @@ def _entry(fields: Mapping[str, Any], source: _Source, video: str, index: int, w
 
 
 def _task_name(name: str) -> str:
-    """Return the JSON's name of a task; a name nobody knows stays and shows up as a task of its own."""
+    """A task's name as in the JSON; an unknown one is kept and becomes a task of its own."""
     plain = " ".join(name.replace("_", " ").split())
     return _TASK_NAMES.get(plain.lower(), plain)
 
 
-def _csv_source(prefix: str, task_type: str) -> _Source | None:
-    """Return the source by the prefix of the question_id, else by the task (omni files differ in prefix)."""
-    return _BY_FOLDER.get(_task_name(prefix)) or _BY_FOLDER.get(_task_name(task_type))
-
-
 def _number_by_time(entries: Sequence[Entry]) -> list[Entry]:
-    """Return the entries in their order, numbered from 1 per video by time, ties in file order."""
+    """The entries in their order, numbered from 1 per video by time, ties in file order."""
     numbers: dict[int, int] = {}
     counts: dict[str, int] = {}
     for position in sorted(range(len(entries)), key=lambda p: entries[p].time_s):
@@ -351,22 +340,8 @@ def _seconds(text: str, where: str) -> int:
 def _literal_list(text: str, where: str) -> list[Any]:
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise DataError(f"{where}: field 'options' must be a list literal, got {short(text)}") from error
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
     if not isinstance(value, list):
         raise DataError(f"{where}: field 'options' must be a list literal, got {short(text)}")
     return value
-
-
-def _video_name(source: _Source, number: int) -> str:
-    # The repository's own flattening kept the zip range in the names of this one task.
-    suffix = _range(number, source.per_zip) if source.folder == "Scene Understanding" else ""
-    return f"sample_{number}_{source.suffix}{suffix}.mp4"
-
-
-def _range(number: int, size: int) -> str:
-    """Return the sample range of the zip that holds a sample (`_51-100`), or "" for a single zip."""
-    if not size:
-        return ""
-    first = (number - 1) // size * size + 1
-    return f"_{first}-{first + size - 1}"

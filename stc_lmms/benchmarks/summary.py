@@ -1,4 +1,4 @@
-"""From records to numbers: counts, accuracy per task, the two kinds of average, and a plain table."""
+"""Counts, accuracies and averages of records, and their table."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypedDict
@@ -6,7 +6,7 @@ from typing import Literal, TypedDict
 from stc_lmms.benchmarks.base import Record
 from stc_lmms.text_table import text_table
 
-# Count to its heading in the table.
+# Count -> heading in the table.
 _COLUMNS = {
     "n": "n",
     "n_missing": "missing",
@@ -24,10 +24,7 @@ class Scores(TypedDict):
 
 
 class Counts(TypedDict):
-    """How many questions there were and how many went wrong before scoring; all stay in n.
-
-    `n_past_end` were asked past the end of their video, so at its end.
-    """
+    """Questions, and those with problems; all of them are part of `n`."""
 
     n: int
     n_missing: int
@@ -37,14 +34,14 @@ class Counts(TypedDict):
 
 
 class TaskSummary(Counts):
-    """One sub-task: right answers and accuracy by each scorer."""
+    """One sub-task: correct answers and accuracy by each scorer."""
 
     correct: dict[str, int]
     accuracy: Scores
 
 
 class PartSummary(Counts):
-    """One part: `macro` is the mean over its tasks, `micro` is pooled over its questions."""
+    """One part: `macro` is the mean over its tasks, `micro` the mean over its questions."""
 
     tasks: dict[str, TaskSummary]
     macro: Scores
@@ -55,11 +52,11 @@ class Summary(Counts):
     """A whole run.
 
     Attributes:
-        parts: one entry per part that has records.
+        parts: one entry per part with records.
         total: mean of the parts' macro averages; None unless every expected part has records.
-        micro: pooled over all questions; None without records.
-        absent: expected parts (`forward`) and tasks (`realtime/OCR`) without any record.
-        headline: which average the benchmark itself reports: `macro` or `micro`.
+        micro: mean over all questions; None without records.
+        absent: expected parts (`forward`) and tasks (`realtime/OCR`) without records.
+        headline: the average the benchmark reports: `macro` or `micro`.
     """
 
     parts: dict[str, PartSummary]
@@ -74,11 +71,11 @@ def summarise(
     expected: Mapping[str, Sequence[str]],
     headline: Literal["macro", "micro"],
 ) -> Summary:
-    """Summarise records; missing, unparsed and failed questions stay in every denominator.
+    """Summarise records, one per question; missing, unparsed and failed questions count as wrong.
 
     Args:
         records: one per question.
-        expected: part -> tasks of the complete benchmark, in the order of its tables.
+        expected: part -> tasks of the complete benchmark, in table order.
         headline: the average the benchmark reports.
     """
     records = list(records)
@@ -99,30 +96,31 @@ def summarise(
 
 
 def format_table(summary: Summary, only: str | None = None) -> str:
-    """Return a plain text table: every sub-task, its counts, both scorers in percent, all averages.
+    """Plain text table of every sub-task, its counts, both scorers in percent, and all averages.
 
-    The column "past end" is there when a question was asked past the end of its video.
+    The column "past end" is shown only if a question was past the end of its video.
 
     Args:
-        summary: of a run or of what is there of it.
-        only: list the tasks of this part; the totals follow when no part is absent. None lists all.
+        summary: of a complete or partial run.
+        only: list the tasks of this part; the totals are shown if no part is absent. None lists all parts.
     """
-    parts = {name: part for name, part in summary["parts"].items() if only in (None, name)}
-    columns = dict(_COLUMNS)
-    if not summary["n_past_end"]:
-        del columns["n_past_end"]
-    rows = []
-    star = {kind: " *" if summary["headline"] == kind else "" for kind in ("macro", "micro")}
-    for name, part in parts.items():
-        for task, values in part["tasks"].items():
-            rows.append((f"{name} / {task}", *_cells(values, columns), *_percent(values["accuracy"])))
-        for kind, label in (("macro", "macro (mean of tasks)"), ("micro", "micro (pooled)")):
-            rows.append((f"{name}: {label}{star[kind]}", *_cells(part, columns), *_percent(part[kind])))
+    columns = {key: title for key, title in _COLUMNS.items() if key != "n_past_end" or summary["n_past_end"]}
+    mark = {kind: " *" if summary["headline"] == kind else "" for kind in ("macro", "micro")}
+    rows: list[list[str]] = []
+
+    def add(label: str, counts: Counts, scores: Scores | None) -> None:
+        percent = [f"{100 * scores[name]:.2f}" for name in ("official", "strict")] if scores else ["-", "-"]
+        rows.append([label, *(str(counts[key]) for key in columns), *percent])  # type: ignore[literal-required]
+
+    for name, part in summary["parts"].items():
+        if only in (None, name):
+            for task, values in part["tasks"].items():
+                add(f"{name} / {task}", values, values["accuracy"])
+            add(f"{name}: macro (mean of tasks){mark['macro']}", part, part["macro"])
+            add(f"{name}: micro (pooled){mark['micro']}", part, part["micro"])
     if only is None or summary["total"] is not None:
-        total = f"total: macro (mean of parts){star['macro']}"
-        rows.append((total, *_cells(summary, columns), *_percent(summary["total"])))
-        total = f"total: micro (pooled){star['micro']}"
-        rows.append((total, *_cells(summary, columns), *_percent(summary["micro"])))
+        add(f"total: macro (mean of parts){mark['macro']}", summary, summary["total"])
+        add(f"total: micro (pooled){mark['micro']}", summary, summary["micro"])
     head = ("task", *columns.values(), "official %", "strict %")
     lines = [text_table(head, rows), "* the average this benchmark reports"]
     if only is None and summary["absent"]:
@@ -157,21 +155,11 @@ def _accuracy(records: Sequence[Record]) -> Scores:
 
 
 def _mean(values: Sequence[Scores]) -> Scores:
-    return {
-        "official": sum(value["official"] for value in values) / len(values),
-        "strict": sum(value["strict"] for value in values) / len(values),
-    }
+    official, strict = (sum(value[name] for value in values) / len(values) for name in ("official", "strict"))
+    return {"official": official, "strict": strict}
 
 
 def _ordered(present: Iterable[str], expected: Iterable[str]) -> list[str]:
-    """Return the present names: those expected in their order, then the others by name."""
+    """The present names: first the expected ones in their order, then the others sorted."""
     names, order = set(present), list(expected)
     return [name for name in order if name in names] + sorted(names.difference(order))
-
-
-def _cells(counts: Counts, columns: Iterable[str]) -> list[str]:
-    return [str(counts[key]) for key in columns]  # type: ignore[literal-required]
-
-
-def _percent(scores: Scores | None) -> list[str]:
-    return ["-", "-"] if scores is None else [f"{100 * scores[s]:.2f}" for s in ("official", "strict")]

@@ -123,18 +123,3 @@ class DataSource:
             origin = f"{paths[file]} from the hub dataset {self.hub_id}"
         command = self.fetch_command(portion, root)
         return f"; for part {portion!r} of {self.name} run {command}, or download {origin} and put it there"
-
-
-def split_tar(name: str, last: str) -> tuple[tuple[str, ...], ...]:
-    """The parts `NAME.tar.parta` to `NAME.tar.part<last>` as one archive."""
-    return (tuple(f"{name}.tar.parta{chr(code)}" for code in range(ord("a"), ord(last) + 1)),)
-
-
-def zips(*names: str) -> tuple[tuple[str, ...], ...]:
-    """One archive per name."""
-    return tuple((f"{name}.zip",) for name in names)
-
-
-def zip_range(name: str, step: int, last: int) -> tuple[tuple[str, ...], ...]:
-    """Archives `NAME_1-<step>.zip`, ... up to sample `last`."""
-    return zips(*(f"{name}_{first}-{first + step - 1}" for first in range(1, last, step)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stc_lmms.benchmarks.base import NO_TIME_S, ask_at
+from stc_lmms.benchmarks.base import NO_TIME_S, next_round
 from stc_lmms.benchmarks.registry import find
 from stc_lmms.benchmarks.summary import Summary, format_table
 from stc_lmms.errors import StcError
@@ -40,7 +40,7 @@ def rows(dataset: Any) -> Any:
 
 def doc_to_visual(doc: dict[str, Any]) -> list[dict[str, Any]]:
     """The clip of the first round."""
-    return [_visual(doc, ask_at(doc, []))]
+    return [_visual(doc, next_round(doc, []))]
 
 
 def doc_to_text(
@@ -51,7 +51,7 @@ def doc_to_text(
     previous_round_info: Any = None,
 ) -> Any:
     """Prompt of the first round; for later ones lmms-eval's (visuals, prompt, stop, outputs, info)."""
-    asked = ask_at(doc, list(previous_output or [])[:round_idx] if round_idx else [])
+    asked = next_round(doc, list(previous_output or [])[:round_idx] if round_idx else [])
     if round_idx is None:
         return asked.prompt
     if asked is None:

@@ -6,7 +6,7 @@ import pytest
 
 from parity.rules import rekv_prompt
 from stc_lmms.benchmarks import egoschema, mlvu, videomme
-from stc_lmms.benchmarks.base import NO_TIME_S, ask_at
+from stc_lmms.benchmarks.base import NO_TIME_S, next_round
 from stc_lmms.errors import DataError
 from stc_lmms.models.llava_onevision.prompt import REKV_SUFFIX
 
@@ -45,14 +45,14 @@ def test_one_row_per_video_with_all_its_questions_at_the_end() -> None:
     assert [q["qid"].rpartition(":")[2] for q in first["questions"]] == ["1", "2"]
     assert len(second["questions"]) == 1 and first["part"] == "dev"
     assert {q["end_s"] for q in first["questions"]} == {NO_TIME_S}
-    asked = ask_at(first, [""])
+    asked = next_round(first, [""])
     assert asked.search == "And now?" and asked.opening == "Best option: (" and asked.end_s == NO_TIME_S
-    assert ask_at(first, ["", ""]) is None
+    assert next_round(first, ["", ""]) is None
 
 
 def test_prompt_is_that_of_the_drivers() -> None:
     (row,) = mlvu.BENCHMARK.build_rows(MLVU.read_videos(videos(conversation()), "f"), "dev")
-    asked = ask_at(row, [])
+    asked = next_round(row, [])
     whole = REKV_SUFFIX.replace("{question}", asked.prompt) + asked.opening
     assert whole == rekv_prompt("What color?", TEXTS)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stc_lmms.benchmarks import ovobench
-from stc_lmms.benchmarks.base import ask_at
+from stc_lmms.benchmarks.base import next_round
 from stc_lmms.errors import DataError
 
 
@@ -117,7 +117,7 @@ def test_forward_rounds_are_sorted_by_time_and_keep_their_index() -> None:
         ("30:0", 9.0),
     ]
     assert [q["kind"] for q in row["questions"]] == ["yesno", "count", "yesno", "count", "yesno"]
-    ask = ask_at(row, [""] * 4)
+    ask = next_round(row, [""] * 4)
     assert ask is not None and "step 0" in ask.prompt
 
 

@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from stc_lmms.benchmarks.base import Ask, Question, Verdict, ask_at, make_row, order_rows, rounds, score_row
+from stc_lmms.benchmarks.base import (
+    Question,
+    Round,
+    Verdict,
+    make_row,
+    next_round,
+    order_rows,
+    rounds,
+    score_row,
+)
 
 
 def question(qid: str, end_s: float = 10.0, **fields: Any) -> Question:
@@ -35,7 +44,7 @@ def judge(item: Question, response: str, asked_s: float) -> Verdict:
     )
 
 
-def drive(row: Any, answer: Any) -> list[Ask]:
+def drive(row: Any, answer: Any) -> list[Round]:
     asked, machine = [], rounds(row)
     ask = next(machine, None)
     while ask is not None:
@@ -61,7 +70,7 @@ def test_rows_sort_by_falling_end() -> None:
 
 def test_static_questions_come_in_order() -> None:
     row = make_row("v", "p", [question("2", 20.0, start_s=5.0), question("1", 10.0)])
-    assert drive(row, lambda ask: "yes") == [Ask(0.0, 10.0, "ask 1", "1"), Ask(5.0, 20.0, "ask 2", "2")]
+    assert drive(row, lambda ask: "yes") == [Round(0.0, 10.0, "ask 1", "1"), Round(5.0, 20.0, "ask 2", "2")]
 
 
 def test_poll_until_four_seconds_after_gold() -> None:
@@ -86,22 +95,22 @@ def test_a_yes_in_the_follow_up_does_not_trigger_again() -> None:
     assert len(drive(make_row("v", "p", [proactive()]), lambda ask: "yes")) == 2
 
 
-def test_ask_at_replays_the_machine() -> None:
+def test_next_round_replays_the_machine() -> None:
     row = make_row("v", "p", [question("a", 5.0), proactive("p"), question("z", 99.0)])
     answers = ["B", "no", "yes", "text", "C"]
     wanted = []
     machine = rounds(row)
-    ask: Ask | None = next(machine)
+    ask: Round | None = next(machine)
     for answer in answers:
         wanted.append(ask)
         try:
             ask = machine.send(answer)
         except StopIteration:
             ask = None
-    assert [ask_at(row, answers[:k]) for k in range(len(answers))] == wanted
-    assert ask_at(row, answers) is None
-    assert ask_at(row, [*answers, "surplus"]) is None
-    assert ask_at(row, ["B", None, "", 3]) == Ask(6.0, 10.0, "ask p", "p")  # type: ignore[list-item]
+    assert [next_round(row, answers[:k]) for k in range(len(answers))] == wanted
+    assert next_round(row, answers) is None
+    assert next_round(row, [*answers, "surplus"]) is None
+    assert next_round(row, ["B", None, "", 3]) == Round(6.0, 10.0, "ask p", "p")  # type: ignore[list-item]
 
 
 def test_records_hold_scores_and_flags() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stc_lmms.benchmarks import streamingbench as sb
-from stc_lmms.benchmarks.base import ask_at, rounds
+from stc_lmms.benchmarks.base import next_round, rounds
 from stc_lmms.benchmarks.streamingbench_data import parse_csv, parse_json, parse_time
 from stc_lmms.errors import DataError
 
@@ -285,7 +285,7 @@ def test_proactive_records(yes_at: int | None, content: str, official: int, stri
         parse_json([clip(proactive_item(), video="sample_2_proactive.mp4")], "x"), "proactive"
     )[0]
     responses: list[str] = []
-    while (ask := ask_at(row, responses)) is not None:
+    while (ask := next_round(row, responses)) is not None:
         poll = ask.prompt == row["questions"][0]["prompt"]
         responses.append(("Yes" if ask.end_s == yes_at else "no") if poll else content)
     record = sb.BENCHMARK.score_row(row, responses)[0]

@@ -20,7 +20,13 @@ PART_FACTS = [
         for mode in BENCHMARKS["ovobench"].parts
     ),
     ("streamingbench", "real", "", "'Real-Time Visual Understanding_*.zip'", "roughly 90 GB"),
-    ("streamingbench", "omni", " --parts omni", "'Scene Understanding_*.zip', 'Emotion", "roughly 55 GB"),
+    (
+        "streamingbench",
+        "omni",
+        " --parts omni",
+        "'Emotion Recognition.zip', 'Scene Understanding_*.zip'",
+        "roughly 55 GB",
+    ),
     ("streamingbench", "contextual", " --parts omni", "'Anomaly Context Understanding.zip'", "roughly 55 GB"),
     ("streamingbench", "sqa", " --parts sqa", "'Sequential Question Answering_*.zip'", "about 13 GB"),
     ("streamingbench", "proactive", " --parts proactive", "'Proactive Output_*.zip'", "about 9 GB"),
