@@ -144,13 +144,15 @@ class Benchmark:
         """
         if size not in self.sizes:
             raise DataError(unknown(f"size of {self.name}", size, self.sizes))
+        self._check_part(part)
         root = self._root(part, size)
         rows = self._rows(root, part, size)
         if not rows:
             raise DataError(f"{self.name} in {root} has no questions of part {part!r}")
         if size == CHUNKS:
             return self._chunk_rows(root, part, rows)
-        paths = [self._locate(root, row) for row in rows]
+        candidates = [self.video_candidates(row["video"]) for row in rows]
+        paths = [video_path(root, names) or root / names[0] for names in candidates]
         if size == WHOLE and not any(path.is_file() for path in paths):
             hint = self.source.videos_hint(self._portion(part), root)
             raise DataError(
@@ -175,14 +177,16 @@ class Benchmark:
         Raises:
             DataError: see `load_rows`.
         """
-        first, *_ = chosen = tuple(parts or self.parts)
-        root = self._root(first, size, chosen)
+        chosen = tuple(parts or self.parts)
+        for part in chosen:
+            self._check_part(part)
+        root = self._root(chosen[0], size)
         needed: list[tuple[list[str], float]] = []
         for part in chosen:
             try:
                 rows = self._rows(root, part, size)
             except DataError:
-                if parts or part == first:
+                if parts or part == chosen[0]:
                     raise
                 continue
             needed += [
@@ -231,27 +235,21 @@ class Benchmark:
     def _portion(self, part: str) -> str:
         return self.portions.get(part, part)
 
-    def _root(self, part: str, size: str, parts: Iterable[str] | None = None) -> Path:
-        for name in parts or (part,):
-            if name not in self.parts:
-                raise DataError(unknown("part", name, self.parts))
+    def _check_part(self, part: str) -> None:
+        if part not in self.parts:
+            raise DataError(unknown("part", part, self.parts))
+
+    def _root(self, part: str, size: str) -> Path:
         if size in (MINI, TINY):
             return mini_root()
-        chunked = size == CHUNKS and self.chunks
-        return data_root(self.source, chunked.portion if chunked else self._portion(part))
+        return data_root(self.source, self.chunks.portion if size == CHUNKS else self._portion(part))
 
     def _rows(self, root: Path, part: str, size: str) -> list[Row]:
         rows = self.build_rows(self.annotations(root, part, size), part)
         if size == TINY:
-            listed = {
-                PurePath(name).name for name in read_json(question_file(root, "tiny.json", self.source))
-            }
-            rows = [row for row in rows if PurePath(row["video"]).name in listed]
+            names = read_json(question_file(root, "tiny.json", self.source))
+            rows = [row for row in rows if PurePath(row["video"]).name in names]
         return rows
-
-    def _locate(self, root: Path, row: Row) -> Path:
-        candidates = self.video_candidates(row["video"])
-        return video_path(root, candidates) or root / candidates[0]
 
     def _chunk_rows(self, root: Path, part: str, rows: Sequence[Row]) -> list[dict[str, Any]]:
         found = [
