@@ -35,7 +35,7 @@ from vlmeval.config import supported_VLM  # noqa: E402
 from vlmeval.vlm.base import BaseModel  # noqa: E402
 
 from stc_lmms.eval.vlmeval import data as vlmeval_data  # noqa: E402
-from stc_lmms.eval.vlmeval.data import CLASSES, deal  # noqa: E402
+from stc_lmms.eval.vlmeval.data import CLASSES, assign_to_ranks  # noqa: E402
 from stc_lmms.eval.vlmeval.model import StcVLM  # noqa: E402
 
 
@@ -285,10 +285,10 @@ def test_scores_that_are_missing_in_the_end_are_told(toy, run, tmp_path, monkeyp
 
 def test_questions_are_dealt_by_video():
     groups = [["a"] * 5, ["b"] * 2, ["c"] * 4, ["d"]]
-    assert deal(groups, 1) == [item for group in groups for item in group]
+    assert assign_to_ranks(groups, 1) == [item for group in groups for item in group]
     for ranks in (2, 3, 4, 20):
-        dealt = deal(groups, ranks)
-        assert sorted(dealt) == sorted(deal(groups, 1))
+        dealt = assign_to_ranks(groups, ranks)
+        assert sorted(dealt) == sorted(assign_to_ranks(groups, 1))
         hands = [set(dealt[rank::ranks]) for rank in range(ranks)]
         shared = sum(sum(name in hand for hand in hands) - 1 for name in "abcd")
         assert shared == 0 if ranks == 2 else shared < ranks

@@ -1,8 +1,8 @@
 """Our benchmarks as VLMEvalKit datasets. Imports vlmeval: only `stc-vlmeval` loads this.
 
-A line of the table is a question, as VLMEvalKit wants it. The message of a question carries the rows of its
-whole video, so that the model plays every video once, whatever order the questions come in; the scores are
-those of the rows' journal entries, because a spreadsheet does not give back every text as it was.
+A line of VLMEvalKit's table is a question. Its message carries the rows of the whole video, so that the model
+plays every video once, in whatever order the questions come. Scores are computed from the journal, because a
+spreadsheet does not preserve every text.
 """
 
 import itertools
@@ -51,20 +51,20 @@ class StreamDataset(VideoBaseDataset):
     Args:
         dataset: a key of `SELECTIONS`.
         nframe: must be 0: models sample by time here.
-        fps: frames per second at which the model must sample; not positive: its own.
+        fps: frames per second that the model must sample; not positive: its own rate.
 
     Raises:
         DataError: unknown dataset, `nframe` is set, or the data is missing.
     """
 
     TYPE = "Video-VQA"
-    JUDGE_FAIL_MARKERS = ()  # there is no judge; failed answers are those of the model
+    JUDGE_FAIL_MARKERS = ()  # no judge model; failed answers are the evaluated model's
     BENCHMARK: ClassVar[Benchmark]
     SELECTIONS: ClassVar[dict[str, Selection]]
     run: ClassVar[Run]
 
     def __init__(self, dataset: str, nframe: int = 0, fps: float = -1, **_: Any):
-        # Without the base constructor: it reads the table from a file and makes folders in the user's home.
+        # The base constructor is not called: it reads a file and creates folders in the user's home.
         if dataset not in self.SELECTIONS:
             raise DataError(unknown("dataset", dataset, self.SELECTIONS))
         if nframe > 0:
@@ -72,39 +72,34 @@ class StreamDataset(VideoBaseDataset):
         self.dataset_name, self.nframe, self.fps, self.pack = dataset, nframe, fps, False
         self.prepare_dataset(dataset)
         self.chunks = self.SELECTIONS[dataset].size == CHUNKS
-        self._of_video: dict[str, list[dict[str, Any]]] = {}
+        self._rows_of: dict[str, list[dict[str, Any]]] = {}
         for row in self.rows:
-            self._of_video.setdefault(row["path"], []).append(row)
-        number = itertools.count()  # before they are dealt: tables are matched by it, whoever wrote them
+            self._rows_of.setdefault(row["path"], []).append(row)
+        # VLMEvalKit matches tables by index, so it must not depend on the number of ranks.
+        number = itertools.count()
         groups = [
             [(next(number), row, question) for row in rows for question in row["questions"]]
-            for rows in self._of_video.values()
+            for rows in self._rows_of.values()
         ]
-        asked = deal(groups, get_rank_and_world_size()[1])
-        self._path = {index: row["path"] for index, row, _ in asked}
+        lines = assign_to_ranks(groups, get_rank_and_world_size()[1])
+        self._path = {index: row["path"] for index, row, _ in lines}
         self.data = pd.DataFrame(
-            {
-                "index": [index for index, *_ in asked],
-                "video": [row["video"] for _, row, _ in asked],
-                "part": [row["part"] for _, row, _ in asked],
-                "qid": [question["qid"] for *_, question in asked],
-                "task": [question["task"] for *_, question in asked],
-                "question": [question["prompt"] for *_, question in asked],
-                "answer": [question["answer"] for *_, question in asked],
-            }
+            {"index": index, "video": row["video"], "part": row["part"], "qid": question["qid"]}
+            | {"task": question["task"], "question": question["prompt"], "answer": question["answer"]}
+            for index, row, question in lines
         )
         self.videos = sorted(set(self.data["video"]))
         self.split_frame = False  # the model reads the file
 
     def prepare_dataset(self, dataset: str) -> dict[str, str]:
-        """Load the rows. Without a folder or file for the base class: rows know where their videos are."""
+        """Load the rows. The base class gets no folder or file: rows have the paths of their videos."""
         chosen = self.SELECTIONS[dataset]
         self.rows = [row for part in chosen.parts for row in self.BENCHMARK.load_rows(part, chosen.size)]
         return {"root": "", "data_file": ""}
 
     @classmethod
     def supported_datasets(cls) -> list[str]:
-        """Names that VLMEvalKit can build without an entry in its table of video datasets."""
+        """Names that VLMEvalKit can build although its table of video datasets lacks them."""
         return list(cls.SELECTIONS)
 
     @classmethod
@@ -113,20 +108,20 @@ class StreamDataset(VideoBaseDataset):
         return {"acc": metrics["acc"]} if metrics and "acc" in metrics else {}
 
     def build_prompt(self, line: int | pd.Series, video_llm: bool) -> list[dict[str, Any]]:
-        """The message of a question: its video and its text; for our models also what else to ask on it.
+        """The message of a question: its video and text, and for our models all rows of the video.
 
         Args:
-            line: of the table, or its position there.
-            video_llm: the model takes video files.
+            line: a line of the table, or its position.
+            video_llm: whether the model accepts video files.
 
         Raises:
-            DataError: the model takes no video files.
+            DataError: the model does not accept video files.
         """
         if not video_llm:
-            raise DataError(f"{self.dataset_name} gives video files, and this model takes only frames")
+            raise DataError(f"{self.dataset_name} has video files, but this model accepts only frames")
         line = self.data.iloc[line] if isinstance(line, int) else line
         path = self._path[int(line["index"])]
-        video = {"type": "video", "value": path, "rows": self._of_video[path], "qid": line["qid"]}
+        video = {"type": "video", "value": path, "rows": self._rows_of[path], "qid": line["qid"]}
         return [video, {"type": "text", "value": line["question"]}]
 
     def evaluate(self, eval_file: str, **_: Any) -> dict[str, Any]:
@@ -237,7 +232,7 @@ CLASSES = {
 
 
 def registered() -> dict[str, tuple[type[StreamDataset], dict[str, Any]]]:
-    """Names for `--data` with class and arguments. Whole streams are sampled at 0.5 fps, as published."""
+    """`--data` name -> class and arguments. Whole videos are sampled at 0.5 fps, the published rate."""
     found = {}
     for cls in CLASSES.values():
         for name, chosen in cls.SELECTIONS.items():
@@ -271,19 +266,19 @@ def metrics(summary: Summary) -> dict[str, Any]:
     return found
 
 
-def deal(groups: Sequence[Sequence[T]], ranks: int) -> list[T]:
-    """Items in an order in which every `ranks`-th belongs to one process, as VLMEvalKit deals them.
+def assign_to_ranks(groups: Sequence[Sequence[T]], ranks: int) -> list[T]:
+    """Order items so that the rank that VLMEvalKit gives item i to, i mod `ranks`, has whole groups.
 
-    Whole groups (the questions of a video) go to one process as far as they fit.
+    Groups (the questions of a video) are split only where they do not fit.
     """
     total = sum(map(len, groups))
     room = [len(range(rank, total, ranks)) for rank in range(ranks)]
-    hands: list[list[T]] = [[] for _ in range(ranks)]
+    assigned: list[list[T]] = [[] for _ in range(ranks)]
     for group in groups if ranks == 1 else sorted(groups, key=len, reverse=True):
         rest = list(group)
         while rest:
             rank = max(range(ranks), key=lambda rank: room[rank])
             taken, rest = rest[: room[rank]], rest[room[rank] :]
-            hands[rank] += taken
+            assigned[rank] += taken
             room[rank] -= len(taken)
-    return [hands[index % ranks][index // ranks] for index in range(total)]
+    return [assigned[index % ranks][index // ranks] for index in range(total)]
