@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stc_lmms.bench.options import Options
+from stc_lmms.bench.options import PROTOCOLS, Options
 from stc_lmms.bench.shapes import DecoderShape, ModelShape, TowerShape
 from stc_lmms.bench.work import Work, Workload, stages
 from stc_lmms.config import Settings
@@ -187,8 +187,8 @@ def method_settings(options: Options) -> Settings:
     """Settings of the method, resolved but not checked against a model."""
     device = open_device(options.device)
     args = options.method_args | {"method": options.method, "device": str(device)}
-    args["prefill_frames"] = str(options.execution.prefill_frames)
-    args["cuda_graphs"] = str(options.execution.cuda_graphs)
+    protocol = PROTOCOLS[options.protocol]
+    args |= {"prefill_frames": str(protocol.prefill_frames), "cuda_graphs": str(protocol.cuda_graphs)}
     if options.pretrained is not None:
         args |= {"pretrained": options.pretrained, "dtype": options.dtype}
     else:

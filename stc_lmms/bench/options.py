@@ -8,48 +8,38 @@ _COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
-class Execution:
-    """How the frames of a stream are run; dense and method always run the same way.
+class Protocol:
+    """How frames are run (dense and method alike), with default frame counts and rounds.
 
     Attributes:
         summary: one line for the card.
+        execution: name of the way in which frames are run.
         prefill_frames: frames encoded and prefilled together.
         cuda_graphs: whether a single frame may run as one captured graph.
+        frames, warmup, repeats: defaults of the options with these names.
     """
 
     summary: str
+    execution: str
     prefill_frames: int
     cuda_graphs: bool = True
-
-
-EXECUTIONS = {
-    "grouped": Execution("up to 16 frames in one batch", 16),
-    "frame_by_frame": Execution("every frame in a call of its own, launched eagerly", 1, cuda_graphs=False),
-    "live": Execution("every frame in a call of its own, as a captured graph on a GPU", 1),
-}
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """An execution (a key of `EXECUTIONS`) with its default frame counts and rounds."""
-
-    summary: str
-    execution: str
-    frames: tuple[int, ...]
-    warmup: int
-    repeats: int
+    frames: tuple[int, ...] = _COUNTS
+    warmup: int = 3
+    repeats: int = 10
 
 
 PROTOCOLS = {
-    "grouped": Protocol("frames are there in groups", "grouped", _COUNTS, 3, 10),
+    "grouped": Protocol("frames are there in groups", "grouped", 16),
     "official": Protocol(
         "speed benchmark of the STC authors: 16 drifting noise frames, one by one",
         "frame_by_frame",
-        (16,),
-        5,
-        20,
+        prefill_frames=1,
+        cuda_graphs=False,
+        frames=(16,),
+        warmup=5,
+        repeats=20,
     ),
-    "live": Protocol("frames come one by one", "live", _COUNTS, 3, 10),
+    "live": Protocol("frames come one by one", "live", 1),
 }
 
 
@@ -88,8 +78,3 @@ class Options:
     threads: int | None = None
     video: Path | None = None
     output: Path | None = None
-
-    @property
-    def execution(self) -> Execution:
-        """How frames are run."""
-        return EXECUTIONS[PROTOCOLS[self.protocol].execution]

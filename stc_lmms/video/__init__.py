@@ -1,7 +1,7 @@
 """Video files in, RGB frames at causal sampling times out."""
 
 from stc_lmms.video.decode import VideoInfo, VideoStream, iter_frames, open_video, probe
-from stc_lmms.video.sampling import Sampling, frame_step, sampled_indices
+from stc_lmms.video.sampling import Sampling, frame_step
 
 __all__ = [
     "Sampling",
@@ -11,5 +11,4 @@ __all__ = [
     "iter_frames",
     "open_video",
     "probe",
-    "sampled_indices",
 ]

@@ -57,11 +57,6 @@ def frame_step(avg_fps: float, fps: float) -> int:
     return max(1, int(round(avg_fps) / check_fps(fps)))
 
 
-def sampled_indices(n_frames: int, avg_fps: float, fps: float) -> list[int]:
-    """Indices of the sampled frames of a constant-frame-rate video of `n_frames` frames."""
-    return list(range(0, n_frames, frame_step(avg_fps, fps)))
-
-
 def spread_indices(
     n_frames: int,
     avg_fps: float,
