@@ -1,9 +1,8 @@
-"""Extraction of split tars and of zips: checked as a whole first, then member by member, no second copy.
+"""Extract split tars and zips.
 
-An archive comes from the network, so nothing it says is trusted: only regular files and folders, only
-relative names without `..`, nothing written through a symlink. The whole directory of the archive is checked
-before the first byte is written. A member is written beside its place and renamed when complete, so a file
-that exists with the right size is complete: an interrupted extraction goes on where it stopped.
+Archives are not trusted: only regular files and folders with relative names without `..` are accepted, and
+nothing is written through a symlink. All members are checked before the first one is written. A member is
+written to a temporary file and renamed when complete, so that an interrupted extraction can be resumed.
 """
 
 import io
@@ -23,9 +22,9 @@ from stc_lmms.data.parts import JoinedParts
 from stc_lmms.data.roots import check_relative, safe_join
 from stc_lmms.errors import DataError
 
-# Videos hardly compress; a ratio like this (checked per member and for the sum) is a decompression bomb.
+# Videos hardly compress; such a ratio, of a member or of the sum, is a decompression bomb.
 MAX_ZIP_RATIO = 100
-_SMALL_BYTES = 1 << 20  # below this no ratio is suspicious
+_SMALL_BYTES = 1 << 20  # smaller files may have any ratio
 _COPY_BYTES = 1 << 20
 # RecursionError: a tar with a chain of extended headers.
 _READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RecursionError, ValueError)
@@ -33,12 +32,7 @@ _READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, Recu
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction left behind.
-
-    Attributes:
-        sizes: Path relative to the target folder to size in bytes, for every member.
-        written: Number of members written now; the others were there already.
-    """
+    """Size in bytes of every member by path relative to the target folder, and how many were written now."""
 
     sizes: dict[str, int]
     written: int
@@ -47,9 +41,9 @@ class Extraction:
 @dataclass(frozen=True)
 class _Member:
     name: str
-    target: str  # relative to the folder extracted to
+    target: str  # relative to the target folder
     size: int
-    end: int  # offset in the archive, in bytes, from which on the member needs nothing
+    end: int  # end of its data, as an offset in the archive in bytes
     open: Callable[[], IO[bytes]]
 
 
@@ -65,8 +59,8 @@ def extract_tar(
         progress: Show a progress bar.
 
     Raises:
-        DataError: A part is missing, the archive is truncated, malformed or holds an unsafe member (then
-            nothing was written), or the disk is too small.
+        DataError: A part is missing, the archive is truncated, malformed or has an unsafe member (then
+            nothing was written), or the disk is full.
     """
     for part in parts:
         if not part.is_file():
@@ -76,14 +70,14 @@ def extract_tar(
         _reported(label, to),
         JoinedParts(parts) as joined,
         io.BufferedReader(joined, 1 << 16) as stream,
-        # "r:" and not "r|": seeking lets a resumed run jump over what is there instead of reading it.
+        # "r:" rather than "r|": a resumed run seeks past members that exist.
         tarfile.open(fileobj=stream, mode="r:") as tar,
     ):
         members = [_tar_member(tar, info, to) for info in _plain_files(tar) if _wanted(info.name)]
         _require_end_of_archive(stream, tar.offset)
         if not delete_parts:
             return _extract(members, to, label, progress)
-        # A part goes when the last member in it is complete, so a part and a member are on disk twice.
+        # A part is deleted when its last member is complete, so one part and one member are on disk twice.
         twice = max(part.stat().st_size for part in parts) + max((m.size for m in members), default=0)
         result = _extract(members, to, label, progress, done=joined.delete_before, peak_bytes=twice)
         joined.delete_before(joined.ends[-1])
@@ -104,12 +98,12 @@ def extract_zip(
         archive: The zip.
         to: Folder to extract to.
         rename: Maps a member's name to its path relative to `to`.
-        delete_archive: Delete the zip after everything is on disk.
+        delete_archive: Delete the zip once everything is extracted.
         progress: Show a progress bar.
 
     Raises:
-        DataError: The archive is missing, malformed, encrypted, a decompression bomb or holds an unsafe
-            member (then nothing was written), or the disk is too small.
+        DataError: The archive is missing, malformed, encrypted, a decompression bomb or has an unsafe member
+            (then nothing was written), or the disk is full.
     """
     if not archive.is_file():
         raise DataError(f"{archive} is missing")
@@ -118,7 +112,7 @@ def extract_zip(
             infos = [info for info in opened.infolist() if not info.is_dir()]
             for info in opened.infolist():
                 _check_zip_member(info)
-            # The sum as well: members of a bomb can share their compressed bytes.
+            # Also the sum: members of a bomb can share compressed bytes.
             _check_ratio(archive.name, sum(info.file_size for info in infos), archive.stat().st_size)
             members = [
                 _Member(info.filename, rename(info.filename), info.file_size, 0, partial(opened.open, info))
@@ -132,7 +126,7 @@ def extract_zip(
 
 
 def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
-    """Check the free space of the disk that holds a folder.
+    """Check the free space on the disk of a folder.
 
     Raises:
         DataError: There is less than `needed_bytes`.
@@ -141,19 +135,19 @@ def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
     if needed_bytes > free_bytes:
         raise DataError(
             f"{purpose} needs {needed_bytes / 1e9:.1f} GB but {folder} has only {free_bytes / 1e9:.1f} GB "
-            f"free; free some space, choose a folder on another disk (--to) or delete archives as they are "
-            f"extracted (--delete-parts)"
+            f"free; free some space, choose a folder on another disk (--to), or delete archives as they "
+            f"are extracted (--delete-parts)"
         )
 
 
 def is_complete(path: Path, size: int) -> bool:
-    """True if a file is there with the size (in bytes) it must have."""
+    """Whether a file exists and has the given size in bytes."""
     return path.is_file() and path.stat().st_size == size
 
 
 @contextmanager
 def _reported(label: str, to: Path) -> Iterator[None]:
-    """Turn what goes wrong while reading an archive or writing its members into a DataError."""
+    """Turn errors in reading an archive or writing its members into a DataError."""
     try:
         yield
     except _READ_ERRORS as error:
@@ -164,9 +158,9 @@ def _reported(label: str, to: Path) -> Iterator[None]:
 
 
 def _plain_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The files of a tar; refuses anything but regular files and folders."""
+    """The files of a tar; raises DataError at anything but regular files and folders."""
     for info in tar:
-        if PurePosixPath(info.name).parts or not info.isdir():  # the folder "./" itself is fine
+        if PurePosixPath(info.name).parts or not info.isdir():  # "./" itself is accepted
             check_relative(info.name)
         if info.isdir():
             continue
@@ -195,14 +189,14 @@ def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo, to: Path) -> _Membe
 
 
 def _require_end_of_archive(stream: BinaryIO, offset: int) -> None:
-    """Tell a complete tar from one that is cut or garbled: tarfile silently stops at each of them."""
+    """Check that a tar is complete: tarfile silently stops at truncated or garbled data."""
     stream.seek(offset)
     if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no end of archive at byte {offset} of the joined parts")
 
 
 def _check_zip_member(info: zipfile.ZipInfo) -> None:
-    name = info.orig_filename  # before zipfile cuts it at a NUL
+    name = info.orig_filename  # zipfile truncates `filename` at a NUL
     check_relative(name)
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -224,7 +218,7 @@ def _check_ratio(name: str, size: int, compressed: int) -> None:
 
 
 def _wanted(name: str) -> bool:
-    """False for what macOS adds to archives."""
+    """False for files that macOS adds to archives."""
     path = PurePosixPath(name)
     return "__MACOSX" not in path.parts and not path.name.startswith("._") and path.name != ".DS_Store"
 
@@ -238,46 +232,41 @@ def _extract(
     done: Callable[[int], None] | None = None,
     peak_bytes: int | None = None,
 ) -> Extraction:
-    """Write the members that are not on disk yet, in order.
+    """Write the members that are not on disk yet, in archive order.
 
-    Args:
-        members: Checked members in archive order.
-        to: Folder to extract to.
-        label: Archive name for messages.
-        progress: Show a progress bar.
-        done: Called with the archive offset up to which everything is on disk.
-        peak_bytes: Extra disk space in use at most, if `done` frees space as it goes.
+    `done` is called with the archive offset up to which everything is on disk. `peak_bytes` is the additional
+    disk space needed if `done` frees space meanwhile.
     """
     from tqdm import tqdm
 
-    plan: dict[str, _Member] = {}
+    chosen: dict[str, _Member] = {}
     for member in members:
         safe_join(to, member.target)
-        earlier = plan.pop(member.target, None)  # a tar may hold a file twice: the last one counts
+        earlier = chosen.pop(member.target, None)  # a tar may have a file twice: the last one counts
         if earlier is not None and earlier.name != member.name:
-            raise DataError(f"{label} holds {earlier.name!r} and {member.name!r} for the same file")
-        plan[member.target] = member
+            raise DataError(f"{label} has {earlier.name!r} and {member.name!r} for the same file")
+        chosen[member.target] = member
 
     to.mkdir(parents=True, exist_ok=True)
-    missing = {key for key, member in plan.items() if not is_complete(to / key, member.size)}
-    missing_bytes = sum(plan[key].size for key in missing)
+    missing = {key for key, member in chosen.items() if not is_complete(to / key, member.size)}
+    missing_bytes = sum(chosen[key].size for key in missing)
     peak_bytes = missing_bytes if peak_bytes is None else min(missing_bytes, peak_bytes)
     require_space(to, peak_bytes, f"extracting {label}")
     with tqdm(
         total=missing_bytes, desc=label, unit="B", unit_scale=True, disable=None if progress else True
     ) as bar:
-        for key, member in plan.items():
+        for key, member in chosen.items():
             if key in missing:
                 _write(member, to / key, bar.update)
             if done is not None:
                 done(member.end)
-    return Extraction({key: member.size for key, member in plan.items()}, len(missing))
+    return Extraction({key: member.size for key, member in chosen.items()}, len(missing))
 
 
 def _write(member: _Member, target: Path, advance: Callable[[int], object]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(target.name + ".part")
-    unfinished.unlink(missing_ok=True)  # of a killed run; if it is a symlink it must not be followed
+    unfinished.unlink(missing_ok=True)  # left by a killed run; a symlink must not be followed
     try:
         with member.open() as source, unfinished.open("xb") as sink:
             while block := source.read(_COPY_BYTES):

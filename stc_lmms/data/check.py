@@ -1,4 +1,4 @@
-"""`stc-lmms data verify`: is every video of a benchmark there, readable, whole and long enough?"""
+"""`stc-lmms data verify`: find missing, undecodable, truncated and too short videos."""
 
 import math
 import os
@@ -12,43 +12,34 @@ from typing import Any, Literal, Protocol
 from stc_lmms.data.roots import video_path
 from stc_lmms.errors import DataError, VideoError
 
-# Containers round durations, and annotators round question times up to the next second.
+# Containers round durations, and question times are rounded up to the next second.
 TOLERANCE_S = 1.0
 _MAX_WORKERS = 8
-_LISTED = 20
 
 Kind = Literal["missing", "undecodable", "cut", "short"]
 _TITLES: dict[Kind, str] = {
     "missing": "missing",
     "undecodable": "cannot be decoded",
-    "cut": "not whole",
+    "cut": "truncated",
     "short": "shorter than the last question",
 }
 
 
 class Probed(Protocol):
-    """What a probe returns."""
+    """Result of a probe."""
 
     @property
     def duration_s(self) -> float | None:
-        """Length that can be read, in seconds; None if it is not known."""
-        ...
+        """Readable length in seconds; None if unknown."""
 
     @property
     def cut_short(self) -> str:
-        """Why this is not the length of the whole video, in one line; "" if it is."""
-        ...
+        """Why this is not the whole video, in one line; "" if it is."""
 
 
 @dataclass(frozen=True)
 class VideoProblem:
-    """One video that cannot be evaluated as it is.
-
-    Attributes:
-        video: Its path in the annotations.
-        kind: What is wrong.
-        reason: One line for the user.
-    """
+    """A video that cannot be evaluated as it is: its first candidate path, and one line for the user."""
 
     video: str
     kind: Kind
@@ -57,14 +48,7 @@ class VideoProblem:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Outcome of `verify`.
-
-    Attributes:
-        benchmark: Benchmark name.
-        root: Folder that was checked.
-        videos: Number of different videos the annotations need.
-        problems: In annotation order.
-    """
+    """Outcome of `verify`: number of needed videos, and the problems in annotation order."""
 
     benchmark: str
     root: Path
@@ -81,7 +65,7 @@ class VerifyReport:
         return sum(problem.kind == kind for problem in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """The report as JSON values."""
         return {
             "benchmark": self.benchmark,
             "root": str(self.root),
@@ -92,12 +76,8 @@ class VerifyReport:
             "problems": [asdict(problem) for problem in self.problems],
         }
 
-    def text(self, listed: int = _LISTED) -> str:
-        """Plain text for a terminal.
-
-        Args:
-            listed: Problems of one kind that are listed; the rest is counted.
-        """
+    def text(self, listed: int = 20) -> str:
+        """The report as plain text, with at most `listed` problems of a kind."""
         good = self.videos - len(self.problems)
         lines = [f"{self.benchmark}: {good} of {self.videos} videos are good ({self.root})"]
         for kind, title in _TITLES.items():
@@ -118,19 +98,16 @@ def verify(
     probe: Callable[[Path], Probed],
     progress: bool = True,
 ) -> VerifyReport:
-    """Check every video of a benchmark; a bad one never stops the rest.
+    """Check every video of a benchmark; a bad one does not stop the others.
 
     Args:
         benchmark: Name for the report.
-        root: Folder of `benchmark_root`.
-        rows: For each question or video: where the video may lie relative to the root (best first; the first
-            one names it in the report), and the time in seconds up to which it is needed. Rows with the same
-            first candidate count as one video, needed up to the latest of their times.
-        probe: Opens a video; raises VideoError if that fails. Called from several threads.
+        root: The data root.
+        rows: Candidate paths of a video relative to the root (the first one names it in the report), and the
+            second up to which it is needed. Rows with the same first candidate are one video, needed up to
+            the latest of their times.
+        probe: Opens a video, or raises VideoError. Called from several threads.
         progress: Show a progress bar.
-
-    Returns:
-        The report, in the order of `rows`.
     """
     from tqdm import tqdm
 
@@ -173,9 +150,9 @@ def _check_video(
         return VideoProblem(video, "undecodable", " ".join(str(error).split()) or type(error).__name__)
     duration_s = found.duration_s
     if duration_s is None:
-        return VideoProblem(video, "undecodable", "its length cannot be told; convert it again")
+        return VideoProblem(video, "undecodable", "its duration is unknown; convert it again")
     if not math.isfinite(duration_s) or duration_s <= 0:
-        return VideoProblem(video, "undecodable", f"its duration reads {duration_s} s")
+        return VideoProblem(video, "undecodable", f"invalid duration: {duration_s} s")
     if found.cut_short:
         return VideoProblem(video, "cut", f"{found.cut_short}; needed until {until_s:.1f} s")
     if duration_s < until_s - TOLERANCE_S:

@@ -1,4 +1,4 @@
-"""The parts of a split file read as one stream."""
+"""Read the parts of a split file as one stream."""
 
 import bisect
 import io
@@ -14,7 +14,7 @@ class JoinedParts(io.RawIOBase):
 
     def __init__(self, parts: Sequence[Path]):
         self._parts = list(parts)
-        # ends[i]: offset just behind part i in the joined stream
+        # Offset after each part in the joined stream.
         self.ends = list(itertools.accumulate(part.stat().st_size for part in self._parts))
         self._position = 0
         self._current: int | None = None
@@ -27,10 +27,6 @@ class JoinedParts(io.RawIOBase):
     def seekable(self) -> bool:
         """Always true."""
         return True
-
-    def tell(self) -> int:
-        """Offset in the joined stream, in bytes."""
-        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move to an offset of the joined stream.
@@ -46,7 +42,7 @@ class JoinedParts(io.RawIOBase):
         return offset
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read up to the end of the current part; 0 at the end of the last one."""
+        """Read up to the end of the current part; returns 0 at the end of the last one."""
         index = bisect.bisect_right(self.ends, self._position)  # skips empty parts
         if index == len(self._parts):
             return 0

@@ -126,7 +126,7 @@ def test_probes_run_in_parallel(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_unknown_length_is_a_problem_not_a_traceback(root: Path) -> None:
     report = verify("x", root, [(["good.mp4"], 1.0)], lambda _: Info(None), progress=False)
     assert [(problem.kind, problem.reason) for problem in report.problems] == [
-        ("undecodable", "its length cannot be told; convert it again")
+        ("undecodable", "its duration is unknown; convert it again")
     ]
 
 
@@ -168,7 +168,7 @@ def test_a_video_that_was_cut_is_told_however_little_of_it_is_needed(
     (problem,) = report.problems
     told = f"cut short: claims 10.0 s, delivers {delivered_s:.1f} s; needed until {needed_s:.1f} s"
     assert (problem.video, problem.kind, problem.reason) == (name, "cut", told)
-    assert delivered_s < 8 and report.to_dict()["cut"] == 1 and "1 not whole:" in report.text()
+    assert delivered_s < 8 and report.to_dict()["cut"] == 1 and "1 truncated:" in report.text()
 
 
 def test_files_that_are_no_videos_are_told_in_one_line_each(encoded: Path) -> None:
