@@ -1,10 +1,10 @@
-"""What a benchmark costs before anything runs: seconds and frames read, KV bytes, FLOPs.
+"""Estimated cost of a benchmark: seconds and frames read, KV bytes, FLOPs.
 
-Two protocols on the same questions. By chunks, as published: one clip is cut for every question and encoded
-from its start. By streams, as the tasks here: a video is played once and asked on the way.
+Two protocols for the same questions. Chunks, as published: one clip per question, encoded from its start.
+Streams, as in the tasks here: every video is played once and questions are asked meanwhile.
 
-All times are those of the annotations. Nothing is clamped to the videos' lengths, which the annotations do
-not hold: a time past the end of its video counts in full (StreamingBench has typos such as 12450 s).
+All times are those of the annotations. They are not clamped to the lengths of the videos, which are unknown
+here, so a time past the end of a video counts in full (some annotations have typos such as 12450 s).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +22,12 @@ from stc_lmms.methods.registry import Method
 from stc_lmms.suggest import unknown
 from stc_lmms.video.sampling import Sampling
 
-ALL = "all"  # every part in one run: videos that several parts ask about are played once
+ALL = "all"  # all parts in one run: a video of several parts is played once
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One video played from `start_s` to `end_s`."""
+    """A video played from `start_s` to `end_s`."""
 
     video: str
     start_s: float
@@ -36,13 +36,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a part reads.
-
-    Attributes:
-        chunks: seconds of clip of every round, in any order; one clip per round.
-        streams: what is played, one per video and start.
-        questions: questions, of which a `proactive` one has many rounds.
-    """
+    """What a part reads: clip seconds of every round, streams (one per video and start), question count."""
 
     chunks: tuple[float, ...]
     streams: tuple[Stream, ...]
@@ -50,17 +44,17 @@ class Reading:
 
     @property
     def videos(self) -> int:
-        """Different videos."""
+        """Number of different videos."""
         return len({stream.video for stream in self.streams})
 
     @property
     def stream_lengths(self) -> tuple[float, ...]:
-        """Seconds of every stream."""
+        """Length of every stream in seconds."""
         return tuple(stream.end_s - stream.start_s for stream in self.streams)
 
     @property
     def ratio(self) -> float:
-        """Seconds by chunks over seconds by streams."""
+        """Seconds of all chunks divided by seconds of all streams."""
         return sum(self.chunks) / sum(self.stream_lengths)
 
 
@@ -83,47 +77,47 @@ def load_parts(name: str, files: Sequence[Path]) -> dict[str, list[Row]]:
 
 
 def reading(rows: Iterable[Row]) -> Reading:
-    """What the rows read, by both protocols.
+    """What the rows read in both protocols.
 
-    A proactive question counts all its polls, as if it was never answered; by chunks each of them is a clip.
+    All polls of a proactive question count, as if it was never answered; each is a chunk.
 
     Raises:
-        DataError: there is not one round.
+        DataError: there are no rounds.
     """
     chunks: list[float] = []
     ends: dict[tuple[str, float], float] = {}
     questions = 0
     for row in rows:
         questions += len(row["questions"])
-        for ask in rounds(row):  # plain iteration never says yes to a poll
-            chunks.append(ask.end_s - ask.start_s)
-            key = row["video"], ask.start_s
-            ends[key] = max(ends.get(key, ask.end_s), ask.end_s)
+        for asked in rounds(row):  # plain iteration never answers a poll with yes
+            chunks.append(asked.end_s - asked.start_s)
+            key = row["video"], asked.start_s
+            ends[key] = max(ends.get(key, asked.end_s), asked.end_s)
     if not chunks:
-        raise DataError(f"nothing is asked: {questions} questions without a time to ask them at")
+        raise DataError(f"nothing to read: none of the {questions} questions has a time at which it is asked")
     streams = tuple(Stream(video, start_s, end_s) for (video, start_s), end_s in ends.items())
     return Reading(tuple(chunks), streams, questions)
 
 
 def frames(seconds: float, fps: float) -> int:
-    """Frames of a clip of that length: those of the grid 0, 1/fps, 2/fps, ... before its end."""
+    """Number of frames of a clip: those at 0, 1/fps, 2/fps, ... before its end."""
     return Sampling(0.0, 1 / fps).count_before(seconds)
 
 
 def plan(
     parts: Mapping[str, Sequence[Row]], shape: ModelShape, methods: Sequence[Method], fps: float
 ) -> dict[str, Any]:
-    """All numbers of the table, as plain JSON values.
+    """All numbers of the tables as JSON values.
 
     Args:
-        parts: rows of every part; with more than one, `ALL` is added.
+        parts: rows by part; if there are several, `ALL` is added.
         shape: the model.
         methods: compression methods with their hyper-parameters.
         fps: frames sampled per second.
 
     Returns:
-        `parts`: name -> questions, videos, seconds and frames by protocol, and `methods` with KV bytes and
-        FLOPs; FLOPs are None for a method without a cost model.
+        `parts`: name -> questions, videos, seconds and frames per protocol, and `methods` with KV bytes and
+        FLOPs (None for a method without a cost model).
     """
     found = {name: reading(rows) for name, rows in parts.items()}
     if len(found) > 1:
@@ -138,7 +132,7 @@ def plan(
 
 
 class _Costs:
-    """FLOPs and KV bytes of clips under one method; clips of equal length are reckoned once."""
+    """FLOPs and KV bytes of clips with one method; clips of equal length are computed once."""
 
     def __init__(self, shape: ModelShape, method: Method):
         self.kept = getattr(method.token, "token_budget", shape.tokens_per_frame)
@@ -146,14 +140,14 @@ class _Costs:
 
         @cache
         def flops(count: int) -> tuple[int, int] | None:
-            # one group: FLOPs do not depend on how frames are grouped
+            # A single group: FLOPs do not depend on the grouping.
             found = stages(shape, method, Workload(count, max(count, 1), 0, 0))
             return None if found is None else (found["vit_ms"].flops, found["prefill_ms"].flops)
 
         self._flops = flops
 
     def flops(self, counts: Iterable[int]) -> dict[str, int] | None:
-        """Sums over clips of so many frames."""
+        """Sum over clips with these numbers of frames."""
         found = [self._flops(count) for count in counts]
         if None in found:
             return None

@@ -1,8 +1,8 @@
-"""The shard of a benchmark that a run evaluates: `STC_SHARD` names the JSON file that lists its videos.
+"""The shard of a benchmark that a run evaluates: `STC_SHARD` names a JSON file with its videos.
 
-A task cannot be told on lmms-eval's command line which rows to take, other than by number. The variable is
-read in this one place; without it a run has all rows. The file holds `{"rows": {"ovobench/backward": [video,
-...]}}`; its order is that of the run, because lmms-eval gives row i to rank i mod the number of ranks.
+lmms-eval's command line can only limit the number of rows, not select them, hence the variable; without it a
+run has all rows. The file contains `{"rows": {"BENCHMARK/PART": [video, ...]}}` in the order of the run,
+because lmms-eval gives row i to rank i mod the number of ranks.
 """
 
 import json
@@ -20,31 +20,33 @@ VARIABLE = "STC_SHARD"
 def select(
     rows: Sequence[dict[str, Any]], benchmark: str, part: str, environ: Mapping[str, str] = os.environ
 ) -> list[dict[str, Any]]:
-    """The rows whose video is in this run's shard, in the order of the shard.
+    """The rows of a part whose videos are in this run's shard, in the order of the shard.
 
     Args:
-        rows: of one part of a benchmark.
-        benchmark: which.
-        part: of it.
+        rows: all rows of the part.
+        benchmark: name of the benchmark.
+        part: name of the part.
         environ: where the variable is looked up.
 
     Raises:
-        DataError: the file is missing or malformed, or lists no video of this part, or one that is not in it.
+        DataError: the file is missing or malformed, lists no video of the part, or lists an unknown one.
     """
     name = environ.get(VARIABLE)
     if not name:
         return list(rows)
-    what, by_video = key(benchmark, part), {row["video"]: row for row in rows}
+    name_of_part, by_video = key(benchmark, part), {row["video"]: row for row in rows}
     try:
-        listed = json.loads(Path(name).read_text(encoding="utf-8"))["rows"].get(what, [])
+        listed = json.loads(Path(name).read_text(encoding="utf-8"))["rows"].get(name_of_part, [])
         found = [by_video[video] for video in listed if video in by_video]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = f"{VARIABLE}={name} is not a readable shard file ({type(error).__name__})"
-        raise DataError(f"{why}; unset {VARIABLE} to evaluate everything") from None
+        problem = f"{VARIABLE}={name} is not a readable shard file ({type(error).__name__})"
+        raise DataError(f"{problem}; unset {VARIABLE} to evaluate everything") from None
     if not found or len(found) != len(listed):
-        why = f"{VARIABLE}={name} lists {len(listed)} videos of {what}, of which {len(found)} are there"
-        raise DataError(f"{why}; unset {VARIABLE} to evaluate everything")
-    print(f"stc-lmms: shard {name}: {len(found)} of {len(rows)} videos of {what}", file=sys.stderr)
+        problem = (
+            f"{VARIABLE}={name} lists {len(listed)} videos of {name_of_part}, of which {len(found)} exist"
+        )
+        raise DataError(f"{problem}; unset {VARIABLE} to evaluate everything")
+    print(f"stc-lmms: shard {name}: {len(found)} of {len(rows)} videos of {name_of_part}", file=sys.stderr)
     return found
 
 

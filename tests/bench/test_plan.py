@@ -59,8 +59,8 @@ def test_proactive_questions_count_their_polls_and_are_streams_of_their_own():
     assert sorted(found.stream_lengths) == [4, 6, 10] and (found.questions, found.videos) == (3, 1)
 
 
-def test_no_round_at_all_is_told():
-    with pytest.raises(DataError, match="nothing is asked: 1 questions"):
+def test_no_round_at_all_is_an_error():
+    with pytest.raises(DataError, match="none of the 1 questions has a time"):
         reading([make_row("v", "proactive", [proactive("p", 20.0, 8.0)])])
 
 

@@ -148,9 +148,9 @@ def test_a_shard_file_selects_and_orders_by_video(tmp_path, capsys):
     assert select(rows, "ovobench", "part", environ) == [rows[2], rows[0]]
     assert "2 of 3 videos of ovobench/part" in capsys.readouterr().err
     assert select(rows, "other", "part", environ) == [rows[1]]
-    with pytest.raises(DataError, match="lists 0 videos of ovobench/none, of which 0 are there"):
+    with pytest.raises(DataError, match="lists 0 videos of ovobench/none, of which 0 exist"):
         select(rows, "ovobench", "none", environ)
-    with pytest.raises(DataError, match="lists 1 videos of x/y, of which 0 are there"):
+    with pytest.raises(DataError, match="lists 1 videos of x/y, of which 0 exist"):
         select(rows, "x", "y", environ)
 
 
