@@ -109,7 +109,7 @@ class ToMe(_Merging):
             work += h.shape[1]
             h, size, matching = merging_block(block, h, size, r, class_token, self.proportional)
             if matching is not None:
-                place = place.gather(1, matching.places())
+                place = place.gather(1, matching.sources())
         state.frames += len(h)
         state.tokens_seen += len(h) * layout.tokens
         state.tokens_recomputed += len(h) * round(work / len(removed))  # mean over the layers
@@ -181,7 +181,7 @@ def merge_once(x_FTD: Tensor, r: int) -> Tensor:
     wide = torch.promote_types(x_FTD.dtype, torch.float32)
     ones = torch.ones(*x_FTD.shape[:2], 1, dtype=wide, device=x_FTD.device)
     mean, _ = merge_weighted(matching, x_FTD, ones)
-    order = matching.places().argsort(dim=1)
+    order = matching.sources().argsort(dim=1)
     return mean.gather(1, order[..., None].expand_as(mean))
 
 

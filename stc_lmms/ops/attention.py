@@ -1,12 +1,12 @@
-"""Attention in parts: over some of the keys at a time, with what it takes to merge the parts exactly.
+"""Attention in parts: over some of the keys at a time, with what is needed to merge the parts exactly.
 
 A query's attention over keys A and B is the mean of its attention over A and over B, weighted by the sums
-of their exponentials. So every part is one unmasked or plainly causal call, which fast kernels can do,
-where a sliding window with sinks would need a mask as large as the scores.
+of their exponentials. So every part is one unmasked or causal call, which fast kernels support, whereas a
+sliding window with sinks would need a mask as large as the scores.
 
-The kernels are those behind `scaled_dot_product_attention`, called where they also give the log of the
-sums. They are chosen once per device and dtype after a comparison with the reference; `kernel` says which
-and why.
+The kernels are those of `scaled_dot_product_attention`, called directly because they also return the log of
+the sums. One is chosen per device and dtype after a comparison with the reference; `kernel` returns it with
+the reason.
 
 Shapes: H query heads, G key heads (H is a multiple of G), L queries, S keys, d head width.
 """
@@ -30,8 +30,8 @@ class Part:
     """Attention over some of the keys.
 
     Attributes:
-        out_HLd: the values' weighted mean over those keys; zero where a query sees none of them.
-        lse_HL: log of the sum of exponentials of those keys' scores, float32 or wider; -inf for none.
+        out_HLd: weighted mean of the values of those keys; zero if a query sees none of them.
+        lse_HL: log of the sum of exponentials of their scores, float32 or wider; -inf for none.
     """
 
     out_HLd: Tensor
@@ -52,19 +52,19 @@ def attend(q_HLd: Tensor, k_GSd: Tensor, v_GSd: Tensor, scale: float, *, causal:
 
 
 def attend_masked(q_HLd: Tensor, k_GSd: Tensor, v_GSd: Tensor, scale: float, mask_LS: Tensor) -> Part:
-    """Few keys under any mask (True is visible); the scores are held whole."""
+    """A few keys with any mask (True is visible); materialises all scores."""
     groups = k_GSd.shape[0]
     score_GRLS = _wide(q_HLd).unflatten(0, (groups, -1)) @ _wide(k_GSd)[:, None].mT * scale
     score_GRLS = score_GRLS.masked_fill(~mask_LS, -torch.inf)
     lse_GRL = score_GRLS.logsumexp(-1)
-    # Where nothing is visible lse is -inf; subtracting 0 instead gives exp(-inf) = 0, not NaN.
+    # If nothing is visible, lse is -inf; subtracting 0 instead gives exp(-inf) = 0, not NaN.
     weight_GRLS = (score_GRLS - lse_GRL.masked_fill(lse_GRL == -torch.inf, 0)[..., None]).exp()
     out_GRLd = weight_GRLS @ _wide(v_GSd)[:, None]
     return Part(out_GRLd.flatten(0, 1).to(q_HLd.dtype), lse_GRL.flatten(0, 1))
 
 
 def combine(parts: Sequence[Part]) -> Part:
-    """Attention over the keys of all parts; every query must see a key in one of them."""
+    """Attention over the keys of all parts; every query must see a key in at least one of them."""
     if len(parts) == 1:
         return parts[0]
     lse_HL = functools.reduce(torch.logaddexp, (part.lse_HL for part in parts))
@@ -83,10 +83,10 @@ def windowed(
 
     Args:
         q_HLd: queries of the new tokens.
-        past: keys and values [G,P,d] of the tokens right before them, P may be 0.
+        past: keys and values [G,P,d] of the tokens directly before them; P may be 0.
         new: keys and values [G,L,d] of the new tokens.
         scale: factor of the scores.
-        window: a query sees itself and the `window - 1` tokens before; None: all.
+        window: a query sees itself and the `window - 1` tokens before it; None: all.
     """
     length = q_HLd.shape[1]
     if window is None or length <= window:
@@ -104,10 +104,10 @@ def windowed(
 def _window_parts(
     q_HLd: Tensor, past: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], scale: float, window: int | None
 ) -> list[Part]:
-    """At most three parts for L <= window: the new tokens, the past that all see, the past that some see."""
+    """At most three parts for L <= window: the new tokens, past tokens seen by all, past tokens seen by some."""
     length, have = q_HLd.shape[1], past[0].shape[1]
     parts = [attend(q_HLd, *new, scale, causal=True)]
-    # With w = window, query r sees the last w-1-r past tokens: everyone sees the last w-L of them.
+    # With w = window, query r sees the last w-1-r past tokens, so all queries see the last w-L of them.
     common = have if window is None else min(have, window - length)
     if common:
         parts.append(attend(q_HLd, *(x[:, have - common :] for x in past), scale))
@@ -118,9 +118,9 @@ def _window_parts(
 
 
 def _fading(q_HLd: Tensor, k_GSd: Tensor, v_GSd: Tensor, scale: float) -> Part:
-    """Keys that go out of sight one by one: query r of L sees the last min(S, L-1-r) of S <= L-1 keys.
+    """Keys that leave the window one by one: query r of L sees the last min(S, L-1-r) of S <= L-1 keys.
 
-    Read backwards this is causal: the last but one query sees the last key, the one before it two, ...
+    In reverse order this is causal: the second-last query sees the last key, the one before it two, ...
     """
     length, keys = q_HLd.shape[1], k_GSd.shape[1]
     q, k, v = q_HLd[:, :-1].flip(1), k_GSd.flip(1), v_GSd.flip(1)
@@ -169,13 +169,17 @@ _FAST: dict[str, tuple[Kernel, ...]] = {"cpu": (_cpu,), "cuda": (_cuda_flash, _c
 
 @functools.cache
 def kernel(device_type: str, dtype: torch.dtype) -> tuple[Kernel, str]:
-    """The kernel for a device and dtype, and its name, with the reason where it is the reference."""
+    """The kernel for a device and dtype, and its name, with the reason if it is the reference."""
     reasons = []
     for candidate in _FAST.get(device_type, ()):
         name = candidate.__name__.removeprefix("_")
         try:
             error = _deviation(candidate, device_type, dtype)
-        except (RuntimeError, AttributeError, TypeError) as problem:  # not built in, or not for this dtype
+        except (
+            RuntimeError,
+            AttributeError,
+            TypeError,
+        ) as problem:  # not built in, or not available for this dtype
             reasons.append(f"{name}: {str(problem).splitlines()[0]}")
             continue
         if error <= 1e-5 if dtype.itemsize >= 4 else error <= 2e-2:
@@ -187,12 +191,12 @@ def kernel(device_type: str, dtype: torch.dtype) -> tuple[Kernel, str]:
 
 
 def _deviation(candidate: Kernel, device_type: str, dtype: torch.dtype) -> float:
-    """Largest difference to the reference on a small example; both call forms."""
+    """Largest difference to the reference on a small example, with and without causal mask."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 2, 80, 64, generator=generator).to(device_type, dtype)
     errors = []
     for causal, keys in ((True, 80), (False, 37)):
         got = candidate(q, k[:, :keys], v[:, :keys], 0.125, causal)
-        wanted = _reference(q, k[:, :keys], v[:, :keys], 0.125, causal)
-        errors += [(a.double() - b.double()).abs().max().item() for a, b in zip(got, wanted, strict=True)]
+        expected = _reference(q, k[:, :keys], v[:, :keys], 0.125, causal)
+        errors += [(a.double() - b.double()).abs().max().item() for a, b in zip(got, expected, strict=True)]
     return max(errors) if all(e == e for e in errors) else float("inf")

@@ -26,7 +26,7 @@ def halve(x_FTD: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def join_2x2(x_FTD: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Every 2x2 patches as one token, row by row within it: [F,T/4,4D]."""
+    """Join every 2x2 patches, in raster order, into one token: [F,T/4,4D]."""
     rows, columns = grid
     map_FrHcWD = x_FTD.unflatten(1, (rows // 2, 2, columns // 2, 2))
     return map_FrHcWD.transpose(2, 3).flatten(3).flatten(1, 2)

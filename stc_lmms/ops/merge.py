@@ -1,8 +1,8 @@
 """Bipartite soft matching: which tokens merge into which, and the merging.
 
 Source: Token Merging (arXiv 2210.09461), section 3 and appendix D, and the authors' code. Tokens at even
-positions form set A, those at odd positions set B. Each of A proposes its most similar one of B; the r most
-similar proposals are carried out.
+positions form set A, those at odd positions set B. Each token of A proposes its most similar token of B, and
+the r most similar proposals are carried out.
 
 Shapes: F frames, N tokens, M = N - r after merging, r sources, C width.
 """
@@ -18,17 +18,16 @@ from stc_lmms.lazy import Tensor, functional, torch
 class Matching:
     """One step of merging.
 
-    Merged tokens come in the authors' order: the unmerged of A (most similar first; ascending where there
-    is a class token), then all of B. With a distillation token, which stands behind the class token, it
-    comes second.
+    Merged tokens are in the authors' order: the unmerged ones of A (most similar first; ascending if there is
+    a class token), then all of B. A distillation token, which follows the class token, comes second.
 
     Attributes:
         tokens: N.
-        unmerged_FU: numbers within A of the tokens that stay.
-        source_Fr: numbers within A of the tokens that merge.
-        target_Fr: numbers within B of what they merge into.
-        similarity_Fr: how similar those two are, most similar first; float32 or wider.
-        distill_token: see above.
+        unmerged_FU: indices within A of the tokens that stay.
+        source_Fr: indices within A of the tokens that merge.
+        target_Fr: indices within B of the tokens they merge into.
+        similarity_Fr: similarity of each pair, highest first; float32 or wider.
+        distill_token: whether there is a distillation token.
     """
 
     tokens: int
@@ -41,20 +40,20 @@ class Matching:
     def sum(self, x_FNC: Tensor) -> Tensor:
         """Sum of the rows of each group: [F,M,C]."""
         a, b = x_FNC[:, ::2], x_FNC[:, 1::2]
-        # A product with the membership matrix: unlike a scatter it adds in one order on every device.
+        # A product with the membership matrix; unlike a scatter, it adds in the same order on every device.
         members_FBr = functional.one_hot(self.target_Fr, b.shape[1]).transpose(1, 2).to(x_FNC.dtype)
         merged = b + members_FBr @ _rows(a, self.source_Fr)
         return self._order(_rows(a, self.unmerged_FU), merged)
 
-    def places(self) -> Tensor:
-        """Position among the N at which each merged token stands, [F,M]: its own, or its target's."""
+    def sources(self) -> Tensor:
+        """Index among the N of each merged token, [F,M]: its own, or that of its target."""
         b = torch.arange(1, self.tokens, 2, device=self.unmerged_FU.device)
-        places = 2 * self.unmerged_FU[..., None], b.expand(len(self.unmerged_FU), -1)[..., None]
-        return self._order(*places)[..., 0]
+        indices = 2 * self.unmerged_FU[..., None], b.expand(len(self.unmerged_FU), -1)[..., None]
+        return self._order(*indices)[..., 0]
 
     def groups(self) -> Tensor:
-        """For each of the N tokens, the number among the M of the token it has become: [F,N]."""
-        order_FM = self.places()
+        """For each of the N tokens, the index among the M of the token it became: [F,N]."""
+        order_FM = self.sources()
         rank_FN = order_FM.new_zeros(len(order_FM), self.tokens)
         rank_FN.scatter_(
             1, order_FM, torch.arange(order_FM.shape[1], device=order_FM.device).expand_as(order_FM)
@@ -63,7 +62,7 @@ class Matching:
         return rank_FN.scatter(1, 2 * self.source_Fr, target_rank)
 
     def unmerge(self, x_FMC: Tensor) -> Tensor:
-        """Copy each merged token back to all positions that went into it: [F,N,C]."""
+        """Copy each merged token back to all tokens that were merged into it: [F,N,C]."""
         return _rows(x_FMC, self.groups())
 
     def _order(self, unmerged: Tensor, merged: Tensor) -> Tensor:
@@ -78,13 +77,13 @@ def match(
     """Match tokens by the cosine of their rows.
 
     Args:
-        metric_FNC: what to compare, for instance keys averaged over heads.
-        r: how many tokens to lose; at most half of the unprotected ones are.
-        class_token: position 0 is one; it neither merges nor is merged into.
-        distill_token: position 1 is one (behind a class token); the same.
+        metric_FNC: the rows to compare, for instance keys averaged over heads.
+        r: number of tokens to remove, limited to half of the unprotected ones.
+        class_token: token 0 is a class token; it neither merges nor is merged into.
+        distill_token: token 1 is a distillation token (after a class token); treated the same way.
 
     Returns:
-        The matching; None where nothing merges, so that the tokens keep their order.
+        The matching; None if nothing merges, so that the tokens keep their order.
     """
     tokens = metric_FNC.shape[1]
     r = min(r, (tokens - class_token - distill_token) // 2)
@@ -111,12 +110,12 @@ def match(
 def merge_weighted(matching: Matching, x_FNC: Tensor, size_FN1: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of each group weighted by the sizes of its tokens, and the sums of those sizes."""
     size_FM1 = matching.sum(size_FN1)
-    mean = matching.sum(x_FNC * size_FN1) / size_FM1  # sizes are float32 or wider, so this is, too
+    mean = matching.sum(x_FNC * size_FN1) / size_FM1  # float32 or wider, like the sizes
     return mean.to(x_FNC.dtype), size_FM1
 
 
 def head_mean(x_FNC: Tensor, heads: int) -> Tensor:
-    """Mean over heads of rows that hold `heads` heads side by side: [F,N,C/heads], float32 or wider."""
+    """Mean over the heads concatenated in each row: [F,N,C/heads], float32 or wider."""
     wide = torch.promote_types(x_FNC.dtype, torch.float32)
     return x_FNC.unflatten(-1, (heads, -1)).mean(-2, dtype=wide)
 
@@ -124,8 +123,8 @@ def head_mean(x_FNC: Tensor, heads: int) -> Tensor:
 def merge_to(x_FNC: Tensor, count: int, heads: int) -> Tensor:
     """Merge until `count` tokens are left, in as few steps as halving allows: [F,count,C].
 
-    Tokens are compared by their mean over heads. All weigh the same at the start; the arithmetic between
-    steps is in float32 or wider. Tokens that are `count` already, or fewer, keep their order.
+    Tokens are compared by their mean over heads. All have the same weight at the start; arithmetic between
+    steps is in float32 or wider. If there are at most `count` tokens, they are unchanged.
     """
     mean_FMC = x_FNC.to(torch.promote_types(x_FNC.dtype, torch.float32))
     size_FM1 = mean_FMC.new_ones((*mean_FMC.shape[:2], 1))

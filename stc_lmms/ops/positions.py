@@ -1,8 +1,8 @@
 """Embeddings with their rotary position ids.
 
 A token method drops tokens. As published, the remaining ones close the gaps: a frame of 64 of 196 tokens
-spans 64 positions, so a model that infers time from distance sees a faster clock. With `DensePositions` every
-token keeps the position that it has in the dense stream.
+spans 64 positions, so to a model that infers time from distance, time appears to run faster. With
+`DensePositions` every token keeps the position it has in the dense stream.
 
 Shapes: L tokens, M kept tokens of F frames, N tokens of a frame, A axes, B deepstack levels, D width.
 """
@@ -18,15 +18,15 @@ from stc_lmms.lazy import Tensor, torch
 
 @dataclass(frozen=True, eq=False)
 class PositionedEmbeds:
-    """Embeddings and where they stand: what a decoder and its memory are given.
+    """Embeddings with their position ids, the input of a decoder and its memory.
 
     Attributes:
         embeds_LD: the embeddings.
-        position_ids_AL: int64 places on every axis, counted from the start of the stream.
-        shifts_FA: for each slice in it, how much nearer to the text before the video it would stand if the
-            video began with it; a memory that forgets old slices needs it.
-        deepstack_BLD: added to the hidden states behind the first B decoder layers, zero for text; None: no
-            such features.
+        position_ids_AL: int64 positions on every axis, counted from the start of the stream.
+        shifts_FA: for each slice, by how much its positions would decrease if the video started with it;
+            needed by memories that drop old slices.
+        deepstack_BLD: features added to the hidden states after the first B decoder layers, zero for text;
+            None if the model has none.
     """
 
     embeds_LD: Tensor
@@ -38,7 +38,7 @@ class PositionedEmbeds:
         return len(self.embeds_LD)
 
     def __getitem__(self, part: slice) -> PositionedEmbeds:
-        """Some of the tokens, without shifts."""
+        """A range of the tokens, without shifts."""
         deepstack = None if self.deepstack_BLD is None else self.deepstack_BLD[:, part]
         return PositionedEmbeds(
             self.embeds_LD[part], self.position_ids_AL[:, part], self.shifts_FA[:0], deepstack
@@ -46,7 +46,7 @@ class PositionedEmbeds:
 
     @staticmethod
     def join(pieces: Sequence[PositionedEmbeds]) -> PositionedEmbeds:
-        """One piece behind the other."""
+        """Concatenate pieces."""
         if len(pieces) == 1:
             return pieces[0]
         levels = [len(piece.deepstack_BLD) for piece in pieces if piece.deepstack_BLD is not None]
@@ -67,7 +67,7 @@ class PositionedEmbeds:
 
 
 class ContiguousPositions:
-    """Leaves placing to the decoder: every token stands behind the one before it."""
+    """Consecutive positions, which the decoder assigns by itself."""
 
     def text(self, embeds_LD: Tensor) -> Tensor:
         """The embeddings."""
@@ -78,22 +78,22 @@ class ContiguousPositions:
         return tokens_MD
 
     def copy(self) -> ContiguousPositions:
-        """Itself: it remembers nothing."""
+        """Itself: it has no state."""
         return self
 
     @staticmethod
     def join(pieces: Sequence[Tensor]) -> Tensor:
-        """One piece behind the other."""
+        """Concatenate pieces."""
         return torch.cat(tuple(pieces))
 
 
 @dataclass
 class DensePositions:
-    """Gives a stream's tokens the places of the dense stream, on one axis.
+    """Assigns the positions of the dense stream, on one axis.
 
     Attributes:
-        next: place of the next token.
-        video: place of the first frame's first token; None before it.
+        next: position of the next token.
+        video: position of the first token of the first frame; None before it.
     """
 
     next: int = 0
@@ -101,19 +101,19 @@ class DensePositions:
     join = staticmethod(PositionedEmbeds.join)
 
     def text(self, embeds_LD: Tensor) -> PositionedEmbeds:
-        """Text at consecutive places."""
+        """Text at consecutive positions."""
         position_ids_L = torch.arange(self.next, self.next + len(embeds_LD), device=embeds_LD.device)
         self.next += len(embeds_LD)
         return PositionedEmbeds(embeds_LD, position_ids_L[None], position_ids_L.new_empty(0, 1))
 
     def frames(self, tokens_MD: Tensor, kept_M: Tensor, frames: int, tokens: int) -> PositionedEmbeds:
-        """What is left of the next frames.
+        """The kept tokens of the next frames.
 
         Args:
-            tokens_MD: the tokens that are left.
-            kept_M: int64 number of each among all `frames * tokens`.
-            frames: how many frames.
-            tokens: of a whole frame.
+            tokens_MD: the kept tokens.
+            kept_M: int64 index of each among all `frames * tokens`.
+            frames: number of frames.
+            tokens: tokens of a complete frame.
         """
         self.video = self.next if self.video is None else self.video
         starts_F = self.next + tokens * torch.arange(frames, device=kept_M.device)
@@ -121,5 +121,5 @@ class DensePositions:
         return PositionedEmbeds(tokens_MD, position_ids_M[None], (starts_F - self.video)[:, None])
 
     def copy(self) -> DensePositions:
-        """The same, going on by itself."""
+        """An independent copy."""
         return dataclasses.replace(self)

@@ -1,4 +1,4 @@
-"""Rotary position embedding (RoFormer, arXiv 2104.09864) at any position, also far into a long stream.
+"""Rotary position embedding (RoFormer, arXiv 2104.09864), precise even far into a long stream.
 
 Shapes: L tokens, H heads, d head width.
 """
@@ -11,13 +11,13 @@ from stc_lmms.lazy import Tensor, torch
 def rotation(positions_L: Tensor, inv_freq: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosine and sine [L,d] of the angles at integer positions.
 
-    A day of video has positions near 10^7, where a float32 angle is off by up to one radian. So angles are
-    float64 until their cosine is taken; the result is float32, or float64 for a float64 model.
+    A day of video has positions near 10^7, where the error of a float32 angle is up to one radian. So angles
+    are float64 until their cosine is taken; the result is float32, or float64 for a float64 model.
 
     Args:
         positions_L: int64.
         inv_freq: [d/2] angles per position.
-        dtype: of the tensors that will be rotated.
+        dtype: dtype of the tensors to rotate.
     """
     angle = positions_L.double()[:, None] * inv_freq.double()
     angle = torch.cat((angle, angle), dim=-1)

@@ -1,7 +1,7 @@
-"""Token rows: similarity, which ones are lowest, gathering and replacing them.
+"""Token rows: similarity, selecting the lowest, gathering and replacing.
 
-On a GPU fused kernels (`rows_triton.py`) do the same. They are chosen once per device and dtype after a
-comparison with the functions here; `kernels` says which, and why.
+On a GPU, fused kernels (`rows_triton.py`) are used if they agree with the functions here, which is checked
+once per device and dtype; `kernels` returns the choice with the reason.
 
 Shapes: F frames, T tokens, K picked tokens, D width, R references that serve E frames each.
 """
@@ -20,8 +20,8 @@ from stc_lmms.lazy import Tensor, torch
 
 logger = logging.getLogger(__name__)
 
-# Scores closer than this fraction of the largest one differ by float32 rounding only. Putting them on
-# a grid makes the choice among equal tokens (a still background) the same however frames are batched.
+# Scores closer than this fraction of the largest one differ by float32 rounding only. Rounding them to a grid
+# makes the choice among equal tokens (a still background) independent of how frames are batched.
 SCORE_GRID = 2**20
 
 
@@ -88,7 +88,7 @@ def _cosine(new: Tensor, old: Tensor) -> Tensor:
     wide = torch.promote_types(new.dtype, torch.float32)
     new, old = new.to(wide), old.to(wide)
     dot = (new * old).sum(-1)
-    # Norms before broadcasting: a reference has one, however many frames are compared with it.
+    # Norms before broadcasting: a reference needs only one, however many frames are compared with it.
     for x in (new, old):
         dot = dot / torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-8)
     return dot

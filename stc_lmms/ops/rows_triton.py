@@ -1,12 +1,12 @@
 """The functions of `rows.py` as fused Triton kernels, for a GPU.
 
-A selective frame is small, so what counts is how many kernels it takes: in PyTorch's, comparing the keys of
-a frame and picking from them are about twenty, here two. Everything that is added is added in float32 and
-rounded once, so `take_add` and `overlay_` give PyTorch's bits, and equal scores give equal picks; only the
-sums of `cosine` run in another order.
+A selective frame is small, so the number of kernels determines the time: PyTorch needs about twenty to
+compare the keys of a frame and pick from them, this file two. All additions are in float32 and rounded once,
+so `take_add` and `overlay_` reproduce PyTorch bit for bit, and equal scores give equal picks; only the sums
+of `cosine` run in another order.
 
-The grid has one program for every few tokens of a frame, in `lowest` one for the whole frame. Nothing waits
-for the device, and no launch depends on values, so all of it can be captured in a CUDA graph.
+The launch grid has one program per few tokens of a frame; `lowest` has one per frame. Nothing waits for the
+device, and no launch depends on values, so everything can be captured in a CUDA graph.
 
 Shapes: F frames, T tokens, K picked tokens, D width, R references that serve E frames each.
 """
@@ -22,14 +22,14 @@ from torch import Tensor
 from stc_lmms.ops.rows import SCORE_GRID
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-MOST_TOKENS = 8192  # of a frame, in `lowest`: one program holds all of its scores
+MOST_TOKENS = 8192  # per frame, in `lowest`: one program holds all scores of a frame
 
 _TOKENS, _WIDTH = tl.constexpr(4), tl.constexpr(256)  # a program's tile: 16 bytes of bfloat16 per thread
 _GRID = tl.constexpr(SCORE_GRID)
 _TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
 _ROUND = tl.constexpr(
     1.5 * 2**23
-)  # added and taken away again: rounds a float32 to even, as torch.round does
+)  # adding and subtracting it rounds a float32 half to even, like torch.round
 _HALVINGS = tl.constexpr((2 * SCORE_GRID).bit_length())
 
 
@@ -45,21 +45,21 @@ def cosine(new_RETD: Tensor, old_RETD: Tensor) -> Tensor:
 
 
 def lowest(score_FT: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Indices [F,count] (int64, ascending) of the lowest scores, and where each token stands among them.
+    """Indices [F,count] (int64, ascending) of the lowest scores, and the rank of each token among them.
 
     Args:
         score_FT: float32, contiguous, T at most `MOST_TOKENS`.
         count: K.
 
     Returns:
-        The indices, and places [F,T] (int32), -1 for a token that is not among them.
+        The indices, and ranks [F,T] (int32), -1 for a token that is not among them.
     """
     frames, tokens = score_FT.shape
     index_FK = torch.empty(frames, count, dtype=torch.int64, device=score_FT.device)
-    place_FT = torch.empty(frames, tokens, dtype=torch.int32, device=score_FT.device)
+    rank_FT = torch.empty(frames, tokens, dtype=torch.int32, device=score_FT.device)
     with _device(score_FT):
-        _lowest[(frames,)](score_FT, index_FK, place_FT, count, tokens, triton.next_power_of_2(tokens))
-    return index_FK, place_FT
+        _lowest[(frames,)](score_FT, index_FK, rank_FT, count, tokens, triton.next_power_of_2(tokens))
+    return index_FK, rank_FT
 
 
 def take_add(x_FTD: Tensor, flat_FK: Tensor, more_FKD: Tensor) -> Tensor:
@@ -71,21 +71,22 @@ def take_add(x_FTD: Tensor, flat_FK: Tensor, more_FKD: Tensor) -> Tensor:
     return out_FKD
 
 
-def overlay_(x_FTD: Tensor, old_RTD: Tensor, new_FKD: Tensor, place_FT: Tensor, add: bool) -> Tensor:
-    """Picked tokens become the rows of `new`, all others those of `old`, or with `add` themselves plus those.
+def overlay_(x_FTD: Tensor, old_RTD: Tensor, new_FKD: Tensor, rank_FT: Tensor, add: bool) -> Tensor:
+    """Replace picked tokens by rows of `new`, all others by rows of `old`, or with `add` by their sum with
+    those.
 
     Args:
         x_FTD: contiguous; overwritten and returned.
         old_RTD: any strides but the last; each reference serves F/R frames in order.
         new_FKD: rows of the picked tokens, contiguous.
-        place_FT: of `lowest`, contiguous.
-        add: whether what is not picked is kept and `old` added to it.
+        rank_FT: see `lowest`; contiguous.
+        add: add `old` to the tokens that are not picked instead of replacing them.
     """
     frames, tokens, width = x_FTD.shape
     each, count = frames // len(old_RTD), new_FKD.shape[1]
     with _device(x_FTD):
         _overlay[(*_cells(tokens, width), frames)](
-            x_FTD, old_RTD, *old_RTD.stride()[:2], new_FKD, place_FT, each, tokens, count, width, add
+            x_FTD, old_RTD, *old_RTD.stride()[:2], new_FKD, rank_FT, each, tokens, count, width, add
         )
     return x_FTD
 
@@ -139,7 +140,7 @@ def _cosine(
 
 
 @triton.jit
-def _lowest(score, index, place, count, tokens, BLOCK: tl.constexpr):
+def _lowest(score, index, rank, count, tokens, BLOCK: tl.constexpr):
     frame = tl.program_id(0).to(tl.int64)
     t = tl.arange(0, BLOCK)
     inside = t < tokens
@@ -151,18 +152,18 @@ def _lowest(score, index, place, count, tokens, BLOCK: tl.constexpr):
     key = tl.where(inside, key, _GRID + 1)
     low = tl.full((), -_GRID, tl.int32)
     high = tl.full((), _GRID, tl.int32)
-    for _ in range(_HALVINGS):  # until both are the highest key that is picked
+    for _ in range(_HALVINGS):  # bisects until both are the highest picked key
         middle = (low + high) >> 1
         enough = tl.sum((key <= middle).to(tl.int32), 0) >= count
         high = tl.where(enough, middle, high)
         low = tl.where(enough, low, middle + 1)
     below = key < low
     equal = key == low
-    wanted = count - tl.sum(below.to(tl.int32), 0)
-    picked = below | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= wanted))
+    missing = count - tl.sum(below.to(tl.int32), 0)
+    picked = below | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= missing))
     at = tl.cumsum(picked.to(tl.int32), 0) - 1
     tl.store(index + frame * count + at, t.to(tl.int64), picked)
-    tl.store(place + frame * tokens + t, tl.where(picked, at, -1), inside)
+    tl.store(rank + frame * tokens + t, tl.where(picked, at, -1), inside)
 
 
 @triton.jit
@@ -184,7 +185,7 @@ def _overlay(
     old_r,
     old_t,
     new,
-    place,
+    rank,
     each,
     tokens,
     count,
@@ -194,7 +195,7 @@ def _overlay(
     t = tl.program_id(0) * _TOKENS + tl.arange(0, _TOKENS)
     d = tl.program_id(1) * _WIDTH + tl.arange(0, _WIDTH)
     frame = tl.program_id(2).to(tl.int64)
-    at = tl.load(place + frame * tokens + t, t < tokens, -1)
+    at = tl.load(rank + frame * tokens + t, t < tokens, -1)
     mask = (t < tokens)[:, None] & (d < width)[None, :]
     picked = (at >= 0)[:, None]
     old += (frame // each) * old_r

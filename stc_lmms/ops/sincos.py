@@ -1,6 +1,6 @@
 """Sine and cosine position tables, in numpy float32: torch's own sines differ in the last bits.
 
-Shapes: T moments, H rows and W columns of patches, C width, D entries of one code.
+Shapes: T time steps, H rows and W columns of patches, C width, D entries of one code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def codes(width: int, positions: np.ndarray) -> np.ndarray:
 
 
 def split_width(width: int) -> tuple[int, int]:
-    """How many of C channels say when, and how many where: a quarter and the rest.
+    """Split C channels into those for time (a quarter) and those for the position in the frame (the rest).
 
     Raises:
         ValueError: C is not a multiple of 16.
@@ -31,7 +31,7 @@ def split_width(width: int) -> tuple[int, int]:
 
 
 def spatial_table(grid: tuple[int, int], width: int) -> Tensor:
-    """Float32 [H*W,C]: zeros where a moment's code stands, the column's code, the row's code."""
+    """Float32 [H*W,C]: zeros in the channels for time, then the column's code and the row's code."""
     when, where = split_width(width)
     rows, columns = np.indices(grid)
     parts = [codes(where // 2, axis.ravel()) for axis in (columns, rows)]
@@ -39,7 +39,7 @@ def spatial_table(grid: tuple[int, int], width: int) -> Tensor:
 
 
 def temporal_table(moments: int, width: int) -> Tensor:
-    """Float32 [T,C]: the moment's code, zeros where a place's code stands."""
+    """Float32 [T,C]: the time step's code, then zeros in the channels for the position in the frame."""
     when, where = split_width(width)
     code = codes(when, np.arange(moments))
     return torch.from_numpy(np.concatenate((code, np.zeros((moments, where), np.float32)), axis=1))

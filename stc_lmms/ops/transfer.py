@@ -1,4 +1,4 @@
-"""Data of the host on the device, without waiting for the device."""
+"""Copies from the host to the device, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def to_device(
     device: torch.device,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """The values on `device`; what is there already, or stays on the CPU, may share its memory with them.
+    """The values on `device`; a tensor that need not be copied may share its memory with them.
 
-    A copy from pageable memory makes the host wait until the device has done all that is queued. From
-    pinned memory it is queued like a kernel, so that the host can prepare what comes next.
+    A copy from pageable memory makes the host wait until the device has finished all queued work. From pinned
+    memory it is queued like a kernel, so the host can prepare the next step.
 
     Args:
         values: tensor or array of any shape, or numbers.
-        device: where to.
-        dtype: of the result; None: that of the values. Converted on the device.
+        device: target device.
+        dtype: dtype of the result; None: that of the values. Converted on the device.
     """
     x = torch.as_tensor(values)
     if device.type == "cuda" and x.device.type == "cpu":

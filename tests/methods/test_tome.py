@@ -42,7 +42,7 @@ def test_equal_tokens_merge_first():
     found = match(x, 1)
     assert found.source_Fr.tolist() == [[2]] and found.target_Fr.tolist() == [[3]]  # 4 is A's 2, 7 is B's 3
     assert found.groups()[0, 4] == found.groups()[0, 7]
-    assert found.places()[0].sort().values.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    assert found.sources()[0].sort().values.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
 
 
 def test_sizes_weigh_and_add_up():
