@@ -1,7 +1,7 @@
-"""What differs between transformers 4.56 and 5.x: configurations, weights, towers.
+"""Differences between transformers 4.56 and 5.x: configurations, weights, towers.
 
-`compat_llm.py` has the decoders, and `compat_qwen_vl.py` what concerns Qwen-VL models alone. Nothing else
-knows transformers' internals.
+`compat_llm.py` covers the decoders, `compat_qwen_vl.py` Qwen-VL models. No other module uses internals of
+transformers.
 """
 
 import functools
@@ -60,18 +60,18 @@ def load_config(
 
     Args:
         pretrained: folder or hub id.
-        model_type: what it must be.
-        revision: of a hub id.
-        demo: name `pretrained=demo` as a way out.
+        model_type: the required type.
+        revision: revision of a hub id.
+        demo: suggest `pretrained=demo` in the error message.
 
     Raises:
-        CheckpointError: there is no such folder, the hub cannot be reached, or it is another model.
+        CheckpointError: there is no such folder, the hub cannot be reached, or the model type is wrong.
     """
     try:
         reach_hub(pretrained, revision)
         config = AutoConfig.from_pretrained(pretrained, revision=revision)
     except (OSError, ValueError) as error:
-        # A type that this transformers does not know is a ValueError.
+        # Raised as a ValueError if this version of transformers does not know the type.
         kind = _model_type(pretrained, revision) if isinstance(error, ValueError) else None
         if kind not in (None, model_type):
             raise CheckpointError(_foreign(pretrained, kind, model_type)) from error
@@ -86,23 +86,23 @@ def load_config(
     return config
 
 
-def _foreign(pretrained: str, kind: str, wanted: str) -> str:
-    return f"pretrained={pretrained!r} is a {kind!r} checkpoint, not {wanted!r}"
+def _foreign(pretrained: str, kind: str, required: str) -> str:
+    return f"pretrained={pretrained!r} is a {kind!r} checkpoint, not {required!r}"
 
 
 def _model_type(pretrained: str, revision: str | None) -> str | None:
-    """`model_type` of a checkpoint of whatever kind; None if its config.json has none."""
+    """`model_type` of any checkpoint; None if its config.json has none."""
     return PretrainedConfig.get_config_dict(pretrained, revision=revision)[0].get("model_type")
 
 
 def reach_hub(pretrained: str, revision: str | None) -> None:
-    """Ask the hub for a model that is not on this disk; without a network, loading would retry for 30 s."""
+    """Check that the hub has a model that is not cached; without a network, loading would retry for 30 s."""
     if Path(pretrained).is_dir() or constants.HF_HUB_OFFLINE:
         return
     if not isinstance(try_to_load_from_cache(pretrained, "config.json", revision=revision), str):
         try:
             HfApi().model_info(pretrained, revision=revision, timeout=_HUB_TIMEOUT_S)
-        except Exception as error:  # each version of the hub's client has another HTTP library
+        except Exception as error:  # the HTTP library depends on the version of the hub client
             raise OSError(first_line(error)) from error
 
 
@@ -118,9 +118,11 @@ def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMix
         raise CheckpointError(
             f"cannot load the tokenizer and processor of {pretrained!r}: {first_line(error)}"
         ) from error
-    # Qwen-VL frames come in their final size: 5.x must not warn about a limit that it sets when resizing.
-    if getattr(processor.video_processor, "cap_pixels_per_frame", False) is None:
-        processor.video_processor.cap_pixels_per_frame = False
+    # Qwen-VL frames already have their final size: 5.x must not warn about a limit that it sets when
+    # resizing.
+    video_processor = getattr(processor, "video_processor", None)
+    if getattr(video_processor, "cap_pixels_per_frame", False) is None:
+        video_processor.cap_pixels_per_frame = False
     return processor
 
 
@@ -130,16 +132,16 @@ def split_at_video(
     """Text before and after the video of a conversation in the checkpoint's chat template.
 
     Args:
-        processor: of the checkpoint.
+        processor: the processor of the checkpoint.
         messages: a conversation with one video.
         cure: end of the error message.
 
     Raises:
-        CheckpointError: the template has no place for a video.
+        CheckpointError: the template has no video token.
     """
     text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    before, found, after = text.partition(processor.video_token)
-    if not found:
+    before, video, after = text.partition(processor.video_token)
+    if not video:
         raise CheckpointError(f"the checkpoint's chat template has no place for a video; {cure}")
     return before, after
 
@@ -152,7 +154,7 @@ def load_weights(
     attn_implementation: str,
     revision: str | None = None,
 ) -> PreTrainedModel:
-    """The stock model from safetensors, complete: a missing or misshaped weight is an error.
+    """Load the stock model from safetensors; a missing or misshaped weight is an error.
 
     Raises:
         CheckpointError: as above, or there are no safetensors weights, or not the right ones.
@@ -184,7 +186,7 @@ def random_weights(
     device: torch.device,
     attn_implementation: str,
 ) -> PreTrainedModel:
-    """A stock model with random weights, made in its dtype on its device: no copy passes through the CPU."""
+    """A stock model with random weights, created on its device in its dtype, without a copy on the CPU."""
     attention: Any = attn_implementation
     if hasattr(config, "text_config"):
         attention = {"vision_config": "sdpa", "text_config": attn_implementation}

@@ -34,7 +34,7 @@ def _hooked_attention(
     return out_HLd.transpose(0, 1)[None], None
 
 
-# A name without a mask function of its own: transformers makes no mask, what is visible is up to `attend`.
+# transformers creates no mask for this name: `attend` decides what is visible.
 AttentionInterface.register(_HOOK, _hooked_attention)
 
 
@@ -52,7 +52,7 @@ class LanguageModel:
     """
 
     def __init__(self, model: nn.Module):
-        self._decoder = getattr(model.model, "language_model", model.model)  # of a plain decoder, itself
+        self._decoder = getattr(model.model, "language_model", model.model)  # text-only models have none
         self._head = model.lm_head
         parameters = inspect.signature(self._decoder.forward).parameters
         self._cache_argument = "cache" if "cache" in parameters else "past_key_values"  # 4.x
@@ -65,12 +65,12 @@ class LanguageModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights, keys and values."""
+        """Dtype of weights, keys and values."""
         return self._decoder.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the decoder runs."""
+        """Device of the decoder."""
         return self._decoder.device
 
     def new_cache(self) -> DynamicCache:
@@ -90,49 +90,49 @@ class LanguageModel:
         """Last hidden states [L,D] of L new embeddings.
 
         Args:
-            embeds_LD: the embeddings; `PositionedEmbeds` ones where the decoder does not place them itself.
-            cache: gets their keys and values; positions go on behind it. None: nothing is kept, and
-                queries and keys reach `attend` without RoPE (all positions are 0).
-            attend: runs in place of attention in every layer; it gets all keys of `cache`, or the new ones
-                without one. None: the model's own attention.
+            embeds_LD: the embeddings; `PositionedEmbeds` if the decoder does not assign positions itself.
+            cache: receives their keys and values; positions continue after those it holds. None: nothing is
+                kept, and queries and keys reach `attend` without RoPE (all positions are 0).
+            attend: replaces attention in every layer; it gets all keys of `cache`, or only the new ones if
+                there is none. None: the model's own attention.
         """
-        given = self._given(embeds_LD, cache, unrotated=attend is not None and cache is None)
-        given |= {self._cache_argument: cache, "use_cache": attend is None or cache is not None}
+        arguments = self._arguments(embeds_LD, cache, unrotated=attend is not None and cache is None)
+        arguments |= {self._cache_argument: cache, "use_cache": attend is None or cache is not None}
         if attend is None:
-            return self._decoder(**given).last_hidden_state[0]
+            return self._decoder(**arguments).last_hidden_state[0]
         config = self._decoder.config
         own = config._attn_implementation
         config._attn_implementation = _HOOK
         try:
-            return self._decoder(**given, attend=attend).last_hidden_state[0]
+            return self._decoder(**arguments, attend=attend).last_hidden_state[0]
         finally:
             config._attn_implementation = own
 
-    def _given(self, embeds_LD: Tensor, cache: DynamicCache | None, unrotated: bool) -> dict[str, Any]:
-        """Arguments of the decoder: the embeddings, and their positions where it must not choose them."""
-        given: dict[str, Any] = {"inputs_embeds": embeds_LD[None]}
+    def _arguments(self, embeds_LD: Tensor, cache: DynamicCache | None, unrotated: bool) -> dict[str, Any]:
+        """Arguments of the decoder: the embeddings, and their positions if it must not choose them."""
+        arguments: dict[str, Any] = {"inputs_embeds": embeds_LD[None]}
         if unrotated:
-            given["position_ids"] = torch.zeros(1, len(embeds_LD), dtype=torch.long, device=self.device)
-        return given
+            arguments["position_ids"] = torch.zeros(1, len(embeds_LD), dtype=torch.long, device=self.device)
+        return arguments
 
     def position_ids(self, embeds_LD: Tensor, start: int) -> Tensor:
-        """Places on the axes of this decoder's RoPE, int64 [A,L].
+        """Position ids on the axes of this decoder's RoPE, int64 [A,L].
 
         Args:
             embeds_LD: the tokens.
-            start: number in the stream of the first of them.
+            start: index in the stream of the first token.
         """
         return torch.arange(start, start + len(embeds_LD), device=self.device)[None]
 
     def shifts(self, embeds_LD: Tensor, starts: Sequence[int], prefix: int) -> Tensor:
-        """How much nearer each of F frames would stand if the video began with it, int64 [F,A].
+        """By how much the positions of each of F frames decrease if the video starts with it, int64 [F,A].
 
-        `starts` are the numbers in the stream of their first tokens, `prefix` is that of the first frame's.
+        `starts` are the indices in the stream of their first tokens, `prefix` is that of the first frame.
         """
         return to_device(starts, self.device, torch.long)[:, None] - prefix
 
     def rotation(self, position_ids_AL: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [L,d] at these places, see `ops.rope.rotation`."""
+        """Cosine and sine [L,d] at these positions, see `ops.rope.rotation`."""
         return rotation(position_ids_AL[0], self.inv_freq, self.dtype)
 
     def head(self, hidden_D: Tensor) -> Tensor:
@@ -141,23 +141,23 @@ class LanguageModel:
 
 
 class PositionedLanguageModel(LanguageModel):
-    """A decoder that is given `PositionedEmbeds` tokens, never bare embeddings.
+    """A decoder whose inputs are always `PositionedEmbeds`.
 
-    Flash attention takes places that do not count up by one for several sequences, so it cannot be used.
+    Flash attention cannot be used: it treats positions that do not increase by one as separate sequences.
     """
 
-    def _given(
+    def _arguments(
         self, embeds_LD: PositionedEmbeds, cache: DynamicCache | None, unrotated: bool
     ) -> dict[str, Any]:
-        given = super()._given(embeds_LD.embeds_LD, cache, unrotated)
-        return {"position_ids": embeds_LD.position_ids_AL} | given
+        arguments = super()._arguments(embeds_LD.embeds_LD, cache, unrotated)
+        return {"position_ids": embeds_LD.position_ids_AL} | arguments
 
     def position_ids(self, embeds_LD: PositionedEmbeds, start: int) -> Tensor:
-        """Those that it carries."""
+        """The given ones."""
         return embeds_LD.position_ids_AL
 
     def shifts(self, embeds_LD: PositionedEmbeds, starts: Sequence[int], prefix: int) -> Tensor:
-        """Those that it carries."""
+        """The given ones."""
         return embeds_LD.shifts_FA
 
 
@@ -169,16 +169,17 @@ def head_dim(text_config: PretrainedConfig) -> int:
 
 
 def why_not_hooked(text_config: PretrainedConfig) -> str | None:
-    """Why a memory cannot do the attention of this decoder itself, or None if it can.
+    """Why a memory cannot run the attention of this decoder, or None if it can.
 
-    It rotates keys itself, so it must know the rotation; and it sees every layer's whole past.
+    Such a memory rotates keys itself, so it must know the rotation, and it attends to the complete past in
+    every layer.
     """
     rope = rope_parameters(text_config)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        return f"its RoPE is of type {kind!r}, not plain"
+        return f"its RoPE is of type {kind!r}, not default"
     if set(getattr(text_config, "layer_types", None) or ()) - {"full_attention"}:
-        return "some of its layers have a sliding window of their own"
+        return "some of its layers have their own sliding window"
     return None
 
 

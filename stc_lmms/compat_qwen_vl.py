@@ -1,4 +1,4 @@
-"""The part of `compat.py` that concerns Qwen2-VL, Qwen2.5-VL and Qwen3-VL: classes, decoder, positions."""
+"""Differences between versions of transformers that concern Qwen-VL: classes, decoder, positions."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def model_class(kind: str) -> type[PreTrainedModel]:
 
 
 class MropeLanguageModel(compat_llm.PositionedLanguageModel):
-    """The decoder of a Qwen-VL model: it is given `PositionedEmbeds` tokens, never bare embeddings."""
+    """The decoder of a Qwen-VL model, whose inputs are always `PositionedEmbeds`."""
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
@@ -42,23 +42,23 @@ class MropeLanguageModel(compat_llm.PositionedLanguageModel):
         interleaved = config.model_type.startswith("qwen3_vl")  # fixed in the class, not in the config
         self._axis = axis_of_frequency(sections, interleaved).to(self.device)
 
-    def _given(
+    def _arguments(
         self, embeds_LD: PositionedEmbeds, cache: DynamicCache | None, unrotated: bool
     ) -> dict[str, Any]:
         length = len(embeds_LD)
         start = 0 if cache is None else cache.get_seq_length()
-        # Four rows: the first says that this is one sequence. Without it 4.56 takes the time axis for that,
-        # and flash attention sees a new sequence wherever it does not count up.
+        # Four rows: the first one states that this is a single sequence. Without it, 4.56 uses the time axis
+        # instead, and flash attention starts a new sequence wherever that does not increase.
         order_L = torch.arange(start, start + length, device=self.device)
         position_ids_3L = order_L.new_zeros(3, length) if unrotated else embeds_LD.position_ids_AL
-        given = {
+        arguments = {
             "inputs_embeds": embeds_LD.embeds_LD[None],
             "position_ids": torch.cat((order_L[None], position_ids_3L))[:, None],
         }
         if embeds_LD.deepstack_BLD is not None:
-            given["visual_pos_masks"] = torch.ones(1, length, dtype=torch.bool, device=self.device)
-            given["deepstack_visual_embeds"] = list(embeds_LD.deepstack_BLD)
-        return given
+            arguments["visual_pos_masks"] = torch.ones(1, length, dtype=torch.bool, device=self.device)
+            arguments["deepstack_visual_embeds"] = list(embeds_LD.deepstack_BLD)
+        return arguments
 
     def rotation(self, position_ids_AL: Tensor) -> tuple[Tensor, Tensor]:
         """See `ops.mrope.rotation_3d`."""

@@ -104,7 +104,7 @@ def windowed(
 def _window_parts(
     q_HLd: Tensor, past: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], scale: float, window: int | None
 ) -> list[Part]:
-    """At most three parts for L <= window: the new tokens, past tokens seen by all, past tokens seen by some."""
+    """At most three parts for L <= window: new tokens, past tokens seen by all, and by some, of them."""
     length, have = q_HLd.shape[1], past[0].shape[1]
     parts = [attend(q_HLd, *new, scale, causal=True)]
     # With w = window, query r sees the last w-1-r past tokens, so all queries see the last w-L of them.

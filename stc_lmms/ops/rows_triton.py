@@ -72,8 +72,7 @@ def take_add(x_FTD: Tensor, flat_FK: Tensor, more_FKD: Tensor) -> Tensor:
 
 
 def overlay_(x_FTD: Tensor, old_RTD: Tensor, new_FKD: Tensor, rank_FT: Tensor, add: bool) -> Tensor:
-    """Replace picked tokens by rows of `new`, all others by rows of `old`, or with `add` by their sum with
-    those.
+    """Replace picked tokens by rows of `new`, and all others by rows of `old` (or add those, with `add`).
 
     Args:
         x_FTD: contiguous; overwritten and returned.

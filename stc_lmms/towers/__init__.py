@@ -1,4 +1,4 @@
-"""Vision towers behind one adapter contract."""
+"""Vision towers with a common adapter interface."""
 
 from torch import nn
 
@@ -9,7 +9,7 @@ from stc_lmms.towers.packed import Patches
 from stc_lmms.towers.qwen_vl import Qwen2_5_VLTower, Qwen2VLTower, Qwen3VLTower
 from stc_lmms.towers.siglip import SiglipTower
 
-# By the `model_type` of the vision config; transformers 4.56 gives Qwen's the name of the whole model.
+# By `model_type` of the vision config; transformers 4.56 uses that of the complete model for Qwen-VL.
 TOWERS: dict[str, type[Tower]] = {
     "siglip_vision_model": SiglipTower,
     "clip_vision_model": ClipTower,
@@ -26,7 +26,7 @@ def open_tower(model: nn.Module, feature_layer: int = -1) -> Tower:
     """Wrap a transformers vision model in the adapter of its family.
 
     Raises:
-        CheckpointError: no adapter knows this family.
+        CheckpointError: there is no adapter for this family.
     """
     family = model.config.model_type
     if family not in TOWERS:

@@ -1,4 +1,4 @@
-"""Attention received: what token methods want to know of the last layer, at the price of one product.
+"""Attention received in the last layer, for token methods, at the cost of one product.
 
 The tower runs with fused attention, which gives no weights. For the last layer used, the weights are made
 once more from its input, one frame at a time, and reduced at once.

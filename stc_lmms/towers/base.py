@@ -1,7 +1,8 @@
-"""The tower adapter: one vision transformer, opened up into the parts that in-tower methods need.
+"""The tower adapter: a vision transformer, split into the parts that in-tower methods need.
 
-A tower never changes the wrapped modules; it only calls them. A *frame* is what attends to itself only:
-one image of SigLIP or CLIP, one temporal slice of Qwen-VL. Every frame of a call has the same T tokens.
+A tower never changes the wrapped modules; it only calls them. A *frame* is a unit that attends only to
+itself: an image for SigLIP or CLIP, a temporal slice for Qwen-VL. Every frame of a call has the same T
+tokens.
 
 Shapes: F frames, T tower tokens, D width, Q queries.
 """
@@ -23,9 +24,9 @@ class Layout:
     """How the tokens of one frame are arranged; the same for all frames of a call.
 
     Attributes:
-        key: two calls with equal keys have tokens in the same places, so they can share a reference.
+        key: calls with equal keys have tokens at the same positions, so they can share a reference.
         tokens: T.
-        group: rows 0..group-1, group..2*group-1, ... each become one LLM token (1: no such groups).
+        group: rows 0..group-1, group..2*group-1, ... each become one LLM token (1: no groups).
     """
 
     key: Hashable
@@ -36,8 +37,8 @@ class Layout:
 class Block(ABC):
     """One pre-LN encoder layer: `h + out(attend(qkv(norm1(h))))`, then `h + mlp(norm2(h))`.
 
-    Every projection maps [..., D] to [..., D] and looks its module up when called, so that a layer that
-    was wrapped or replaced later (LoRA, quantisation) is used as it is now.
+    Every projection maps [..., D] to [..., D] and looks its module up when called, so that a layer that was
+    wrapped or replaced later (LoRA, quantisation) takes effect.
     """
 
     layer: nn.Module
@@ -62,11 +63,11 @@ class Block(ABC):
 
     @abstractmethod
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values: what `qv` and `k` give, together."""
+        """Queries, keys and values: the results of `qv` and `k` together."""
 
     @abstractmethod
     def out(self, x: Tensor) -> Tensor:
-        """The projection behind the attention."""
+        """The output projection of the attention."""
 
     @abstractmethod
     def mlp(self, x: Tensor) -> Tensor:
@@ -85,15 +86,15 @@ class Block(ABC):
             q_FQD: queries of the tokens `index_FQ`.
             k_FTD: keys of all tokens.
             v_FTD: values of all tokens.
-            layout: of this call.
-            index_FQ: which tokens the queries belong to; None: to all of them, in order.
+            layout: layout of this call.
+            index_FQ: the tokens that the queries belong to; None: all of them, in order.
         """
         split = map(self.split_heads, (q_FQD, k_FTD, v_FTD))
         mixed = functional.scaled_dot_product_attention(*split, scale=self.scale)
         return mixed.transpose(1, 2).flatten(2)
 
     def dense(self, h_FTD: Tensor, layout: Layout) -> Tensor:
-        """The whole layer."""
+        """The complete layer."""
         h_FTD = h_FTD + self.out(self.attend(*self.qkv(self.norm1(h_FTD)), layout))
         return h_FTD + self.mlp(self.norm2(h_FTD))
 
@@ -103,8 +104,8 @@ class Tower(ABC):
 
     Attributes:
         model: the transformers vision model (in eval mode).
-        blocks: the layers that lead to the feature; those beyond are never run.
-        taps: numbers of the blocks whose output the language model wants, too (deepstack), in its order.
+        blocks: the layers up to the feature; later ones are never run.
+        taps: indices of the blocks whose output the language model also reads (deepstack), in its order.
 
     Args:
         model: see above.
@@ -132,7 +133,7 @@ class Tower(ABC):
     @property
     @abstractmethod
     def patch_weight(self) -> Tensor:
-        """Weight of the patch embedding: its dtype and device are those of the input."""
+        """Weight of the patch embedding; the input must have its dtype and device."""
 
     @abstractmethod
     def embed(self, x: Any) -> tuple[Tensor, Layout]:
@@ -141,15 +142,15 @@ class Tower(ABC):
         The tensor is new: the caller may overwrite it.
 
         Raises:
-            StcError: the input does not fit the tower; one line says what would.
+            StcError: the input does not fit the tower; the message says what would.
         """
 
     @abstractmethod
     def finish(self, h_FTD: Tensor, layout: Layout) -> Tensor:
-        """What the stock model does after its last layer."""
+        """The operations of the stock model after its last layer."""
 
     def deepstack(self, taps: Sequence[Tensor], layout: Layout) -> tuple[Tensor, ...]:
-        """Deepstack features from the hidden states behind the blocks `taps`; none by default."""
+        """Deepstack features from the hidden states after the blocks `taps`; none by default."""
         return ()
 
     @torch.no_grad()
@@ -157,8 +158,8 @@ class Tower(ABC):
         """Dense features [F,T,D], all frames in one batch.
 
         Args:
-            x: what `embed` takes.
-            taps: if given, the hidden states behind the blocks `self.taps` are appended to it.
+            x: see `embed`.
+            taps: if given, the hidden states after the blocks `self.taps` are appended to it.
         """
         h_FTD, layout = self.embed(x)
         for depth, block in enumerate(self.blocks):
@@ -171,7 +172,7 @@ class Tower(ABC):
         """Refuse a tensor of another dtype or on another device than the tower's weights.
 
         Raises:
-            StcError: says how to convert it.
+            StcError: with the conversion that is needed.
         """
         weight = self.patch_weight
         if x.dtype != weight.dtype:

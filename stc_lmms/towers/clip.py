@@ -18,5 +18,5 @@ class ClipTower(ImageTower):
         return self.core.pre_layrnorm(self.core.embeddings(pixels_FCHW, **how))
 
     def finish(self, h_FTD: Tensor, layout: Layout | None = None) -> Tensor:
-        """Nothing: CLIP normalises only the pooled class token."""
+        """The identity: CLIP normalises only the pooled class token."""
         return h_FTD

@@ -76,7 +76,7 @@ class ImageTower(Tower):
         if not isinstance(pixels_FCHW, Tensor) or tuple(pixels_FCHW.shape[1:]) != (3, size, size):
             got = list(getattr(pixels_FCHW, "shape", ())) or type(pixels_FCHW).__name__
             raise StcError(
-                f"a {self.family} tower of this checkpoint takes pixel values [frames, 3, {size}, {size}], "
+                f"a {self.family} tower of this checkpoint needs pixel values [frames, 3, {size}, {size}], "
                 f"not {got}: its resolution is fixed, use the checkpoint's own processor"
             )
         self.check_input("pixel values", pixels_FCHW)

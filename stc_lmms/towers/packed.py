@@ -1,4 +1,4 @@
-"""Packed patches of Qwen-VL towers, and where the tokens of one temporal slice lie.
+"""Packed patches of Qwen-VL towers, and the layout of the tokens of one temporal slice.
 
 Shapes: P packed rows, C values per row, F temporal slices, T = h*w tokens per slice, G = T/merge^2 merge
 groups, E head width, W windows. Grids are in patches: (t, h, w).
@@ -16,7 +16,7 @@ from stc_lmms.towers.base import Layout
 
 @dataclass(frozen=True, eq=False)
 class Patches:
-    """Input of a Qwen-VL tower, as the processor makes it: consecutive temporal slices of one stream.
+    """Input of a Qwen-VL tower, as created by the processor: consecutive temporal slices of one stream.
 
     Attributes:
         rows_PC: one row per patch, slice after slice, merge group after merge group.
@@ -24,14 +24,14 @@ class Patches:
             the same height and width; a stream whose grid changes gives one `Patches` per grid.
 
     Raises:
-        StcError: the grid is not of that form, or does not count the rows.
+        StcError: the grid has another form, or does not match the number of rows.
     """
 
     rows_PC: Tensor
     grid_thw: Sequence[Sequence[int]] | Tensor
 
     def __post_init__(self):
-        """Bring the grid into one form, on the host."""
+        """Normalise the grid, on the host."""
         grid = self.grid_thw.tolist() if isinstance(self.grid_thw, Tensor) else self.grid_thw
         try:
             grid = tuple((int(t), int(h), int(w)) for t, h, w in grid)
@@ -66,12 +66,12 @@ class Patches:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Attention windows of one slice, whose tokens lie window after window.
+    """Attention windows of one slice, whose tokens are sorted by window.
 
     Attributes:
-        of_T: number of each token's window.
-        same: the size of the windows if it is the same for all, else 0.
-        by_size: for each size that occurs, the rows [W*size] of its windows, one after the other.
+        of_T: index of the window of each token.
+        same: the common size of all windows, or 0.
+        by_size: for each size that occurs, the rows [W*size] of its windows.
     """
 
     of_T: Tensor
@@ -81,13 +81,13 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class GridLayout(Layout):
-    """Layout of one temporal slice, and what depends on it alone.
+    """Layout of one temporal slice, with tensors that depend only on it.
 
     Attributes:
         cos_TE: cosine of the rotary angles, in float32 or wider.
         sin_TE: their sine.
-        windows: None where every block attends to the whole slice.
-        order_G: the merge groups in the order in which the tower keeps them (None: raster order).
+        windows: None if every block attends to the entire slice.
+        order_G: the merge groups in the order used by the tower (None: raster order).
         back_G: the inverse of `order_G`.
         table_rows_T4: rows of a learned position table to interpolate between (None: no such table).
         table_weights_T4: their weights.
@@ -117,7 +117,7 @@ def build_layout(
         size: (height, width) in patches, multiples of `merge`.
         merge: side of a merge group.
         inv_freq: inverse rotary frequencies [E/4].
-        dtype: of the tower.
+        dtype: dtype of the tower.
         window: side of an attention window in merge groups, if the tower has windows.
         table_side: side of the square table of learned positions, if the tower has one.
     """
@@ -156,8 +156,8 @@ def rotate(x_FQHE: Tensor, layout: GridLayout, index_FQ: Tensor | None = None) -
         cos, sin = cos[index_FQ], sin[index_FQ]
     wide = x_FQHE.to(cos.dtype)
     first, second = wide.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (wide * cos.unsqueeze(-2) + turned * sin.unsqueeze(-2)).to(x_FQHE.dtype)
+    rotated = torch.cat((-second, first), dim=-1)
+    return (wide * cos.unsqueeze(-2) + rotated * sin.unsqueeze(-2)).to(x_FQHE.dtype)
 
 
 def _to(x: Tensor | None, device: torch.device) -> Tensor | None:
@@ -173,7 +173,7 @@ def _positions(height: int, width: int, merge: int) -> tuple[Tensor, Tensor]:
 
 
 def _windows(height: int, width: int, side: int, group: int, device: torch.device) -> tuple[Tensor, Windows]:
-    """Order of the merge groups (on the CPU), window after window, and the windows.
+    """Order of the merge groups (on the CPU), sorted by window, and the windows.
 
     Windows tile a slice from its top left corner; those at the right and lower edge may be smaller.
     """
@@ -193,10 +193,10 @@ def _windows(height: int, width: int, side: int, group: int, device: torch.devic
 
 
 def _table_taps(row_T: Tensor, column_T: Tensor, size: tuple[int, int], side: int) -> tuple[Tensor, Tensor]:
-    """Bilinear interpolation of a [side, side] table at each patch; the corners of both coincide."""
+    """Bilinear interpolation of a [side, side] table at each patch, with aligned corners."""
     axes = []
-    for place, length in ((row_T, size[0]), (column_T, size[1])):
-        at = place.float() * (side - 1) / max(length - 1, 1)
+    for position, length in ((row_T, size[0]), (column_T, size[1])):
+        at = position.float() * (side - 1) / max(length - 1, 1)
         low = at.floor().long().clamp(max=side - 1)
         share = at - low
         axes.append(((low, 1 - share), ((low + 1).clamp(max=side - 1), share)))

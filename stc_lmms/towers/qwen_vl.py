@@ -1,8 +1,8 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL vision towers (transformers 4.56 to 5.x; Qwen3-VL from 4.57).
 
 Their input is packed: the patches of all temporal slices in one sequence, in which no slice attends to
-another. Here a slice is a frame and slices are batched, [F,T,D]: plain attention, no sequence lengths to
-read back from the device. The dense pass runs through the same parts; the stock layer would call
+another. Here a slice is a frame and slices are batched, [F,T,D]: this needs plain attention only, and no
+sequence lengths are read back from the device. The dense pass uses the same parts; the stock layer would call
 attention once per slice, and in Qwen2.5-VL once per window.
 
 Shapes: F temporal slices, T tokens per slice, D width, Q queries, E head width, P and C see `packed`.
@@ -16,7 +16,7 @@ from stc_lmms.errors import CheckpointError, StcError
 from stc_lmms.towers.base import Block, Tower
 from stc_lmms.towers.packed import GridLayout, Patches, Windows, build_layout, rotate
 
-# Layouts of so many grids are kept by a tower; a stream of one camera needs one.
+# Number of grids whose layouts a tower keeps; a stream from one camera needs one.
 KEPT_LAYOUTS = 8
 
 
@@ -90,7 +90,7 @@ class QwenBlock(Block):
         return mixed.transpose(1, 2)
 
     def _attention_in_windows(self, q: Tensor, k: Tensor, v: Tensor, windows: Windows) -> Tensor:
-        """Every window of a size in one batch: no T x T mask, no call per window."""
+        """All windows of a size in one batch, without a T x T mask and without a call per window."""
         shape = q.shape
         if windows.same:
             q, k, v = (x.reshape(-1, windows.same, *shape[2:]) for x in (q, k, v))
@@ -104,7 +104,7 @@ class QwenBlock(Block):
     def _third(self, x: Tensor, number: int) -> Tensor:
         """Rows number*D to (number+1)*D of the fused projection, without computing the others."""
         fused = self.layer.attn.qkv
-        if not _is_plain(fused):  # LoRA, quantised, sharded or hooked: only the module knows its product
+        if not _is_plain(fused):  # LoRA, quantised, sharded or hooked: only the module knows its output
             return fused(x).chunk(3, dim=-1)[number]
         width = fused.out_features // 3
         rows = slice(number * width, (number + 1) * width)
@@ -112,7 +112,7 @@ class QwenBlock(Block):
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether calling the module is no more than `functional.linear` on its weight."""
+    """Whether calling the module is the same as `functional.linear` with its weight."""
     return (
         type(module) is nn.Linear
         and not module._forward_hooks
@@ -122,7 +122,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 class QwenTower(Tower):
-    """What the three families share."""
+    """Base of the three families."""
 
     def __init__(self, model: nn.Module, feature_layer: int = -1):
         if feature_layer != -1:
@@ -169,15 +169,15 @@ class QwenTower(Tower):
         """Patch embedding, [F,T,D]; see `Tower.embed`."""
         if not isinstance(patches, Patches):
             raise StcError(
-                f"a {self.family} tower takes Patches(pixel_values_videos, video_grid_thw), "
+                f"a {self.family} tower needs Patches(pixel_values_videos, video_grid_thw), "
                 f"not {type(patches).__name__}"
             )
         rows = patches.rows_PC
         self.check_input("patches", rows)
-        wanted = self.patch_weight[0].numel()
-        if rows.shape[1] != wanted:
+        values = self.patch_weight[0].numel()
+        if rows.shape[1] != values:
             raise StcError(
-                f"a patch of this {self.family} tower has {wanted} values, not {rows.shape[1]}; "
+                f"a patch of this {self.family} tower has {values} values, not {rows.shape[1]}; "
                 "use the checkpoint's own processor"
             )
         layout = self.layout(patches.size)
@@ -200,8 +200,8 @@ class Qwen2_5_VLTower(QwenTower):
     """Adapter of `Qwen2_5_VisionTransformerPretrainedModel`; its hidden states are in window order."""
 
     def _blocks(self, model: nn.Module) -> list[QwenBlock]:
-        whole = set(model.config.fullatt_block_indexes)
-        return [QwenBlock(layer, windowed=depth not in whole) for depth, layer in enumerate(model.blocks)]
+        full = set(model.config.fullatt_block_indexes)
+        return [QwenBlock(layer, windowed=depth not in full) for depth, layer in enumerate(model.blocks)]
 
     def _layout_options(self) -> dict[str, int]:
         config = self.config
@@ -219,7 +219,7 @@ class Qwen2_5_VLTower(QwenTower):
 
 
 class Qwen3VLTower(QwenTower):
-    """Adapter of `Qwen3VLVisionModel`: learned positions, and deepstack features behind the `taps`."""
+    """Adapter of `Qwen3VLVisionModel`: learned positions, and deepstack features after the blocks `taps`."""
 
     def __init__(self, model: nn.Module, feature_layer: int = -1):
         super().__init__(model, feature_layer)
@@ -236,6 +236,6 @@ class Qwen3VLTower(QwenTower):
         return h_FTD + place_TD.to(h_FTD.dtype), layout
 
     def deepstack(self, taps: list[Tensor], layout: GridLayout) -> tuple[Tensor, ...]:
-        """The deepstack mergers on the hidden states behind the taps, [F,G,width of the LLM] each."""
+        """Deepstack mergers applied to the hidden states at the taps, [F,G,width of the LLM] each."""
         mergers = self.model.deepstack_merger_list
         return tuple(self._merged(merger, h) for merger, h in zip(mergers, taps, strict=True))

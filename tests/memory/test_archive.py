@@ -218,7 +218,7 @@ def test_a_decoder_of_another_kind_is_refused_before_weights(checkpoint, tmp_pat
     for name in ("rope_parameters", "rope_scaling"):
         config["text_config"].pop(name, None)
     (folder / "config.json").write_text(json.dumps(config))
-    assert "sliding window of their own" in refusal(folder, memory="recent")
+    assert "their own sliding window" in refusal(folder, memory="recent")
 
 
 def test_what_only_the_stream_shows_is_one_line(load):
