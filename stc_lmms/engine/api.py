@@ -1,4 +1,4 @@
-"""The streaming interface: all that a harness, the live command and the latency card know of a model.
+"""The streaming interface: what a harness, the live command and the latency card know of a model.
 
 Invariants (tested for every model and method):
   (a) causality: changing frames after t changes no answer at t;
@@ -21,16 +21,17 @@ from stc_lmms.demo.pretrained import demo_folder, is_demo
 from stc_lmms.engine.timers import Efficiency
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
 
+_NO_COMMENTS = "model {!r} does not comment; use --model livecc"
+
 
 @dataclass(frozen=True)
 class Generation:
     """How to answer. Decoding is greedy.
 
     Attributes:
-        max_new_tokens: at most so many tokens.
-        stop: the answer ends before any of these, once it holds more than white space.
-        opening: words that the model's answer begins with; it goes on from there, and the text of the
-            answer is what follows them.
+        max_new_tokens: limit of the answer.
+        stop: strings that end the answer once it holds more than white space; not part of it.
+        opening: words that the answer is made to begin with; its text is what follows them.
     """
 
     max_new_tokens: int = 128
@@ -49,7 +50,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stream has come.
+    """What a stream has taken in.
 
     Attributes:
         frames: frames observed.
@@ -64,11 +65,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class FrameSelection:
-    """A clip whose frames the model chose by `StreamingModel.select_frames`.
+    """A clip whose frames were chosen by `StreamingModel.select_frames`.
 
     Attributes:
-        frames: how many it chose, a frame that it chose twice included.
-        start_s: where the clip starts, in seconds.
+        frames: number of frames chosen, repetitions included.
+        start_s: start of the clip in seconds.
         avg_fps: frame rate of the video.
     """
 
@@ -81,7 +82,7 @@ class Stream(ABC):
     """Everything one video has left in a model.
 
     Attributes:
-        frame_selection: what `begin_clip` was given; None when frames come at a fixed rate.
+        frame_selection: see `begin_clip`; None when frames come at a fixed rate.
     """
 
     frame_selection: FrameSelection | None = None
@@ -94,7 +95,7 @@ class Stream(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of all state: KV cache, tower references, method state."""
+        """Bytes of all state on the device: KV cache, tower references, method state."""
 
     @property
     @abstractmethod
@@ -102,9 +103,9 @@ class Stream(ABC):
         """What it has taken in so far."""
 
     def begin_clip(self, selection: FrameSelection) -> None:
-        """Be told, before the first frame of a new stream, that all frames to come are those of a spread.
+        """Announce that the frames to come were selected; a frame may then repeat, with its time stamp.
 
-        Then a frame may come again, with the same time stamp.
+        Must be called before the first frame of a new stream.
         """
         self.frame_selection = selection
 
@@ -118,6 +119,7 @@ class Stream(ABC):
 
         Raises:
             ValueError: wrong shape or dtype, or times that go back.
+            StcError: more frames than `max_frames`, or frames that the model cannot take.
         """
 
     @abstractmethod
@@ -127,10 +129,9 @@ class Stream(ABC):
         """Answer from the frames observed so far; leaves the stream as it was.
 
         Args:
-            question: the whole prompt, options and instructions included.
+            question: the whole prompt, with options and instructions.
             generation: how to answer.
-            search: what a memory that searches is searched by, such as the bare question; None is
-                `question`.
+            search: query of a memory that retrieves, such as the bare question; None: `question`.
         """
 
     @abstractmethod
@@ -140,11 +141,11 @@ class Stream(ABC):
 
 @dataclass(frozen=True)
 class Decision:
-    """What a proactive stream made of the question that it watches for.
+    """A proactive stream's decision about the question it watches for.
 
     Attributes:
-        time_s: time stamp of the newest frame that it had seen.
-        logit: it wants to answer if this is above 0.
+        time_s: time stamp of the newest frame seen.
+        logit: above 0 to answer now.
     """
 
     time_s: float
@@ -152,20 +153,20 @@ class Decision:
 
     @property
     def speaks(self) -> bool:
-        """Whether it wants to answer now."""
+        """Whether to answer now."""
         return self.logit > 0
 
 
 class ProactiveStream(Stream):
-    """A stream that decides by itself when to answer a question that was asked before."""
+    """A stream that decides by itself when to answer a question asked earlier."""
 
     @abstractmethod
     def watch(self, question: str, on_decision: Callable[[Decision], None] | None = None) -> None:
-        """Watch for a question from now on, instead of an earlier one.
+        """Watch for a question from now on; replaces an earlier one.
 
         Args:
             question: the instruction, such as "say when the kettle boils".
-            on_decision: called within `observe` at every decision, while the stream has seen exactly the
+            on_decision: called within `observe` at every decision, when the stream has seen exactly the
                 frames that it was made on; it may call `speak`.
         """
 
@@ -175,16 +176,16 @@ class ProactiveStream(Stream):
 
     @abstractmethod
     def poll(self) -> Answer:
-        """`Yes` or `No`: whether a decision since the last poll was to answer; with what it cost to know."""
+        """`Yes` or `No`: whether a decision since the last poll was to answer; with what it cost."""
 
     @abstractmethod
     def speak(self, generation: Generation = Generation()) -> Answer:
-        """Answer the question that is watched for, knowing the moments it was answered at before.
+        """Answer the question watched for; the model knows when it was answered before.
 
         An empty text means that the model has nothing to say after all.
 
         Raises:
-            StcError: nothing is watched for, or no frame has come.
+            StcError: no question is watched for, or no frame has come.
         """
 
 
@@ -227,16 +228,21 @@ class StreamingModel(ABC):
     Args:
         settings: validated model arguments; loading the weights calls `check` first.
 
+    Attributes:
+        settings: as given.
+        proactive: whether its streams are `ProactiveStream`s.
+        exact_grid: whether it counts seconds and so needs a frame every 1 / fps seconds, not every n-th.
+        select_frames: where a model samples the clip of every question anew: (frames of the video, frame
+            rate, start and end in seconds or None for the whole video) to frame indices in order, which may
+            repeat. None: a fixed rate of `fps`.
+
     Raises:
         CheckpointError, SettingsError: see `check`; or the weights cannot be loaded.
     """
 
     settings: Settings
-    proactive: bool = False  # its streams are `ProactiveStream`s
-    exact_grid: bool = False  # counts seconds: frames every 1 / fps seconds, not every so many frames
-    # Where a model samples every question's clip anew: (number of frames of the video, their rate, start and
-    # end in seconds or None for the whole video) to indices of frames, in order; one that repeats is seen
-    # again. None: the fixed grid of `fps`.
+    proactive: bool = False
+    exact_grid: bool = False
     select_frames: Callable[[int, float, tuple[float, float] | None], list[int]] | None = None
 
     @abstractmethod
@@ -249,8 +255,7 @@ class StreamingModel(ABC):
 
         Raises:
             CheckpointError: no such checkpoint, or one of another model.
-            SettingsError: method, memory or an option does not fit, for instance a budget above the tokens
-                that a frame has.
+            SettingsError: method, memory or an option does not fit, such as a budget above a frame's tokens.
         """
 
     @abstractmethod
@@ -258,8 +263,8 @@ class StreamingModel(ABC):
         """A model on the same weights, for instance with another method; this one stays as it is.
 
         Args:
-            settings: what concerns loading (`pretrained`, `revision`, `dtype`, `device`,
-                `attn_implementation`) is as in the present ones.
+            settings: `pretrained`, `revision`, `dtype`, `device` and `attn_implementation` as in the
+                present ones.
 
         Raises:
             SettingsError: method, memory or an option does not fit.
@@ -276,27 +281,26 @@ class StreamingModel(ABC):
         Raises:
             SettingsError: they do not fit a commentary, or the model cannot comment at all.
         """
-        raise SettingsError(f"model {settings.model!r} does not comment; use --model livecc")
+        raise SettingsError(_NO_COMMENTS.format(settings.model))
 
     def open_commentary(self, task: str = "", max_new_tokens: int = 16) -> CommentaryStream:
         """A new, empty stream that comments on its video.
 
         Args:
-            task: what the model is asked to do, such as "describe the video"; empty: its own default.
+            task: the instruction, such as "describe the video"; empty: the model's default.
             max_new_tokens: limit of one comment.
 
         Raises:
             SettingsError: see `check_commentary`.
         """
-        self.check_commentary(self.settings)
-        raise NotImplementedError
+        raise SettingsError(_NO_COMMENTS.format(self.settings.model))
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """How it runs; part of every result.
 
-        Execution, attention, dtype, device and versions, and `launch` (`eager` or `graph`: what happens,
-        not what was asked for) with its `launch_reason`.
+        Execution, attention, dtype, device and versions, and `launch`: `eager` (with its `launch_reason`)
+        or graphs, as it really happens.
         """
 
 
@@ -324,7 +328,7 @@ def check_frames(
 
 
 def check_length(max_frames: int | None, frames: int) -> None:
-    """Raise `StcError` if a stream of so many frames is longer than the settings allow."""
+    """Raise `StcError` if a stream has more frames than the settings allow."""
     if max_frames is not None and frames > max_frames:
         raise StcError(
             f"the stream is longer than max_frames={max_frames}; raise it or sample at a lower fps"
@@ -332,7 +336,7 @@ def check_length(max_frames: int | None, frames: int) -> None:
 
 
 def checkpoint(settings: Settings) -> str:
-    """Folder or hub id of the weights; the files of `demo` are checked on first use."""
+    """Folder or hub id of the weights; files of `pretrained=demo` are checked on first use."""
     return str(demo_folder(settings.pretrained)) if is_demo(settings.pretrained) else settings.pretrained
 
 
@@ -341,7 +345,7 @@ def open_device(name: str) -> torch.device:
 
     Raises:
         SettingsError: torch knows no such device.
-        CheckpointError: a CUDA device was asked for and is not there.
+        CheckpointError: there is no such CUDA device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -352,8 +356,8 @@ def open_device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise CheckpointError(
-                f"device={name} was asked for, but torch sees no CUDA device; use device=cpu"
+                f"device={name} was requested, but torch sees no CUDA device; use device=cpu"
             )
         if (device.index or 0) >= torch.cuda.device_count():
-            raise CheckpointError(f"device={name} was asked for, but there are {torch.cuda.device_count()}")
+            raise CheckpointError(f"device={name} was requested, but there are {torch.cuda.device_count()}")
     return device

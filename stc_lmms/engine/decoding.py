@@ -11,7 +11,7 @@ from stc_lmms.engine.api import Generation
 from stc_lmms.memory.base import Reader
 from stc_lmms.ops.transfer import to_device
 
-# What is done to the logits [V] of a step, given the answer's ids so far.
+# Changes the logits [V] of a step, given the answer's ids so far.
 Adjust = Callable[[Tensor, Sequence[int]], Tensor]
 
 
@@ -19,7 +19,7 @@ Adjust = Callable[[Tensor, Sequence[int]], Tensor]
 class Decoded:
     """Token ids without the end token, their text, and the times of the first and of further tokens.
 
-    `end_id` is the end token, None where a stop string or the limit ended the answer.
+    `end_id` is the end token; None if a stop string or the limit ended the answer.
     """
 
     token_ids: tuple[int, ...]
@@ -65,7 +65,7 @@ def greedy(
 
 
 def repetition_penalty(logits_V: Tensor, ids: Collection[int], penalty: float) -> Tensor:
-    """Logits with those of the tokens `ids` made less likely (CTRL, arXiv 1909.05858).
+    """Logits with the tokens `ids` made less likely (CTRL, arXiv 1909.05858).
 
     Positive ones are divided by `penalty`, the others multiplied.
     """

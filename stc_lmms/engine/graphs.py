@@ -1,13 +1,12 @@
-"""One frame at a time as CUDA graphs: tower, in-tower method, projector and pooling in one launch.
+"""Single frames as CUDA graphs: tower, in-tower method, projector and pooling in one launch.
 
-A live frame is small: launched kernel by kernel, a selective frame costs as much as a dense one, because
-the host cannot keep up. A graph replays the same kernels on the same addresses with one launch. So a graph
-reads its frame from a buffer of its own, the references of STC-Cacher are written in place, and what a
-graph returns is copied out before the next replay.
+Launched kernel by kernel, a selective frame costs as much as a dense one, because the host cannot keep up. A
+graph replays the same kernels on the same addresses: it reads its frame from a buffer of its own, STC-Cacher's
+references are written in place, and its output is copied before the next replay.
 
 Every role (dense, reference, selective) and shape has its own graph. Recording one costs as much as several
-frames, so it has to pay: a stream of single frames records at once, but a single frame behind a group may be
-no more than its rest, and only a second one of the same kind before the next group is recorded.
+frames. A stream of single frames records at once; a single frame after a group may only be the group's
+remainder, so the second one of its kind before the next group is recorded.
 """
 
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from torch import Tensor
 from stc_lmms.methods.base import TowerMethod, TowerState
 from stc_lmms.towers import Patches, Tower
 
-UNKNOWN_ROLE = "what the method does with a frame is not known before it runs"
+UNKNOWN_ROLE = "the role of a frame is not known before the method runs"
 _WARM_UPS = 3  # libraries choose kernels and allocate workspaces in the first calls
 _UNTIMED = nullcontext()
 
@@ -30,34 +29,34 @@ class CudaCapture:
 
     Args:
         device: where the model is.
-        wanted: the model argument `cuda_graphs`.
+        enabled: the model argument `cuda_graphs`.
 
     Attributes:
         reason: why frames are launched kernel by kernel; empty while graphs work.
     """
 
-    def __init__(self, device: torch.device, wanted: bool = True):
+    def __init__(self, device: torch.device, enabled: bool = True):
         self.device = device
         self.reason = ""
-        self._side: torch.cuda.Stream | None = None  # one for all: graphs that share memory need the same
+        self._side: torch.cuda.Stream | None = None  # graphs that share memory need the same
         if device.type != "cuda":
             self.reason = f"there are no graphs on {device.type}"
-        elif not wanted:
+        elif not enabled:
             self.reason = "cuda_graphs=false"
 
     def new_pool(self) -> Any:
-        """Memory that the graphs of one stream share: they never run at the same time."""
+        """Memory shared by the graphs of one stream, which never run at the same time."""
         return torch.cuda.graph_pool_handle()
 
     def record(self, function: Callable[[], Tensor], pool: Any) -> tuple[Tensor, Callable[[], None]]:
-        """The buffer that `function` returns, and a call that fills it anew.
+        """The buffer that `function` returns, and a call that recomputes it.
 
         Args:
-            function: the same kernels on the same addresses whenever it is called; nothing in it may wait
-                for the device. Calling it twice must do no harm: it runs before it is recorded.
-            pool: of `new_pool`.
+            function: runs the same kernels on the same addresses at every call, never waits for the device,
+                and may be called several times.
+            pool: see `new_pool`.
         """
-        # Not always the current device (device=cuda:1): elsewhere the kernels would run, but not be recorded.
+        # The model's device need not be the current one (device=cuda:1), but only that one is recorded.
         with torch.cuda.device(self.device):
             if self._side is None:
                 self._side = torch.cuda.Stream()
@@ -69,16 +68,16 @@ class CudaCapture:
             current.wait_stream(self._side)
             graph = torch.cuda.CUDAGraph()
             try:
-                # Other threads may allocate meanwhile (a camera's frames): only this one's mistakes count.
+                # thread_local: other threads may allocate meanwhile (a camera's frames).
                 with torch.cuda.graph(graph, pool, self._side, "thread_local"):
                     output = function()
             finally:
-                torch.cuda.set_stream(current)  # a capture that fails leaves the side stream the current one
+                torch.cuda.set_stream(current)  # a failed capture leaves the side stream current
         return output, graph.replay
 
 
 class _Frame(NamedTuple):
-    """A captured frame: its buffers, what it reads besides, and what the host needs to count it."""
+    """A captured frame: its buffers, the references it reads, and what the host needs to count it."""
 
     input: Tensor
     output: Tensor
@@ -89,7 +88,7 @@ class _Frame(NamedTuple):
 
 
 class FrameRunner:
-    """The visual part of a model on the single frames of one stream.
+    """Tower and projector on the single frames of one stream.
 
     Args:
         capture: shared by all streams of the model.
@@ -114,27 +113,26 @@ class FrameRunner:
         self.reset()
 
     def reset(self) -> None:
-        """A new stream begins; its frames may use the graphs of the one before."""
-        self._met: set[Any] | None = None  # kinds of single frames since the last group; None: no group yet
+        """A new stream begins; it may use the graphs of the previous one."""
+        self._kinds: set[Any] | None = None  # of single frames since the last group; None: no group yet
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the graphs' own inputs and outputs; their scratch memory is not counted."""
+        """Bytes of the graphs' inputs and outputs, without their scratch memory."""
         return sum(frame.input.nbytes + frame.output.nbytes for frame in self._frames.values())
 
     @torch.no_grad()
     def encode(self, x: Tensor | Patches, timed: AbstractContextManager[None] = _UNTIMED) -> Tensor | None:
-        """LLM tokens [1,N,D] of the next frame, a tensor of their own; None if it has to run eagerly.
+        """LLM tokens [1,N,D] of the next frame in a new tensor; None if it has to run eagerly.
 
-        Groups, of which it has to be told, always run eagerly. Why all single frames do is in
-        `capture.reason`.
+        Groups always run eagerly, but must be passed, too. `capture.reason` says why single frames do.
 
         Args:
-            x: what the tower takes: pixel values [F,3,S,S], or the patches of F temporal slices.
-            timed: entered while a graph runs, not while it is recorded, nor when None is returned.
+            x: tower input: pixel values [F,3,S,S], or the patches of F frame pairs.
+            timed: entered only while a graph runs.
         """
         if len(x) > 1:
-            self._met = set()
+            self._kinds = set()
             return None
         role = self._role()
         if self.capture.reason:
@@ -142,8 +140,8 @@ class FrameRunner:
         kind = (role, *_form(x))
         frame = self._frames.get(kind)
         if frame is None or not self._current(frame):
-            if self._met is not None and kind not in self._met:
-                self._met.add(kind)
+            if self._kinds is not None and kind not in self._kinds:
+                self._kinds.add(kind)
                 return None
             try:
                 frame = self._record(x)
@@ -167,14 +165,14 @@ class FrameRunner:
         return role
 
     def _current(self, frame: _Frame) -> bool:
-        """Whether it writes the references that the stream has now: another shape makes new ones."""
+        """Whether it writes the stream's present references; another shape makes new ones."""
         return self.method is None or frame.references is self.state.references
 
     def _record(self, x: Tensor | Patches) -> _Frame:
         if self._pool is None:
             self._pool = self.capture.new_pool()
         tower, method = self.tower, self.method
-        with torch.inference_mode(False):  # the next frame may come in or outside inference mode
+        with torch.inference_mode(False):  # the next frame may come outside inference mode
             buffer = Patches(x.rows_PC.clone(), x.grid_thw) if isinstance(x, Patches) else x.clone()
         h_1TD, layout = tower.embed(buffer)
         role, plan, references = "dense", None, None
@@ -182,7 +180,7 @@ class FrameRunner:
             plan = method.begin(tower, h_1TD, layout, self.state)
             references = self.state.references
             role = "reference" if plan.dense else "selective"  # the first frame of a new shape is dense
-            # Graphs of the shape before would hold on to its references.
+            # Graphs of an earlier shape would keep its references alive.
             self._frames = {key: frame for key, frame in self._frames.items() if self._current(frame)}
 
         def function() -> Tensor:
@@ -196,7 +194,7 @@ class FrameRunner:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What went wrong first: where a capture fails, ending it raises an error that says no more than that."""
+    """The first error: ending a failed capture raises another one that says nothing."""
     while error.__context__ is not None:
         error = error.__context__
     return error
@@ -207,6 +205,6 @@ def _tensor(x: Tensor | Patches) -> Tensor:
 
 
 def _form(x: Tensor | Patches) -> tuple[Any, ...]:
-    """What must be equal for two frames to share a graph."""
+    """Frames of equal form can share a graph."""
     tensor = _tensor(x)
     return (x.grid_thw if isinstance(x, Patches) else None), tensor.shape, tensor.dtype

@@ -1,7 +1,7 @@
-"""What an answer costs: the stage clock and the efficiency record, defined once for every model.
+"""What an answer costs: the stage clock and the efficiency record, the same for every model.
 
-Stage times cover the work done since the previous answer of the same stream, so summing the records of
-a stream gives its totals. Units are milliseconds; on a GPU they are device times between events.
+Stage times cover the work since the previous answer of the stream, so the records of a stream sum to its
+totals. Units are milliseconds; on a GPU they are device times between events.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stc_lmms import __version__
 from stc_lmms.lazy import torch
 
 STAGES = ("decode_ms", "preprocess_ms", "vit_ms", "project_ms", "method_ms", "prefill_ms")
-_PENDING = 1000  # event pairs that may wait to be read; a camera may be asked only at its end
+_PENDING = 1000  # unread event pairs; a camera may be asked only at its end
 
 
 @dataclass
@@ -32,27 +32,27 @@ class Efficiency:
     Attributes:
         frames_seen: frames in the stream when the question was asked.
         frames_encoded: frames encoded since the previous answer.
-        frames_graphed: how many of them were one captured graph each; the others were launched eagerly.
+        frames_graphed: how many of them ran as captured graphs; the others were launched eagerly.
         tower_tokens: tower tokens of those frames.
         tower_tokens_recomputed: how many of them were computed, not reused.
         llm_tokens_mean: LLM tokens kept per frame, mean over the stream.
         llm_tokens_max: the most kept for any one frame.
         decode_ms: reading and decoding video.
-        preprocess_ms: resize and normalisation, and the copy to the device.
-        vit_ms: vision tower, with the in-tower method; of captured frames with projector and pooling, but
-            without recording the graph.
+        preprocess_ms: resize, normalisation, and copy to the device.
+        vit_ms: vision tower with the in-tower method; for captured frames also projector and pooling, but
+            not the recording of the graph.
         project_ms: projector and pooling.
-        method_ms: token method, or a memory that works on tokens.
-        prefill_ms: prefill of visual tokens (and of the prompt's first part, once per stream).
-        ttft_ms: from the question to its first answer token: what is encoded for it alone, question prefill
-            and one decoding step.
+        method_ms: token method, or a memory of visual tokens.
+        prefill_ms: prefill of visual tokens, and of the text before the video (once per stream).
+        ttft_ms: from the question to its first answer token: encoding for this question alone, question
+            prefill and one decoding step.
         per_token_ms: mean time of each further token; None for one-token answers.
         new_tokens: answer tokens.
         context_tokens: tokens in the KV cache when the answer began, the question included.
-        kv_bytes: what the memory holds of the stream on the compute device, without the question.
-        archive_bytes: what it holds in host memory or on disk.
-        state_bytes: everything the stream holds on the device: KV, tower references, method state.
-        peak_memory_bytes: peak of the device so far; of the process where there is no GPU.
+        kv_bytes: the stream's memory on the compute device, without the question.
+        archive_bytes: the stream's memory in host memory or on disk.
+        state_bytes: all state of the stream on the device: KV, tower references, method state.
+        peak_memory_bytes: peak of the device so far; without a GPU, of the process.
     """
 
     frames_seen: int = 0
@@ -104,7 +104,7 @@ class StageClock:
             events[1].record(torch.cuda.current_stream(self._device))
             self._events.append((name, *events))
             if len(self._events) >= _PENDING:
-                while self._events and self._events[0][2].query():  # the others would have to be waited for
+                while self._events and self._events[0][2].query():  # later ones would have to be waited for
                     self._read_oldest()
         else:
             start = time.perf_counter()
@@ -112,7 +112,7 @@ class StageClock:
             self._spent[name] += (time.perf_counter() - start) * 1e3
 
     def wait(self) -> None:
-        """Let the device finish what is queued, so that it is not billed to what comes next."""
+        """Let the device finish queued work, so that its time is not counted in what follows."""
         if self._events:
             torch.cuda.synchronize(self._device)
         while self._events:
@@ -145,7 +145,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "device": name,
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
-        "stc-lmms": __version__,  # not the distribution's: a GPU machine may have only the source tree
+        "stc-lmms": __version__,  # of the source tree, which may not be installed
     } | versions
 
 

@@ -148,12 +148,12 @@ def test_why_frames_run_eagerly(load, clip):
     (frame,) = pixels(load(**DENSE), clip, 1)
     no_gpu = runner(load(**DENSE), CudaCapture(torch.device("cpu")))
     assert no_gpu.encode(frame) is None and no_gpu.capture.reason == "there are no graphs on cpu"
-    unwanted = CudaCapture(torch.device("cuda"), wanted=False)
+    unwanted = CudaCapture(torch.device("cuda"), enabled=False)
     assert runner(load(**DENSE), unwanted).encode(frame) is None and unwanted.reason == "cuda_graphs=false"
     adaptive = load(method="stc_cacher", refresh="adaptive", cut_similarity=0.5)
     capture = Replayed()
     assert runner(adaptive, capture).encode(frame) is None
-    assert capture.reason == "what the method does with a frame is not known before it runs"
+    assert capture.reason == "the role of a frame is not known before the method runs"
 
     class Broken(Replayed):
         def record(self, function, pool):
