@@ -12,7 +12,7 @@ from stc_lmms import compat_llm
 from stc_lmms.engine.api import Generation
 from stc_lmms.engine.decoding import greedy
 from stc_lmms.memory.full import Full
-from stc_lmms.models.checkpoint_io import qwen2_config
+from stc_lmms.models.checkpoint_io import entries_of, qwen2_config
 from stc_lmms.models.dispider.config import DispiderSpec
 from stc_lmms.models.dispider.memory import ClipMemory, ClipState
 from stc_lmms.models.dispider.net import DispiderNet, Words
@@ -24,7 +24,7 @@ from stc_lmms.models.dispider.prompt import (
     released_sampling,
     time_sentence,
 )
-from stc_lmms.models.dispider.weights import networks_from_tensors
+from stc_lmms.models.dispider.weights import load_networks
 from stc_lmms.towers import open_tower
 
 # Stated in the cases' text: absolute and relative, and absolute for the logits.
@@ -62,7 +62,7 @@ class _EndToEnd:
             tokens_per_frame=decision["resolution"],
             slots_per_frame=decision["pool_num"],
         )
-        self.net = DispiderNet(spec, networks_from_tensors(spec, weights, dtype))
+        self.net = DispiderNet(spec, load_networks(spec, entries_of(weights), dtype))
         self.tower = open_tower(self.net.networks.vision, spec.select_layer)
         self.errors: list[float] = [0.0]
         self.problems: list[str] = []

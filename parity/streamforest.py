@@ -15,6 +15,7 @@ from stc_lmms.models.streamforest.config import StreamForestSpec
 from stc_lmms.models.streamforest.memory import Forest
 from stc_lmms.models.streamforest.options import ForestOptions
 from stc_lmms.models.streamforest.prompt import PREFIX, suffix, time_sentence
+from stc_lmms.models.streamforest.weights import load_networks
 from stc_lmms.ops.merge import merge_to
 from stc_lmms.ops.sincos import spatial_table, temporal_table
 from stc_lmms.settings import resolve
@@ -180,7 +181,7 @@ def _e2e(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> CaseResu
     spec = StreamForestSpec.of(Path("golden"), case["config"] | {"vision_config": vision})
     args = {"method": "none", "device": "cpu", "pretrained": "golden", "dtype": str(dtype)[6:]}
     settings = resolve(args | _options(case["memory"]), {}, model="streamforest")
-    networks = model.networks_from(spec, entries_of(weights), dtype)
+    networks = load_networks(spec, entries_of(weights), dtype)
     forest = model.StreamForest.from_parts(settings, spec, networks, None)
 
     frames = tensors["frames"].numpy()

@@ -1,8 +1,8 @@
 """Single frames as CUDA graphs: tower, in-tower method, projector and pooling in one launch.
 
-Launched kernel by kernel, a selective frame costs as much as a dense one, because the host cannot keep up. A
-graph replays the same kernels on the same addresses: it reads its frame from a buffer of its own, STC-Cacher's
-references are written in place, and its output is copied before the next replay.
+Launched kernel by kernel, a selective frame costs as much as a dense one, because the host cannot keep up.
+A graph replays the same kernels on the same addresses: it reads its frame from its own buffer, the references
+of STC-Cacher are written in place, and its output is copied before the next replay.
 
 Every role (dense, reference, selective) and shape has its own graph. Recording one costs as much as several
 frames. A stream of single frames records at once; a single frame after a group may only be the group's

@@ -1,11 +1,11 @@
 """Checkpoints in the layout of their authors, not of transformers: folders, fields and safetensors.
 
-Nothing of a file but its table of names and shapes is read before all of them fit.
+Of the weights, only names and shapes are read before all of them fit.
 """
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms import compat
@@ -42,8 +42,8 @@ _QWEN2_FIELDS = (
     "bos_token_id",
     "eos_token_id",
 )
-
-BUFFERS = (".inv_freq", ".position_ids")  # old transformers saved them; they follow from the config
+_BUFFERS = (".inv_freq", ".position_ids")  # saved by old transformers; they follow from the config
+_SHOWN = 4  # problems in an error message
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Entry:
 
 
 def checkpoint_folder(pretrained: str, revision: str | None, *, weights: bool) -> Path:
-    """The checkpoint on this disk: a local folder, or a hub id whose files are fetched.
+    """The checkpoint on this disk: a local folder, or the downloaded files of a hub id.
 
     Args:
         pretrained: folder or hub id.
         revision: of the hub id.
-        weights: fetch the safetensors files, too.
+        weights: download the safetensors files, too.
 
     Raises:
         CheckpointError: there is no such folder, and the hub does not have it or cannot be reached.
@@ -82,7 +82,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A file that holds one JSON object.
 
     Raises:
-        CheckpointError: it does not, or it is not there.
+        CheckpointError: it is missing, unreadable or something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -94,7 +94,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def qwen2_config(fields: Mapping[str, Any]) -> Qwen2Config:
-    """The Qwen2 among a checkpoint's fields."""
+    """Config of the Qwen2 that a checkpoint's fields describe."""
     return Qwen2Config(**{name: fields[name] for name in _QWEN2_FIELDS if fields.get(name) is not None})
 
 
@@ -102,7 +102,7 @@ def entries(folder: Path) -> dict[str, Entry]:
     """All tensors of a folder's safetensors files by name.
 
     Raises:
-        CheckpointError: there are none, the index names a file that is not there, or one cannot be read.
+        CheckpointError: there are none, a file of the index is missing, or one cannot be read.
     """
     names = sorted(path.name for path in folder.glob("*.safetensors"))
     if (folder / _INDEX).is_file():
@@ -131,61 +131,119 @@ def entries(folder: Path) -> dict[str, Entry]:
 
 
 def entries_of(weights: Mapping[str, Tensor]) -> dict[str, Entry]:
-    """The same for tensors that are in memory."""
+    """The same for tensors in memory."""
     return {name: Entry(tuple(x.shape), lambda x=x: x) for name, x in weights.items()}
 
 
-def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
-    """A module without weights, to compare names and shapes with."""
-    with torch.device("meta"):
-        return make()
+@dataclass(frozen=True)
+class Network:
+    """How to make one network of a checkpoint.
+
+    Attributes:
+        build: a class of transformers, or a function that makes a module of our own.
+        config: of a class of transformers.
+        attention: of a class of transformers.
+    """
+
+    build: Callable[..., Any]
+    config: PretrainedConfig | None = None
+    attention: str = "sdpa"
+
+    def blank(self) -> nn.Module:
+        """Without weights, to compare names and shapes with."""
+        with torch.device("meta"):
+            return self.build() if self.config is None else self.build._from_config(self.config)
+
+    def random(self, dtype: torch.dtype) -> nn.Module:
+        """With random weights, made in their dtype on the current device."""
+        if self.config is None:
+            return self.build().to(dtype).eval()
+        return self.build._from_config(self.config, dtype=dtype, attn_implementation=self.attention).eval()
+
+    def load(self, tensors: Mapping[str, Entry], dtype: torch.dtype) -> nn.Module:
+        """With the weights of a checkpoint, which must be complete; see `check_weights`."""
+        state = {name: entry.read() for name, entry in tensors.items()}
+        if self.config is None:
+            module = self.build().to(dtype)
+            module.load_state_dict(state)
+            return module.eval()
+        how = {"config": self.config, "dtype": dtype, "attn_implementation": self.attention}
+        return self.build.from_pretrained(None, state_dict=state, **how).eval()
 
 
-def lacking(module: nn.Module, found: Mapping[str, Entry], unused: Iterable[str] = ()) -> list[str]:
-    """What a module's weights lack among those found: `NAME` or `NAME (has [..], needs [..])`.
+def sort_weights(
+    found: Mapping[str, Entry], prefixes: Sequence[tuple[str, str, str]]
+) -> tuple[dict[str, dict[str, Entry]], list[str]]:
+    """Tensors by the network that they belong to, and the names of those that belong to none.
 
     Args:
-        module: may be on the meta device.
-        found: tensors by their names in the module.
-        unused: names that the module has but never reads.
+        found: tensors by their released names.
+        prefixes: (prefix of released names, network, what replaces the prefix); the first that fits counts.
+            A network called "" is dropped.
     """
-    wanted = {name: tuple(x.shape) for name, x in module.state_dict().items()}
+    parts: dict[str, dict[str, Entry]] = {part: {} for _, part, _ in prefixes}
+    strangers = []
+    for name, entry in found.items():
+        if name.endswith(_BUFFERS):
+            continue
+        for prefix, part, instead in prefixes:
+            if name.startswith(prefix):
+                parts[part][instead + name.removeprefix(prefix)] = entry
+                break
+        else:
+            strangers.append(name)
+    parts.pop("", None)
+    return parts, strangers
+
+
+def check_weights(
+    about: str,
+    networks: Mapping[str, Network],
+    parts: dict[str, dict[str, Entry]],
+    unread: tuple[str, ...] = (),
+    strangers: Iterable[str] = (),
+    hint: str = "",
+) -> None:
+    """Refuse weights that do not fit their networks; adapts names to this version of transformers.
+
+    Args:
+        about: begins the error message.
+        networks: by name.
+        parts: their tensors; names of vision towers are changed in place.
+        unread: ends of the names of weights that may be missing.
+        strangers: names that count as unexpected.
+        hint: ends the error message.
+
+    Raises:
+        CheckpointError: names weights that are missing, unexpected or of another shape.
+    """
+    problems = [f"{name} is unexpected" for name in strangers]
+    for part, network in networks.items():
+        blank = network.blank()
+        if compat.vision_core(blank) is not blank:
+            parts[part] = {f"vision_model.{name}": entry for name, entry in parts[part].items()}
+        problems += [f"{part}: {problem}" for problem in _problems(blank, parts[part], unread)]
+    if problems:
+        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        shown = ", ".join(problems[:_SHOWN])
+        raise CheckpointError(f"{about} lacks weights or has others: {shown}{more}{hint}")
+
+
+def _problems(module: nn.Module, found: Mapping[str, Entry], unread: tuple[str, ...]) -> list[str]:
+    """`NAME`, `NAME (has [..], needs [..])`, `NAME is unexpected`."""
+    needed = {name: tuple(x.shape) for name, x in module.state_dict().items()}
+    unexpected = [f"{name} is unexpected" for name in sorted(found.keys() - needed.keys())]
     if getattr(getattr(module, "config", None), "tie_word_embeddings", False):
-        wanted.pop("lm_head.weight", None)  # it is the embedding
+        needed.pop("lm_head.weight", None)  # it is the embedding
     problems = []
-    for name, shape in wanted.items():
-        if name in unused:
+    for name, shape in needed.items():
+        if name.endswith(unread):
             continue
         if name not in found:
             problems.append(name)
         elif found[name].shape != shape:
             problems.append(f"{name} (has {list(found[name].shape)}, needs {list(shape)})")
-    return problems
-
-
-def unexpected(module: nn.Module, found: Mapping[str, Entry]) -> list[str]:
-    """What is found for a module that it does not have: `NAME is unexpected`."""
-    return [f"{name} is unexpected" for name in sorted(found.keys() - module.state_dict().keys())]
-
-
-def stock_network(
-    cls: type[PreTrainedModel],
-    config: PretrainedConfig,
-    tensors: Mapping[str, Entry],
-    dtype: torch.dtype,
-    attn_implementation: str,
-) -> PreTrainedModel:
-    """A network of transformers with a checkpoint's tensors, in eval mode."""
-    state = {name: entry.read() for name, entry in tensors.items()}
-    return cls.from_pretrained(
-        None, config=config, state_dict=state, dtype=dtype, attn_implementation=attn_implementation
-    ).eval()
-
-
-def small_network(module: nn.Module, tensors: Mapping[str, Entry], dtype: torch.dtype) -> nn.Module:
-    """A module of our own with a checkpoint's tensors, in eval mode."""
-    module.to(dtype).load_state_dict({name: entry.read() for name, entry in tensors.items()})
-    return module.eval()
+    return problems + unexpected
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -194,9 +252,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: one of its files is missing or unreadable.
     """
-    # A type that only its authors know is no mistake here; transformers warns of it at every load.
+    # transformers warns at every load of a model type that only its authors know; here that is no mistake.
     noisy = logging.getLogger("transformers.configuration_utils")
-    noisy.addFilter(_about_something_else)
+    noisy.addFilter(_no_type_warning)
     try:
         return AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
@@ -204,8 +262,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"cannot load the tokenizer in {str(folder)!r}: {compat.first_line(error)}"
         ) from error
     finally:
-        noisy.removeFilter(_about_something_else)
+        noisy.removeFilter(_no_type_warning)
 
 
-def _about_something_else(record: logging.LogRecord) -> bool:
+def _no_type_warning(record: logging.LogRecord) -> bool:
     return "You are using a model of type" not in record.getMessage()

@@ -241,17 +241,20 @@ def test_scaled_positions_are_not_read_as_released(folder):
         ),
         (
             lambda f: without(f, "model.vision_tower."),
-            r"lacks weights.*of the vision tower.*mm_vision_tower='/checkpoints/of.* is not read",
+            r"lacks weights.*vision: .*mm_vision_tower='/checkpoints/of.* is not read",
         ),
-        (lambda f: without(f, "model.mm_projector.mlp.2.bias"), "1 of the projector"),
+        (lambda f: without(f, "model.mm_projector.mlp.2.bias"), "others: projector: 2.bias"),
         (
             lambda f: without(f, "model.mm_projector.mlp.2.weight", lambda x: x[:5].clone()),
             r"2.weight \(has \[5, 64\], needs \[64, 64\]\)",
         ),
-        (lambda f: without(f, "model.norm"), "1 of the decoder .first model.norm.weight"),
+        (lambda f: without(f, "model.norm"), "others: decoder: model.norm.weight"),
         (lambda f: more(f, "model.vision_tower.vision_tower.vision_model.head.probe"), "head.probe is unex"),
-        (lambda f: more(f, "model.mm_projector.mlp.4.weight"), "1 of the projector .first 4.weight is unex"),
-        (lambda f: more(f, "model.layers.9.mlp.up_proj.weight"), "first model.layers.9.* is unexpected"),
+        (lambda f: more(f, "model.mm_projector.mlp.4.weight"), "projector: 4.weight is unexpected"),
+        (
+            lambda f: more(f, "model.layers.9.mlp.up_proj.weight"),
+            "decoder: model.layers.9.mlp.up_proj.weight is unexpected",
+        ),
     ],
 )
 def test_a_wrong_checkpoint_is_one_line_before_weights(folder, tmp_path, break_it, told):

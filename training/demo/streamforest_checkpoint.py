@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM, SiglipVisionModel
 
 from stc_lmms import compat
-from stc_lmms.models.streamforest.config import PROJECTOR, VISION, StreamForestSpec, make_projector
+from stc_lmms.models.streamforest.config import StreamForestSpec
+from stc_lmms.models.streamforest.weights import PROJECTOR, VISION, make_projector
 from training.demo.checkpoint import byte_tokenizer
 
 _SHARDS = 2

@@ -30,7 +30,7 @@ from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.errors import CheckpointError, StcError
 from stc_lmms.memory.full import Full
 from stc_lmms.methods.budget import Usage
-from stc_lmms.models.checkpoint_io import checkpoint_folder, load_tokenizer
+from stc_lmms.models.checkpoint_io import checkpoint_folder, entries, load_tokenizer
 from stc_lmms.models.dispider.config import DispiderSpec, check_fit, check_settings
 from stc_lmms.models.dispider.memory import ClipMemory, ClipState
 from stc_lmms.models.dispider.net import DispiderNet, Retrieved, Words
@@ -275,7 +275,7 @@ class Dispider(LoadedModel):
         folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
         spec = DispiderSpec.from_dir(folder)
         tokenizer, compact = (load_tokenizer(path) for path in (spec.folder, spec.decision_folder))
-        networks = move(load_networks(spec, dtype, settings.attn_implementation), device)
+        networks = move(load_networks(spec, entries(folder), dtype, settings.attn_implementation), device)
         for config, words in ((spec.reaction, tokenizer), (spec.decision, compact)):
             if len(words) > config.vocab_size:
                 raise CheckpointError(

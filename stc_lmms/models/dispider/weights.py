@@ -1,43 +1,32 @@
-"""The weights of a Dispider checkpoint, by the names of the release, in stock modules."""
+"""The networks of a Dispider checkpoint, by the names of the release, in stock modules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, Qwen2ForCausalLM, Qwen2Model
 from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
-from stc_lmms.models.checkpoint_io import (
-    BUFFERS,
-    Entry,
-    entries,
-    entries_of,
-    lacking,
-    on_meta,
-    small_network,
-    stock_network,
-    unexpected,
-)
+from stc_lmms.models.checkpoint_io import Entry, Network, check_weights, sort_weights
 from stc_lmms.models.dispider.config import DispiderSpec
 
 _COMPACT = "model.compressor.compressor."
-_PREFIXES = (  # of the release: which network, and what replaces the prefix; the first that fits counts
+_PREFIXES = (  # see `sort_weights`
     (f"{_COMPACT}model.vision_tower.vision_tower.vision_model.", "vision", ""),
     (f"{_COMPACT}model.vision_tower.vision_tower.", "vision", ""),
     (f"{_COMPACT}model.mm_projector.mlp.", "pool", ""),
     (f"{_COMPACT}model.", "decision", ""),
     (f"{_COMPACT}silent_head.", "silent_head", ""),
+    (f"{_COMPACT}lm_head.", "", ""),  # the compact model never generates
     ("model.compress_projector.", "compress", ""),
     ("model.clip_projector.", "clip", ""),
     ("model.", "reaction", "model."),
     ("lm_head.", "reaction", "lm_head."),
 )
-_UNUSED = (f"{_COMPACT}lm_head.",)  # the compact model is never asked for words
 _HEAD_WIDTH = 64  # of every CLIP that was released
 
 
@@ -47,135 +36,86 @@ class Networks:
 
     Attributes:
         vision: CLIP tower.
-        decision: compact decoder of width D, without a head for words.
+        decision: compact decoder of width D, without a language model head.
+        reaction: the model that answers.
         silent_head: D to 1; above 0 means: answer now.
         pool: merged tokens (4 times the tower's width) to D.
         clip: merged tokens to the width H of the model that answers.
         compress: D to H.
-        reaction: the model that answers.
     """
 
     vision: PreTrainedModel
     decision: Qwen2Model
+    reaction: Qwen2ForCausalLM
     silent_head: nn.Linear
     pool: nn.Sequential
     clip: nn.Sequential
     compress: nn.Sequential
-    reaction: Qwen2ForCausalLM
 
 
-def load_networks(spec: DispiderSpec, dtype: str | torch.dtype, attn_implementation: str) -> Networks:
-    """Read the safetensors files of the root folder; nothing is read before all names and shapes fit.
+def load_networks(
+    spec: DispiderSpec,
+    found: Mapping[str, Entry],
+    dtype: str | torch.dtype,
+    attn_implementation: str = "sdpa",
+) -> Networks:
+    """The networks with the tensors of a checkpoint.
 
     Args:
         spec: of the checkpoint.
-        dtype: of the weights; `auto` is the one of the files.
+        found: its tensors by their released names.
+        dtype: of the weights; `auto` is that of the files.
         attn_implementation: of both language models; the tower runs SDPA.
 
     Raises:
-        CheckpointError: there are none, or weights are missing, unexpected or of another shape.
+        CheckpointError: weights are missing, unexpected or of another shape; raised before any is read.
     """
-    found = entries(spec.folder)
+    parts, strangers = sort_weights(found, _PREFIXES)
+    vision_config = _vision_config(spec, spec.vision or _fields_by_shape(spec, parts["vision"]))
+    for config, embedding in (
+        (spec.reaction, parts["reaction"].get("model.embed_tokens.weight")),
+        (spec.decision, parts["decision"].get("embed_tokens.weight")),
+    ):
+        if embedding is not None:  # rows may have been added for new tokens without a change of the config
+            config.vocab_size = embedding.shape[0]
+    networks = _networks(spec, vision_config, attn_implementation)
+    check_weights(repr(str(spec.folder)), networks, parts, strangers=strangers)
     if dtype == "auto":
         dtype = next(iter(found.values())).read().dtype
-    return _build(spec, found, dtype, attn_implementation)
-
-
-def networks_from_tensors(
-    spec: DispiderSpec, weights: Mapping[str, Tensor], dtype: torch.dtype, attn_implementation: str = "sdpa"
-) -> Networks:
-    """The same from a complete state dict with the names of the release.
-
-    Raises:
-        CheckpointError: weights are missing, unexpected or of another shape.
-    """
-    return _build(spec, entries_of(weights), dtype, attn_implementation)
+    return Networks(**{name: network.load(parts[name], dtype) for name, network in networks.items()})
 
 
 def random_networks(
     spec: DispiderSpec, dtype: torch.dtype, device: torch.device, attn_implementation: str
 ) -> Networks:
     """Random weights, made in their dtype on their device: no copy passes through the CPU."""
-    vision_config = _vision_config(spec, spec.vision or {})
+    networks = _networks(spec, _vision_config(spec, spec.vision or {}), attn_implementation)
     with torch.device(device):
-        built = {name: make().to(dtype) for name, make in _small(spec, vision_config).items()}
-        for name, (cls, config, attention) in _stock(spec, vision_config, attn_implementation).items():
-            built[name] = cls._from_config(config, dtype=dtype, attn_implementation=attention)
-    return Networks(**{name: module.eval() for name, module in built.items()})
+        return Networks(**{name: network.random(dtype) for name, network in networks.items()})
 
 
-def _build(spec: DispiderSpec, found: Mapping[str, Entry], dtype: torch.dtype, attention: str) -> Networks:
-    parts: dict[str, dict[str, Entry]] = {part: {} for _, part, _ in _PREFIXES}
-    problems: list[str] = []
-    for name, entry in found.items():
-        if name.startswith(_UNUSED) or name.endswith(BUFFERS):
-            continue
-        for prefix, part, instead in _PREFIXES:
-            if name.startswith(prefix):
-                parts[part][instead + name.removeprefix(prefix)] = entry
-                break
-        else:
-            problems.append(f"{name} is unexpected")
-
-    vision_config = _vision_config(spec, spec.vision or _fields_by_shape(spec, parts["vision"]))
-    for config, embedding in (
-        (spec.reaction, parts["reaction"].get("model.embed_tokens.weight")),
-        (spec.decision, parts["decision"].get("embed_tokens.weight")),
-    ):
-        if embedding is not None:  # rows may have been added for new tokens, and the config left as it was
-            config.vocab_size = embedding.shape[0]
-    stock, small = _stock(spec, vision_config, attention), _small(spec, vision_config)
-    blank = {name: on_meta(partial(cls._from_config, config)) for name, (cls, config, _) in stock.items()}
-    blank |= {name: on_meta(make) for name, make in small.items()}
-    if compat.vision_core(blank["vision"]) is not blank["vision"]:
-        parts["vision"] = {f"vision_model.{name}": entry for name, entry in parts["vision"].items()}
-    for part, module in blank.items():
-        wrong = lacking(module, parts[part]) + unexpected(module, parts[part])
-        problems += [f"{part}: {problem}" for problem in wrong]
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise CheckpointError(
-            f"{str(spec.folder)!r} lacks weights or has others: {', '.join(problems[:4])}{more}"
-        )
-
-    built = {part: small_network(make(), parts[part], dtype) for part, make in small.items()}
-    for part, (cls, config, attn) in stock.items():
-        built[part] = stock_network(cls, config, parts[part], dtype, attn)
-    return Networks(**built)
+def _networks(spec: DispiderSpec, vision_config: PretrainedConfig, attention: str) -> dict[str, Network]:
+    width, out, merged = spec.decision.hidden_size, spec.reaction.hidden_size, 4 * vision_config.hidden_size
+    return {
+        "vision": Network(compat.vision_classes("clip")[1], vision_config),
+        "decision": Network(Qwen2Model, spec.decision, attention),
+        "reaction": Network(Qwen2ForCausalLM, spec.reaction, attention),
+        "silent_head": Network(lambda: nn.Linear(width, 1, bias=False)),
+        "pool": Network(lambda: _mlp(merged, width)),
+        "clip": Network(lambda: _mlp(merged, out)),
+        "compress": Network(lambda: _mlp(width, out)),
+    }
 
 
 def _mlp(width: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
 
 
-def _stock(
-    spec: DispiderSpec, vision_config: PretrainedConfig, attention: str
-) -> dict[str, tuple[type[PreTrainedModel], PretrainedConfig, str]]:
-    """Class, config and attention of the networks that transformers has."""
-    return {
-        "vision": (compat.vision_classes("clip")[1], vision_config, "sdpa"),
-        "decision": (Qwen2Model, spec.decision, attention),
-        "reaction": (Qwen2ForCausalLM, spec.reaction, attention),
-    }
-
-
-def _small(spec: DispiderSpec, vision_config: PretrainedConfig) -> dict[str, Callable[[], nn.Module]]:
-    """Makers of the others."""
-    width, out, merged = spec.decision.hidden_size, spec.reaction.hidden_size, 4 * vision_config.hidden_size
-    return {
-        "silent_head": lambda: nn.Linear(width, 1, bias=False),
-        "pool": lambda: _mlp(merged, width),
-        "clip": lambda: _mlp(merged, out),
-        "compress": lambda: _mlp(width, out),
-    }
-
-
 def _vision_config(spec: DispiderSpec, fields: Mapping[str, Any]) -> PretrainedConfig:
     """Config of the tower.
 
     Raises:
-        CheckpointError: it lacks the layer that is read, or its patches do not make the tokens that the other
-            networks were trained on.
+        CheckpointError: it lacks the layer that is read, or does not give the tokens per frame of the spec.
     """
     config_class, _ = compat.vision_classes("clip")
     known = config_class().to_dict().keys() - {"model_type"}

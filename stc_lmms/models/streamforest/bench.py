@@ -4,18 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2ForCausalLM, SiglipVisionModel
 
-from stc_lmms import compat
 from stc_lmms.bench.entry import QUESTION, Entry, StandInTokenizer, model_shape
 from stc_lmms.bench.options import Options
 from stc_lmms.bench.shapes import ModelShape
 from stc_lmms.bench.work import Work, Workload
 from stc_lmms.config import Settings
 from stc_lmms.models.public_sizes import QWEN2, SO400M
-from stc_lmms.models.streamforest.config import StreamForestSpec, check_fit, make_projector
-from stc_lmms.models.streamforest.model import Networks, StreamForest
+from stc_lmms.models.streamforest.config import StreamForestSpec, check_fit
+from stc_lmms.models.streamforest.model import StreamForest
 from stc_lmms.models.streamforest.prompt import PREFIX, suffix, time_sentence
+from stc_lmms.models.streamforest.weights import random_networks
 
 
 class StreamForestEntry(Entry):
@@ -39,21 +38,7 @@ class StreamForestEntry(Entry):
     def random_model(self, settings: Settings, config: StreamForestSpec) -> StreamForest:
         """See `Entry.random_model`."""
         dtype, device = getattr(torch, settings.dtype), torch.device(settings.device)
-        with torch.device(device):
-            projector = make_projector(config).to(dtype).eval()
-        networks = Networks(
-            compat.random_weights(
-                SiglipVisionModel, config.vision, dtype=dtype, device=device, attn_implementation="sdpa"
-            ),
-            projector,
-            compat.random_weights(
-                Qwen2ForCausalLM,
-                config.text,
-                dtype=dtype,
-                device=device,
-                attn_implementation=settings.attn_implementation,
-            ),
-        )
+        networks = random_networks(config, dtype, device, settings.attn_implementation)
         return StreamForest.from_parts(settings, config, networks, StandInTokenizer())
 
     def shape(self, model: Any) -> ModelShape:

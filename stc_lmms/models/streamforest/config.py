@@ -5,37 +5,19 @@ and leaves its sizes out; they are those of SigLIP-so400m without its last layer
 among the checkpoint's own. Every field is optional, with the released value as its default.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+from transformers import Qwen2Config, SiglipVisionConfig
 
-from stc_lmms import compat
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import CheckpointError, SettingsError
-from stc_lmms.models.checkpoint_io import (
-    BUFFERS,
-    Entry,
-    checkpoint_folder,
-    entries,
-    lacking,
-    on_meta,
-    qwen2_config,
-    read_json,
-    unexpected,
-)
+from stc_lmms.models.checkpoint_io import qwen2_config, read_json
 from stc_lmms.models.public_sizes import SO400M
 
-logger = logging.getLogger(__name__)
-
-VISION, PROJECTOR = "model.vision_tower.vision_tower.vision_model.", "model.mm_projector.mlp."
 _MODEL_TYPES = ("llava_qwen", "qwen2")
-_UNREAD = ("post_layernorm.weight", "post_layernorm.bias")  # the features are those of the layer before
 _CONTEXT = 32768
 
 
@@ -107,21 +89,6 @@ class StreamForestSpec:
         )
 
 
-def check_settings(settings: Settings) -> StreamForestSpec:
-    """Read the checkpoint's json files, and of a local one its tables of weights; refuse what does not fit.
-
-    Raises:
-        CheckpointError: no such checkpoint, not a StreamForest, or an incomplete one.
-        SettingsError: the method or the memory does not fit.
-    """
-    folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=False)
-    spec = StreamForestSpec.read(folder)
-    check_fit(settings, spec)
-    if Path(settings.pretrained).is_dir():
-        sort_weights(spec, entries(folder))
-    return spec
-
-
 def check_fit(settings: Settings, spec: StreamForestSpec) -> None:
     """Refuse a method or a memory that does not fit a model of these sizes.
 
@@ -150,66 +117,3 @@ def check_fit(settings: Settings, spec: StreamForestSpec) -> None:
                 f"method={method.name} changes the number of patches, but StreamForest's positions and "
                 f"memory are made for all {rows}x{columns}; {use}"
             )
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The tensors of a checkpoint by the network that they belong to, under that network's own names."""
-
-    vision: dict[str, Entry]
-    projector: dict[str, Entry]
-    decoder: dict[str, Entry]
-
-
-def make_projector(spec: StreamForestSpec) -> nn.Sequential:
-    """Tower tokens to tokens of the decoder."""
-    width, out = spec.vision.hidden_size, spec.text.hidden_size
-    return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
-
-
-def sort_weights(spec: StreamForestSpec, found: Mapping[str, Entry]) -> Parts:
-    """Which tensor belongs where, once all are there and of the right shape.
-
-    Args:
-        spec: sizes of the checkpoint.
-        found: its tensors by their released names.
-
-    Raises:
-        CheckpointError: names what is missing, of another shape, or unexpected in one of the networks.
-    """
-    found = {name: x for name, x in found.items() if not name.endswith(BUFFERS)}
-
-    def under(prefix: str) -> dict[str, Entry]:
-        return {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}
-
-    tower = on_meta(lambda: SiglipVisionModel._from_config(spec.vision))
-    flat = compat.vision_core(tower) is tower
-    vision = {f"{'' if flat else 'vision_model.'}{name}": x for name, x in under(VISION).items()}
-    unread = {name for name in tower.state_dict() if name.endswith(_UNREAD)}
-    decoder = {
-        name: x
-        for name, x in found.items()
-        if name.startswith(("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head."))
-    }
-    parts = Parts(vision, under(PROJECTOR), decoder)
-    projector = on_meta(lambda: make_projector(spec))
-    llm = on_meta(lambda: Qwen2ForCausalLM._from_config(spec.text))
-    problems = {
-        "vision tower": lacking(tower, vision, unread) + unexpected(tower, vision),
-        "projector": lacking(projector, parts.projector) + unexpected(projector, parts.projector),
-        "decoder": lacking(llm, decoder) + unexpected(llm, decoder),
-    }
-    lost = [f"{len(names)} of the {part} (first {names[0]})" for part, names in problems.items() if names]
-    if lost:
-        why = ""
-        if problems["vision tower"]:
-            why = f"; mm_vision_tower={spec.tower_name!r} is not read instead, for the tower was trained, too"
-        raise CheckpointError(
-            f"{str(spec.folder)!r} lacks weights of a StreamForest or has others: {', '.join(lost)}{why}"
-        )
-    extra = len(found) - sum(len(part) for part in (vision, parts.projector, decoder))
-    if extra:
-        known = (VISION, PROJECTOR)
-        names = sorted(name for name in found if name not in decoder and not name.startswith(known))
-        logger.warning("%s has %d weights that no StreamForest has: %s, ...", spec.folder, extra, names[0])
-    return parts

@@ -6,14 +6,14 @@ prefilled then. Prompt and time sentence are those of the released evaluation.
 Shapes: F frames, T tower tokens, C width of the tower, N tokens read, D width of the decoder.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2ForCausalLM, SiglipVisionModel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from stc_lmms import compat, compat_llm
 from stc_lmms.config import Settings
@@ -24,24 +24,12 @@ from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.errors import StcError
 from stc_lmms.memory.full import Full, FullMemory
 from stc_lmms.methods.budget import Usage
-from stc_lmms.models.checkpoint_io import (
-    Entry,
-    checkpoint_folder,
-    entries,
-    load_tokenizer,
-    small_network,
-    stock_network,
-)
-from stc_lmms.models.streamforest.config import (
-    StreamForestSpec,
-    check_fit,
-    check_settings,
-    make_projector,
-    sort_weights,
-)
+from stc_lmms.models.checkpoint_io import checkpoint_folder, entries, load_tokenizer
+from stc_lmms.models.streamforest.config import StreamForestSpec, check_fit
 from stc_lmms.models.streamforest.memory import Forest
 from stc_lmms.models.streamforest.options import StreamForestOptions
 from stc_lmms.models.streamforest.prompt import END_OF_TURN, PREFIX, suffix, time_sentence
+from stc_lmms.models.streamforest.weights import Networks, check_tensors, load_networks
 from stc_lmms.ops.sincos import spatial_table, temporal_table
 from stc_lmms.ops.transfer import to_device
 from stc_lmms.towers import open_tower
@@ -49,43 +37,6 @@ from stc_lmms.video.sampling import spread_indices
 
 MOMENTS = 512  # rows of the temporal table; later frames start over
 MAX_SELECTED_FRAMES = 2048  # limit of the released evaluation
-
-
-@dataclass(frozen=True)
-class Networks:
-    """The networks of one StreamForest, all of one dtype on one device."""
-
-    vision: PreTrainedModel
-    projector: nn.Sequential
-    decoder: Qwen2ForCausalLM
-
-
-def networks_from(
-    spec: StreamForestSpec,
-    found: Mapping[str, Entry],
-    dtype: str | torch.dtype,
-    attn_implementation: str = "sdpa",
-) -> Networks:
-    """Stock modules with the tensors of a checkpoint.
-
-    Args:
-        spec: sizes of the networks.
-        found: the checkpoint's tensors by their released names.
-        dtype: of the weights; `auto` is that of the files.
-        attn_implementation: of the decoder; the tower runs SDPA.
-
-    Raises:
-        CheckpointError: a tensor is missing or has another shape; raised before any is read.
-    """
-    parts = sort_weights(spec, found)
-    if dtype == "auto":
-        dtype = next(iter(parts.decoder.values())).read().dtype
-
-    return Networks(
-        stock_network(SiglipVisionModel, spec.vision, parts.vision, dtype, "sdpa"),
-        small_network(make_projector(spec), parts.projector, dtype),
-        stock_network(Qwen2ForCausalLM, spec.text, parts.decoder, dtype, attn_implementation),
-    )
 
 
 def pixel_values(frames: np.ndarray, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -207,15 +158,24 @@ class StreamForest(LoadedModel):
     """
 
     stream_class = StreamForestStream
-    check = staticmethod(check_settings)
     check_fit = staticmethod(check_fit)
     options: StreamForestOptions
+
+    @classmethod
+    def check(cls, settings: Settings) -> None:
+        """See `StreamingModel.check`; reads json files, and of a local checkpoint its tables of weights."""
+        spec = StreamForestSpec.read(
+            checkpoint_folder(checkpoint(settings), settings.revision, weights=False)
+        )
+        check_fit(settings, spec)
+        if Path(settings.pretrained).is_dir():
+            check_tensors(spec, entries(spec.folder))
 
     @classmethod
     def _load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
         folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
         spec, tokenizer = StreamForestSpec.read(folder), load_tokenizer(folder)
-        networks = networks_from(spec, entries(folder), dtype, settings.attn_implementation)
+        networks = load_networks(spec, entries(folder), dtype, settings.attn_implementation)
         return spec, move(networks, device), tokenizer
 
     def _assemble(

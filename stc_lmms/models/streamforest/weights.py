@@ -1,0 +1,97 @@
+"""The networks of a StreamForest checkpoint, by the names of the release, in stock modules."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, Qwen2ForCausalLM, SiglipVisionModel
+
+from stc_lmms.models.checkpoint_io import Entry, Network, check_weights, sort_weights
+from stc_lmms.models.streamforest.config import StreamForestSpec
+
+logger = logging.getLogger(__name__)
+
+VISION, PROJECTOR = "model.vision_tower.vision_tower.vision_model.", "model.mm_projector.mlp."
+_DECODER = ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.")
+_PREFIXES = (
+    (VISION, "vision", ""),
+    (PROJECTOR, "projector", ""),
+    *((prefix, "decoder", prefix) for prefix in _DECODER),
+)
+_UNREAD = ("post_layernorm.weight", "post_layernorm.bias")  # the features are those of the layer before
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks of one StreamForest, all of one dtype on one device."""
+
+    vision: PreTrainedModel
+    projector: nn.Sequential
+    decoder: Qwen2ForCausalLM
+
+
+def load_networks(
+    spec: StreamForestSpec,
+    found: Mapping[str, Entry],
+    dtype: str | torch.dtype,
+    attn_implementation: str = "sdpa",
+) -> Networks:
+    """The networks with the tensors of a checkpoint.
+
+    Args:
+        spec: of the checkpoint.
+        found: its tensors by their released names.
+        dtype: of the weights; `auto` is that of the files.
+        attn_implementation: of the decoder; the tower runs SDPA.
+
+    Raises:
+        CheckpointError: see `check_tensors`; raised before any is read.
+    """
+    parts = check_tensors(spec, found)
+    if dtype == "auto":
+        dtype = next(iter(parts["decoder"].values())).read().dtype
+    networks = _networks(spec, attn_implementation)
+    return Networks(**{name: network.load(parts[name], dtype) for name, network in networks.items()})
+
+
+def random_networks(
+    spec: StreamForestSpec, dtype: torch.dtype, device: torch.device, attn_implementation: str
+) -> Networks:
+    """Random weights, made in their dtype on their device: no copy passes through the CPU."""
+    with torch.device(device):
+        networks = _networks(spec, attn_implementation)
+        return Networks(**{name: network.random(dtype) for name, network in networks.items()})
+
+
+def check_tensors(spec: StreamForestSpec, found: Mapping[str, Entry]) -> dict[str, dict[str, Entry]]:
+    """Tensors by network, once all are there and of the right shape; reads none.
+
+    Raises:
+        CheckpointError: names those that are missing, of another shape, or unexpected in a network.
+    """
+    parts, strangers = sort_weights(found, _PREFIXES)
+    hint = ""
+    if not parts["vision"]:
+        hint = f"; mm_vision_tower={spec.tower_name!r} is not read instead: the tower was trained, too"
+    check_weights(repr(str(spec.folder)), _networks(spec), parts, _UNREAD, hint=hint)
+    if strangers:
+        logger.warning(
+            "%s has %d weights that no StreamForest has: %s, ...", spec.folder, len(strangers), min(strangers)
+        )
+    return parts
+
+
+def make_projector(spec: StreamForestSpec) -> nn.Sequential:
+    """Tower tokens to tokens of the decoder."""
+    width, out = spec.vision.hidden_size, spec.text.hidden_size
+    return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
+
+
+def _networks(spec: StreamForestSpec, attention: str = "sdpa") -> dict[str, Network]:
+    return {
+        "vision": Network(SiglipVisionModel, spec.vision),
+        "projector": Network(lambda: make_projector(spec)),
+        "decoder": Network(Qwen2ForCausalLM, spec.text, attention),
+    }
