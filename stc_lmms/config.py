@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.memory.base import Memory
-from stc_lmms.methods.base import Method
+from stc_lmms.methods.spec import Method
 
 
 @dataclass(frozen=True)

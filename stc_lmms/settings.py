@@ -16,7 +16,8 @@ from stc_lmms.config import COMMON, Settings
 from stc_lmms.demo.pretrained import defaults_of, is_demo
 from stc_lmms.errors import SettingsError
 from stc_lmms.memory import registry as memories
-from stc_lmms.methods.registry import METHODS, MethodSpec, method_spec
+from stc_lmms.methods.registry import METHODS, method_spec
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.models import registry as models
 from stc_lmms.suggest import unknown
 

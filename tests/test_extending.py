@@ -86,6 +86,27 @@ def llava_checkpoint(tmp_path_factory):
     return folder
 
 
+def watch(root, model_args):
+    """Efficiency of one answer of the demo model."""
+    video = next((REPO / "tasks" / "mini_data" / "videos").glob("*.mp4"))
+    args = f"pretrained=demo,device=cpu,{model_args}"
+    words = ("stream", video, "--model_args", args, "--ask", "What moves?", "--json", "--max-new-tokens", 3)
+    return json.loads(run(root, *words))["efficiency"]
+
+
+def test_a_method_and_a_memory(tmp_path):
+    root = extended(tmp_path, "A method", "A memory")
+    efficiency = watch(root, "method=loudest,token_budget=7,past=0.25")
+    assert efficiency["frames_seen"] > 8 and efficiency["llm_tokens_mean"] == 7
+    few, all_frames = (watch(root, f"method=loudest,memory=sparse,keep_every={n}") for n in (4, 1))
+    assert 0 < few["kv_bytes"] < all_frames["kv_bytes"] / 3
+    listed = json.loads(run(root, "methods", "--json"))
+    assert "loudest" in [method["name"] for method in listed["methods"]]
+    assert {"name": "sparse", "summary": "Every n-th frame.", "defaults": {"keep_every": 4}} in listed[
+        "memories"
+    ]
+
+
 def test_a_model(tmp_path, llava_checkpoint):
     root = extended(tmp_path, "A model")
     video = next((REPO / "tasks" / "mini_data" / "videos").glob("*.mp4"))

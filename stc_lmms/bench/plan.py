@@ -18,7 +18,7 @@ from stc_lmms.bench.work import Workload, kv_bytes_per_token, stages
 from stc_lmms.benchmarks.base import Row, rounds
 from stc_lmms.benchmarks.registry import timed
 from stc_lmms.errors import DataError
-from stc_lmms.methods.registry import Method
+from stc_lmms.methods.spec import Method
 from stc_lmms.suggest import unknown
 from stc_lmms.video.sampling import Sampling
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from stc_lmms.bench.cost import prefill_macs, projector_macs, tower_macs
 from stc_lmms.bench.shapes import DecoderShape, ModelShape
 from stc_lmms.methods.base import TowerMethod
-from stc_lmms.methods.registry import Method
+from stc_lmms.methods.spec import Method
 from stc_lmms.methods.stc_cacher import STCCacher
 
 

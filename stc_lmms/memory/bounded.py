@@ -142,7 +142,7 @@ class BoundedMemory(StreamMemory):
 
     def ask(self, question_LD: Tensor | None = None) -> Reader:
         """See `StreamMemory.ask`; prefills the active tokens when it is first read."""
-        return BoundedReader(self.llm, self.context())
+        return ContextReader(self.llm, self.context())
 
     def context(self) -> Tensor:
         """Text before the video and active tokens [L+A,D], in order of the stream."""
@@ -168,8 +168,8 @@ def _rows(x_TD: Tensor, mask_T: np.ndarray) -> Tensor:
     return x_TD.index_select(0, to_device(np.flatnonzero(mask_T), x_TD.device))
 
 
-class BoundedReader(Reader):
-    """A KV cache of its own over the context."""
+class ContextReader(Reader):
+    """Prefills a context for one question, into a KV cache of its own."""
 
     def __init__(self, llm: LanguageModel, context_LD: Tensor):
         self._llm, self._context_LD = llm, context_LD

@@ -187,18 +187,3 @@ class TokenMethod(ABC, Generic[S]):
 
     def check(self, tokens_per_frame: int) -> None:
         """Raise `SettingsError` if the hyper-parameters do not fit a model with so many tokens a frame."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """A named method with its hyper-parameters: up to two slots of the pipeline."""
-
-    name: str
-    tower: TowerMethod | None = None
-    token: TokenMethod | None = None
-
-    @property
-    def budget(self) -> BudgetKind:
-        """How the number of LLM tokens per frame is kept: the token slot decides, if there is one."""
-        slot = self.token or self.tower
-        return slot.budget if slot is not None else "none"

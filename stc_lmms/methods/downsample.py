@@ -15,6 +15,7 @@ from stc_lmms.lazy import Tensor, functional, no_grad
 from stc_lmms.methods import budget
 from stc_lmms.methods.base import TowerMethod, TowerState
 from stc_lmms.methods.budget import BudgetKind
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.ops.grid import halved
 
 if TYPE_CHECKING:
@@ -92,3 +93,6 @@ def _grids(grid: tuple[int, int]) -> dict[int, tuple[int, int]]:
                 if other is None or skew < abs(other[0] * columns - other[1] * rows):
                     found[r * c] = (r, c)
     return found
+
+
+SPECS = (MethodSpec("downsample", "control: every frame at a lower resolution", tower=Downsample),)

@@ -25,6 +25,7 @@ from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.base import Compressed, Context, TokenMethod
 from stc_lmms.methods.budget import BudgetKind, at_least_one
 from stc_lmms.methods.select import take_each
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.methods.temporal import LastFrames, between_anchors, similarity
 from stc_lmms.ops.rows import lowest
 
@@ -88,3 +89,13 @@ class DyCoke(TokenMethod[LastFrames]):
             kept.append(lowest(similarity(tokens_FND[i], earlier)[None], keep[place - 1])[0])
         new = LastFrames(state.frames + frames, known[-2:].clone())
         return take_each(tokens_FND, kept), new
+
+
+SPECS = (
+    MethodSpec(
+        "dycoke",
+        "one frame in four whole, of the others the tokens that changed most",
+        token=DyCoke,
+        paper="2411.15024",
+    ),
+)

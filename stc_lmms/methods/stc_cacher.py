@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Literal
 from stc_lmms.errors import SettingsError
 from stc_lmms.lazy import Tensor, no_grad, torch
 from stc_lmms.methods.base import TowerMethod, TowerState
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.methods.stc_cacher_block import Choice, Reference, Reuse, dense_block, selective_block
 from stc_lmms.methods.stc_cacher_roles import FrameRoles, adaptive_roles, interval_roles
 from stc_lmms.ops.rows import cosine, flat_index, lowest, pick
@@ -281,3 +282,10 @@ class STCCacher(TowerMethod):
         flat = iter(torch.cat(means).tolist())
         stored, *lagged = ([next(flat) for _ in range(len(mean))] for mean in means)
         return adaptive_roles(state.step, frames, interval, self.cut_similarity, stored, lagged)
+
+
+SPECS = (
+    MethodSpec(
+        "stc_cacher", "recompute only the vision tokens that changed", tower=STCCacher, paper="2512.00891"
+    ),
+)

@@ -21,6 +21,7 @@ from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
 from stc_lmms.methods.select import take
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.ops.kernels import gaussian_similarity
 
 
@@ -135,3 +136,8 @@ class STCPruner(Budgeted, TokenMethod[PrunerState]):
         temporal = functional.cosine_similarity(x_BFNC, memory, dim=-1)
         spatial = functional.cosine_similarity(x_BFNC, x_BFNC.mean(dim=2, keepdim=True), dim=-1)
         return self.alpha * (1 - temporal) + (1 - self.alpha) * (1 - spatial)
+
+
+SPECS = (
+    MethodSpec("stc_pruner", "keep a budget of novel tokens per frame", token=STCPruner, paper="2512.00891"),
+)

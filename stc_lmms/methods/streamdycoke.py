@@ -21,6 +21,7 @@ from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.base import Compressed, Context, TokenMethod
 from stc_lmms.methods.budget import BudgetKind
 from stc_lmms.methods.select import take_each
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.methods.temporal import LastFrames, between_anchors, similarity
 from stc_lmms.ops.rows import lowest
 
@@ -93,3 +94,6 @@ class StreamDyCoke(TokenMethod[LastFrames]):
             return lowest(score_N[None], count)[0]
         below = (score_N < self.similarity_threshold).nonzero()[:, 0]
         return below if len(below) else score_N.argmin()[None]
+
+
+SPECS = (MethodSpec("streamdycoke", "whole frames now and then, in between what is new", token=StreamDyCoke),)

@@ -26,6 +26,7 @@ from stc_lmms.lazy import Tensor, functional, no_grad, torch
 from stc_lmms.methods import budget
 from stc_lmms.methods.base import TowerMethod, TowerState
 from stc_lmms.methods.budget import BudgetKind
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.ops.merge import Matching, match, merge_weighted
 
 if TYPE_CHECKING:
@@ -226,3 +227,10 @@ def merge_schedule(tokens: int, layers: int, wanted: int, inflect: float = 0.0) 
 
 def _patches(tower: Tower) -> int:
     return (tower.config.image_size // tower.config.patch_size) ** 2
+
+
+PAPER = "2210.09461"
+SPECS = (
+    MethodSpec("tome", "merge similar tokens in every tower layer; no pooling after", ToMe, paper=PAPER),
+    MethodSpec("tome_oneshot", "merge similar tokens behind the tower, by thirds", ToMeOneShot, paper=PAPER),
+)

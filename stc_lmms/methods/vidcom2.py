@@ -28,6 +28,7 @@ from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted, BudgetKind, share_out
 from stc_lmms.methods.select import take, take_each
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.ops.kernels import gaussian_similarity
 from stc_lmms.ops.rows import lowest
 
@@ -207,3 +208,13 @@ def _quiet(variance: Tensor) -> Tensor:
 def _running(before: Tensor | None, x_FD: Tensor) -> Tensor:
     """Sums over the frames so far, after each frame."""
     return x_FD.cumsum(0) if before is None else torch.cat((before[None], x_FD)).cumsum(0)[1:]
+
+
+SPECS = (
+    MethodSpec(
+        "vidcom2",
+        "tokens unlike the video and their frame; mode=original shares a window's budget",
+        token=VidCom2,
+        paper="2505.14454",
+    ),
+)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from stc_lmms.lazy import Tensor
 from stc_lmms.methods.base import Compressed, Context, TokenMethod
 from stc_lmms.methods.budget import Budgeted
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.methods.stc_pruner import PrunerState, STCPruner
 
 
@@ -34,3 +35,13 @@ class VidCom2TwoScore(Budgeted, TokenMethod[PrunerState]):
     ) -> tuple[Compressed, PrunerState]:
         """See `TokenMethod.compress`."""
         return self.pruner.compress(tokens_FND, context, state)
+
+
+SPECS = (
+    MethodSpec(
+        "vidcom2_two_score",
+        "the memory-and-frame score published under VidCom2's name (that of STC-Pruner)",
+        token=VidCom2TwoScore,
+        paper="2512.00891",
+    ),
+)

@@ -29,6 +29,7 @@ from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
 from stc_lmms.methods.select import take
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.ops.rows import lowest
 from stc_lmms.ops.transfer import to_device
 
@@ -118,3 +119,13 @@ def merge_contextual(rest_FRD: Tensor, keys_FRE: Tensor, count: int) -> tuple[Te
 
 def _rows(x_FND: Tensor, index_FR: Tensor) -> Tensor:
     return x_FND.gather(1, index_FR[..., None].expand(-1, -1, x_FND.shape[-1]))
+
+
+SPECS = (
+    MethodSpec(
+        "visionzip",
+        "tokens that receive the most attention; mode=full merges the rest",
+        token=VisionZip,
+        paper="2412.04467",
+    ),
+)

@@ -245,7 +245,7 @@ print("answered", len(todo))
 """
 PLUGIN = """
 from dataclasses import dataclass
-from stc_lmms.methods.registry import MethodSpec
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.methods.stc_pruner import STCPruner
 @dataclass(frozen=True)
 class Mine(STCPruner):

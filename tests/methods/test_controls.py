@@ -7,8 +7,9 @@ import torch
 
 from stc_lmms.errors import StcError
 from stc_lmms.methods.base import Context
-from stc_lmms.methods.controls import PixelDiff, Random, Uniform, UniformFrames
+from stc_lmms.methods.controls import Random, Uniform, UniformFrames
 from stc_lmms.methods.downsample import Downsample
+from stc_lmms.methods.pixel_diff import PixelDiff
 from stc_lmms.methods.select import lowest_preferring, token_grid, uniform_positions
 from tests.methods.streams import logits, play
 from tests.methods.towers import drifting_frames, tiny_tower

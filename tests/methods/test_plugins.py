@@ -1,10 +1,7 @@
-"""Methods of other packages, the example of one, and the table of all."""
+"""Methods of other packages, and the table of all methods."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,10 +9,8 @@ from stc_lmms.cli.main import main
 from stc_lmms.cli.method_tables import as_markdown
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods import registry
-from stc_lmms.methods.registry import METHODS, MethodSpec, MethodSpecs
+from stc_lmms.methods.registry import METHODS, MethodSpecs
 from stc_lmms.settings import resolve
-
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "add_a_method.py"
 
 
 @pytest.fixture
@@ -33,7 +28,7 @@ def install(tmp_path, monkeypatch):
         lines = "".join(f"{name} = {target}\n" for name, target in points.items())
         (info / "entry_points.txt").write_text(f"[stc_lmms.methods]\n{lines}")
         monkeypatch.syspath_prepend(str(tmp_path))
-        found = MethodSpecs(registry._SPECS)
+        found = MethodSpecs()
         monkeypatch.setattr(registry, "METHODS", found)
         return found
 
@@ -42,35 +37,29 @@ def install(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_the_example_is_found_by_its_entry_point(install):
-    found = install({"other_example": EXAMPLE.read_text()}, loudest="other_example:METHOD")
-    assert found["loudest"].fields.keys() == {"token_budget", "past"}
-    assert list(found) == [*METHODS, "loudest"]
-
-
 def test_plug_ins_are_imported_only_when_somebody_looks(install):
-    found = install({"other_lazy": "raise RuntimeError('imported')"}, lazy="other_lazy:RECIPE")
+    found = install({"other_lazy": "raise RuntimeError('imported')"}, lazy="other_lazy:METHOD")
     assert found["stc"].name == "stc" and "other_lazy" not in sys.modules
     assert "_all" not in vars(found)
 
 
 def test_a_broken_plug_in_is_one_warning_line(install, caplog):
-    recipe = "from stc_lmms.methods.registry import MethodSpec\n"
+    head = "from stc_lmms.methods.spec import MethodSpec\n"
     found = install(
         {
             "other_broken": "import nothing_of_that_name",
-            "other_kind": "RECIPE = 'text'",
-            "other_clash": recipe + "RECIPE = MethodSpec('stc', 'mine')",
-            "other_twice": recipe + "RECIPE = MethodSpec('good', 'again')",
-            "other_unbuildable": recipe + "RECIPE = MethodSpec('bad', 'x', token=int)",
-            "other_good": recipe + "RECIPE = MethodSpec('good', 'works')",
+            "other_kind": "METHOD = 'text'",
+            "other_clash": head + "METHOD = MethodSpec('stc', 'mine')",
+            "other_twice": head + "METHOD = MethodSpec('good', 'again')",
+            "other_unbuildable": head + "METHOD = MethodSpec('bad', 'x', token=int)",
+            "other_good": head + "METHOD = MethodSpec('good', 'works')",
         },
-        a="other_broken:RECIPE",
-        b="other_kind:RECIPE",
-        c="other_clash:RECIPE",
-        d="other_good:RECIPE",
-        e="other_twice:RECIPE",
-        f="other_unbuildable:RECIPE",
+        a="other_broken:METHOD",
+        b="other_kind:METHOD",
+        c="other_clash:METHOD",
+        d="other_good:METHOD",
+        e="other_twice:METHOD",
+        f="other_unbuildable:METHOD",
         g="other_good:NOTHING",
     )
     assert list(found) == [*METHODS, "good"] and found["stc"].summary == METHODS["stc"].summary
@@ -88,37 +77,17 @@ def test_a_broken_plug_in_is_one_warning_line(install, caplog):
         assert "is left out" in line and expected in line
 
 
-def test_a_name_can_be_registered_once():
-    found = MethodSpecs(registry._SPECS)
-    found.register(MethodSpec("mine", "x"))
-    assert found["mine"].summary == "x" and "mine" not in METHODS
-    with pytest.raises(SettingsError, match="called 'stc' is there already"):
-        found.register(MethodSpec("stc", "x"))
-
-
 def test_a_field_that_every_model_has_is_refused(install, monkeypatch):
     text = (
         "from dataclasses import dataclass\n"
         "from stc_lmms.methods.controls import Uniform\n"
-        "from stc_lmms.methods.registry import MethodSpec\n"
+        "from stc_lmms.methods.spec import MethodSpec\n"
         "@dataclass(frozen=True)\nclass Fast(Uniform):\n    fps: float = 9.0\n"
-        "RECIPE = MethodSpec('fast', 'x', token=Fast)\n"
+        "METHOD = MethodSpec('fast', 'x', token=Fast)\n"
     )
-    monkeypatch.setattr("stc_lmms.settings.METHODS", install({"other_fast": text}, fast="other_fast:RECIPE"))
+    monkeypatch.setattr("stc_lmms.settings.METHODS", install({"other_fast": text}, fast="other_fast:METHOD"))
     with pytest.raises(SettingsError, match=r"method 'fast' has a field called 'fps'.*rename it"):
         resolve({"method": "fast"}, environ={})
-
-
-def test_the_example_runs(private_caches):
-    environ = os.environ | {"PYTHONPATH": str(EXAMPLE.parents[1])}
-    done = subprocess.run([sys.executable, EXAMPLE], env=environ, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("8 frames, 32 tokens each")
-
-
-def test_the_method_of_the_example_fits_in_40_lines():
-    body = EXAMPLE.read_text().split("@dataclass", 1)[1].split("def main", 1)[0]
-    assert len(body.splitlines()) <= 40
 
 
 def test_the_table_says_what_the_methods_say(capsys):

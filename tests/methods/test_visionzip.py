@@ -5,7 +5,7 @@ import torch
 
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.methods.base import Context
-from stc_lmms.methods.registry import MethodSpec
+from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.methods.visionzip import VisionZip, merge_contextual, remaining
 from stc_lmms.ops.grid import halve

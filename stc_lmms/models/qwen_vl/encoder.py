@@ -20,7 +20,7 @@ from stc_lmms.engine.graphs import CudaCapture
 from stc_lmms.engine.timers import StageClock
 from stc_lmms.errors import StcError
 from stc_lmms.methods.base import Compressed, Context, whole
-from stc_lmms.methods.registry import Method
+from stc_lmms.methods.spec import Method
 from stc_lmms.models.qwen_vl.config import frame_size
 from stc_lmms.models.qwen_vl.options import QwenVLOptions
 from stc_lmms.ops.mrope import FramePair
