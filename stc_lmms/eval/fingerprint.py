@@ -51,6 +51,7 @@ NOT_DECIDING = {
     "__init__": "version number",
     "demo": "a checkpoint, which counts as such",
     "errors": "exception classes",
+    "lazy": "imports torch when it is first used",
     "suggest": "wording of errors",
     "resources": "where tasks and model_configs lie; what they say is in the request and the settings",
     "eval.fingerprint": "makes the key itself",
