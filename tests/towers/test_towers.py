@@ -202,7 +202,7 @@ def rows(count=64, width=96, dtype=torch.float32):
             r"float16, .* tower is float32: convert .*torch.float32",
         ),
         ("clip", lambda: drifting_frames(1).byte(), "uint8.*; run the checkpoint's processor first"),
-        ("qwen2_vl", lambda: drifting_frames(1), r"takes Patches\(.*not Tensor"),
+        ("qwen2_vl", lambda: drifting_frames(1), r"needs Patches\(.*not Tensor"),
         ("qwen2_vl", lambda: Patches(rows(dtype=torch.bfloat16), [(1, 8, 8)]), "patches are bfloat16"),
         ("qwen2_vl", lambda: Patches(rows(width=95), [(1, 8, 8)]), "has 96 values, not 95"),
         (
