@@ -49,10 +49,10 @@ class LoadedModel(StreamingModel):
     def __init__(self, settings: Settings):
         self.check(settings)
         device = open_device(settings.device)
-        self._set_up(settings, self._load(settings, weights_dtype(settings.dtype, device), device))
+        self._set_up(settings, self.load(settings, weights_dtype(settings.dtype, device), device))
 
     @classmethod
-    def _load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
+    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
         """Read the checkpoint; returns what `from_parts` takes.
 
         Args:
@@ -78,11 +78,11 @@ class LoadedModel(StreamingModel):
         """
         raise NotImplementedError
 
-    def _assemble(self, *parts: Any) -> None:
+    def assemble(self, *parts: Any) -> None:
         """Set the attributes named above, and the model's own."""
         raise NotImplementedError
 
-    def _eager_reason(self) -> str:
+    def eager_reason(self) -> str:
         """Why no frame of this model can be a captured graph, if that is known before the first."""
         return ""
 
@@ -111,13 +111,13 @@ class LoadedModel(StreamingModel):
         self.settings, self.parts = settings, parts
         self.options = settings.build_model_options()
         self.method, self.memory = settings.build_method(), settings.build_memory()
-        self._assemble(*parts)
+        self.assemble(*parts)
         self.device, self.dtype = self.llm.device, self.llm.dtype
         self.capture = CudaCapture(self.device, settings.cuda_graphs)
         # A reason that is known before any frame is set here: `describe` must not report a graph.
         tower = self.method.tower
         unknown = tower is not None and tower.role(tower.open_state()) is None
-        self.capture.reason = self.capture.reason or self._eager_reason() or (UNKNOWN_ROLE if unknown else "")
+        self.capture.reason = self.capture.reason or self.eager_reason() or (UNKNOWN_ROLE if unknown else "")
 
     def open_stream(self) -> Any:
         """A new, empty stream."""

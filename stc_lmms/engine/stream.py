@@ -64,15 +64,15 @@ class ModelStream(Stream):
     def __init__(self, model: LoadedModel):
         self.model = model
         self.clock = StageClock(model.device)
-        self.encoder = self._open_encoder()
+        self.encoder = self.open_encoder()
         self.reset()
 
     @abstractmethod
-    def _open_encoder(self) -> FrameEncoder:
+    def open_encoder(self) -> FrameEncoder:
         """Tower and projector of this stream."""
 
     @abstractmethod
-    def _take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """Encode the next group of frames and keep what the model keeps of them."""
 
     @abstractmethod
@@ -83,23 +83,23 @@ class ModelStream(Stream):
     def usage(self) -> Usage:
         """LLM tokens per frame that a question would read."""
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """Set the model's own state to that of an empty stream."""
 
-    def _finish_group(self) -> None:
+    def finish_group(self) -> None:
         """Follow up on a group of frames, after `times_s` counts them."""
 
-    def _prefix(self) -> Tensor | PositionedEmbeds:
+    def prefix(self) -> Tensor | PositionedEmbeds:
         """Embeddings of the text before the video."""
         raise NotImplementedError
 
     @property
-    def _group_frames(self) -> int:
+    def group_frames(self) -> int:
         """At most so many frames make the next group."""
         return self.model.settings.prefill_frames
 
     @property
-    def _own_nbytes(self) -> int:
+    def own_nbytes(self) -> int:
         """Bytes on the device besides those of `memory` and `encoder`."""
         return 0
 
@@ -117,7 +117,7 @@ class ModelStream(Stream):
     def nbytes(self) -> int:
         """Bytes on the device: memory, tower references, graph buffers, method state."""
         memory = self.memory.nbytes if self.memory is not None else 0
-        return memory + self.encoder.nbytes + self._own_nbytes
+        return memory + self.encoder.nbytes + self.own_nbytes
 
     @property
     def progress(self) -> Progress:
@@ -134,7 +134,7 @@ class ModelStream(Stream):
         self.frame_selection = None
         self.times_s: list[float] = []
         self._billed = (0, 0, 0, 0)
-        self._start()
+        self.start()
         self.clock.take()
 
     @torch.no_grad()
@@ -144,17 +144,17 @@ class ModelStream(Stream):
         check_length(self.model.settings.max_frames, len(self.times_s) + len(frames))
         start = 0
         while start < len(frames):
-            end = start + self._group_frames
-            self._take_in(frames[start:end], times_s[start:end])
+            end = start + self.group_frames
+            self.take_in(frames[start:end], times_s[start:end])
             self.times_s.extend(times_s[start:end])
-            self._finish_group()
+            self.finish_group()
             start = end
 
     def begin(self) -> None:
         """Prefill the text before the video, once per stream."""
         if self.memory is not None and self.memory.length == 0:
             with self.clock.stage("prefill_ms"):
-                prefix = self._prefix()
+                prefix = self.prefix()
                 if len(prefix):
                     self.memory.begin(prefix)
 

@@ -95,11 +95,11 @@ class DispiderStream(ModelStream, ProactiveStream):
 
     model: "Dispider"
 
-    def _open_encoder(self) -> FrameEncoder:
+    def open_encoder(self) -> FrameEncoder:
         model = self.model
         return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, model.net.merge)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """The question that is watched for is forgotten, too."""
         self.clips = ClipMemory()
         self.decisions: list[Decision] = []
@@ -110,22 +110,22 @@ class DispiderStream(ModelStream, ProactiveStream):
         self._warned = False  # that there are more memory states than the compact model reads
 
     @property
-    def _own_nbytes(self) -> int:
+    def own_nbytes(self) -> int:
         """Clips, the filling one, and the question that is watched for."""
         watch = self._watch.nbytes if self._watch is not None else 0
         return self.clips.nbytes + sum(x.nbytes for x in self._filling) + watch
 
     @property
-    def _group_frames(self) -> int:
+    def group_frames(self) -> int:
         """A group never crosses the end of a clip."""
-        return min(super()._group_frames, self.model.options.frames_per_clip - len(self._clip_times_s))
+        return min(super().group_frames, self.model.options.frames_per_clip - len(self._clip_times_s))
 
     def usage(self) -> Usage:
         """All tokens of every frame."""
         tokens = self.model.spec.tokens_per_frame
         return Usage(float(tokens), tokens)
 
-    def _take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         if not self.times_s:
             # As released, times count from the start of what is watched, up to a second before this frame.
             selection = self.frame_selection
@@ -135,7 +135,7 @@ class DispiderStream(ModelStream, ProactiveStream):
         self._filling.append(self.encoder.encode(pixels))
         self._clip_times_s.extend(time_s - self._origin_s for time_s in times_s)
 
-    def _finish_group(self) -> None:
+    def finish_group(self) -> None:
         """Read a full clip, and decide."""
         if len(self._clip_times_s) < self.model.options.frames_per_clip:
             return
@@ -191,23 +191,20 @@ class DispiderStream(ModelStream, ProactiveStream):
 
     @torch.no_grad()
     def watch(self, question: str, on_decision: Callable[[Decision], None] | None = None) -> None:
-        """See `ProactiveStream.watch`; a decision is made after every full clip."""
+        """A decision is made after every full clip."""
         self._watch = _Watch(question, self.model.words(question), len(self.clips), on_decision)
         self.decisions = []
 
     def should_speak(self) -> bool:
-        """See `ProactiveStream.should_speak`."""
         return self._watch is not None and self._watch.pending
 
     def poll(self) -> Answer:
-        """See `ProactiveStream.poll`."""
         watch = self._watched()
         new, watch.polled = self.decisions[watch.polled :], len(self.decisions)
         text = "Yes" if any(decision.speaks for decision in new) else "No"
         return Answer(text, (), self.take_costs(self.usage()))
 
     def speak(self, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
-        """See `ProactiveStream.speak`."""
         watch = self._watched()
         # The decision that is being followed is no answer yet.
         answered_at = watch.answered_at[:-1] if watch.pending else watch.answered_at
@@ -271,7 +268,7 @@ class Dispider(LoadedModel):
     options: DispiderOptions
 
     @classmethod
-    def _load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
+    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
         folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
         spec = DispiderSpec.from_dir(folder)
         tokenizer, compact = (load_tokenizer(path) for path in (spec.folder, spec.decision_folder))
@@ -288,7 +285,7 @@ class Dispider(LoadedModel):
             )
         return spec, networks, tokenizer, compact
 
-    def _assemble(
+    def assemble(
         self,
         spec: DispiderSpec,
         networks: Networks,
@@ -307,7 +304,7 @@ class Dispider(LoadedModel):
             logger.warning("%s", line)
 
     def _released_sampling(self, count: int, fps: float, clip_s: tuple[float, float] | None) -> list[int]:
-        """See `StreamingModel.select_frames`; a clip counts as a whole video, as the scripts cut it."""
+        """A clip counts as a whole video, as the scripts cut it."""
         first, end = 0, count
         if clip_s is not None:
             first, end = round(clip_s[0] * fps), min(count, round(clip_s[1] * fps))
@@ -329,7 +326,6 @@ class Dispider(LoadedModel):
         return lines
 
     def describe(self) -> dict[str, Any]:
-        """See `StreamingModel.describe`."""
         return super().describe() | {
             "attention": f"tower sdpa, both llms {self.settings.attn_implementation}, causal",
             "checkpoint_layout": self.spec.layout,

@@ -47,8 +47,8 @@ class Commentary(QwenVLStream, CommentaryStream):
         self.task, self._generation = task, Generation(max_new_tokens)
         super().__init__(model)
 
-    def _start(self) -> None:
-        super()._start()
+    def start(self) -> None:
+        super().start()
         self.comments: list[Comment] = []
         self.position_ids: Tensor | None = None
         self.steps = 0
@@ -56,7 +56,7 @@ class Commentary(QwenVLStream, CommentaryStream):
         self._step_times_s: list[float] = []
         self._start_s, self._end_s = 0.0, -np.inf  # of that step
 
-    def _take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """Gather frames into steps, and comment when one is complete.
 
         Raises:
@@ -87,8 +87,8 @@ class Commentary(QwenVLStream, CommentaryStream):
         times_s = self._step_times_s + self._step_times_s[-1:] * odd
         self._next_step()
         pairs: list[FramePair] = []
-        for start in range(0, len(frames), self._group_frames):
-            part = slice(start, start + self._group_frames)
+        for start in range(0, len(frames), self.group_frames):
+            part = slice(start, start + self.group_frames)
             pairs += self.encoder.observe(frames[part], times_s[part])
         before, after = self.prompt(f"Time={start_s:.1f}-{end_s:.1f}s")
         decoded = self.advance(self.model.ids(before), pairs, self.model.ids(after))
@@ -168,7 +168,7 @@ class Commentary(QwenVLStream, CommentaryStream):
         ruled[pause].masked_fill_(~likely, -torch.inf)  # decided on the device: the host need not wait for it
         return ruled
 
-    def _prefix(self) -> PositionedEmbeds:
+    def prefix(self) -> PositionedEmbeds:
         """Nothing: the first step or question brings it."""
         return self.positions.text(self.model.embed([]))
 

@@ -19,7 +19,7 @@ class LiveCCStream(QwenVLStream):
     """One video in a `LiveCC` model."""
 
     def begin_clip(self, selection: FrameSelection) -> None:
-        """See `Stream.begin_clip`; frame size depends on frame count."""
+        """Frame size depends on frame count."""
         super().begin_clip(selection)
         self.encoder.pair_tokens = clip_slice_tokens(selection.frames)
 
@@ -31,17 +31,16 @@ class LiveCC(QwenVL):
     model_type = "qwen2_vl"
     options: LiveCCOptions
 
-    def _assemble(self, *parts: Any) -> None:
-        super()._assemble(*parts)
+    def assemble(self, *parts: Any) -> None:
+        super().assemble(*parts)
         if self.options.grid == "released":
             self.select_frames = partial(clip_indices, max_frames=self.settings.max_frames)
 
     @classmethod
     def check_commentary(cls, settings: Settings) -> None:
-        """See `StreamingModel.check_commentary`."""
         check_commentary(settings)
 
     def open_commentary(self, task: str = "", max_new_tokens: int = 16) -> Commentary:
-        """See `StreamingModel.open_commentary`; 16 tokens a comment is the demo's limit."""
+        """16 tokens a comment is the demo's limit."""
         check_commentary(self.settings)
         return Commentary(self, task or TASK, max_new_tokens)

@@ -47,11 +47,11 @@ class LlavaOnevisionStream(ModelStream):
 
     model: "LlavaOnevision"
 
-    def _open_encoder(self) -> FrameEncoder:
+    def open_encoder(self) -> FrameEncoder:
         model = self.model
         return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, model.project)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         token = self.model.method.token
         self.positions = DensePositions() if self.model.keeps_positions else ContiguousPositions()
         self.token_state = token.open_state() if token else None
@@ -59,7 +59,7 @@ class LlavaOnevisionStream(ModelStream):
         self._frame_tokens = 0  # before the token method
 
     @property
-    def _own_nbytes(self) -> int:
+    def own_nbytes(self) -> int:
         """State of the token method."""
         return self.token_state.nbytes if self.token_state is not None else 0
 
@@ -68,7 +68,7 @@ class LlavaOnevisionStream(ModelStream):
         pending = self._pending()
         return usage(self.kept if pending is None else [*self.kept, *pending.tokens_per_frame])
 
-    def _take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         model, token = self.model, self.model.method.token
         with self.clock.stage("preprocess_ms"):
             pixels = model.pixels(frames)
@@ -102,7 +102,7 @@ class LlavaOnevisionStream(ModelStream):
 
         return self.encoder.encode(pixels, dense), last_inputs[0]
 
-    def _prefix(self) -> Tensor | PositionedEmbeds:
+    def prefix(self) -> Tensor | PositionedEmbeds:
         return self.positions.text(self.model.embed_text(self.model.prompt_parts("")[0]))
 
     def question(self, question: str, generation: Generation, search: str) -> Question:
@@ -143,10 +143,10 @@ class LlavaOnevision(LoadedModel):
     options: LlavaOnevisionOptions
 
     @classmethod
-    def _load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, Any]:
         return load_stock(LlavaOnevisionForConditionalGeneration, settings, dtype, device)
 
-    def _assemble(self, model: LlavaOnevisionForConditionalGeneration, processor: Any) -> None:
+    def assemble(self, model: LlavaOnevisionForConditionalGeneration, processor: Any) -> None:
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
         self.tower = open_tower(model.model.vision_tower, model.config.vision_feature_layer)
         self.keeps_positions = self.options.positions == "original"
@@ -159,7 +159,7 @@ class LlavaOnevision(LoadedModel):
         self.reads_attention = method.token is not None and not method.token.needs.isdisjoint(ATTENTION)
         self.eos_ids = compat.eos_ids(model, self.tokenizer)
 
-    def _eager_reason(self) -> str:
+    def eager_reason(self) -> str:
         return "the method reads the attention of the tower" if self.reads_attention else ""
 
     def pixels(self, frames: np.ndarray) -> Tensor:

@@ -50,13 +50,13 @@ class QwenVLStream(ModelStream):
     model: "QwenVL"
     encoder: FramePairEncoder
 
-    def _open_encoder(self) -> FramePairEncoder:
+    def open_encoder(self) -> FramePairEncoder:
         model = self.model
         return FramePairEncoder(
             self.clock, model.capture, model.tower, model.method, model.options, model.patches
         )
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self.positions, self._pairs = MropePositions(), 0
         self.seen_ids: set[int] = set()
 
@@ -66,15 +66,15 @@ class QwenVLStream(ModelStream):
         return self.encoder.kept
 
     @property
-    def _group_frames(self) -> int:
+    def group_frames(self) -> int:
         """Whole pairs."""
-        return max(2, super()._group_frames // 2 * 2)
+        return max(2, super().group_frames // 2 * 2)
 
     def usage(self) -> Usage:
         """LLM tokens per frame pair."""
         return usage(self.kept)
 
-    def _take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         """A frame without a partner waits for the next one."""
         pairs = self.encoder.observe(frames, times_s)
         if pairs:
@@ -84,7 +84,7 @@ class QwenVLStream(ModelStream):
                 self._pairs += len(pairs)
                 self.memory.append(PositionedEmbeds.join(pieces), [len(piece) for piece in pieces])
 
-    def _prefix(self) -> PositionedEmbeds:
+    def prefix(self) -> PositionedEmbeds:
         ids = self.model.ids(self.model.prompt_parts("")[0])
         self.seen_ids.update(ids)
         return self.positions.text(self.model.embed(ids))
@@ -166,14 +166,13 @@ class QwenVL(LoadedModel):
 
     @classmethod
     def check(cls, settings: Settings) -> None:
-        """See `StreamingModel.check`."""
         check_settings(settings, cls.model_type)
 
     @classmethod
-    def _load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, Any]:
+    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, Any]:
         return load_stock(compat_qwen_vl.model_class(cls.model_type), settings, dtype, device)
 
-    def _assemble(self, model: PreTrainedModel, processor: Any) -> None:
+    def assemble(self, model: PreTrainedModel, processor: Any) -> None:
         config = model.config
         self.model, self.processor, self.tokenizer = model, processor, processor.tokenizer
         self.tower, self.llm = open_tower(model.model.visual), compat_qwen_vl.MropeLanguageModel(model)
@@ -183,7 +182,7 @@ class QwenVL(LoadedModel):
         self.video_id: int = config.video_token_id
         self.eos_ids = compat.eos_ids(model, self.tokenizer)
 
-    def _eager_reason(self) -> str:
+    def eager_reason(self) -> str:
         return "deepstack features leave the tower in several places" if self.tower.taps else ""
 
     def patches(self, resized: Tensor) -> Patches:

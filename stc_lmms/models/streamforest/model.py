@@ -88,17 +88,17 @@ class StreamForestStream(ModelStream):
 
     model: "StreamForest"
 
-    def _open_encoder(self) -> FrameEncoder:
+    def open_encoder(self) -> FrameEncoder:
         """Projection comes after the memory."""
         model = self.model
         return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, lambda tokens: tokens)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self.forest = Forest(self.model.options, self.model.spec.vision.num_attention_heads)
         self._prefilled: tuple[FullMemory, int] | None = None  # with the number of visual tokens
 
     @property
-    def _own_nbytes(self) -> int:
+    def own_nbytes(self) -> int:
         """The memory, and what the last question prefilled, which is kept until the next frame."""
         return self.forest.nbytes + (self._prefilled[0].nbytes if self._prefilled else 0)
 
@@ -107,7 +107,7 @@ class StreamForestStream(ModelStream):
         frames = len(self.times_s)
         return Usage(self.forest.tokens / frames if frames else 0.0, self.model.options.now_tokens)
 
-    def _take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
+    def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
         model, self._prefilled = self.model, None
         with self.clock.stage("preprocess_ms"):
             pixels = model.pixels(frames)
@@ -163,7 +163,7 @@ class StreamForest(LoadedModel):
 
     @classmethod
     def check(cls, settings: Settings) -> None:
-        """See `StreamingModel.check`; reads json files, and of a local checkpoint its tables of weights."""
+        """Reads json files, and of a local checkpoint its tables of weights."""
         spec = StreamForestSpec.read(
             checkpoint_folder(checkpoint(settings), settings.revision, weights=False)
         )
@@ -172,13 +172,13 @@ class StreamForest(LoadedModel):
             check_tensors(spec, entries(spec.folder))
 
     @classmethod
-    def _load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
+    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
         folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
         spec, tokenizer = StreamForestSpec.read(folder), load_tokenizer(folder)
         networks = load_networks(spec, entries(folder), dtype, settings.attn_implementation)
         return spec, move(networks, device), tokenizer
 
-    def _assemble(
+    def assemble(
         self, spec: StreamForestSpec, networks: Networks, tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
         self.spec, self.networks, self.tokenizer = spec, networks, tokenizer
