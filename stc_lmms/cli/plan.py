@@ -83,7 +83,7 @@ def _sweep(args: argparse.Namespace) -> int:
         raise SettingsError(f"--tflops {args.tflops:g} must be above 0")
     cards = [estimate.Card(path) for path in args.card]
     wanted = spec.read(Path(args.benchmark))
-    found = estimate.estimate(wanted, spec.plan(wanted), cards, args.tflops)
+    found = estimate.estimate(wanted, spec.make_plan(wanted), cards, args.tflops)
     if args.json:
         print(json.dumps(estimate.as_json(found), indent=1))
         return 0

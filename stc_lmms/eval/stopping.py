@@ -1,7 +1,7 @@
-"""A run that is told to stop (SIGTERM, SIGUSR1) finishes the question it is at, so that nothing is lost.
+"""A run that receives SIGTERM or SIGUSR1 finishes its current question, so that nothing is lost.
 
-Clusters send one of these before they take a machine away. The journal then holds every answer, also those
-of the video that was being played, and the next run goes on from there.
+Clusters send one of these before they take a machine away. The journal then holds every answer, including
+those about a video that is only partly played, and the next run resumes from there.
 """
 
 import ctypes
@@ -20,20 +20,20 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop:
-    """Whether the run was told to stop."""
+    """Whether the run has been asked to stop."""
 
     asked = False
 
     def ask(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Signal handler: remember it; the run looks between two questions."""
+        """Signal handler: sets `asked`, which the run checks between two questions."""
         self.asked = True
 
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Within it the signals ask for a stop; afterwards they do what they did before."""
+    """Within the block, the signals ask for a stop; then the previous handlers are restored."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread do this
+    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
         yield stop
         return
     before = {number: signal.signal(number, stop.ask) for number in SIGNALS}
@@ -45,17 +45,17 @@ def stoppable() -> Iterator[Stop]:
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Have the kernel send this process the signal when its parent dies (Linux only)."""
+    """Have the kernel send this process a signal when its parent dies (Linux only)."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, number)
 
 
 def end_with_launcher(environ: Mapping[str, str] = os.environ) -> None:
-    """In a rank that torchrun started for a sweep: end when torchrun is killed.
+    """In a rank that torchrun started for a sweep, die at once when torchrun is killed.
 
-    At once, because the job's lease goes with torchrun, which does not hand it on, and the job may be started
-    again. One that is told to stop waits for its ranks, see `worker.py`.
+    torchrun does not pass the job's lease on to its ranks, so the job may be started again immediately. When
+    torchrun is asked to stop, it waits for its ranks, see `sweep/worker.py`.
     """
     if VARIABLE in environ and "TORCHELASTIC_RUN_ID" in environ:
         end_with_parent(signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""What a sweep will take, before anything is submitted: GPU hours, memory and disk of every job.
+"""Estimates GPU hours, memory and disk of every job of a sweep, before anything is submitted.
 
-FLOPs and bytes come from the cost model (`bench/work.py`) and the frames and rounds of the plan; how fast a
-machine does them comes from a latency card of `stc-lmms bench`, or from a guess that is printed beside.
+FLOPs and bytes follow from the cost model (`bench/work.py`) and the frames and rounds of the plan; the speed
+of a machine comes from a latency card of `stc-lmms bench`, or from a guess that is printed with the result.
 """
 
 import json
@@ -12,33 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.bench.shapes import DecoderShape, ModelShape, TowerShape, public_shape
-from stc_lmms.bench.work import Workload as Clip
-from stc_lmms.bench.work import kv_bytes_per_token, reference_bytes, stages
+from stc_lmms.bench.work import Workload, kv_bytes_per_token, reference_bytes, stages
 from stc_lmms.config import Settings
 from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.eval.run_config import RunConfig, check
 from stc_lmms.sweep.spec import Spec
 from stc_lmms.text_table import text_table
 
-GUESSED_BYTES_PER_S = 1e12  # of GPU memory; with a card it is measured
-ANSWER_TOKENS = 8  # the tasks ask for a letter or a word
+GUESSED_BYTES_PER_S = 1e12  # of GPU memory, without a card
+ANSWER_TOKENS = 8  # a letter or a word
 QUESTION_TOKENS = 100
-RECORD_BYTES = 6_000  # journal, sample, efficiency and summary of a round
+RECORD_BYTES = 6_000  # per round: journal, sample, efficiency and summary
 NOTES = (
-    "Hours: ViT, prefill and answers; without decoding videos, preprocessing, loading weights.",
-    "A method without a cost model is reckoned as dense (<=); a model without one needs a card of it (-).",
-    "Memory: weights, the KV that the memory keeps of the longest stream, and the cacher's reference; "
-    "16 bit, without activations.",
+    "Hours: ViT, prefill and answers, without video decoding, preprocessing and loading weights.",
+    "A method without a cost model is estimated as dense (<=); a model without one needs its card (-).",
+    "Memory: weights, the KV cache of the longest stream, and the cacher's reference, in 16 bit; without "
+    "activations.",
 )
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a machine is with one model.
+    """Speed of a machine with one model.
 
     Attributes:
-        flops_per_s: achieved, by stage (`vit_ms`, `prefill_ms`, and `ttft_ms` for questions).
-        bytes_per_s: while a token is decoded.
+        flops_per_s: achieved FLOP/s by stage (`vit_ms`, `prefill_ms`, and `ttft_ms` for questions).
+        bytes_per_s: achieved bandwidth while a token is decoded.
     """
 
     flops_per_s: Mapping[str, float]
@@ -47,16 +46,16 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One job.
+    """Estimate of one job.
 
     Attributes:
-        recipe, task, shard: which.
-        frames, rounds: how many.
-        hours: of one GPU; None without a cost model.
-        bound: `hours` is that of dense, because the method has no cost model.
-        memory_bytes: of the GPU; None without a cost model.
-        memory_bound: `memory_bytes` is that of all tokens, because it is not known how many are kept.
-        disk_bytes: of the output folder.
+        recipe, task, shard: the job.
+        frames, rounds: number of frames and questions.
+        hours: GPU hours; None without a cost model.
+        bound: `hours` is an upper bound, that of dense, because the method has no cost model.
+        memory_bytes: GPU memory; None without a cost model.
+        memory_bound: `memory_bytes` is an upper bound, because the number of kept tokens is unknown.
+        disk_bytes: size of the output folder.
     """
 
     recipe: str
@@ -72,10 +71,10 @@ class Estimate:
 
 
 class Card:
-    """A latency card's file.
+    """A latency card.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: the file is not one.
     """
 
     def __init__(self, path: Path):
@@ -92,10 +91,10 @@ class Card:
             self._speeds = {who: _achieved(row, who, content) for who in ("dense", "method")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"{type(error).__name__}: {error}"
-            raise SettingsError(f"{path} is no card of stc-lmms bench --output ({why})") from None
+            raise SettingsError(f"{path} is not a card of stc-lmms bench --output ({why})") from None
 
     def speed(self, method: str) -> Speed:
-        """With the card's own method as measured, with any other at the rates of dense."""
+        """The measured rates of the card's own method; those of dense for any other method."""
         return self._speeds["method" if method == self.method else "dense"]
 
 
@@ -116,27 +115,27 @@ def _achieved(row: Mapping[str, Any], who: str, content: Mapping[str, Any]) -> S
 
 
 def estimate(spec: Spec, plan: Mapping[str, Any], cards: Sequence[Card], tflops: float) -> list[Estimate]:
-    """Every job of a plan.
+    """Estimate every job of a plan.
 
     Args:
         spec: the sweep.
-        plan: of it, see `spec.plan`.
-        cards: the last one of a model counts.
-        tflops: arithmetic that a GPU sustains, for models without a card.
+        plan: its plan, see `spec.make_plan`.
+        cards: latency cards; the last one of each model is used.
+        tflops: TFLOP/s that a GPU sustains, for models without a card.
 
     Raises:
         SettingsError: a recipe does not work.
     """
     by_model = {card.model: card for card in cards}
-    recipes = {recipe.name: _Recipe(recipe, by_model, tflops) for recipe in spec.recipes}
-    return [recipes[job["recipe"]].job(job) for job in plan["jobs"]]
+    models = {config.name: _CostModel(config, by_model, tflops) for config in spec.recipes}
+    return [models[job["recipe"]].estimate(job) for job in plan["jobs"]]
 
 
-class _Recipe:
-    """The costs of one recipe; streams of equal length are reckoned once."""
+class _CostModel:
+    """The costs of one recipe; streams of equal length are computed once."""
 
-    def __init__(self, recipe: RunConfig, cards: Mapping[str, Card], tflops: float):
-        self.settings: Settings = check(recipe)
+    def __init__(self, config: RunConfig, cards: Mapping[str, Card], tflops: float):
+        self.settings: Settings = check(config)
         card = cards.get(self.settings.model)
         self.shape = card.shape if card else _known_shape(self.settings)
         guess = Speed(dict.fromkeys(("vit_ms", "prefill_ms", "ttft_ms"), 1e12 * tflops), GUESSED_BYTES_PER_S)
@@ -144,12 +143,12 @@ class _Recipe:
         self.method = self.settings.build_method()
         self.memory = self.settings.build_memory()  # None: the model's own
         self.bound = False
-        if self.shape is not None and stages(self.shape, self.method, Clip(1, 1, 0, 0)) is None:
+        if self.shape is not None and stages(self.shape, self.method, Workload(1, 1, 0, 0)) is None:
             self.bound, self.method = True, type(self.method)("none")
         self._seconds: dict[int, float] = {}
 
-    def job(self, job: Mapping[str, Any]) -> Estimate:
-        """What one job takes."""
+    def estimate(self, job: Mapping[str, Any]) -> Estimate:
+        """Estimate one job."""
         frames, hours, memory = sum(job["streams"]), None, None
         if self.shape is not None:
             longest = max(job["streams"], default=0)
@@ -179,26 +178,28 @@ class _Recipe:
 
     def _stream_s(self, count: int) -> float:
         if count not in self._seconds:
-            work = stages(self.shape, self.method, Clip(count, max(count, 1), 0, 0))
+            work = stages(self.shape, self.method, Workload(count, max(count, 1), 0, 0))
             rates = self.speed.flops_per_s
             self._seconds[count] = sum(work[s].flops / rates[s] for s in ("vit_ms", "prefill_ms"))
         return self._seconds[count]
 
     def _answer_s(self, frames: int) -> float:
-        """A question at the middle of a stream of average length, and its answer."""
-        work = stages(self.shape, self.method, Clip(max(1, frames // 2), max(1, frames), 0, QUESTION_TOKENS))
+        """Seconds of a question in the middle of a stream of average length, and its answer."""
+        work = stages(
+            self.shape, self.method, Workload(max(1, frames // 2), max(1, frames), 0, QUESTION_TOKENS)
+        )
         first = work["ttft_ms"].flops / self.speed.flops_per_s["ttft_ms"]
         return first + ANSWER_TOKENS * work["per_token_ms"].bytes / self.speed.bytes_per_s
 
     def _archive_bytes(self, job: Mapping[str, Any]) -> int:
-        """ReKV's archive in files, of the longest stream; it is deleted with its stream."""
+        """ReKV's archive on disk for the longest stream; each is deleted with its stream."""
         if self.shape is None or not self.settings.flat().get("archive_dir"):
             return 0
         return max(job["streams"], default=0) * self._kept() * kv_bytes_per_token(self.shape)
 
 
 def _known_shape(settings: Settings) -> ModelShape | None:
-    """Shape of a LLaVA-OneVision, from its config or its name; None for the other models."""
+    """Shape of a LLaVA-OneVision model, from its config or name; None for other models."""
     if settings.model != "llava_ov":
         return None
     from stc_lmms import compat
@@ -218,45 +219,36 @@ def _weight_bytes(shape: ModelShape) -> int:
     return (shape.tower.weights + decoder.token_macs + 2 * decoder.head_macs) * shape.itemsize
 
 
-def as_json(found: Sequence[Estimate]) -> dict[str, Any]:
-    """All jobs as plain JSON values."""
-    return {"jobs": [vars(each) for each in found], "notes": NOTES}
+def as_json(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """The estimates as plain JSON values."""
+    return {"jobs": [vars(job) for job in estimates], "notes": NOTES}
 
 
-def text(found: Sequence[Estimate], by_job: bool = False) -> str:
-    """One line per recipe and task, or per job, and the sum."""
-    head = (
-        "recipe",
-        "task",
-        "jobs",
-        "frames",
-        "rounds",
-        "GPU h",
-        "GPU h of longest job",
-        "GPU GiB",
-        "disk MiB",
-    )
+def text(estimates: Sequence[Estimate], by_job: bool = False) -> str:
+    """A table with one row per recipe and task, or per job, and a row for the total."""
+    counts = ("jobs", "frames", "rounds")
+    head = ("recipe", "task", *counts, "GPU h", "GPU h of longest job", "GPU GiB", "disk MiB")
     groups: dict[tuple[str, str], list[Estimate]] = {}
-    for each in found:
-        what = f"{each.task}/{each.shard:03d}" if by_job else each.task
-        groups.setdefault((each.recipe, what), []).append(each)
+    for job in estimates:
+        name = f"{job.task}/{job.shard:03d}" if by_job else job.task
+        groups.setdefault((job.recipe, name), []).append(job)
     rows = [(*key, *_cells(jobs)) for key, jobs in groups.items()]
-    rows.append(("all", "", *_cells(found)))
+    rows.append(("all", "", *_cells(estimates)))
     return "\n".join([text_table(head, rows, left=2), "", *NOTES])
 
 
 def _cells(jobs: Sequence[Estimate]) -> list[str]:
     hours = [job.hours for job in jobs if job.hours is not None]
     memory = [job.memory_bytes for job in jobs if job.memory_bytes is not None]
-    sign = "<= " if any(job.bound for job in jobs) else ""
-    memory_sign = "<= " if any(job.memory_bound for job in jobs) else ""
-    whole = len(hours) == len(jobs)
+    bound = "<= " if any(job.bound for job in jobs) else ""
+    memory_bound = "<= " if any(job.memory_bound for job in jobs) else ""
+    incomplete = " + ?" if len(hours) < len(jobs) else ""
     return [
         str(len(jobs)),
         f"{sum(job.frames for job in jobs):,}",
         f"{sum(job.rounds for job in jobs):,}",
-        f"{sign}{sum(hours):,.2f}" + ("" if whole else " + ?") if hours else "-",
+        f"{bound}{sum(hours):,.2f}{incomplete}" if hours else "-",
         f"{max(hours):,.2f}" if hours else "-",
-        f"{memory_sign}{max(memory) / 2**30:,.1f}" if memory else "-",
+        f"{memory_bound}{max(memory) / 2**30:,.1f}" if memory else "-",
         f"{sum(job.disk_bytes for job in jobs) / 2**20:,.1f}",
     ]

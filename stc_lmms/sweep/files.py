@@ -1,4 +1,4 @@
-"""Small JSON files that are always whole: written beside, then renamed."""
+"""JSON files that are never half written: a temporary file replaces the old one in one step."""
 
 import json
 import os
@@ -9,23 +9,23 @@ from stc_lmms.errors import StcError
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Put the content in place of the file, in one step.
+    """Replace a file, creating its folder if needed.
 
     Raises:
         StcError: the disk is full, or the folder cannot be written; the old file stays.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        os.replace(beside, path)
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise StcError(f"cannot write {path} ({error.strerror}); what is finished is kept") from None
+        temporary.unlink(missing_ok=True)
+        raise StcError(f"cannot write {path} ({error.strerror}); finished work is kept") from None
 
 
 def read_json(path: Path) -> Any:
-    """The content; None if there is no such file.
+    """The content of a file; None if it does not exist.
 
     Raises:
         StcError: it is not readable as JSON.

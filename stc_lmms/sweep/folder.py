@@ -1,15 +1,15 @@
 """A sweep on disk: one folder with the plan, and a folder for every job.
 
 sweep.json                       the plan, written once
-lease                            who is starting jobs, see `lease.py`
-slurm.json                       arrays that were submitted
+lease                            which process is starting jobs, see `lease.py`
+slurm.json, slurm_options.json   submitted arrays, and how to submit more
 slurm/*.sbatch, slurm/*.log
 jobs/<recipe>/<task>/<shard>/
-    lease, shard.json            who runs it; its videos
+    lease, shard.json            which process runs the job; its videos
     status.json                  state, heartbeat, progress
     log.txt
     out/                         lmms-eval's output path, with the journal
-merged/<recipe>/<task>/          one unsharded run, as the reports read it
+merged/<recipe>/                 the results as those of one unsharded run
 leaderboard/
 """
 
@@ -23,10 +23,10 @@ from typing import Any
 from stc_lmms.errors import StcError
 from stc_lmms.sweep.files import read_json, write_json
 from stc_lmms.sweep.lease import is_free
-from stc_lmms.sweep.spec import VERSION
 
+VERSION = 1  # of the plan in `sweep.json`
 HEARTBEAT_S = 10
-LOST_S = 12 * HEARTBEAT_S  # without a heartbeat for so long, a running job is dead
+LOST_S = 12 * HEARTBEAT_S  # a running job without a heartbeat for so long is dead
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class SweepJob:
     """One recipe on one shard of one task.
 
     Attributes:
-        index: its number in the sweep, and in a Slurm array.
-        recipe, task, shard: which.
-        leaves: tasks that lmms-eval evaluates, with their names in the shard file.
-        videos: rows of the shard, as the shard file lists them.
-        streams, rounds: frames of every clip that it plays, and how often it asks, see `shards.Load`.
+        index: position in the plan, and in a Slurm array.
+        recipe, task, shard: what it runs.
+        leaves: tasks that lmms-eval evaluates, with their keys in the shard file.
+        videos: the shard's videos by key, as the shard file lists them.
+        streams, rounds: frames of every clip it plays, and number of questions, see `shards.Load`.
         path: its folder.
     """
 
@@ -64,23 +64,23 @@ class SweepJob:
 
     @property
     def cost(self) -> int:
-        """Frames and rounds, see `shards.Load`."""
+        """Frames plus rounds, see `shards.Load`."""
         return sum(self.streams) + self.rounds
 
     @property
     def rows(self) -> int:
-        """Requests: one for every video in every leaf."""
+        """Number of requests: one for every video in every leaf."""
         return sum(map(len, self.videos.values()))
 
     def status(self) -> dict[str, Any]:
-        """Its status file, with what is known before it first ran; a dead one is `lost`."""
+        """The content of its status file, with defaults before it first ran; a dead job is `lost`."""
         found = {"state": "waiting", "attempt": 0, "rows": 0, "seconds": 0.0, "reason": ""}
         found |= read_json(self.path / "status.json") or {}
         if found["state"] == "running":
             ended = found["host"] == socket.gethostname() and is_free(self.path / "lease")
             if ended or time.time() - found["heartbeat"] > LOST_S:
-                why = f"killed, or its disk was full, or its machine {found['host']} is gone"
-                found |= {"state": "lost", "reason": why}
+                reason = f"killed, or its disk was full, or its machine {found['host']} is gone"
+                found |= {"state": "lost", "reason": reason}
         return found
 
     def set_status(self, **content: Any) -> None:
@@ -89,13 +89,13 @@ class SweepJob:
 
 
 class Sweep:
-    """An opened sweep.
+    """An existing sweep.
 
     Args:
         root: its folder.
 
     Raises:
-        StcError: there is no sweep in it, or one of another version.
+        StcError: the folder holds no sweep, or one of another version.
     """
 
     def __init__(self, root: Path):
@@ -108,33 +108,33 @@ class Sweep:
 
     @property
     def jobs(self) -> Iterator[SweepJob]:
-        """All jobs, made as they are asked for."""
+        """All jobs, created one at a time."""
         for index in range(len(self.plan["jobs"])):
             yield self.job(index)
 
     def job(self, index: int) -> SweepJob:
-        """The job of that number.
+        """The job at a position in the plan.
 
         Raises:
             StcError: there is none.
         """
         if not 0 <= index < len(self.plan["jobs"]):
-            raise StcError(f"{self.root} has no job {index}; it has {len(self.plan['jobs'])}, from 0 on")
+            raise StcError(f"{self.root} has no job {index}; its jobs are 0 to {len(self.plan['jobs']) - 1}")
         found = self.plan["jobs"][index]
         path = self.root / "jobs" / found["recipe"] / found["task"] / f"{found['shard']:03d}"
         return SweepJob(index=index, path=path, **found)
 
 
 def create(root: Path, plan: dict[str, Any]) -> Sweep:
-    """Write the plan of a new sweep, or open the same sweep again.
+    """Write the plan of a new sweep, or open an existing sweep with the same plan.
 
     Raises:
         StcError: the folder holds another sweep, or cannot be written.
     """
-    there = read_json(root / "sweep.json")
-    if there is None:
+    existing = read_json(root / "sweep.json")
+    if existing is None:
         write_json(root / "sweep.json", plan)
-    elif there != plan:
-        differs = ", ".join(key for key in plan if there.get(key) != plan[key])
-        raise StcError(f"{root} holds another sweep (its {differs} differ); give this one another output")
+    elif existing != plan:
+        differs = ", ".join(key for key in plan if existing.get(key) != plan[key])
+        raise StcError(f"{root} holds another sweep (its {differs} differ); choose another output folder")
     return Sweep(root)

@@ -1,9 +1,8 @@
-"""One holder at a time: of a sweep's folder, and of every job.
+"""Leases: one process at a time starts a sweep's jobs, and one at a time runs a job.
 
-The lease is a file lock, which the kernel gives up when its holder dies, however it dies. A process that the
-holder starts may inherit it and keeps it as long as it lives. The file says who holds it. File systems whose
-locks do not reach other machines, or that have none, are covered by the heartbeat: a file that another
-machine has just touched is held.
+A lease is a file lock, which the kernel releases when its holder dies, however it dies. A child process may
+inherit it and keeps it while it lives. The file names the holder. Where file locks do not exist, or do not
+reach other machines, the file's modification time is a heartbeat: a file that was touched recently is held.
 """
 
 import fcntl
@@ -17,31 +16,31 @@ from typing import Any, Self
 
 from stc_lmms.errors import StcError
 
-STALE_S = 120  # a holder that no lock tells of and that has not touched its lease for so long is gone
+STALE_S = 120  # a holder without a visible lock that has not touched its lease for so long is gone
 
 
 class Held(StcError):
-    """Somebody else holds the lease; the message names who."""
+    """Another process holds the lease; the message names it."""
 
 
 class Lease:
-    """A lease on `path`, from `with` on.
+    """A lease on a file, held within a `with` block.
 
     Args:
-        path: the lease's file, made if needed.
+        path: the file, created if needed.
         what: what is leased, for the message.
-        wait_s: how long to wait for a holder to go away.
+        wait_s: how long to wait for another holder.
     """
 
     def __init__(self, path: Path, what: str, wait_s: float = 0.0):
         self.path, self.what, self.wait_s = path, what, wait_s
-        self.fd = -1  # for processes that shall inherit the lease
+        self.fd = -1  # passed to child processes that inherit the lease
 
     def __enter__(self) -> Self:
         """Take the lease.
 
         Raises:
-            Held: somebody else has it.
+            Held: another process has it.
             StcError: the file cannot be written.
         """
         end = time.monotonic() + self.wait_s
@@ -57,12 +56,12 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give it back."""
+        """Release it."""
         os.ftruncate(self.fd, 0)
         os.close(self.fd)
 
     def touch(self) -> None:
-        """The heartbeat."""
+        """Update the heartbeat."""
         os.utime(self.fd)
 
     def _take(self) -> None:
@@ -73,11 +72,11 @@ class Lease:
             raise StcError(f"cannot write {self.path} ({error.strerror})") from None
         lock = _lock(fd, fcntl.LOCK_EX)
         holder = holder_of(self.path)
-        stranger = lock == "none" or (bool(holder) and holder["host"] != me()["host"])
-        beating = stranger and _beats(self.path, holder) and not _same_job(holder)
-        if lock == "held" or beating:
+        lock_says_nothing = lock == "none" or (bool(holder) and holder["host"] != me()["host"])
+        alive = lock_says_nothing and _has_heartbeat(self.path, holder) and not _is_requeued(holder)
+        if lock == "held" or alive:
             os.close(fd)
-            raise Held(f"{self.what} is in use by {named(holder)}; wait for it, or cancel it")
+            raise Held(f"{self.what} is in use by {_describe(holder)}; wait for it, or cancel it")
         try:
             os.ftruncate(fd, 0)
             os.write(fd, json.dumps(me() | {"since": time.time()}).encode())
@@ -88,12 +87,12 @@ class Lease:
 
 
 def me() -> dict[str, Any]:
-    """Who this process is."""
+    """This process, as leases and status files name it."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "slurm": os.environ.get("SLURM_JOB_ID", "")}
 
 
 def holder_of(path: Path) -> dict[str, Any]:
-    """Who a lease's file says holds it; empty if nobody does."""
+    """The holder that a lease's file names; empty if there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -110,13 +109,13 @@ def is_free(path: Path) -> bool:
         return True
     except OSError:
         return False
-    return lock == "taken" or (lock == "none" and not _beats(path, holder_of(path)))
+    return lock == "taken" or (lock == "none" and not _has_heartbeat(path, holder_of(path)))
 
 
-def _lock(fd: int, how: int) -> str:
+def _lock(fd: int, kind: int) -> str:
     """`taken`, `held` by another process, or `none` where the file system has no locks."""
     try:
-        fcntl.flock(fd, how | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return "held"
     except OSError:
@@ -124,17 +123,16 @@ def _lock(fd: int, how: int) -> str:
     return "taken"
 
 
-def _beats(path: Path, holder: dict[str, Any]) -> bool:
+def _has_heartbeat(path: Path, holder: dict[str, Any]) -> bool:
     return bool(holder) and time.time() - path.stat().st_mtime < STALE_S
 
 
-def _same_job(holder: dict[str, Any]) -> bool:
-    """Whether the holder was this very Slurm job, which was put back into the queue: it is gone."""
+def _is_requeued(holder: dict[str, Any]) -> bool:
+    """Whether the holder was this very Slurm job before Slurm requeued it: then it is gone."""
     return bool(me()["slurm"]) and holder["slurm"] == me()["slurm"]
 
 
-def named(holder: dict[str, Any]) -> str:
-    """A holder in words."""
+def _describe(holder: dict[str, Any]) -> str:
     if not holder:
         return "another process"
     slurm = f" (Slurm job {holder['slurm']})" if holder.get("slurm") else ""

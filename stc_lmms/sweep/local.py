@@ -1,4 +1,4 @@
-"""Runs the jobs of a sweep on this machine, a bounded number at once."""
+"""Runs the jobs of a sweep on this machine, several at a time."""
 
 import os
 import shutil
@@ -15,88 +15,89 @@ from stc_lmms.sweep.lease import Lease
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them; found without torch."""
+    """The GPUs that this process may use, as in `CUDA_VISIBLE_DEVICES`; does not import torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    found = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
-    return [str(number) for number, _ in enumerate(filter(None, found.splitlines()))]
+    listing = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(number) for number, _ in enumerate(filter(None, listing.splitlines()))]
 
 
 def slots(per_job: int, at_once: int | None, needs_gpu: bool) -> list[str | None]:
-    """Devices of every job that runs at once, for `CUDA_VISIBLE_DEVICES`; None leaves it as it is.
+    """`CUDA_VISIBLE_DEVICES` of every job that runs at the same time; None leaves it unchanged.
 
     Args:
         per_job: GPUs of a job.
-        at_once: jobs at once; None is as many as there are GPUs for, one where there is none.
-        needs_gpu: False if all run on the CPU.
+        at_once: number of jobs at the same time; None for as many as the GPUs allow, or one without GPUs.
+        needs_gpu: False if all jobs run on the CPU.
 
     Raises:
         SettingsError: there are too few GPUs.
     """
-    there = gpus() if needs_gpu else []
-    if not there:
+    available = gpus() if needs_gpu else []
+    if not available:
         return [None] * (at_once or 1)
-    fit = [",".join(there[i : i + per_job]) for i in range(0, len(there) - per_job + 1, per_job)]
-    if not fit or (at_once or 1) > len(fit):
-        wanted = f"{at_once or 1} jobs at once with {per_job} GPUs each"
-        raise SettingsError(f"{wanted} do not fit the {len(there)} GPUs here; lower --jobs or gpus_per_job")
-    return list(fit[:at_once])
+    groups = [",".join(available[i : i + per_job]) for i in range(0, len(available) - per_job + 1, per_job)]
+    if not groups or (at_once or 1) > len(groups):
+        jobs = f"{at_once or 1} jobs at once with {per_job} GPUs each"
+        raise SettingsError(f"{jobs} do not fit the {len(available)} GPUs here; lower --jobs or gpus_per_job")
+    return list(groups[:at_once])
 
 
 def run(
     sweep: Sweep,
     lease: Lease,
     jobs: Sequence[SweepJob],
-    places: Sequence[str | None],
-    tell: Callable[[str], None],
+    devices: Sequence[str | None],
+    report: Callable[[str], None],
 ) -> bool:
-    """Run the jobs, the dearest first; one that fails does not stop the others.
+    """Run jobs, most expensive first; a failed job does not stop the others.
 
-    Ctrl-C, SIGTERM and a closed terminal let the running ones finish their questions; so does the end of this
-    process, however it ends.
+    On Ctrl-C, SIGTERM, a closed terminal, or when this process dies, running jobs finish their questions.
 
     Args:
-        sweep: whose jobs they are.
-        lease: on its folder, to be touched.
-        jobs: to be run.
-        places: see `slots`.
-        tell: is given a line for every job that ended.
+        sweep: the sweep of the jobs.
+        lease: the lease on its folder, kept alive.
+        jobs: what to run.
+        devices: see `slots`.
+        report: receives a line for every job that has ended.
 
     Returns:
-        Whether they ran to an end, or were stopped.
+        Whether all jobs ended by themselves; False if they were stopped.
     """
     waiting = sorted(jobs, key=lambda job: -job.cost)
-    free, running = list(places), []
-    stopped = told = False
+    free, running = list(devices), []
+    stopped = forwarded = False
 
     def stop(number: int, frame: object) -> None:
         nonlocal stopped
         stopped = True
 
-    before = {number: signal.signal(number, stop) for number in _stopping()}
+    before = {number: signal.signal(number, stop) for number in _stop_signals()}
     try:
         while waiting or running:
             while waiting and free:
-                job, place = waiting.pop(0), free.pop(0)
-                running.append((_start(sweep, job, place), job, place))
+                job, device = waiting.pop(0), free.pop(0)
+                running.append((_start(sweep, job, device), job, device))
             time.sleep(0.2)
             lease.touch()
-            if stopped and not told:
-                told = True
+            if stopped and not forwarded:
+                forwarded = True
                 waiting.clear()
-                _stop([process for process, _, _ in running])
-            for ended in [each for each in running if each[0].poll() is not None]:
+                _terminate(process for process, _, _ in running)
+            for ended in [entry for entry in running if entry[0].poll() is not None]:
                 running.remove(ended)
-                free.append(ended[2])
-                status = ended[1].status()
-                tell(f"{ended[1].name}: {status['state']}{_because(status['reason'])}")
+                _, job, device = ended
+                free.append(device)
+                status = job.status()
+                reason = f" ({status['reason']})" if status["reason"] else ""
+                report(f"{job.name}: {status['state']}{reason}")
     finally:
-        left = [process for process, _, _ in running]  # none, unless an exception leaves this
-        _stop(left)
+        left = [process for process, _, _ in running]  # empty, unless an exception was raised
+        _terminate(left)
         for process in left:
             process.wait()
         for number, handler in before.items():
@@ -104,23 +105,19 @@ def run(
     return not stopped
 
 
-def _stopping() -> list[signal.Signals]:
-    """Signals that stop it; under nohup, SIGHUP is none."""
+def _stop_signals() -> list[signal.Signals]:
+    """Signals that stop the sweep; under nohup, SIGHUP does not."""
     found = [signal.SIGINT, signal.SIGTERM]
     return found if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*found, signal.SIGHUP]
 
 
-def _stop(processes: Iterable[subprocess.Popen]) -> None:
+def _terminate(processes: Iterable[subprocess.Popen]) -> None:
     for process in processes:
         process.terminate()
 
 
-def _start(sweep: Sweep, job: SweepJob, place: str | None) -> subprocess.Popen:
-    environ = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": place} if place is not None else {})
+def _start(sweep: Sweep, job: SweepJob, device: str | None) -> subprocess.Popen:
+    environ = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": device} if device is not None else {})
     command = [sys.executable, "-m", "stc_lmms.sweep.worker", str(sweep.root.resolve()), str(job.index)]
-    # a session of its own: Ctrl-C comes to this process alone, which tells the workers
+    # A session of its own: Ctrl-C reaches only this process, which then stops the workers.
     return subprocess.Popen(command, env=environ, start_new_session=True, preexec_fn=end_with_parent)
-
-
-def _because(reason: str) -> str:
-    return f" ({reason})" if reason else ""

@@ -1,4 +1,4 @@
-"""The sample files that lmms-eval leaves: one line per video, with what its metrics are made of."""
+"""The sample files that lmms-eval writes: one line per video, with the values its metrics aggregate."""
 
 import json
 from collections.abc import Iterator
@@ -9,31 +9,31 @@ from stc_lmms.sweep.folder import SweepJob
 
 
 def newest(out: Path, leaf: str) -> Path | None:
-    """The sample file of a task's newest run in an output path; their names begin with the time."""
+    """The sample file of a task's newest run in an output path; file names begin with the time."""
     return max(out.glob(f"*/*_samples_{leaf}.jsonl"), key=lambda path: path.name, default=None)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Its samples, one at a time."""
+    """The samples of a file, one at a time."""
     with path.open(encoding="utf-8", newline="\n") as file:
         for line in file:
             yield json.loads(line)
 
 
 def count(path: Path) -> int:
-    """How many it has; a line cut short by a full disk is none."""
+    """Number of complete samples; a line cut short by a full disk is none."""
     with path.open("rb") as file:
         return sum(line.endswith(b"\n") for line in file)
 
 
 def missing(job: SweepJob) -> str:
-    """What a job that ended well has not left, in one line; lmms-eval only warns of a full disk."""
+    """What a job that ended well has failed to write, in one line; lmms-eval only warns of a full disk."""
     for leaf, key in job.leaves.items():
         rows = len(job.videos[key])
         path = newest(job.out, leaf)
         found = count(path) if path else 0
         if found != rows:
-            return f"{found} of {rows} samples of {leaf} are there; is the disk full, or were they deleted?"
+            return f"{found} of {rows} samples of {leaf} exist; is the disk full, or were they deleted?"
     if not any(job.out.glob("stc_efficiency_*_rank*.json")):
         return f"{job.out} has no stc_efficiency file; is the disk full, or was it deleted?"
     return ""

@@ -1,5 +1,6 @@
-"""Slurm: writes sbatch scripts with one array element per job, submits them, asks for them, cancels them."""
+"""Slurm: writes, submits, queries and cancels sbatch arrays with one element per job."""
 
+import dataclasses
 import re
 import shlex
 import shutil
@@ -14,23 +15,75 @@ from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.suggest import unknown
 from stc_lmms.sweep.files import read_json, write_json
 from stc_lmms.sweep.folder import Sweep
-from stc_lmms.sweep.spec import SlurmOptions
 
 ARRAY = 1000  # elements of an array: Slurm's default MaxArraySize is 1001
-ENDING_S = 45.0  # Slurm kills what it was asked to end after 30 s (KillWait)
-_COMMENT = re.compile(r"stc-lmms (\d+) (.*)")  # of our arrays: offset of its elements, folder of the sweep
+ENDING_S = 45.0  # Slurm kills a job 30 s after asking it to end (KillWait)
+_COMMENT = re.compile(r"stc-lmms (\d+) (.*)")  # of our arrays: offset of the elements, folder of the sweep
 _LOG = re.compile(r"(\d+)_(\d+)_(\d+)\.log")  # offset, array, element
+_TIME = re.compile(r"\d+|(\d+-)?\d+(:\d+){1,2}|\d+-\d+")
+
+
+@dataclasses.dataclass(frozen=True)
+class SlurmOptions:
+    """How the jobs of a sweep run on a cluster; None leaves the choice to the cluster.
+
+    Attributes:
+        partition, account, qos: as in sbatch.
+        time: time limit of a job, as in sbatch. A job that reaches it is requeued and resumes.
+        nodes: nodes that the sweep uses at the same time; with `gpus_per_node`, limits the array.
+        gpus_per_node: GPUs of a node; 0 for nodes without.
+        cpus_per_job, mem_per_job: `--cpus-per-task` and `--mem`.
+        array_limit: jobs at the same time of one start or resume; by default as many as fit `nodes` and
+            `gpus_per_node`, else all.
+        notice_s: seconds before the time limit at which a job is asked to stop.
+        setup: shell lines that precede a job, such as `module load cuda`.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    nodes: int | None = None
+    gpus_per_node: int | None = None
+    cpus_per_job: int | None = None
+    mem_per_job: str | None = None
+    array_limit: int | None = None
+    notice_s: int = 120
+    setup: str = ""
+
+    def __post_init__(self):
+        """Check types and ranges."""
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if value is None:
+                continue
+            if name == "time" and isinstance(value, int):  # YAML reads 4:00:00 as a number of seconds
+                raise SettingsError(f"slurm: time={value} must be in quotes, such as '4:00:00'")
+            if "int" in str(field.type):
+                least = 0 if name in ("gpus_per_node", "notice_s") else 1
+                if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                    raise SettingsError(f"slurm: {name}={value!r} must be a whole number of {least} or more")
+            elif not isinstance(value, str) or (name != "setup" and not re.fullmatch(r"[\w.:@,+-]+", value)):
+                raise SettingsError(f"slurm: {name}={value!r} must be a string without spaces")
+        if self.time is not None and not _TIME.fullmatch(self.time):
+            raise SettingsError(f"slurm: time={self.time!r} is not a time limit of sbatch, such as '4:00:00'")
+
+    def at_once(self, gpus_per_job: int) -> int | None:
+        """Number of jobs that may run at the same time; None for no limit."""
+        if self.array_limit or not (self.nodes and self.gpus_per_node):
+            return self.array_limit
+        return max(1, self.nodes * (self.gpus_per_node // gpus_per_job))
 
 
 class Element(NamedTuple):
-    """A job that Slurm still has: number of its array, and Slurm's state of it."""
+    """A job that Slurm still has: the id of its array, and Slurm's state of the job."""
 
     array: str
     state: str
 
 
 def write_scripts(sweep: Sweep, indices: Sequence[int], options: SlurmOptions) -> list[Path]:
-    """One script for each thousand jobs, with the numbers of those that shall run.
+    """Write one script for each thousand jobs, with those that shall run.
 
     Raises:
         StcError: the folder cannot be written.
@@ -53,11 +106,11 @@ def write_scripts(sweep: Sweep, indices: Sequence[int], options: SlurmOptions) -
 
 
 def script(sweep: Sweep, indices: Sequence[int], offset: int, options: SlurmOptions) -> str:
-    """An sbatch script whose array elements, counted from `offset`, are the jobs with these numbers."""
+    """An sbatch script whose array elements, counted from `offset`, are these jobs."""
     root, gpus = sweep.root.resolve(), sweep.plan["gpus_per_job"]
     cpu = all(recipe["device"] == "cpu" for recipe in sweep.plan["recipes"].values())
     at_once = options.at_once(gpus)
-    asked = {
+    directives = {
         "job-name": "stc-" + re.sub(r"[^\w.-]", "_", root.name),
         "array": ranges([index - offset for index in indices]) + (f"%{at_once}" if at_once else ""),
         "partition": options.partition,
@@ -73,20 +126,20 @@ def script(sweep: Sweep, indices: Sequence[int], offset: int, options: SlurmOpti
         "open-mode": "append",
         "signal": f"B:USR1@{options.notice_s}",
         "output": f'"{root}/slurm/{offset:05d}_%A_%a.log"',
-        "comment": f'"stc-lmms {offset} {root}"',  # known again, whoever submits it
+        "comment": f'"stc-lmms {offset} {root}"',  # identifies the array, whoever submits it
     }
     lines = ["#!/bin/bash"]
-    for name, value in asked.items():
+    for name, value in directives.items():
         if value is not None:
             lines.append(f"#SBATCH --{name}" + ("" if value is True else f"={value}"))
     worker = shlex.join([sys.executable, "-m", "stc_lmms.sweep.worker", str(root)])
-    # exec: the signals of Slurm then come to the worker, not to a shell
+    # exec: Slurm's signals reach the worker rather than a shell
     lines += [*options.setup.splitlines(), f"exec {worker} $(({offset} + SLURM_ARRAY_TASK_ID))"]
     return "\n".join(lines) + "\n"
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Numbers as `--array` takes them: 0-3,7."""
+    """Numbers in the form of `--array`: 0-3,7."""
     parts: list[list[int]] = []
     for number in sorted(numbers):
         if parts and number == parts[-1][1] + 1:
@@ -110,38 +163,42 @@ def check(options: SlurmOptions) -> None:
                 raise SettingsError(unknown("partition", name, known))
 
 
-def submit(sweep: Sweep, scripts: Sequence[Path], in_turn: bool) -> list[str]:
-    """Submit the scripts; their array ids are kept in the folder.
+def submit(sweep: Sweep, scripts: Sequence[Path], in_sequence: bool) -> list[str]:
+    """Submit scripts and keep their array ids in the folder.
 
     Args:
-        sweep: whose.
-        scripts: to be submitted.
-        in_turn: an array begins when the one before has ended: Slurm limits the jobs at once of each alone.
+        sweep: the sweep they belong to.
+        scripts: what to submit.
+        in_sequence: start each array when the previous one has ended: Slurm limits only the jobs of one
+            array.
+
+    Returns:
+        The array ids.
 
     Raises:
         StcError: Slurm refuses one, with its reason; those before it are submitted.
     """
     submitted: list[str] = []
     for path in scripts:
-        after = [f"--dependency=afterany:{submitted[-1]}"] if in_turn and submitted else []
-        number = _call(["sbatch", "--parsable", *after, str(path)]).strip().partition(";")[0]
-        submitted.append(number)
+        after = [f"--dependency=afterany:{submitted[-1]}"] if in_sequence and submitted else []
+        array = _call(["sbatch", "--parsable", *after, str(path)]).strip().partition(";")[0]
+        submitted.append(array)
         offset = int(path.stem.rpartition("_")[2])
-        write_json(sweep.root / "slurm.json", [*_submitted(sweep), {"id": number, "offset": offset}])
+        write_json(sweep.root / "slurm.json", [*_submitted(sweep), {"id": array, "offset": offset}])
     return submitted
 
 
-def commands(scripts: Sequence[Path], in_turn: bool) -> list[str]:
-    """What to type in place of `submit`."""
+def commands(scripts: Sequence[Path], in_sequence: bool) -> list[str]:
+    """Shell commands that do what `submit` does."""
     paths = [shlex.quote(str(path)) for path in scripts]
-    if not in_turn or len(paths) == 1:
+    if not in_sequence or len(paths) == 1:
         return [f"sbatch {path}" for path in paths]
     after = "--dependency=afterany:${id%%;*} "
     return [f"id=$(sbatch --parsable {after if i else ''}{path})" for i, path in enumerate(paths)]
 
 
 def queued(sweep: Sweep) -> dict[int, Element]:
-    """Jobs that Slurm still has, by number; empty where nothing can have been submitted.
+    """Jobs that Slurm still has, by index; empty if none can have been submitted.
 
     Raises:
         StcError: Slurm does not answer.
@@ -150,7 +207,7 @@ def queued(sweep: Sweep) -> dict[int, Element]:
 
 
 def settled(sweep: Sweep, wait_s: float = ENDING_S) -> dict[int, Element]:
-    """`queued` as soon as Slurm has ended all that it is ending, or `wait_s` is over.
+    """`queued` once no job is ending any more, or after `wait_s`.
 
     Raises:
         StcError: Slurm does not answer.
@@ -161,9 +218,9 @@ def settled(sweep: Sweep, wait_s: float = ENDING_S) -> dict[int, Element]:
     return found
 
 
-def ending(found: Mapping[int, Element]) -> int:
-    """How many jobs Slurm has already ended, but for their processes."""
-    return sum(element.state == "COMPLETING" for element in found.values())
+def ending(jobs: Mapping[int, Element]) -> int:
+    """Number of jobs that have ended for Slurm while their processes still run."""
+    return sum(element.state == "COMPLETING" for element in jobs.values())
 
 
 def cancel(sweep: Sweep) -> list[str]:
@@ -172,20 +229,20 @@ def cancel(sweep: Sweep) -> list[str]:
     Raises:
         StcError: Slurm does not answer.
     """
-    found = list(dict.fromkeys(element.array for _, element in _elements(sweep)))
-    if found:
-        _call(["scancel", *found])
-    return found
+    arrays = list(dict.fromkeys(element.array for _, element in _elements(sweep)))
+    if arrays:
+        _call(["scancel", *arrays])
+    return arrays
 
 
 def logs(sweep: Sweep) -> dict[int, Path]:
-    """Slurm's newest log of every job that it started: all there is of one that ended before it began."""
-    found: dict[int, tuple[int, Path]] = {}
+    """Slurm's newest log of every job it started; a job that failed at its start has no other log."""
+    newest: dict[int, tuple[int, Path]] = {}
     for path in (sweep.root / "slurm").glob("*.log"):
         if named := _LOG.fullmatch(path.name):
             offset, array, element = map(int, named.groups())
-            found[offset + element] = max(found.get(offset + element, (0, path)), (array, path))
-    return {index: path for index, (_, path) in found.items()}
+            newest[offset + element] = max(newest.get(offset + element, (0, path)), (array, path))
+    return {index: path for index, (_, path) in newest.items()}
 
 
 def _submitted(sweep: Sweep) -> list[dict]:
@@ -194,7 +251,7 @@ def _submitted(sweep: Sweep) -> list[dict]:
 
 
 def _elements(sweep: Sweep) -> list[tuple[int, Element]]:
-    """What Slurm still has of our arrays, whoever submitted them: number of the job, and its element."""
+    """Index and element of every job in our arrays that Slurm still has, whoever submitted them."""
     offsets = {array["id"]: array["offset"] for array in _submitted(sweep)}
     if not offsets and not any((sweep.root / "slurm").glob("*.sbatch")):
         return []
@@ -209,15 +266,14 @@ def _elements(sweep: Sweep) -> list[tuple[int, Element]]:
 
 
 def _call(command: Sequence[str]) -> str:
-    if shutil.which(command[0]) is None:
-        raise StcError(
-            f"{command[0]} is not installed: this is no Slurm machine; use --executor local or print"
-        )
+    program = command[0]
+    if shutil.which(program) is None:
+        raise StcError(f"{program} is not installed: this is no Slurm machine; use --executor local or print")
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     except subprocess.TimeoutExpired:
-        raise StcError(f"{command[0]} did not answer within a minute") from None
-    if found.returncode:
-        why = re.sub(rf"^{command[0]}: (error: )?", "", " ".join(found.stderr.split()))
-        raise StcError(f"{command[0]}: {why}")
-    return found.stdout
+        raise StcError(f"{program} did not answer within a minute") from None
+    if done.returncode:
+        why = re.sub(rf"^{program}: (error: )?", "", " ".join(done.stderr.split()))
+        raise StcError(f"{program}: {why}")
+    return done.stdout

@@ -1,4 +1,4 @@
-"""How far a sweep is: counts of jobs, rates, the time that is left, and why jobs failed."""
+"""Progress of a sweep: counts of jobs, rates, the time left, and why jobs failed."""
 
 import time
 from collections.abc import Container, Iterable, Mapping
@@ -10,7 +10,7 @@ from stc_lmms.sweep import samples, slurm
 from stc_lmms.sweep.folder import Sweep, SweepJob
 from stc_lmms.text_table import text_table
 
-# In the order of the table. `queued`: Slurm still has it; `stopped` and `lost`: goes on with resume.
+# In the order of the table. `queued`: Slurm still has it; `stopped` and `lost`: resume continues it.
 STATES = ("done", "running", "queued", "waiting", "stopped", "lost", "failed")
 
 
@@ -20,10 +20,10 @@ class Line:
 
     Attributes:
         states: number of jobs in each state.
-        rows, all_rows: videos that are answered, of all.
-        failed_rows: answered videos with a failed answer, which count as wrong.
-        cost, left: frames, see `shards.Load`: done, and still to do.
-        seconds: that its jobs ran, whatever they reached.
+        rows, all_rows: number of answered videos, and of all.
+        failed_rows: answered videos with a failed answer, which counts as wrong.
+        cost, left: cost done and to do, see `shards.Load`.
+        seconds: run time of its jobs, whether or not they finished.
     """
 
     recipe: str
@@ -38,7 +38,7 @@ class Line:
 
     @property
     def rate(self) -> float | None:
-        """Frames per second of one job, as measured so far; None before anything was."""
+        """Measured frames per second of one job; None before any measurement."""
         return self.cost / self.seconds if self.cost and self.seconds else None
 
 
@@ -48,7 +48,7 @@ class Status:
 
     Attributes:
         lines: one per recipe and task.
-        troubles: name, state and reason of jobs that failed, were stopped or lost.
+        troubles: name, state and reason of failed, stopped and lost jobs.
     """
 
     lines: list[Line]
@@ -65,10 +65,10 @@ class Status:
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until the end at the present number of running jobs, from measured rates.
+        """Seconds until the end with as many running jobs as now, from measured rates.
 
-        A recipe that has not begun is taken to be as fast as the others on average; None if nothing runs
-        or nothing was measured.
+        A recipe that has not started is assumed to be as fast as the others on average. None if nothing
+        runs or nothing was measured.
         """
         running = self.count("running")
         spent, cost = (sum(getattr(line, name) for line in self.lines) for name in ("seconds", "cost"))
@@ -81,8 +81,8 @@ def status(sweep: Sweep, queued: Container[int] | None = None) -> Status:
     """Read the state of all jobs.
 
     Args:
-        sweep: whose.
-        queued: what Slurm has of it, see `slurm.queued`; None if that is not known.
+        sweep: which sweep.
+        queued: the jobs that Slurm has, see `slurm.queued`; None if unknown.
     """
     logs = {} if queued is None else slurm.logs(sweep)
     lines: dict[tuple[str, str], Line] = {}
@@ -93,7 +93,7 @@ def status(sweep: Sweep, queued: Container[int] | None = None) -> Status:
         if state in ("waiting", "stopped", "lost", "failed") and job.index in (queued or ()):
             state = "queued"
         elif state == "waiting" and job.index in logs:
-            state, found["reason"] = "lost", never_began(logs[job.index])
+            state, found["reason"] = "lost", start_failure(logs[job.index])
         line = lines.setdefault((job.recipe, job.task), Line(job.recipe, job.task))
         _add(line, job, found, state)
         if state in ("failed", "stopped", "lost"):
@@ -101,20 +101,20 @@ def status(sweep: Sweep, queued: Container[int] | None = None) -> Status:
     return Status(list(lines.values()), troubles)
 
 
-def never_began(log: Path) -> str:
-    """Why a job that Slurm had started and has no more never ran: `setup`, or its Python, did not work."""
+def start_failure(log: Path) -> str:
+    """Why a job that Slurm started never ran: the `setup` lines or its Python failed."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-    return f"ended before it began ({last[:200]}); see {log}"
+    return f"ended before it started ({last[:200]}); see {log}"
 
 
-def unfinished(sweep: Sweep, but: Iterable[int] = ()) -> list[SweepJob]:
-    """Jobs that are neither done nor running, without those of the given numbers.
+def unfinished(sweep: Sweep, excluded: Iterable[int] = ()) -> list[SweepJob]:
+    """Jobs that are neither done nor running, except those with the excluded indices.
 
-    One that has lost what it left is not done: its journal gives it back without the model.
+    A job whose output files were lost is not done: its journal restores them without the model.
     """
-    leave = set(but)
-    return [job for job in sweep.jobs if job.index not in leave and _is_open(job)]
+    skip = set(excluded)
+    return [job for job in sweep.jobs if job.index not in skip and _is_open(job)]
 
 
 def _is_open(job: SweepJob) -> bool:
@@ -133,44 +133,44 @@ def _add(line: Line, job: SweepJob, found: Mapping[str, Any], state: str) -> Non
     line.seconds += found["seconds"]
 
 
-def text(found: Status) -> str:
-    """The table, the jobs in trouble, and the time left."""
-    states = [state for state in STATES if found.count(state)]
+def text(progress: Status) -> str:
+    """The table, the failed, stopped and lost jobs, and the time left."""
+    states = [state for state in STATES if progress.count(state)]
     head = ["recipe", "task", *states, "videos", "failed videos", "frames/s per job"]
     rows = []
-    for line in found.lines:
+    for line in progress.lines:
         cells = [str(line.states[state]) for state in states]
         rate = f"{line.rate:.2f}" if line.rate else "-"
         rows.append(
             [line.recipe, line.task, *cells, f"{line.rows}/{line.all_rows}", str(line.failed_rows), rate]
         )
     lines = [text_table(head, rows, left=2)]
-    if found.troubles:
-        lines += ["", *(f"{name}: {state}: {reason}" for name, state, reason in found.troubles)]
-    total = sum(sum(line.states.values()) for line in found.lines)
-    left = found.left_s
+    if progress.troubles:
+        lines += ["", *(f"{name}: {state}: {reason}" for name, state, reason in progress.troubles)]
+    total = sum(sum(line.states.values()) for line in progress.lines)
+    left = progress.left_s
     when = "" if left is None else f"; about {duration(left)} left, until {clock(left)}"
-    lines += ["", f"{found.count('done')} of {total} jobs done{when}"]
+    lines += ["", f"{progress.count('done')} of {total} jobs done{when}"]
     return "\n".join(lines)
 
 
-def as_json(found: Status) -> dict[str, Any]:
-    """All of it as plain JSON values."""
+def as_json(progress: Status) -> dict[str, Any]:
+    """The status as plain JSON values."""
     return {
-        "lines": [vars(line) | {"frames_per_s": line.rate} for line in found.lines],
-        "troubles": [{"job": n, "state": s, "reason": r} for n, s, r in found.troubles],
-        "left_s": found.left_s,
-        "done": found.done,
+        "lines": [vars(line) | {"frames_per_s": line.rate} for line in progress.lines],
+        "troubles": [{"job": job, "state": state, "reason": why} for job, state, why in progress.troubles],
+        "left_s": progress.left_s,
+        "done": progress.done,
     }
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that fits."""
+    """Seconds, in a suitable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def clock(seconds: float) -> str:
-    """The time of day so many seconds from now."""
+    """Weekday and time, this many seconds from now."""
     return time.strftime("%a %H:%M", time.localtime(time.time() + seconds))

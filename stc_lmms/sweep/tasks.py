@@ -1,6 +1,6 @@
-"""The tasks of this package as their YAML files tell: groups, parts, and how a metric is aggregated.
+"""The tasks of this package, read from their YAML files: groups, parts, and how metrics are aggregated.
 
-Read without lmms-eval, whose import takes longer than a plan or a merge.
+lmms-eval is not imported: that takes longer than a plan or a merge.
 """
 
 import importlib
@@ -19,11 +19,11 @@ from stc_lmms.eval.shard import key
 from stc_lmms.resources import tasks_root
 from stc_lmms.suggest import unknown
 
-_OURS = "stc_lmms."  # functions that a task file names are imported from nowhere else
+_OURS = "stc_lmms."  # the only package that functions named in task files are imported from
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `!function package.module.name` as that text."""
+    """Reads `!function package.module.name` as a string."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: str(node.value))
@@ -31,14 +31,14 @@ _Loader.add_constructor("!function", lambda loader, node: str(node.value))
 
 @dataclass(frozen=True)
 class Leaf:
-    """A task that has rows, of one part of one benchmark.
+    """A task with rows: one part of one benchmark.
 
     Attributes:
-        name: of the task.
+        name: name of the task.
         benchmark, part, size: see `stc_lmms.benchmarks.benchmark.Benchmark.load_rows`.
         metrics: name of each metric and the dotted path of its aggregation.
         higher_is_better: by metric.
-        version: of the task.
+        version: version of the task.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Task:
-    """What a user names: a task, or a group of them, whose `means` are averages of theirs.
+    """A task or a group of tasks, as users name it.
 
     Attributes:
-        name: of the task or group.
-        leaves: its tasks.
-        means: a metric belongs to the group if its name contains one of these.
+        name: name of the task or group.
+        leaves: the tasks of the group; of a task, itself.
+        means: a metric is averaged over the group if its name contains one of these.
     """
 
     name: str
@@ -82,7 +82,7 @@ def find(name: str) -> Task:
     """The task or group called `name`.
 
     Raises:
-        SettingsError: this package has none; names the nearest.
+        SettingsError: this package has none; the message names the nearest.
     """
     files = _files()
     if name not in files:
@@ -96,10 +96,10 @@ def find(name: str) -> Task:
 
 
 def aggregation(path: str) -> Callable[..., float]:
-    """The function that a metric names.
+    """The aggregation function at a dotted path.
 
     Raises:
-        DataError: it is not one of this package.
+        DataError: it is not in this package.
     """
     module, _, name = path.rpartition(".")
     if not path.startswith(_OURS):

@@ -1,8 +1,8 @@
-"""Runs one job: `python -m stc_lmms.sweep.worker FOLDER INDEX`, on whatever machine it is started.
+"""Runs one job, on whatever machine it is started: `python -m stc_lmms.sweep.worker FOLDER INDEX`.
 
-It holds the job's lease, starts one lmms-eval process group, writes a heartbeat, and tells how it ended. Told
-to stop (SIGTERM, SIGUSR1), it lets lmms-eval finish its question; before a time limit (SIGUSR1) it then puts
-the Slurm job back into the queue. Nothing heavy is imported here.
+The worker holds the job's lease, starts one lmms-eval process group, writes a heartbeat, and records how the
+job ended. On SIGTERM or SIGUSR1 it lets lmms-eval finish its question. Slurm sends SIGUSR1 before a time
+limit; the worker then also requeues its Slurm job. Nothing heavy is imported here.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from stc_lmms.sweep.lease import STALE_S, Held, Lease, me
 from stc_lmms.sweep.reason import reason
 
 DONE, FAILED = 0, 1
-STALLS = 2  # attempts in a row that were stopped before they answered anything; then it is given up
-_LEASE_WAIT_S = STALE_S + 30.0  # by then a killed worker's lmms-eval has ended, or its machine is gone
-_FINISH_S = 86_400  # that torchrun gives its ranks to finish their questions; by itself it is 30 s
+STALLS = 2  # consecutive attempts that were stopped before they answered anything; then the job fails
+LEASE_WAIT_S = STALE_S + 30.0  # by then a killed worker's lmms-eval has ended, or its machine is gone
+_FINISH_S = 86_400  # time that torchrun gives its ranks to finish their questions; its default is 30 s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; exit status 0: done, 1: failed, 2: could not begin, 75: stopped."""
+    """Run the job; exit status 0: done, 1: failed, 2: could not start, 75: stopped."""
     folder, index = list(sys.argv[1:] if argv is None else argv)
     try:
         sweep = Sweep(Path(folder))
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command(sweep: Sweep, job: SweepJob) -> list[str]:
-    """The job's lmms-eval; torchrun for several GPUs."""
+    """The job's lmms-eval command; uses torchrun for several GPUs."""
     recipe, gpus = sweep.plan["recipes"][job.recipe], sweep.plan["gpus_per_job"]
     args = ",".join(f"{name}={value}" for name, value in recipe["model_args"].items())
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={gpus}"] if gpus > 1 else []
@@ -64,46 +64,47 @@ class Worker:
 
     def __init__(self, sweep: Sweep, job: SweepJob):
         self.sweep, self.job = sweep, job
-        self.stop: int | None = None  # the signal that told it to stop
+        self.stop: int | None = None  # the first signal that asked it to stop
         self.progress = Progress(job.out / "stc_journal")
         self.status: dict[str, Any] = {}
-        self.unwritten = ""  # why the last heartbeat could not be written
-        self.log, self.log_start = job.path / "log.txt", 0  # where this attempt begins in it
+        self.heartbeat_error = ""  # why the last heartbeat could not be written
+        self.log, self.log_start = job.path / "log.txt", 0  # where this attempt starts in it
 
     def run(self) -> int:
-        """Run it to an end, unless it is done already.
+        """Run the job, unless it is done; returns the exit status of `main`.
 
         Raises:
             Held: another worker has it.
             StcError: the folder cannot be written.
         """
         for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._asked)
-        with Lease(self.job.path / "lease", f"job {self.job.name}", _LEASE_WAIT_S) as lease:
+            signal.signal(number, self.ask_to_stop)
+        with Lease(self.job.path / "lease", f"job {self.job.name}", LEASE_WAIT_S) as lease:
             before = self.job.status()
             if before["state"] == "done" and not samples.missing(self.job):
-                print(f"stc-lmms: job {self.job.name} is done already", file=sys.stderr)
+                print(f"stc-lmms: job {self.job.name} is already done", file=sys.stderr)
                 return DONE
-            began = self.progress.read()
+            answered = self.progress.read()
             self.status = me() | {
                 "attempt": before["attempt"] + 1,
                 "seconds": before["seconds"],
                 "stalls": before.get("stalls", 0),
             }
-            return self._end(self._lmms_eval(lease, before["seconds"]), began)
+            return self._finish(self._lmms_eval(lease, before["seconds"]), answered)
 
-    def _asked(self, number: int, frame: object) -> None:
-        self.stop = self.stop or number  # Slurm follows SIGUSR1 with SIGTERM at the time limit itself
+    def ask_to_stop(self, number: int, frame: object) -> None:
+        """Signal handler: lmms-eval will be asked to stop."""
+        self.stop = self.stop or number  # at the time limit itself, Slurm adds SIGTERM to SIGUSR1
 
     def _lmms_eval(self, lease: Lease, spent_s: float) -> int:
-        """Exit status of lmms-eval, with a heartbeat while it lasts."""
+        """Run lmms-eval with a heartbeat; returns its exit status."""
         write_json(self.job.path / "shard.json", {"rows": self.job.videos})
         recipe, environ = self.sweep.plan["recipes"][self.job.recipe], dict(os.environ)
         environ[VARIABLE] = str((self.job.path / "shard.json").resolve())
         if recipe["device"] == "cpu" and self.sweep.plan["gpus_per_job"] > 1:
             environ["ACCELERATE_USE_CPU"] = "true"
         environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_FINISH_S))
-        began, told = time.monotonic(), False
+        start_s, forwarded = time.monotonic(), False
         with self._open_log() as log:
             process = subprocess.Popen(
                 command(self.sweep, self.job),
@@ -111,22 +112,22 @@ class Worker:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environ,
-                pass_fds=(lease.fd,),  # while it outlives a killed worker, nobody else starts the job
-                preexec_fn=end_with_parent,  # which it does only until its question is finished
+                pass_fds=(lease.fd,),  # while it outlives a killed worker, no other worker starts the job
+                preexec_fn=end_with_parent,  # it then finishes its question and ends
             )
-            beat_s = -float(HEARTBEAT_S)
+            last_beat_s = -float(HEARTBEAT_S)
             while process.poll() is None:
-                now_s = time.monotonic() - began
-                if now_s - beat_s >= HEARTBEAT_S:
-                    beat_s = now_s
+                now_s = time.monotonic() - start_s
+                if now_s - last_beat_s >= HEARTBEAT_S:
+                    last_beat_s = now_s
                     self.status["seconds"] = spent_s + now_s
-                    self._beat(lease)
-                if self.stop is not None and not told:
-                    told = True
+                    self._heartbeat(lease)
+                if self.stop is not None and not forwarded:
+                    forwarded = True
                     process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=1)
-        self.status["seconds"] = spent_s + time.monotonic() - began
+        self.status["seconds"] = spent_s + time.monotonic() - start_s
         return process.returncode
 
     def _open_log(self) -> IO[bytes]:
@@ -138,30 +139,31 @@ class Worker:
             raise StcError(f"cannot write {self.log} ({error.strerror}); make room, then resume") from None
         return log
 
-    def _beat(self, lease: Lease) -> None:
-        """The heartbeat; that it cannot be written must not end lmms-eval, which may still finish."""
+    def _heartbeat(self, lease: Lease) -> None:
+        """A heartbeat that cannot be written must not end lmms-eval, which may still finish."""
         try:
             lease.touch()
             self._write("running")
-            self.unwritten = ""
+            self.heartbeat_error = ""
         except (OSError, StcError) as error:
-            self.unwritten = str(error)
+            self.heartbeat_error = str(error)
 
-    def _end(self, status: int, began: tuple[int, int]) -> int:
+    def _finish(self, status: int, answered_before: tuple[int, int]) -> int:
+        """Record how lmms-eval ended; returns the worker's exit status."""
         if status == 0:
             missing = samples.missing(self.job)
             self._write("failed" if missing else "done", missing)
             return FAILED if missing else DONE
         if self.stop is None and status != STOPPED:
-            self._write("failed", self.unwritten or reason(status, self.log, self.log_start))
+            self._write("failed", self.heartbeat_error or reason(status, self.log, self.log_start))
             return FAILED
-        self.status["stalls"] = 0 if self.progress.read() > began else self.status["stalls"] + 1
-        name = signal.Signals(self.stop).name if self.stop else "a signal"
+        self.status["stalls"] = 0 if self.progress.read() > answered_before else self.status["stalls"] + 1
         if self.stop == signal.SIGUSR1 and self.status["stalls"] >= STALLS:
             self._write(
                 "failed", f"{STALLS} attempts reached the time limit without an answer; give more time"
             )
             return FAILED
+        name = signal.Signals(self.stop).name if self.stop else "a signal"
         self._write("stopped", f"stopped by {name}")
         if self.stop == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:
             subprocess.run(["scontrol", "requeue", _slurm_job(os.environ)], check=False)
@@ -169,48 +171,48 @@ class Worker:
 
     def _write(self, state: str, why: str = "") -> None:
         rows, _ = self.progress.read()
-        about = {"state": state, "reason": why, "rows": rows, "failed_rows": self.progress.failed}
-        self.job.set_status(**self.status | about | {"heartbeat": time.time()})
+        changed = {"state": state, "reason": why, "rows": rows, "failed_rows": self.progress.failed}
+        self.job.set_status(**self.status | changed | {"heartbeat": time.time()})
 
 
 def _slurm_job(environ: Mapping[str, str]) -> str:
-    """This job alone: one element of each array has the array's own number, which means all of them."""
+    """The id of this job alone: one element of each array has the array's own id, which means all of them."""
     if "SLURM_ARRAY_JOB_ID" in environ and "SLURM_ARRAY_TASK_ID" in environ:
         return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
     return environ["SLURM_JOB_ID"]
 
 
 class Progress:
-    """Counts what the journals of a job hold, reading only what is new."""
+    """Counts the entries in the journals of a job; every call reads only what is new."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._read: dict[Path, int] = {}
-        self._rows: dict[str, bool] = {}  # finished requests: did they fail?
-        self._begun: dict[str, int] = {}  # answers of requests that a stopped run has begun
+        self._offsets: dict[Path, int] = {}
+        self._finished: dict[str, bool] = {}  # by key: whether the request failed
+        self._begun: dict[str, int] = {}  # by key: number of answers so far
 
     @property
     def failed(self) -> int:
         """Finished requests with a failed answer."""
-        return sum(self._rows.values())
+        return sum(self._finished.values())
 
     def read(self) -> tuple[int, int]:
-        """Finished requests, and answers in those that were begun."""
+        """Number of finished requests, and of answers in requests that were only begun."""
         for path in self.folder.glob("rank*.jsonl"):
             with path.open("rb") as file:
-                file.seek(self._read.get(path, 0))
+                file.seek(self._offsets.get(path, 0))
                 for line in file:
                     if line.endswith(b"\n"):
-                        self._read[path] = self._read.get(path, 0) + len(line)
-                        self._take(line)
-        return len(self._rows), sum(n for key, n in self._begun.items() if key not in self._rows)
+                        self._offsets[path] = self._offsets.get(path, 0) + len(line)
+                        self._count(line)
+        return len(self._finished), sum(n for key, n in self._begun.items() if key not in self._finished)
 
-    def _take(self, line: bytes) -> None:
-        found = header(line)  # None: damaged; the journal says so when it is read
+    def _count(self, line: bytes) -> None:
+        found = header(line)  # None: damaged; the journal reports it when it is opened
         if found is not None and found.state == "begun":
             self._begun[found.key] = len(json.loads(line)["responses"])
         elif found is not None:
-            self._rows[found.key] = found.state == "failed"
+            self._finished[found.key] = found.state == "failed"
 
 
 if __name__ == "__main__":

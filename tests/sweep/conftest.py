@@ -35,7 +35,7 @@ def sweep(sweep_file, tmp_path, monkeypatch):
     def make(videos=7, **keys):
         monkeypatch.setenv("STC_OVOBENCH_ROOT", str(made_up_ovobench(tmp_path / "data", videos)))
         wanted = spec.read(sweep_file(**keys))
-        return folder.create(wanted.output, spec.plan(wanted))
+        return folder.create(wanted.output, spec.make_plan(wanted))
 
     return make
 

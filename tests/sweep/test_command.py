@@ -73,7 +73,7 @@ def test_cancel_tells_the_process_that_runs_the_sweep(half, capsys, monkeypatch)
     assert process.stdout.readline() == "held\n"
     assert main(["sweep", "cancel", str(half.root)]) == 0
     assert process.wait() == -signal.SIGTERM
-    assert f"told process {process.pid} to stop" in capsys.readouterr().out
+    assert f"asked process {process.pid} to stop" in capsys.readouterr().out
     assert main(["sweep", "cancel", str(half.root)]) == 0, "whoever held it is gone"
 
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
@@ -87,7 +87,7 @@ def test_cancel_tells_the_process_that_runs_the_sweep(half, capsys, monkeypatch)
 
 def test_a_start_tells_of_videos_that_are_played_twice(sweep, sweep_file, capsys, monkeypatch):
     sweep(6, shards=3)
-    monkeypatch.setattr("stc_lmms.sweep.shards.parted", lambda order, ranks: 2 * ranks)
+    monkeypatch.setattr("stc_lmms.sweep.shards.count_split", lambda order, ranks: 2 * ranks)
     assert main(["sweep", str(sweep_file()), "--executor", "print"]) == 0
     assert "6 videos are played by two processes" in capsys.readouterr().out
 
@@ -97,4 +97,4 @@ def test_run_lists_recipes_and_checks_them_first(capsys):
     assert "llava_ov_stc_64" in capsys.readouterr().out
     assert main(["run"]) == 2
     assert main(["run", "llava_ov_none", "--model_args", "token_budget=9"]) == 2
-    assert "token_budget has no use with method=none" in capsys.readouterr().err
+    assert "token_budget has no effect with method=none" in capsys.readouterr().err

@@ -108,7 +108,7 @@ def test_a_thousand_shards(sweep, sweep_file):
     assert len(found.plan["jobs"]) == 1000
     pretend_all_done(found)
     steps = {
-        "plan": lambda: spec.plan(spec.read(sweep_file(shards=1000))),
+        "plan": lambda: spec.make_plan(spec.read(sweep_file(shards=1000))),
         "status": lambda: status(found),
         "merge": lambda: list(merge(found)),
     }

@@ -10,7 +10,7 @@ from stc_lmms.cli.main import main
 from stc_lmms.errors import DataError
 from stc_lmms.eval.shard import VARIABLE, select
 from stc_lmms.sweep import tasks
-from stc_lmms.sweep.shards import Load, cut, deal, length_s, parted, video_loads
+from stc_lmms.sweep.shards import Load, assign_to_ranks, count_split, duration_s, shard_videos, video_loads
 from tests.benchmarks.test_rounds import proactive, question
 from tests.conftest import QUIRKS
 
@@ -36,7 +36,7 @@ def test_a_load_is_frames_and_rounds_of_all_tasks_together():
 def test_a_question_at_the_end_costs_the_whole_video():
     (path,) = QUIRKS.glob("videos/sample_6_*.mp4")
     at_end = row("v", question("1", -1.0)) | {"path": str(path)}
-    assert video_loads([at_end], fps=1.0)["ovobench", "v"].streams == (round(length_s(str(path))),) == (40,)
+    assert video_loads([at_end], fps=1.0)["ovobench", "v"].streams == (round(duration_s(str(path))),) == (40,)
     assert video_loads([row("v", question("1", -1.0))], fps=1.0)["ovobench", "v"].cost == 1
 
 
@@ -44,14 +44,14 @@ def test_a_question_at_the_end_costs_the_whole_video():
 def test_shards_are_equal_and_whole(count):
     rng = random.Random(count)
     loads = {("ovobench", str(n)): Load((rng.randint(5, 300),), rng.randint(1, 9)) for n in range(50)}
-    shards = cut(loads, count)
+    shards = shard_videos(loads, count)
     assert sorted(video for videos in shards for video in videos) == sorted(loads)
     assert len(shards) == min(count, 50) and all(shards)
     costs = [sum(loads[video].cost for video in videos) for videos in shards]
     assert costs == sorted(costs, reverse=True)
     best = max(sum(costs) / len(shards), max(load.cost for load in loads.values()))
     assert costs[0] <= 4 / 3 * best
-    assert shards == cut(dict(loads), count)
+    assert shards == shard_videos(dict(loads), count)
     assert all(videos == sorted(videos, key=list(loads).index) for videos in shards)
 
 
@@ -59,7 +59,7 @@ def test_the_shards_of_the_mini_benchmark_end_together():
     leaves = tasks.find("ovobench_stream_mini").leaves
     loads = video_loads((row for leaf in leaves for row in leaf.rows()), fps=0.5)
     for count in (2, 3, 4):
-        costs = [sum(loads[video].cost for video in videos) for videos in cut(loads, count)]
+        costs = [sum(loads[video].cost for video in videos) for videos in shard_videos(loads, count)]
         assert max(costs) <= 1.15 * min(costs)
 
 
@@ -69,7 +69,7 @@ def test_ranks_end_together_and_never_share_a_video(ranks):
     loads = {("ovobench", str(n)): Load((rng.randint(5, 300),), 1) for n in range(90)}
     names = list(loads)
     several = {"backward": names[:40], "realtime": names[30:75], "forward": names[75:]}  # ten are in two
-    order = deal(several, loads, ranks)
+    order = assign_to_ranks(several, loads, ranks)
     assert {task: sorted(videos) for task, videos in order.items()} == {
         t: sorted(v) for t, v in several.items()
     }
@@ -78,7 +78,7 @@ def test_ranks_end_together_and_never_share_a_video(ranks):
     assert sum(map(len, played)) == 90, "a video is on two ranks"
     busy = [sum(loads[video].cost for video in videos) for videos in played]
     assert max(busy) <= 1.1 * min(busy)
-    assert deal(several, loads, 1) == several
+    assert assign_to_ranks(several, loads, 1) == several
 
 
 def least_parted(tasks, ranks):
@@ -116,10 +116,10 @@ def test_dense_overlaps_put_hardly_a_video_on_two_ranks():
             for task in range(rng.randint(3, 4))
         }
         loads, ranks = {video: Load((rng.randint(1, 300),), 1) for video in videos}, rng.randint(2, 4)
-        order = deal(several, loads, ranks)
+        order = assign_to_ranks(several, loads, ranks)
         assert {task: sorted(listed) for task, listed in order.items()} == several
-        assert order == deal(several, loads, ranks)
-        found, least = found + parted(order, ranks), least + least_parted(several, ranks)
+        assert order == assign_to_ranks(several, loads, ranks)
+        found, least = found + count_split(order, ranks), least + least_parted(several, ranks)
     assert 0 < least <= found <= 1.2 * least + 2
 
 
@@ -127,13 +127,13 @@ def test_a_video_that_must_be_played_twice_is_counted():
     """Three videos in three tasks of two each, on two ranks: one has no rank to itself."""
     x, y, z = (("b", name) for name in "xyz")
     loads = dict.fromkeys((x, y, z), Load((9,), 1))
-    assert parted(deal({"1": [x, y], "2": [y, z], "3": [x, z]}, loads, 2), 2) == 1
-    assert parted({"1": [x, y], "2": [x, y]}, 2) == 0
+    assert count_split(assign_to_ranks({"1": [x, y], "2": [y, z], "3": [x, z]}, loads, 2), 2) == 1
+    assert count_split({"1": [x, y], "2": [x, y]}, 2) == 0
 
 
 def test_more_ranks_than_rows_is_no_error():
     loads = {("ovobench", str(n)): Load((n,), 1) for n in range(3)}
-    assert deal({"a": list(loads), "b": list(loads)[:1]}, loads, 8).keys() == {"a", "b"}
+    assert assign_to_ranks({"a": list(loads), "b": list(loads)[:1]}, loads, 8).keys() == {"a", "b"}
 
 
 def test_without_the_variable_all_rows_are_taken():

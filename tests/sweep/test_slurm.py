@@ -7,7 +7,7 @@ import pytest
 from stc_lmms.cli.main import main
 from stc_lmms.sweep import slurm
 from stc_lmms.sweep.lease import me
-from stc_lmms.sweep.spec import SlurmOptions
+from stc_lmms.sweep.slurm import SlurmOptions
 from tests.sweep.helpers import pretend_done
 
 
@@ -50,13 +50,13 @@ def test_arrays_with_a_limit_run_in_turn(sweep, cluster, monkeypatch):
     found = sweep(5, shards=5)
     monkeypatch.setattr(slurm, "ARRAY", 2)
     scripts = slurm.write_scripts(found, range(5), SlurmOptions(array_limit=2))
-    assert slurm.submit(found, scripts, in_turn=True) == ["1", "2", "3"]
+    assert slurm.submit(found, scripts, in_sequence=True) == ["1", "2", "3"]
     calls = (cluster / "calls").read_text().splitlines()
     assert [call.split()[1].partition("=")[2] for call in calls[1:]] == ["afterany:1", "afterany:2"]
-    slurm.submit(found, scripts, in_turn=False)
+    slurm.submit(found, scripts, in_sequence=False)
     assert "afterany" not in "".join((cluster / "calls").read_text().splitlines()[3:])
-    assert "--dependency=afterany:${id%%;*} " in slurm.commands(scripts, in_turn=True)[1]
-    assert slurm.commands(scripts, in_turn=False) == [f"sbatch {path}" for path in scripts]
+    assert "--dependency=afterany:${id%%;*} " in slurm.commands(scripts, in_sequence=True)[1]
+    assert slurm.commands(scripts, in_sequence=False) == [f"sbatch {path}" for path in scripts]
 
 
 @pytest.mark.parametrize(("limit", "in_turn"), [("4", True), ("5", False)])
@@ -69,7 +69,7 @@ def test_arrays_wait_only_where_the_limit_can_be_reached(sweep, capsys, monkeypa
 
 def test_resume_waits_for_what_slurm_is_ending(sweep, cluster, capsys, monkeypatch):
     found = sweep(3, shards=1)
-    slurm.submit(found, slurm.write_scripts(found, [0], SlurmOptions()), in_turn=False)
+    slurm.submit(found, slurm.write_scripts(found, [0], SlurmOptions()), in_sequence=False)
     (cluster / "queue").write_text("1 0 COMPLETING (null)\n")
     monkeypatch.setattr(slurm.settled, "__defaults__", (0.0,))
     assert main(["sweep", "resume", str(found.root), "--executor", "slurm"]) == 0
@@ -90,12 +90,12 @@ def test_a_killed_job_that_still_seems_to_run_is_told(sweep, capsys):
 
 def test_a_job_whose_setup_failed_has_a_reason_and_a_log(sweep, cluster, capsys):
     found = sweep(6, shards=3)
-    slurm.submit(found, slurm.write_scripts(found, range(3), SlurmOptions()), in_turn=False)
+    slurm.submit(found, slurm.write_scripts(found, range(3), SlurmOptions()), in_sequence=False)
     (found.root / "slurm" / "00000_9_1.log").write_text("an older one\n")
     (found.root / "slurm" / "00000_10_1.log").write_text("Loading\nmodule: command not found\n\n")
     assert main(["sweep", "status", str(found.root)]) == 0
     out = capsys.readouterr().out
-    assert "001: lost: ended before it began (module: command not found); see " in out
+    assert "001: lost: ended before it started (module: command not found); see " in out
     assert main(["sweep", "logs", str(found.root)]) == 0
     out = capsys.readouterr().out
     assert "00000_10_1.log" in out and "Loading\nmodule" in out and out.count("==") == 1

@@ -8,7 +8,7 @@ import yaml
 from stc_lmms.cli.main import main
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.sweep import folder, spec, tasks
-from stc_lmms.sweep.spec import SlurmOptions
+from stc_lmms.sweep.slurm import SlurmOptions
 
 
 def test_jobs_are_recipes_x_tasks_x_shards(sweep, checkpoint):
@@ -49,9 +49,9 @@ def test_more_shards_than_videos_are_not_made(sweep):
 
 def test_the_same_file_opens_the_same_sweep_and_another_is_refused(sweep, sweep_file):
     first = sweep(5)
-    again = spec.plan(spec.read(sweep_file()))
+    again = spec.make_plan(spec.read(sweep_file()))
     assert folder.create(first.root, again).plan == first.plan
-    other = spec.plan(spec.read(sweep_file(shards=2)))
+    other = spec.make_plan(spec.read(sweep_file(shards=2)))
     with pytest.raises(StcError, match="holds another sweep \\(its shards, jobs differ\\)"):
         folder.create(first.root, other)
 
@@ -73,10 +73,10 @@ def test_the_same_file_opens_the_same_sweep_and_another_is_refused(sweep, sweep_
         ({"model_args": {"token_budget": 9}}, "model_args: no recipe uses token_budget"),
         ({"slurm": {"partitions": "a"}}, "slurm: unknown key 'partitions'; did you mean 'partition'?"),
         ({"slurm": {"time": 14400}}, "time=14400 must be in quotes"),
-        ({"slurm": {"time": "soon"}}, "time='soon' is not a time of sbatch"),
+        ({"slurm": {"time": "soon"}}, "time='soon' is not a time limit of sbatch"),
         ({"slurm": {"nodes": 0}}, "nodes=0 must be a whole number of 1 or more"),
-        ({"slurm": {"account": "a b"}}, "account='a b' must be a text without spaces"),
-        ({"slurm": {"account": "x\n#SBATCH"}}, "must be a text without spaces"),
+        ({"slurm": {"account": "a b"}}, "account='a b' must be a string without spaces"),
+        ({"slurm": {"account": "x\n#SBATCH"}}, "must be a string without spaces"),
         ({"gpus_per_job": 8, "slurm": {"gpus_per_node": 4}}, "gpus_per_job=8 is more than the 4 of a node"),
     ],
 )
@@ -90,13 +90,13 @@ def test_what_is_wrong_is_one_line_and_status_2(sweep_file, tmp_path, capsys, ke
     ("recipe", "message"),
     [
         ({"modle": "x"}, "unknown recipe key 'modle'; did you mean 'model'?"),
-        ({"model": None}, "model must be a text, got None"),
-        ({"limit": 4}, "recipe plain: limit=4 has no use in a sweep"),
+        ({"model": None}, "model must be a string, got None"),
+        ({"limit": 4}, "recipe plain: limit=4 cannot be used in a sweep"),
         ({"model": "llava_ov"}, "model='llava_ov' must be 'llava_ov_stc'"),
         ({"model_args": "method"}, "model_args: 'method' is not of the form name=value"),
         (
             {"model_args": "pretrained={c},method=none,token_budget=9"},
-            "token_budget has no use with method=none",
+            "token_budget has no effect with method=none",
         ),
         ({"model_args": "pretrained={c},method=stc,token_budget=37"}, "more than the 36 tokens a frame has"),
     ],

@@ -168,13 +168,13 @@ def test_before_a_time_limit_slurm_requeues_this_job_alone(
         monkeypatch.setenv(name, value)
     sweep, first = job(ANSWER + "put('a')\n" + WAIT)
     attempt = Worker(sweep, first)
-    asking = attempt._asked
+    ask = attempt.ask_to_stop
 
     def twice(number, frame):  # as Slurm does: the notice, and SIGTERM at the limit itself
-        asking(number, frame)
-        asking(signal.SIGTERM, frame)
+        ask(number, frame)
+        ask(signal.SIGTERM, frame)
 
-    monkeypatch.setattr(attempt, "_asked", twice)
+    monkeypatch.setattr(attempt, "ask_to_stop", twice)
     thread = signal_when_ready(first, signal.SIGUSR1)
     assert attempt.run() == STOPPED
     thread.join()
@@ -206,7 +206,7 @@ def test_torchrun_gives_its_ranks_all_the_time(job):
 
 def test_a_job_that_is_held_is_left_alone(job, monkeypatch, capfd):
     sweep, first = job()
-    monkeypatch.setattr(worker, "_LEASE_WAIT_S", 0.0)
+    monkeypatch.setattr(worker, "LEASE_WAIT_S", 0.0)
     with Lease(first.path / "lease", "x"):
         assert worker.main([str(sweep.root), "0"]) == STOPPED
     assert "job plain/ovobench_stream/000 is in use by process" in capfd.readouterr().err
