@@ -54,6 +54,7 @@ NOT_DECIDING = {
     "lazy": "imports torch when it is first used",
     "suggest": "wording of errors",
     "resources": "where tasks and model_configs lie; what they say is in the request and the settings",
+    "lazy": "imports torch when it is first used",
     "eval.fingerprint": "makes the key itself",
     "eval.shard": "which rows a run evaluates",
     "eval.stopping": "when a run ends",
