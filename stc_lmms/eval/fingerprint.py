@@ -54,7 +54,6 @@ NOT_DECIDING = {
     "lazy": "imports torch when it is first used",
     "suggest": "wording of errors",
     "resources": "where tasks and model_configs lie; what they say is in the request and the settings",
-    "lazy": "imports torch when it is first used",
     "eval.fingerprint": "makes the key itself",
     "eval.shard": "which rows a run evaluates",
     "eval.stopping": "when a run ends",
@@ -65,7 +64,10 @@ NOT_DECIDING = {
     "engine.live": "the `stream` command",
     "video.live": "the `stream` command",
     "video.live_input": "the `stream` command",
-    **{f"models.{name}.bench": "cost model" for name in ("dispider", "qwen_vl", "streamforest")},
+    "models.dispider.bench": "cost model",
+    "models.llava_onevision.bench": "cost model",
+    "models.qwen_vl.bench": "cost model",
+    "models.streamforest.bench": "cost model",
 }
 LIBRARIES = ("torch", "transformers")
 DECODERS = {"auto": ("decord", "av"), "decord": ("decord",), "pyav": ("av",), "torchcodec": ("torchcodec",)}
