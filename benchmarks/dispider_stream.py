@@ -1,12 +1,12 @@
-"""A long stream through Dispider: bytes per clip, and what retrieval costs per question as clips pile up.
+"""A long stream through Dispider: bytes per clip, and the cost of retrieval as clips accumulate.
 
     python benchmarks/dispider_stream.py                                   # tiny random model, CPU
     python benchmarks/dispider_stream.py --size 7b --device cuda           # random weights of the real size
     python benchmarks/dispider_stream.py --pretrained Mar2Ding/Dispider --device cuda
 
-One clip is perceived for real; the others are copies of it, which cost a question as much as any others.
-Retrieval is all that happens between a question and the clips it gets: one pass of the compact model over
-all memory states. Prints a line for every number of clips; the last line is one JSON object.
+One clip is encoded; the others are copies of it, which cost a question as much as different ones. Retrieval
+is one pass of the compact model over all memory states. Prints a line per measured number of clips; the last
+line is one JSON object.
 """
 
 import argparse
@@ -31,12 +31,12 @@ from training.demo.dispider_checkpoint import build_dispider
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=1000)
-    parser.add_argument("--every", type=int, default=100, help="measure after so many clips each")
+    parser.add_argument("--every", type=int, default=100, help="measure once per this many clips")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--pretrained", help="a checkpoint; without it, random weights")
     parser.add_argument("--size", choices=["tiny", "7b"], default="tiny", help="of the random weights")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--output", type=Path, help="write the JSON here, too")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args()
 
     model = load(args)

@@ -1,14 +1,14 @@
-"""What StreamForest's memory costs beside the dense tower on a CPU: per frame, and when a question reads.
+"""Cost of StreamForest's memory relative to the dense tower on a CPU: per frame, and per question.
 
     python benchmarks/forest_cost.py --output benchmarks/results/forest_cost.json
 
 Released constants on 128 frames of 729 tokens of width 1152, float32, random scenes that change every few
-frames; frames go in by 16, and one by one. Each time is the median of `--repeats` on one thread, in processor
-time, so that other programs on the machine do not count. The tower is SigLIP-so400m as StreamForest uses it,
-26 layers, random weights, one frame a call; with `--layers` fewer are run and the time is scaled up. The
-share is that of `consolidate`, and of the whole memory, in the tower's time for the same frames. Then a
-stream of `--stream` frames, one by one, under both times of merging events: what a frame costs, what a read
-costs, and what is held as the stream goes on. The last line is one JSON object.
+frames; frames are appended 16 at a time, and one by one. Each time is the median of `--repeats` runs on one
+thread, in processor time, so that other programs on the machine do not count. The tower is SigLIP-so400m as
+in StreamForest: 26 layers, random weights, one frame per call; with `--layers` fewer are run and the time is
+scaled up. Shares are relative to the tower's time for the same frames. Then a stream of `--stream` frames,
+one by one, for both settings of `consolidate`: cost of a frame, cost of a read, and bytes held as the stream
+grows. The last line is one JSON object.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def milliseconds(run: Callable[[], object]) -> float:
 
 
 def long_stream(count: int, every: int, width: int, consolidate: str) -> list[dict[str, float]]:
-    """A row after every `every` frames: the cost of a frame since the last row, of a read, and the bytes."""
+    """One row per `every` frames: cost of a frame since the last row, cost of a read, and bytes."""
     forest, rows = Forest(ForestOptions(consolidate=consolidate), SO400M["num_attention_heads"]), []
     for seen in range(every, count + 1, every):
         frames = scenes(every, width)
@@ -85,8 +85,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--stream", type=int, default=2000, help="frames of the long stream")
-    parser.add_argument("--every", type=int, default=200, help="a row of it after so many frames each")
-    parser.add_argument("--output", type=Path, help="write the JSON here, too")
+    parser.add_argument("--every", type=int, default=200, help="one row per this many frames of it")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

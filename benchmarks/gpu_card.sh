@@ -4,8 +4,8 @@
 #
 #   PYTHONPATH=. bash benchmarks/gpu_card.sh [folder for the JSON files, default benchmarks/results]
 #
-# The most important steps come first. One that fails does not stop the others: those that failed are named at
-# the end, and the worst exit status is the script's.
+# The most important steps come first. A failed step does not stop the others: failed steps are named at the end,
+# and the script exits with the worst status.
 # STC_CARD_DEVICE=cpu STC_CARD_SMALL=1 runs parity and three cards with one layer each, to test the script.
 set -euo pipefail
 out=${1:-benchmarks/results}
@@ -23,17 +23,17 @@ mkdir -p "$out"
 failed=()
 worst=0
 
-step() { # name, then a command; shows all that it prints but the JSON
+step() { # NAME COMMAND...: runs the command and shows its output without the JSON
   local name=$1 status=0
   shift
   echo "== $name =="
-  # By its first sign, not as the last line: of a step that is killed the last line is text.
+  # JSON is recognised by its first character: when a step is killed, its last line is text.
   "$@" --device "$device" --output "$out/${kind}_$name.json" | sed -u '/^{/d' || status=$?
   ((status == 0)) || failed+=("$name")
   ((status <= worst)) || worst=$status
 }
 
-card() { # name, then options of stc-lmms bench
+card() { # NAME OPTIONS...: options of stc-lmms bench
   local name=$1
   shift
   [[ -z $small ]] || set -- "$@" --size 0.5b --layers 1 --llm-layers 1 --frames 2 --repeats 1 --warmup 0
@@ -45,7 +45,7 @@ step row_kernels "$python" benchmarks/row_kernels.py ${small:+--small}
 card 7b_grouped --size 7b --frames 1,2,4,8,16,32,64
 card 7b_live --size 7b --protocol live --frames 1,4,16
 if [[ -z $small ]]; then
-  fewer=(--repeats 5 --warmup 2) # variants: half the rounds, for the time
+  fewer=(--repeats 5 --warmup 2) # variants: half the rounds, to save time
   card 7b_interval2 --size 7b --interval 2 --frames 16,64 "${fewer[@]}"
   card 7b_shared --size 7b --selection shared --frames 16,64 "${fewer[@]}"
   card 0.5b_grouped --size 0.5b --frames 1,4,16,64 "${fewer[@]}"

@@ -1,11 +1,11 @@
-"""Is the arithmetic on this device right? Golden cases and equal executions, in float32 and in bfloat16.
+"""Checks the arithmetic on this device: golden cases and equal executions, in float32 and bfloat16.
 
     PYTHONPATH=. python benchmarks/gpu_parity.py --device cuda --output parity.json
 
-float32 must meet the tolerances of the golden cases with equal index sets. bfloat16 carries 8 bits: there
-the outputs may differ by a stated share of their norm, and by as many selected tokens. Prints a line for
-every check, and one JSON object last; exit status 1 if a check fails, 2 without the device. An exception is
-a failed check that ends its part; the other parts go on.
+float32 must meet the tolerances of the golden cases with equal index sets. bfloat16 has 8 bits: there outputs
+may differ by a given share of their norm, and a given share of selected tokens may differ. Prints a line per
+check, and one JSON object last; exit status 1 if a check fails, 2 without the device. An exception counts as
+a failed check and ends its part; the other parts continue.
 """
 
 import argparse
@@ -38,8 +38,8 @@ from stc_lmms.towers import open_tower
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "golden"
 AREAS = {"cacher": golden_cacher.run_case, "pruner": golden_pruner.run_case}
-# Shares of the norm, and of the selected tokens. A frame that selects another token than the original is
-# another computation, so bfloat16 is compared on the frames that select the same ones.
+# Shares of the norm, and of the selected tokens. A frame that selects other tokens than the original is a
+# different computation, so bfloat16 outputs are compared on frames with the same selection.
 BF16_TOLERANCE, BF16_MISSED = 0.03, 0.10
 GROUPED_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 
@@ -88,7 +88,7 @@ def golden_bfloat16(device: str) -> Iterator[Check]:
         error, share = norm_error(out[same], tensors["last_hidden_state"][same]), missed.mean().item()
         passed = error <= BF16_TOLERANCE and share <= BF16_MISSED
         detail = (
-            f"of the norm over {int(same.sum())} of {len(same)} frames that select the same tokens; "
+            f"of the norm over {int(same.sum())} of {len(same)} frames with the same selection; "
             f"{share:.1%} of selected tokens differ (up to {BF16_MISSED:.0%})"
         )
         yield Check(f"golden bfloat16 {path.stem}", error, BF16_TOLERANCE, passed, detail)
@@ -172,8 +172,8 @@ def fused_equals_torch(device: str) -> Iterator[Check]:
             yield Check(f"fused {what} {name}", norm_error(got[what], result), 0.0, same, "bit for bit")
 
 
-def _whatever_comes(name: str, part: Iterator[Check]) -> Iterator[Check]:
-    """The checks of a part; an exception ends it as a failed check, and the other parts go on."""
+def _guarded(name: str, part: Iterator[Check]) -> Iterator[Check]:
+    """The checks of a part; an exception becomes a failed check that ends the part."""
     try:
         yield from part
     except Exception as error:
@@ -181,7 +181,7 @@ def _whatever_comes(name: str, part: Iterator[Check]) -> Iterator[Check]:
 
 
 def _cached_values(model: LlavaOnevision, frames: Any, times_s: list[float]) -> tuple[Tensor, int]:
-    """All values in the KV cache after two runs over the frames, and how many frames were graphs."""
+    """All values in the KV cache after two runs over the frames, and the number of graphed frames."""
     stream, found, graphed = model.open_stream(), [], 0
     for _ in range(2):
         stream.reset()
@@ -192,7 +192,7 @@ def _cached_values(model: LlavaOnevision, frames: Any, times_s: list[float]) -> 
 
 
 def norm_error(got: Tensor, wanted: Tensor) -> float:
-    """|got - wanted| / |wanted|; NaN stays NaN, which no tolerance lets pass."""
+    """|got - wanted| / |wanted|; NaN stays NaN, which fails every tolerance."""
     got, wanted = got.double(), wanted.double()
     return ((got - wanted).norm() / wanted.norm()).item()
 
@@ -219,7 +219,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="few layers and frames, for a CPU")
-    parser.add_argument("--output", type=Path, help="write the JSON here, too")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args()
     try:
         device = open_device(args.device)
@@ -235,9 +235,9 @@ def main() -> int:
     if device.type == "cuda":
         parts["graph = eager"] = graph_equals_eager(args.device, args.small)
         parts["fused = torch"] = fused_equals_torch(args.device)
-    checks, where = [], environment(device)  # before a kernel can have broken the device
+    checks, where = [], environment(device)  # before a kernel can break the device
     for name, part in parts.items():
-        for check in _whatever_comes(name, part):
+        for check in _guarded(name, part):
             checks.append(check)
             print(
                 f"{'pass' if check.passed else 'FAIL'}  {check.name:<44} error {check.error:.2e}  "

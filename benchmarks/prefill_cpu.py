@@ -1,10 +1,10 @@
-"""Prefill at 64 against 196 LLM tokens per frame: Qwen2-7B width, CPU, float32, alternated in one process.
+"""Prefill with 64 and with 196 LLM tokens per frame: Qwen2-7B width, CPU, float32, alternating.
 
     python benchmarks/prefill_cpu.py --layers 2 --frames 16
 
-Both go through the same memory and the same attention (SDPA), one group of frames per forward. Prints the
-bound first (tokens over tokens, and the whole arithmetic with attention), then the measured ratio; the last
-line is one JSON object with every sample. Random weights: the time does not depend on their values.
+Both use the same memory and attention (SDPA), one group of frames per forward call. Prints the bound first
+(ratio of tokens, and of all arithmetic including attention), then the measured ratio; the last line is one
+JSON object with every sample. Weights are random: the time does not depend on their values.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--dense", type=int, default=196)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path, help="write the JSON here, too")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

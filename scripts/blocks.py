@@ -1,4 +1,4 @@
-"""Generated blocks of a Markdown file: what stands between `<!-- name -->` and `<!-- /name -->`."""
+"""Generated blocks of a Markdown file: the text between `<!-- name -->` and `<!-- /name -->`."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def fill(path: Path, blocks: Mapping[str, Callable[[], str]]) -> str:
-    """The file's text with every block renewed.
+    """The file's text with all blocks regenerated.
 
     Raises:
-        ValueError: the file lacks one.
+        ValueError: the file lacks a block.
     """
     text = path.read_text(encoding="utf-8")
     for name, make in blocks.items():

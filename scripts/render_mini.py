@@ -2,9 +2,9 @@
 
     python scripts/render_mini.py [--out tasks/mini_data]
 
-Videos, OVO-Bench rows and StreamingBench entries, in the annotation formats of the originals. Questions are
-drawn even, so that their text alone does not help, and none is asked twice. Everything follows from one seed
-that training never uses; only the bytes of an mp4 also depend on the version of x264.
+Writes videos, OVO-Bench rows and StreamingBench entries in the annotation formats of the originals. Questions
+are drawn with `even`, so that their text alone does not help, and none is repeated. Everything depends on one
+seed that training never uses; only the bytes of an mp4 also depend on the version of x264.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from training.demo.video import write_mp4
 from training.demo.world import FRAME_S, SHAPES, World, make_world
 
 SEED, VIDEOS, TINY = 2026, 72, 12
-ROWS_EACH, REAL_EACH = 52, 34  # questions of a family of OVO-Bench, of a type of StreamingBench
-# As in OVO-Bench, a video is nearly always of one mode, so that it is watched once: half are for realtime.
+ROWS_EACH, REAL_EACH = 52, 34  # questions per OVO-Bench family, per StreamingBench type
+# As in OVO-Bench, nearly every video belongs to one mode, so that it is watched once; half are realtime.
 MODE_OF_TURN = ("backward", "realtime", "forward", "realtime")
-# How videos are named says which part of StreamingBench they belong to; OVO-Bench asks about all.
+# A video's name gives its StreamingBench part; OVO-Bench asks about all videos.
 OTHERS = {
     55: "sqa",
     63: "proactive",
@@ -44,7 +44,12 @@ OTHERS = {
     72: "Anomaly_Context_Understanding",
 }
 EARLIEST = 3
-ASKED = ("question", "realtime", "time_stamp", "test_info")  # fields that say what is asked, and when
+KEY_FIELDS = (
+    "question",
+    "realtime",
+    "time_stamp",
+    "test_info",
+)  # identify a question and its time
 
 
 def name_of(number: int) -> str:
@@ -60,26 +65,26 @@ def frames_of(number: int) -> int:
 
 
 def collect(count: int, salt: int, worlds: dict[int, World], make: Callable[..., Any]) -> list[Any]:
-    """`count` different results of `make(number, world, rng)`, None left out, taking the videos in turn."""
-    rng, found, turn, known = np.random.default_rng([SEED, salt]), [], 0, set()
+    """`count` different results of `make(number, world, rng)` other than None, going round the videos."""
+    rng, found, turn, seen = np.random.default_rng([SEED, salt]), [], 0, set()
     numbers = sorted(worlds)
     start = int(rng.integers(len(numbers)))
     while len(found) < count:
         number = numbers[(start + turn) % len(numbers)]
         turn += 1
         made = make(number, worlds[number], rng)
-        if made is not None and (what := _asked(made)) not in known:
-            known.add(what)
+        if made is not None and (key := _question_key(made)) not in seen:
+            seen.add(key)
             found.append(made)
     return found
 
 
-def _asked(made: Any) -> str:
-    """What is asked when, whatever the options."""
+def _question_key(made: Any) -> str:
+    """Identifies video, question and time, regardless of the options."""
     if isinstance(made, list):
-        return str([_asked(entry) for entry in made])
-    told = made["questions"][0] if "questions" in made else made
-    return str([made.get("video", made.get("video_path")), *map(told.get, ASKED)])
+        return str([_question_key(entry) for entry in made])
+    fields = made["questions"][0] if "questions" in made else made
+    return str([made.get("video", made.get("video_path")), *map(fields.get, KEY_FIELDS)])
 
 
 def some_frame(world: World, rng: np.random.Generator) -> int:
@@ -114,7 +119,7 @@ def ssr_row(number: int, world: World, rng: np.random.Generator) -> dict[str, An
 
 
 def crr_row(number: int, world: World, rng: np.random.Generator) -> dict[str, Any] | None:
-    """Asked before the thing is there and after it has come."""
+    """Asked before the object appears and after."""
     coming = np.flatnonzero((world.first_seen > EARLIEST) & (world.first_seen < world.frames - 1))
     if not len(coming):
         return None
@@ -132,7 +137,7 @@ def _forward(number: int, asked: list[Asked], fields: dict[str, Any]) -> dict[st
 
 
 def ovo_bench(worlds: dict[int, World]) -> list[dict[str, Any]]:
-    """Rows of all twelve families, as many questions of each."""
+    """Rows of all twelve families, with equally many questions each."""
     forward = {"REC": rec_row, "SSR": ssr_row, "CRR": crr_row}
     rows: list[dict[str, Any]] = []
     for salt, family in enumerate(FAMILIES):
@@ -181,7 +186,7 @@ def proactive_entry(number: int, world: World, rng: np.random.Generator) -> dict
 
 
 def sequence(number: int, world: World, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Five questions about one video, each after the last."""
+    """Five questions about one video, in order of time."""
     found: list[dict[str, Any]] = []
     for frame in np.linspace(EARLIEST, world.frames - 1, 5).astype(int):
         asked = None
@@ -233,7 +238,7 @@ def all_worlds() -> dict[int, World]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "tasks/mini_data")
-    parser.add_argument("--questions-only", action="store_true", help="leave the videos as they are")
+    parser.add_argument("--questions-only", action="store_true", help="do not render the videos")
     args = parser.parse_args()
     out = args.out
     (out / "videos").mkdir(parents=True, exist_ok=True)

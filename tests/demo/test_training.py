@@ -142,7 +142,7 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(tokenizer, clips, tmp_path
             monkeypatch.setattr(learn, "SAVE_EVERY", stop)
             monkeypatch.setattr(learn, "EVERY", 3)
             if stop != stops[-1]:
-                monkeypatch.setattr(learn, "_told", fail)
+                monkeypatch.setattr(blueprint, "log", fail)
                 with pytest.raises(KeyboardInterrupt):
                     learn.learn(stock, tokenizer, clips, folder, 0, phases, bf16=False)
                 monkeypatch.undo()

@@ -1,1 +1,1 @@
-"""The demo model: a small LLaVA-OneVision that watches StreamWorld."""
+"""StreamWorld, the demo model trained on it, and builders of tiny random checkpoints."""

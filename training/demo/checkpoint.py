@@ -1,7 +1,7 @@
-"""Tiny checkpoints in the real layout with random weights: they fit any shape, for tests and benchmarks.
+"""Tiny checkpoints in the real layout with random weights, for tests and benchmarks.
 
-Their answers mean nothing. The tokenizer is byte-level: any text is one token per byte, plus the special
-tokens of the real model.
+Their answers are meaningless. The tokenizer is byte-level: one token per byte, plus the special tokens of the
+real model.
 """
 
 import json
@@ -41,7 +41,7 @@ def build_checkpoint(
     text_layers: int = 2,
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Save a random LLaVA-OneVision with tokenizer and processor, as the hub checkpoints are saved.
+    """Save a random LLaVA-OneVision with tokenizer and processor, laid out like the hub checkpoints.
 
     Returns:
         `folder`, ready for `from_pretrained`.
@@ -88,7 +88,7 @@ def build_checkpoint(
 
 
 def byte_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
-    """One token per byte, and the special ones: first the padding, third the end of a turn."""
+    """One token per byte, plus `special`: the first is padding, the third ends a turn."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={symbol: i for i, symbol in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -104,15 +104,15 @@ def byte_tokenizer(special: Sequence[str] = SPECIAL) -> PreTrainedTokenizerFast:
 
 
 def _spread_positions(model: LlavaOnevisionForConditionalGeneration) -> None:
-    # Default initialisation makes every token of a random model nearly alike; a compression method
-    # would then choose by rounding noise. Unit-scale positions and attention make tokens differ.
+    # With the default initialisation all tokens of a random model are nearly alike, and a compression method
+    # would choose by rounding noise. Larger attention weights make tokens differ.
     for name, weight in model.named_parameters():
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             weight.data.mul_(3.0)
 
 
 def save_processor(folder: Path, image_size: int, image_tokens: int) -> None:
-    """Write the processor files and the chat template of a checkpoint beside its weights."""
+    """Write the processor files and the chat template of a checkpoint next to its weights."""
     common = {
         "do_convert_rgb": True,
         "do_normalize": True,

@@ -1,4 +1,4 @@
-"""Stage 2a: worlds seen once by the frozen tower, and the questions drawn from them at every step."""
+"""Stage 2a: worlds encoded once by the frozen tower, and the questions drawn from them at every step."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from training.demo.questions import FAMILIES, Asked, ask
 from training.demo.streaming_questions import ask_choice, ask_proactive, poll, prompt_of
 from training.demo.world import CELLS, World, make_world, render
 
-LENGTHS = {16: 2200, 32: 300, 60: 200}  # frames of a clip -> how many
+LENGTHS = {16: 2200, 32: 300, 60: 200}  # frames per clip -> number of clips
 TOKENS = CELLS * CELLS
 NOW = ("OCR", "ATR", "OJR", "STU", "ACR", "FPD", "HLD", "SSR")
 EMPTY, SIGN, LAMP = -1, 100, 101
@@ -23,7 +23,7 @@ EMPTY, SIGN, LAMP = -1, 100, 101
 
 @dataclass(frozen=True)
 class Clip:
-    """A world, its tokens float16 [F,36,192], and what stands in every cell int8 [F,36].
+    """A world, its tokens float16 [F,36,192], and the content of every cell int8 [F,36].
 
     `thing` is the number of an object, `SIGN`, `LAMP` or `EMPTY`.
     """
@@ -33,14 +33,14 @@ class Clip:
     thing: np.ndarray
 
     def window(self, first: int, count: int) -> "Clip":
-        """Some frames, as a clip of their own."""
+        """`count` frames from `first` on, as a clip of their own."""
         part = slice(first, first + count)
         return Clip(self.world.window(first, count), self.tokens[part], self.thing[part])
 
 
 @torch.no_grad()
 def make_clips(stock: nn.Module, folder: Path, seed: int, lengths: dict[int, int]) -> dict[int, list[Clip]]:
-    """Clips by length; tokens are kept in `folder`, so that a resumed run need not see them again."""
+    """Clips by length; tokens are stored in `folder`, so that a resumed run need not encode them again."""
     found = {}
     for frames, count in lengths.items():
         path = folder / f"tokens_{frames}.npy"
@@ -59,7 +59,7 @@ def make_clips(stock: nn.Module, folder: Path, seed: int, lengths: dict[int, int
 
 
 def things(world: World) -> np.ndarray:
-    """What stands in every cell, int8 [F,36]; cells that cannot be told are `EMPTY`."""
+    """The content of every cell, int8 [F,36]; ambiguous cells are `EMPTY`."""
     found = np.full((world.frames, TOKENS), EMPTY, np.int8)
     for f in range(world.frames):
         kind, color, _ = scenes.cells_of(world, f)
@@ -72,7 +72,7 @@ def things(world: World) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Line:
-    """A question as text: prompt, what to say, and for a choice the option texts and the right one."""
+    """A question as text: prompt, expected answer and, for a choice, all options and the right one."""
 
     family: str
     frame: int
@@ -83,7 +83,7 @@ class Line:
 
 
 def line(asked: Asked, prompt: str | None = None) -> Line:
-    """A question in the official prompt, or in another."""
+    """A question in the official prompt, or in `prompt`."""
     text = asked.prompt if prompt is None else prompt
     return Line(
         asked.family, asked.frame, text, asked.gold, asked.options, asked.answer if asked.options else ""
@@ -93,7 +93,7 @@ def line(asked: Asked, prompt: str | None = None) -> Line:
 def draw(
     world: World, frames: np.ndarray, count: int, shares: dict[str, float], rng: np.random.Generator
 ) -> list[Line]:
-    """`count` questions at some of the given frames; `shares` says how often each family is asked."""
+    """`count` questions at random ones of `frames`; `shares` gives the relative frequency of each family."""
     families, weights = list(shares), np.array(list(shares.values()))
     found: list[Line] = []
     while len(found) < count:
@@ -111,7 +111,7 @@ def draw(
 
 
 def draw_sequences(world: World, frames: np.ndarray, count: int, rng: np.random.Generator) -> list[Line]:
-    """Questions behind a history of up to three others."""
+    """Questions after a history of up to three others."""
     found: list[Line] = []
     while len(found) < count:
         times = np.sort(rng.choice(frames, int(rng.integers(2, 5))))

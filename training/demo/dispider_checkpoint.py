@@ -1,4 +1,4 @@
-"""A tiny random Dispider on disk, in either released layout, with the release's field and weight names.
+"""A tiny random Dispider on disk, in either released layout, with the released field and weight names.
 
 The weights are random, so its answers mean nothing; it runs the whole pipeline anywhere.
 """
@@ -142,7 +142,7 @@ def _qwen2(vocabulary: int, width: int, layers: int) -> Qwen2Config:
 
 
 def _weights(vision: nn.Module, reaction: Qwen2Config, decision: Qwen2Config) -> dict[str, Tensor]:
-    """A state dict with the names of the release, wide enough apart that nothing is decided by rounding."""
+    """A state dict with the released names, scaled so that no decision depends on rounding."""
     width, out, merged = decision.hidden_size, reaction.hidden_size, 4 * vision.config.hidden_size
     compact = "model.compressor.compressor."
     parts = {
@@ -170,7 +170,7 @@ def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, slow: bool
     tokenizer.save_pretrained(folder)
     if not slow:
         return
-    # As `Qwen2Tokenizer` was saved then: vocabulary, merges and added tokens in files of their own.
+    # As `Qwen2Tokenizer` was saved then: vocabulary, merges and added tokens in separate files.
     (folder / "tokenizer.json").unlink()
     added = {str(token): i for i, token in tokenizer.added_tokens_decoder.items()}
     words = {word: i for word, i in tokenizer.get_vocab().items() if word not in added}

@@ -42,7 +42,7 @@ def questions(world: World, number: int, each: int, even: bool = True) -> list[A
 
 
 def decoded(world: World) -> np.ndarray:
-    """The world's frames uint8 [F,H,W,3] out of an H.264 file."""
+    """The world's frames uint8 [F,H,W,3] after H.264 encoding and decoding."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "world.mp4"
         write_mp4(world, path)
@@ -65,7 +65,7 @@ def answers(
 
 
 def chance(asked: list[Asked]) -> float:
-    """What guessing gives: one of the options, yes or no; for counts, the most frequent answer."""
+    """Accuracy of guessing: one of the options, yes or no; for counts, the most frequent answer."""
     if asked[0].options:
         return 1 / len(asked[0].options)
     if asked[0].family != "REC":

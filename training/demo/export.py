@@ -19,7 +19,7 @@ def export(folder: Path, out: Path, seed: int) -> None:
     """Write float16 safetensors, config, tokenizer and processor to `out`."""
     tokenizer = build_tokenizer()
     stock = blueprint.build(seed, len(tokenizer), tokenizer.get_vocab())
-    tower.train(stock, folder, seed)  # only loads what is finished
+    tower.train(stock, folder, seed)  # only loads, because it is finished
     tower.level(stock, seed)
     state = torch.load(folder / "language.pt", weights_only=True)
     load_values(named_parameters(stock), state)
@@ -36,18 +36,18 @@ def export(folder: Path, out: Path, seed: int) -> None:
 
 
 def _readable_by_all(out: Path) -> None:
-    """What transformers 5 writes in its own words, in those that 4.56 knows, too."""
+    """Rewrite what transformers 5 saved so that 4.56 can read it too."""
     path = out / "model.safetensors"
     weights = {_old_name(name): weight for name, weight in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
     path = out / "tokenizer_config.json"
-    told = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    told.pop("backend", None)
-    path.write_text(json.dumps(told, indent=2) + "\n")
+    fields = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    fields.pop("backend", None)
+    path.write_text(json.dumps(fields, indent=2) + "\n")
     path = out / "config.json"
-    told = json.loads(path.read_text())
-    told["text_config"]["rope_theta"] = told["text_config"]["rope_parameters"]["rope_theta"]
-    path.write_text(json.dumps(told, indent=2) + "\n")
+    fields = json.loads(path.read_text())
+    fields["text_config"]["rope_theta"] = fields["text_config"]["rope_parameters"]["rope_theta"]
+    path.write_text(json.dumps(fields, indent=2) + "\n")
     for path in out.iterdir():
         path.chmod(0o644)
 

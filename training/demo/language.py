@@ -1,7 +1,7 @@
-"""The language model's forward for training: many questions beside one visual prefix.
+"""The language model's forward pass for training: many questions share one visual prefix.
 
 Equal to the stock model's (a test compares the logits), but a clip is computed once for all its questions.
-Question tokens see the prefix up to their frame and themselves; their positions go on after what they see.
+Question tokens attend to the prefix up to their frame and to themselves; their positions continue from there.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Batch:
 
     Attributes:
         head: int64 [H], tokens before the video.
-        visual: float [B,V,D], tokens of the frames that were kept.
-        seen: int64 [B,Q], how many visual tokens each question sees.
-        ids: int64 [B,Q,L], from the end of the video on.
+        visual: float [B,V,D], tokens of the kept frames.
+        seen: int64 [B,Q], number of visual tokens each question sees.
+        ids: int64 [B,Q,L], tokens after the video.
         newline: whether the model's newline token ends the video.
     """
 
@@ -31,7 +31,7 @@ class Batch:
 
 
 class PackedQwen2(nn.Module):
-    """The parameters of a stock LLaVA-OneVision's language model, in a forward of our own."""
+    """A forward pass of our own over the parameters of a stock LLaVA-OneVision's language model."""
 
     def __init__(self, stock: nn.Module):
         super().__init__()
@@ -50,44 +50,44 @@ class PackedQwen2(nn.Module):
     def forward(self, batch: Batch, read_after: int) -> tuple[Tensor, Tensor]:
         """Hidden states of the questions [B,Q,L,D] after the last norm, and of the visual tokens [B,V,D].
 
-        The latter after the first `read_after` layers, normed in the same way.
+        The latter after the first `read_after` layers, with the same norm.
         """
         embed = self.core.embed_tokens
         count, questions, length = batch.ids.shape
         prefix = torch.cat((embed(batch.head).expand(count, -1, -1), batch.visual), 1)
-        asked = embed(batch.ids)
+        questions_BQLD = embed(batch.ids)
         if batch.newline:
             newline = self.newline.expand(count, questions, 1, -1)
-            asked, length = torch.cat((newline, asked), 2), length + 1
+            questions_BQLD, length = torch.cat((newline, questions_BQLD), 2), length + 1
         split = prefix.shape[1]
         seen = batch.seen + len(batch.head)
-        places = torch.cat(
+        positions = torch.cat(
             (torch.arange(split).expand(count, -1), (seen[..., None] + torch.arange(length)).flatten(1)), 1
         )
-        angles = places[..., None] * self.frequency
-        turn = torch.cat((angles, angles), -1)
-        turn = turn.cos()[:, None], turn.sin()[:, None]
+        angles = positions[..., None] * self.frequency
+        angles = torch.cat((angles, angles), -1)
+        cos_sin = angles.cos()[:, None], angles.sin()[:, None]
         hidden_prefix = (torch.arange(split) >= seen[..., None])[:, None, None, :, None]  # [B,1,1,Q,1,P]
         future = torch.ones(length, length, dtype=torch.bool).triu(1)
-        x = torch.cat((prefix, asked.flatten(1, 2)), 1)
+        x = torch.cat((prefix, questions_BQLD.flatten(1, 2)), 1)
         read = x
         for number, layer in enumerate(self.core.layers):
             if number == read_after:
                 read = self.core.norm(x[:, len(batch.head) : split])
             last = number == len(self.core.layers) - 1
-            x = self._layer(layer, x, split, (questions, length), turn, hidden_prefix, future, last)
+            x = self._layer(layer, x, split, (questions, length), cos_sin, hidden_prefix, future, last)
         return self.core.norm(x).unflatten(1, (questions, length))[:, :, int(batch.newline) :], read
 
-    def _layer(self, layer, x, split, shape, turn, hidden_prefix, future, last) -> Tensor:
+    def _layer(self, layer, x, split, shape, cos_sin, hidden_prefix, future, last) -> Tensor:
         attention, (questions, length) = layer.self_attn, shape
         normed = layer.input_layernorm(x)
         q, k, v = (
             project(normed).unflatten(-1, (-1, self.size)).transpose(1, 2)
             for project in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        q, k = _rotate(q, turn).to(v.dtype), _rotate(k, turn).to(v.dtype)
+        q, k = _rotate(q, cos_sin).to(v.dtype), _rotate(k, cos_sin).to(v.dtype)
         out = []
-        if not last:  # nobody looks at the prefix after the last layer
+        if not last:  # nothing reads the prefix after the last layer
             out.append(
                 functional.scaled_dot_product_attention(
                     q[:, :, :split], k[:, :, :split], v[:, :, :split], is_causal=True, enable_gqa=True
@@ -116,6 +116,6 @@ class PackedQwen2(nn.Module):
         return x + layer.mlp(layer.post_attention_layernorm(x))
 
 
-def _rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def _rotate(x: Tensor, cos_sin: tuple[Tensor, Tensor]) -> Tensor:
     half = x.shape[-1] // 2
-    return x * turn[0] + torch.cat((-x[..., half:], x[..., :half]), -1) * turn[1]
+    return x * cos_sin[0] + torch.cat((-x[..., half:], x[..., :half]), -1) * cos_sin[1]

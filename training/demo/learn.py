@@ -1,4 +1,4 @@
-"""Stage 2b: the training loop of the language model, resumable at any kill."""
+"""Stage 2b: the training loop of the language model, which can be killed and resumed."""
 
 import time
 from collections import defaultdict
@@ -19,7 +19,7 @@ from training.demo.world import CELLS, COLOR_NAMES, SHAPES
 
 LR, TABLE_LR, EVERY, SAVE_EVERY = 0.013, 2e-3, 50, 100
 WARMUP = 40
-# Share of the steps -> share of the rate: level, slowly down, and fast to nothing.
+# Share of all steps -> learning rate factor: constant, slowly down, then fast to 0.
 DESCENT = {0.65: 1.0, 15 / 17: 142 / 221, 1.0: 0.0}
 
 
@@ -58,14 +58,14 @@ def learn(
         phase = phase_of(step, phases)
         lesson = teacher.lesson(step, phase)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss, told = losses(model, timely, lesson, motions, teacher.end)
+            loss, report = losses(model, timely, lesson, motions, teacher.end)
         loss.backward()
         optimizer.step(phase.rate * schedule(step, steps))
-        teacher.mark({name: value for name, value in told.items() if isinstance(value, tuple)})
-        for name, value in told.items():
+        teacher.mark({name: value for name, value in report.items() if isinstance(value, tuple)})
+        for name, value in report.items():
             seen[name].append(value)
         if step % EVERY == EVERY - 1 or step == steps - 1:
-            blueprint.log(folder / "language.jsonl", _told(step, time.time() - start, seen))
+            blueprint.log(folder / "language.jsonl", _log_line(step, time.time() - start, seen))
             seen.clear()
         if step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1:
             state = {
@@ -78,20 +78,20 @@ def learn(
 
 
 def schedule(step: int, steps: int) -> float:
-    """Share of a phase's learning rate."""
+    """Factor on a phase's learning rate."""
     return min(1.0, (step + 1) / WARMUP) * float(
         np.interp(step / steps, list(DESCENT), list(DESCENT.values()))
     )
 
 
 def named_parameters(stock: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """What this stage trains of the stock model."""
+    """The parameters of the stock model that this stage trains."""
     named = [(f"core.{n}", p) for n, p in stock.model.language_model.named_parameters()]
     return [*named, ("lm_head", stock.lm_head.weight), ("newline", stock.model.image_newline)]
 
 
 def load_values(named: list[tuple[str, nn.Parameter]], state: dict[str, object]) -> None:
-    """Copy saved values into parameters; `state` may hold more of them, the training-only ones."""
+    """Copy saved values into parameters; `state` may hold more values, those used only for training."""
     for (_, parameter), value in zip(named, state["values"], strict=False):
         parameter.data.copy_(value)
 
@@ -109,7 +109,7 @@ def _moving() -> tuple[str, ...]:
     return ("moving left", "moving right", "moving up", "moving down")
 
 
-def _told(step: int, seconds: float, seen: dict[str, list]) -> dict[str, object]:
+def _log_line(step: int, seconds: float, seen: dict[str, list]) -> dict[str, object]:
     line: dict[str, object] = {"step": step + 1, "s": round(seconds, 1)}
     for name, values in seen.items():
         if isinstance(values[0], tuple):
@@ -123,9 +123,9 @@ def _told(step: int, seconds: float, seen: dict[str, list]) -> dict[str, object]
 
 @torch.no_grad()
 def start_from_vision(stock: nn.Module, ids: dict[str, int], seed: int, size: float = 0.7) -> None:
-    """Initial weights: words point where the tower sees them, attention first matches like with like.
+    """Initial weights: word embeddings follow the tower's features, attention first matches like with like.
 
-    Without this the letters stay at chance for long (the trial's finding).
+    Without this the option letters stay at chance for a long time, as the trial run showed.
     """
     generator = torch.Generator().manual_seed(seed)
     text = stock.model.language_model
@@ -157,7 +157,7 @@ def start_from_vision(stock: nn.Module, ids: dict[str, int], seed: int, size: fl
 
 @torch.no_grad()
 def word_directions(stock: nn.Module, seed: int) -> dict[str, Tensor]:
-    """The mean token of every nameable thing, less the mean token of its kind."""
+    """The mean token of every named thing, minus the mean token of its kind."""
     pictures, labels = crowded(np.random.default_rng([seed, 31]), 256)
     vision = stock.model.vision_tower, stock.model.multi_modal_projector
     tokens = torch.cat([blueprint.see(*vision, part) for part in np.split(pictures, 8)]).flatten(0, 1)

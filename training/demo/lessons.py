@@ -1,8 +1,8 @@
 """Stage 2b: batches and losses of the language model.
 
-Beside the answer's token, a question teaches: the answer's word where the options begin; at every option its
-letter if it is right, else "No". Visual tokens teach what only time tells: motion, order and age of a thing,
-flashes so far, the sign's next number. These helpers exist in training only.
+Besides the answer's token, a question has targets for the answer's word where the options begin, and at every
+option for its letter if it is right, else "No". Visual tokens have targets that depend on time: motion, order
+and age of a thing, flashes so far, the sign's next number. These helpers exist only in training.
 """
 
 from collections import Counter
@@ -29,15 +29,15 @@ DRILLS = [SHAPES, COLOR_NAMES, QUARTERS, DIGITS, MOTIONS]
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps that share a diet.
+    """Steps with the same mixture of data.
 
     Attributes:
-        steps: how many.
+        steps: number of steps.
         lengths: (shortest, longest) video in frames -> its share.
-        families: what is asked.
+        families: families of questions.
         drills: share of steps without any video.
         sequences: share of steps whose questions follow others (StreamingBench's sequential part).
-        rate: share of the highest learning rate.
+        rate: factor on the highest learning rate.
     """
 
     steps: int
@@ -58,7 +58,7 @@ PHASES = (
 
 
 class Timely(nn.Module):
-    """Read-outs on visual tokens; motion is read by the language model's own word directions."""
+    """Read-outs on visual tokens; motion also uses the language model's own word directions."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -81,7 +81,7 @@ class Lesson:
 
 
 class Teacher:
-    """Makes lessons; every one is a function of the seed and the step."""
+    """Makes lessons; each depends only on the seed and the step."""
 
     def __init__(self, tokenizer, clips: dict[int, list[Clip]], seed: int):
         self.tokenizer, self.clips, self.seed = tokenizer, clips, seed
@@ -89,10 +89,10 @@ class Teacher:
         self.end = self.ids["<|im_end|>"]
         self.skill = dict.fromkeys(FAMILIES, 0.3)
 
-    def mark(self, told: dict[str, tuple[int, int]]) -> None:
-        """Take in how many questions of each family were answered right: what is known is asked less."""
+    def mark(self, counts: dict[str, tuple[int, int]]) -> None:
+        """Update the skill from (right, asked) per family; families with high skill are asked less often."""
         for family in FAMILIES:
-            hits, count = told.get(family, (0, 0))
+            hits, count = counts.get(family, (0, 0))
             if count:
                 self.skill[family] += 0.08 * min(1.0, count / 8) * (hits / count - self.skill[family])
 
@@ -123,11 +123,11 @@ class Teacher:
         return self._assemble(found, lines, rng)
 
     def _clip(self, frames: int, rng: np.random.Generator) -> tuple[Clip, np.ndarray]:
-        """A window of a clip and which of its tokens are kept, bool [F,36]."""
+        """A window of a clip, and a mask of its kept tokens, bool [F,36]."""
         length = min(size for size in self.clips if size >= frames)
         clips = self.clips[length]
         clip = clips[rng.integers(len(clips))]
-        at_start = frames > 4 and rng.random() < 0.6  # orders and firsts need a beginning
+        at_start = frames > 4 and rng.random() < 0.6  # questions about order need the beginning
         clip = clip.window(0 if at_start else int(rng.integers(length - frames + 1)), frames)
         return clip, keep(clip.thing, rng)
 
@@ -144,7 +144,7 @@ class Teacher:
             ids[i, : len(row) + 1] = torch.tensor([*row, answer])
         visual, seen, timely = self._visual(found, lines)
         head_ids = torch.tensor(self.tokenizer(head, add_special_tokens=False).input_ids)
-        newline = chat and visual.shape[1] > 0  # a drill has no video, and so no newline behind it
+        newline = chat and visual.shape[1] > 0  # a drill has no video, and so no newline after it
         batch = Batch(head_ids, visual, seen, ids.unflatten(0, (len(lines), -1)), newline)
         lesson = Lesson(
             batch,
@@ -190,10 +190,10 @@ class Teacher:
 
 
 def keep(thing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Which visual tokens stay, bool [F,36]: all, or a part, as streams do that somebody compresses.
+    """Mask of kept visual tokens, bool [F,36]: all, or a part as in a compressed stream.
 
-    Half of the clips are whole. Of the others some keep the same number of tokens in each frame, at random or
-    things first, and some keep whole frames, always the newest.
+    Half of the clips keep everything. Of the others some keep the same number of tokens in each frame, at
+    random or objects first, and some keep whole frames, always including the newest.
     """
     frames, tokens = thing.shape
     if rng.random() < 0.5:
@@ -213,7 +213,7 @@ def keep(thing: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def timely_labels(clip: Clip) -> dict[str, np.ndarray]:
-    """Labels of every visual token, int [F,36]; -1 where there is none."""
+    """Labels of every visual token, int [F,36]; -1 for no label."""
     world, thing = clip.world, clip.thing.astype(int)
     frame = np.arange(world.frames)[:, None]
     is_object, k = (thing >= 0) & (thing < SIGN), np.clip(thing, 0, len(world.shape) - 1)
@@ -258,20 +258,20 @@ def losses(
         )
     )
     logits = model.lm_head(rows).float()
-    each = functional.cross_entropy(logits, goals, reduction="none")
+    losses_N = functional.cross_entropy(logits, goals, reduction="none")
     sizes = [len(flat), len(flat), len(lesson.word), len(lesson.letter)]
     parts = {
         name: part.sum() / max(1, size)
         for name, part, size in zip(
-            ("answer", "end", "word", "letters"), each.split(sizes), sizes, strict=True
+            ("answer", "end", "word", "letters"), losses_N.split(sizes), sizes, strict=True
         )
     }
     if lesson.timely:
         parts["timely"] = _timely_loss(model, timely, read, lesson.timely, motions)
     total = sum(WEIGHTS[name] * part for name, part in parts.items())
     right = logits.argmax(-1) == goals
-    told = {name: round(part.item(), 3) for name, part in parts.items()}
-    return total, told | _shares(lesson, right[: len(flat)])
+    report = {name: round(part.item(), 3) for name, part in parts.items()}
+    return total, report | _shares(lesson, right[: len(flat)])
 
 
 def _timely_loss(model, timely, read, labels, motions) -> Tensor:

@@ -1,4 +1,4 @@
-"""The model that is trained: a small LLaVA-OneVision of stock parts, and what all stages share."""
+"""The trained model, a small LLaVA-OneVision of stock parts, and helpers shared by all stages."""
 
 import json
 import os
@@ -26,9 +26,9 @@ def build(
     """The untrained model.
 
     Args:
-        seed: of the initial weights.
+        seed: seed of the initial weights.
         vocabulary: number of tokens.
-        ids: of the special tokens.
+        ids: ids of the special tokens.
     """
     ids = ids or {}
     end = ids.get("<|im_end|>")
@@ -67,7 +67,7 @@ def build(
 
 
 def see(tower: nn.Module, projector: nn.Module, pictures: np.ndarray) -> Tensor:
-    """Pictures uint8 [B,96,96,3] to pooled tokens [B,36,192], as the stock model makes them."""
+    """Pictures uint8 [B,96,96,3] to pooled tokens [B,36,192], as the stock model computes them."""
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
     features = tower(pixels, output_hidden_states=True).hidden_states[-1]
     tokens = projector(features).unflatten(1, (2 * CELLS, 2 * CELLS)).permute(0, 3, 1, 2)
@@ -75,13 +75,13 @@ def see(tower: nn.Module, projector: nn.Module, pictures: np.ndarray) -> Tensor:
 
 
 def schedule(step: int, steps: int, warmup: int, flat: float = 0.5) -> float:
-    """Share of the learning rate: up over `warmup` steps, level, and down to 0 from `flat` of the way on."""
+    """Learning rate factor: linear warm-up, constant, then down to 0 after the share `flat` of all steps."""
     down = (steps - step) / (steps * (1 - flat))
     return max(0.0, min(1.0, (step + 1) / warmup, down))
 
 
 def log(path: Path, line: dict[str, object]) -> None:
-    """Append one JSON line, and show it."""
+    """Append one line of JSON to a file, and print it."""
     text = json.dumps(line)
     print(text, flush=True)
     with path.open("a") as file:
@@ -89,7 +89,7 @@ def log(path: Path, line: dict[str, object]) -> None:
 
 
 def save(path: Path, state: dict[str, object]) -> None:
-    """Write a state so that a kill leaves the old one or the new one."""
+    """Write a state atomically: after a kill either the old or the new one is there."""
     part = path.with_suffix(".part")
     torch.save(state, part)
     os.replace(part, path)

@@ -49,7 +49,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, share: float) -> None:
-        """One update at `share` of the learning rates; gradients are used up."""
+        """One update at `share` of the learning rates; clears the gradients."""
         for parameters, buffer in zip(self.groups, self.buffers, strict=True):
             held = [i for i, p in enumerate(parameters) if p.grad is not None]
             if not held:
@@ -70,11 +70,11 @@ class Muon:
         self.adam.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, object]:
-        """What a resumed run needs."""
+        """State for resuming a run."""
         return {"buffers": self.buffers, "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """The state of `state_dict`."""
+        """Restore the result of `state_dict`."""
         for mine, saved in zip(self.buffers, state["buffers"], strict=True):
             mine.copy_(saved)
         self.adam.load_state_dict(state["adam"])

@@ -1,11 +1,11 @@
-"""What can be asked of a StreamWorld, in the twelve families of OVO-Bench, and the true answers.
+"""Questions about a StreamWorld, in the twelve families of OVO-Bench, with their true answers.
 
-A question asked at frame f is answered by frames 0 to f alone. Wrong options are hard: most of them come
-from the same video's past, and "Unable to answer" is among them in a quarter of the questions.
+A question asked at frame f depends on frames 0 to f alone. Wrong options are hard: most of them come from the
+same video's past, and "Unable to answer" is one of them in a quarter of the questions.
 
-Worlds give some answers more often than others, and hard options can tell which is right: most things stand
-still, the lamp is mostly off, and a number with both of its neighbours among the options is likely the
-answer. Training may take questions so; benchmarks draw them `even`, and the text alone does not help.
+Some answers are more frequent than others, and hard options can give the answer away: most objects stand
+still, the lamp is mostly off, and a number with both neighbours among the options is likely the answer.
+Training may use such questions; benchmarks draw them with `even`, so that the text alone does not help.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ UNABLE = "Unable to answer"
 OPTIONS = 4
 ACTIVITY = "flash the lamp"
 HARD_SHARE, UNABLE_SHARE = 0.8, 0.25
-# How often an even draw takes what is common: a thing that stands still, the lamp when it is off.
+# With `even`, the probability of common cases: an object that stands still, the lamp when it is off.
 EVEN_STILL, EVEN_DARK = 0.2, 0.3
 
 
@@ -33,10 +33,10 @@ class Asked:
     """A question with its answer.
 
     Attributes:
-        family: of `FAMILIES`.
+        family: one of `FAMILIES`.
         frame: f; the question comes after this frame and before the next.
         text: the question, or the step of SSR, or the activity of REC.
-        options: of a multiple-choice question, in order; empty for REC, SSR and CRR.
+        options: options of a multiple-choice question, in order; empty for REC, SSR and CRR.
         answer: the right option's text, the count, or Yes or No.
     """
 
@@ -48,7 +48,7 @@ class Asked:
 
     @property
     def realtime_s(self) -> float:
-        """When it is asked, in seconds; OVO-Bench shows the video up to the next whole second."""
+        """Time of the question in seconds; OVO-Bench shows the video up to the next whole second."""
         return self.frame * FRAME_S + 0.5
 
     def row(self) -> dict[str, Any]:
@@ -58,8 +58,8 @@ class Asked:
             gold["gt"] = self.options.index(self.answer)
             return {"task": self.family, "realtime": self.realtime_s, "question": self.text} | gold
         field = {"REC": "activity", "CRR": "question"}.get(self.family)
-        told = {field: self.text} if field else {}
-        return {"task": self.family} | told | {"test_info": [self.round()]}
+        text = {field: self.text} if field else {}
+        return {"task": self.family} | text | {"test_info": [self.round()]}
 
     def round(self) -> dict[str, Any]:
         """The question as one round of a forward row."""
@@ -82,9 +82,9 @@ class Asked:
 
 
 def ask(world: World, family: str, frame: int, rng: np.random.Generator, even: bool = False) -> Asked | None:
-    """A question of a family at a frame of a world, or None if the world gives none there.
+    """A question of a family at a frame of a world, or None if there is none.
 
-    With `even` also None, now and then, where the world gives one whose answer is too common.
+    With `even`, questions with too common an answer are sometimes dropped (None) as well.
     """
     found = _ASKERS[family](_Past(world, frame, even), rng)
     if found is None:
@@ -96,11 +96,11 @@ def ask(world: World, family: str, frame: int, rng: np.random.Generator, even: b
     return Asked(family, frame, text, options, answer)
 
 
-Found = tuple[str, str, tuple[str, ...] | None, list[str]] | None  # text, answer, pool of options, hard ones
+Found = tuple[str, str, tuple[str, ...] | None, list[str]] | None  # text, answer, option pool, hard options
 
 
 class _Past:
-    """What frames 0 to f show."""
+    """The content of frames 0 to f."""
 
     def __init__(self, world: World, frame: int, even: bool):
         self.world, self.frame, self.even = world, frame, even
@@ -154,7 +154,7 @@ def _options(
 
 
 def _pick(rng: np.random.Generator, *groups: np.ndarray, first: float) -> int | None:
-    """A member of the first group with probability `first` if it has any, else of the second."""
+    """A random member of the first non-empty group with probability `first`, else of the last."""
     groups = [group for group in groups if len(group)]
     if not groups:
         return None
@@ -162,12 +162,12 @@ def _pick(rng: np.random.Generator, *groups: np.ndarray, first: float) -> int | 
 
 
 def _beside(digit: str) -> list[str]:
-    """The numbers before and after, or a number at the end of a counted row would be the answer."""
+    """The numbers before and after: without them the end of a run of numbers would give the answer away."""
     return [str((int(digit) + step) % 10) for step in (-1, 1)]
 
 
 def run_around(number: int, rng: np.random.Generator, modulo: int | None = None) -> tuple[str, ...]:
-    """Four consecutive numbers, with this one at any place among them; without `modulo` none is negative."""
+    """Four consecutive numbers with `number` at a random position; without `modulo` none is negative."""
     most = OPTIONS - 1 if modulo else min(OPTIONS - 1, number)
     start = number - int(rng.integers(most + 1))
     return tuple(str(n % modulo if modulo else n) for n in range(start, start + OPTIONS))
@@ -222,7 +222,7 @@ def _stu(past: _Past, rng: np.random.Generator) -> Found:
 def _acr(past: _Past, rng: np.random.Generator) -> Found:
     motion = past.world.motion[:, past.frame]
     moving, still = np.flatnonzero(motion > 0), np.flatnonzero(motion == 0)
-    if past.even:  # all motions alike, and none where only the common one is to be seen
+    if past.even:  # all motions equally often
         moving, still = (still, still) if rng.random() < EVEN_STILL else (moving, moving)
     k = _pick(rng, moving, still, first=0.7)
     if k is None:
@@ -268,7 +268,7 @@ def _asi(past: _Past, rng: np.random.Generator) -> Found:
     at = int(rng.integers(len(order) - 1))
     named = past.shape(order[at])
     text, pool = f"Which object appeared right after the {named}?", SHAPES
-    if past.even:  # what the question names is no answer
+    if past.even:  # the object named in the question cannot be the answer
         pool, shapes = tuple(s for s in SHAPES if s != named), [s for s in shapes if s != named]
     return text, past.shape(order[at + 1]), pool, shapes
 
@@ -309,8 +309,8 @@ def _ssr(past: _Past, rng: np.random.Generator) -> Found:
             return None
         k = int(moving[0])
         others = range(1 if past.even else 0, len(MOTIONS))  # it does move
-        told = motion[k] if true else rng.choice([m for m in others if m != motion[k]])
-        return f"The {past.shape(k)} is {MOTIONS[told]}.", "Yes" if true else "No", None, []
+        claimed = motion[k] if true else rng.choice([m for m in others if m != motion[k]])
+        return f"The {past.shape(k)} is {MOTIONS[claimed]}.", "Yes" if true else "No", None, []
     if true:
         k = _pick(rng, past.now, first=1)
         shape = None if k is None else past.shape(k)

@@ -1,4 +1,4 @@
-"""Crowded still pictures with a label for every token: what the tower is trained on."""
+"""Crowded still pictures with a label for every token: the training data of the tower."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ IGNORE = -1
 
 @dataclass(frozen=True)
 class Labels:
-    """int [B,36] each: what is in a cell; `IGNORE` where it does not apply or cannot be told."""
+    """Content of every cell, int [B,36] each; `IGNORE` where it does not apply or is ambiguous."""
 
     kind: np.ndarray
     color: np.ndarray
@@ -43,7 +43,7 @@ def crowded(rng: np.random.Generator, count: int) -> tuple[np.ndarray, Labels]:
                 pictures, kind, which[chosen], centres[chosen], radius[chosen], colors[chosen], digits[chosen]
             )
     cell = (centres // CELL_PX).astype(int)
-    # A thing that reaches far into a neighbour leaves that cell without a fair label.
+    # A thing that reaches far into a neighbouring cell makes that cell ambiguous.
     for dx, dy in ((-1, 0), (1, 0), (0, -1), (0, 1)):
         reach = cell + np.array((dx, dy))
         over = (dx * (centres[:, 0] - (cell[:, 0] + 0.5) * CELL_PX) > 2.5) | (
@@ -61,7 +61,7 @@ def crowded(rng: np.random.Generator, count: int) -> tuple[np.ndarray, Labels]:
 
 
 def from_worlds(rng: np.random.Generator, count: int, seed: int) -> tuple[np.ndarray, Labels]:
-    """Single frames of worlds, labelled in the same way."""
+    """Single frames of worlds with the same labels."""
     pictures, rows = [], []
     for _ in range(count):
         world = make_world(seed, int(rng.integers(1_000_000)), 16)
@@ -73,7 +73,7 @@ def from_worlds(rng: np.random.Generator, count: int, seed: int) -> tuple[np.nda
 
 
 def cells_of(world, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Kind, color and digit int [36] of a world's frame; where two things meet, the nearer to its middle."""
+    """Kind, color and digit of every cell of a frame, int [36] each; `IGNORE` for things between cells."""
     kind, color, digit = (np.full(CELLS * CELLS, IGNORE) for _ in range(3))
     kind[:] = NOTHING
     shake = world.look.shake[world.start + frame] / CELL_PX
@@ -93,7 +93,7 @@ def cells_of(world, frame: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _scatter(rng: np.random.Generator) -> list[np.ndarray]:
-    """Centres at least a cell apart: jittered cells, and sometimes anywhere."""
+    """Centres about a cell apart: jittered cell centres, sometimes with large jitter."""
     wanted, reach, found = rng.integers(4, 17), 3.0 if rng.random() < 0.7 else 8.0, []
     for cell in rng.permutation(CELLS * CELLS):
         centre = (np.array((cell % CELLS, cell // CELLS)) + 0.5) * CELL_PX + rng.uniform(-reach, reach, 2)

@@ -26,7 +26,7 @@ def mask(
     """How much of each pixel a shape covers.
 
     Args:
-        name: of `SHAPES`, or `bulb`.
+        name: one of `SHAPES`, or `bulb`.
         centre: float [N,2], x and y in pixels at scale 1.
         radius: pixels at scale 1, one number or float [N].
         scale: pixels per pixel of the plane.
@@ -59,9 +59,9 @@ def paste(
     """Blend a colour into `pictures` float32 [T,H,W,3], in place, where a sprite covers them.
 
     Args:
-        pictures: changed in place; what a patch has outside them is lost.
-        which: int [N], the pictures.
-        cover: of `mask`, for those N.
+        pictures: changed in place; parts of a patch outside a picture are cut off.
+        which: int [N], index of the picture for every sprite.
+        cover: result of `mask` for the N sprites.
         color: float [N,3], [3] or one number.
     """
     alpha, corner = cover

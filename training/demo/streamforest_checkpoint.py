@@ -33,14 +33,14 @@ def build_streamforest(
     """Save config, weights in two shards with their index, and the tokenizer.
 
     Args:
-        folder: to fill.
-        seed: of the weights.
-        image_size: of the tower, in pixels; the default has the released 27x27 patches.
-        patch_size: of the tower, in pixels.
-        vision_width: of the tower, a multiple of 16.
-        vision_layers: of the tower; all are used, as in the release.
-        text_width: of the decoder.
-        text_layers: of the decoder.
+        folder: where to write.
+        seed: seed of the weights.
+        image_size: image size of the tower in pixels; the default gives the released 27x27 patches.
+        patch_size: patch size of the tower in pixels.
+        vision_width: width of the tower, a multiple of 16.
+        vision_layers: layers of the tower; all are used, as in the release.
+        text_width: width of the decoder.
+        text_layers: layers of the decoder.
 
     Returns:
         `folder`.
@@ -96,7 +96,7 @@ def build_streamforest(
 
 
 def _weights(spec: StreamForestSpec) -> dict[str, Tensor]:
-    """A state dict with the names of the release, wide enough apart that rounding decides nothing."""
+    """A state dict with the released names, scaled so that no decision depends on rounding."""
     tower = SiglipVisionModel._from_config(spec.vision)
     parts = {
         VISION: compat.vision_core(tower),

@@ -1,4 +1,4 @@
-"""The same worlds asked in the forms of StreamingBench: four lettered options, a history, or a poll."""
+"""Questions in the formats of StreamingBench: four lettered options, a history, or a poll."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ PROACTIVE_TEXTS = (_WHEN_SIGN.format(3), _WHEN_LAMP)
 
 @dataclass(frozen=True)
 class Proactive:
-    """Say `output` as soon as it is true: asked after frame `frame`, true from frame `gold` on."""
+    """A request to say `output` as soon as it is true: asked after `frame`, true from frame `gold` on."""
 
     text: str
     output: str
@@ -42,7 +42,7 @@ class Proactive:
 def ask_choice(
     world: World, family: str, frame: int, rng: np.random.Generator, even: bool = False
 ) -> Asked | None:
-    """A question with four options; counting gets options too, the yes-no families have none."""
+    """A question with four options, also for counting; None for yes-no families."""
     if family in ("SSR", "CRR"):
         return None
     asked = ask(world, family, frame, rng, even)
@@ -59,7 +59,7 @@ def ask_choice(
 
 
 def ask_proactive(world: World, rng: np.random.Generator, latest: int | None = None) -> Proactive | None:
-    """Something that is not yet true and becomes true for the first time at a later frame."""
+    """A condition that is not true yet and becomes true for the first time at a later frame."""
     latest = world.frames - 1 if latest is None else latest
     gold = int(rng.integers(2, latest + 1))
     if rng.random() < 0.5:
@@ -76,7 +76,7 @@ def ask_proactive(world: World, rng: np.random.Generator, latest: int | None = N
 
 
 def entry(asked: Asked, part: str, task: str, video: str, index: int) -> Entry:
-    """A question as an entry of StreamingBench; its time is a whole second in which its frame is newest."""
+    """A question as a StreamingBench entry; its time is a whole second at which its frame is the newest."""
     seconds = int(asked.frame * FRAME_S) + 1
     return Entry(
         part=part,
@@ -98,7 +98,7 @@ def stamp(seconds: int) -> str:
 
 
 def prompt_of(asked: Asked, history: tuple[Asked, ...] | None = None) -> str:
-    """The official prompt of the real-time part, or with a history (of any length) of the sequential part."""
+    """The official prompt of the real-time part or, with a history (of any length), of the sequential one."""
     part = "real" if history is None else "sqa"
     past = [entry(one, part, "", "", i) for i, one in enumerate(history or ())]
     return streamingbench.prompt(entry(asked, part, "", "", len(past)), past)

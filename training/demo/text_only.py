@@ -1,9 +1,9 @@
-"""How far the text of a question goes: the guess of someone who has read many and sees no video.
+"""Text-only baseline: a guesser that has read many questions and sees no video.
 
     python -m training.demo.text_only --json FILE
 
-prints it for the mini benchmarks. The guesser knows how often each kind of option was right under the same
-wording, in other worlds. A kind is what can be told without the video: the place in a run of numbers, the
+prints its accuracy on the mini benchmarks. The guesser knows how often each kind of option was right under
+the same wording in other worlds. A kind is what the text alone shows: the position in a run of numbers, the
 motion, whether the question names it.
 """
 
@@ -22,7 +22,7 @@ from training.demo.streaming_questions import REAL_TYPES, ask_choice
 from training.demo.world import COLOR_NAMES, MOTIONS, SHAPES, make_world
 
 MINI = Path(__file__).resolve().parents[2] / "tasks" / "mini_data"
-SEED, WORLDS = 51, 2000  # what it has read; training, evaluation and the mini sets have other seeds
+SEED, WORLDS = 51, 2000  # its questions; training, evaluation and the mini sets use other seeds
 
 _NAMES = re.compile("|".join([*COLOR_NAMES, *SHAPES, r"\d+"]))
 YES_NO = ("Yes", "No")
@@ -57,13 +57,13 @@ class TextOnly:
         return max(options, key=likely)
 
     def accuracy(self, asked: Iterable[Asked]) -> float:
-        """Share of questions that it answers."""
+        """Share of questions it answers correctly."""
         found = [self.guess(one) == one.answer for one in asked]
         return sum(found) / len(found)
 
 
 def reader(even: bool = True) -> TextOnly:
-    """One who has read the questions of `WORLDS` other worlds, all drawn `even` or none."""
+    """A guesser fitted on the questions of `WORLDS` other worlds, drawn with or without `even`."""
     return TextOnly(_read(even))
 
 
@@ -78,12 +78,12 @@ def _read(even: bool) -> Iterator[Asked]:
 
 
 def mini(folder: Path = MINI) -> dict[str, list[Asked]]:
-    """Questions of the mini sets by family of OVO-Bench, those of StreamingBench by themselves."""
+    """Questions of the mini sets by family of OVO-Bench, with StreamingBench as a family of its own."""
     found: dict[str, list[Asked]] = {family: [] for family in FAMILIES}
     for row in json.loads((folder / "ovo_bench_mini.json").read_text("utf-8")):
         found[row["task"]] += _asked(row)
     entries = json.loads((folder / "questions_real.json").read_text("utf-8"))
-    found["StreamingBench"] = [_chosen(told) for entry in entries for told in entry["questions"]]
+    found["StreamingBench"] = [_chosen(question) for entry in entries for question in entry["questions"]]
     return found
 
 
@@ -98,10 +98,10 @@ def _asked(row: dict[str, Any]) -> Iterator[Asked]:
         yield Asked(family, 0, text, (), answer)
 
 
-def _chosen(told: dict[str, Any]) -> Asked:
-    options = tuple(option.split(". ", 1)[1] for option in told["options"])
-    answer = options[ord(told["answer"]) - ord("A")]
-    return Asked(REAL_TYPES[told["task_type"]], 0, told["question"], options, answer)
+def _chosen(question: dict[str, Any]) -> Asked:
+    options = tuple(option.split(". ", 1)[1] for option in question["options"])
+    answer = options[ord(question["answer"]) - ord("A")]
+    return Asked(REAL_TYPES[question["task_type"]], 0, question["question"], options, answer)
 
 
 def _wording(one: Asked) -> tuple[str, str]:
@@ -116,7 +116,7 @@ def _options(one: Asked) -> tuple[str, ...]:
 
 
 def _run(one: Asked) -> list[int]:
-    """The numbers among the options as the sign counts: 9 is followed by 0, which is 10 then."""
+    """The numeric options in the order in which the sign counts: 9 is followed by 0, counted as 10."""
     numbers = sorted(int(text) for text in one.options if text.isdigit())
     turned = next((k for k in range(1, len(numbers)) if numbers[k] - numbers[k - 1] > OPTIONS - 1), 0)
     return numbers[turned:] + [number + 10 for number in numbers[:turned]]

@@ -1,4 +1,4 @@
-"""A closed vocabulary: the words of StreamWorld's questions, and one token for every sentence of the prompts.
+"""A closed vocabulary: the words of StreamWorld's questions, and one token per sentence of the prompts.
 
 The official prompts are long; what never changes in them costs one token per sentence, so that a question of
 the demo is about as many tokens as it has words.
@@ -48,7 +48,7 @@ def sentences() -> list[str]:
 
 
 def words() -> list[str]:
-    """Every other word that the questions and answers are made of."""
+    """All other words of the questions and answers."""
     found = {
         *SHAPES,
         *COLOR_NAMES,
@@ -70,7 +70,7 @@ def words() -> list[str]:
 
 
 def _asked() -> Iterator[str]:
-    """Enough questions that every word occurs."""
+    """Enough questions for every word to occur."""
     rng = np.random.default_rng(0)
     for index in range(40):
         world = make_world(0, index, 16)
@@ -82,7 +82,7 @@ def _asked() -> Iterator[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer; `<|im_end|>` ends an answer, and no text gets a token of its own at the start."""
+    """The tokenizer; `<|im_end|>` ends an answer, and no start token is added."""
     listed = [*SPECIAL, UNKNOWN, *words()]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(listed)}, unk_token=UNKNOWN))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(_APART), "removed")

@@ -1,4 +1,4 @@
-"""Stage 1: tower and projector learn to name what is in every token.
+"""Stage 1: tower and projector learn to classify the content of every token.
 
 Linear read-outs with unit rows see the direction of a token only, so that shape, colour, digit and place
 each get a direction of their own and of equal strength; the language model's word embeddings start from them.
@@ -18,11 +18,11 @@ from training.demo.scenes import IGNORE, KINDS, NOTHING, Labels, crowded, from_w
 from training.demo.world import CELLS
 
 STEPS, BATCH, WORLDS_EVERY = 1500, 32, 16
-EVERY, SAVE_EVERY = 50, 100  # steps: a line of the log, a state to resume from
+EVERY, SAVE_EVERY = 50, 100  # steps between log lines, and between saved states
 SHARPNESS = 20.0
 READ_OUTS = {"kind": KINDS, "color": 8, "digit": 10, "row": CELLS, "column": CELLS, "quarter": 4}
 WEIGHTS = {"kind": 1.0, "color": 1.0, "digit": 1.0, "row": 0.4, "column": 0.4, "quarter": 0.4}
-EMPTY = 0.3  # weight of tokens with nothing in them
+EMPTY = 0.3  # weight of empty tokens
 
 
 class Eye(nn.Module):
@@ -58,7 +58,7 @@ def targets(labels: Labels) -> dict[str, Tensor]:
 
 
 def loss_of(logits: dict[str, Tensor], wanted: dict[str, Tensor]) -> Tensor:
-    """Weighted cross entropies; places count fully where something stands."""
+    """Weighted cross entropies; cells with content have full weight."""
     weight = torch.where(wanted["kind"] == NOTHING, EMPTY, 1.0).flatten()
     total = torch.zeros(())
     for name, scale in WEIGHTS.items():
@@ -73,7 +73,7 @@ def loss_of(logits: dict[str, Tensor], wanted: dict[str, Tensor]) -> Tensor:
 
 @torch.no_grad()
 def accuracy(logits: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, float]:
-    """Share of right tokens per read-out, where something stands."""
+    """Accuracy per read-out on tokens with content."""
     there = (wanted["kind"] != NOTHING) & (wanted["kind"] != IGNORE)
     found = {}
     for name, scores in logits.items():

@@ -1,4 +1,4 @@
-"""Train the demo model from nothing: `python -m training.demo.train FOLDER [--seed N]`.
+"""Train the demo model from scratch: `python -m training.demo.train FOLDER [--seed N]`.
 
 Stages: tower and projector; clips seen once; language model. Each leaves its state in FOLDER, and a killed
 run goes on from there. The result is a checkpoint in FOLDER/checkpoint.
@@ -18,12 +18,12 @@ from training.demo.export import export
 from training.demo.learn import learn
 from training.demo.tokenizer import build_tokenizer
 
-# Of the worlds that are asked about afterwards: by training.demo.evaluate, and in the mini benchmarks.
+# Seeds of the worlds used later by training.demo.evaluate and in the mini benchmarks.
 HELD_OUT = (evaluate.SEED, 2026)
 
 
 def seed_of(folder: Path, wanted: int | None) -> int:
-    """The seed of the run in a folder, which is kept there; a new run's is 0 unless another one is wanted.
+    """The seed of the run in a folder, where it is stored; 0 for a new run unless another one is given.
 
     Raises:
         ValueError: the folder has a run with another seed, or it is one of the held-out worlds.

@@ -1,13 +1,13 @@
-"""StreamWorld: seeded little videos of which everything that can be asked is known.
+"""StreamWorld: short seeded videos with known answers to every question about them.
 
-A world is a sequence of frames, one every two seconds (0.5 fps): coloured shapes come, go, stand, move and
-change colour on a textured background; a sign counts up or down; a lamp flashes. A share of the videos has
-camera shake, flicker or a cut to another background, since a still camera makes every method that reuses
-tokens look lossless.
+A world is a sequence of frames, one every two seconds (0.5 fps): coloured shapes appear, disappear, move and
+change colour on a textured background; a sign counts up or down; a lamp flashes. Some videos have camera
+shake, flicker or a cut to another background, because with a still camera every method that reuses tokens
+looks lossless.
 
 The plane is 6 x 6 cells. At scale 1 a cell is 16 x 16 pixels, which is one LLM token of the demo model.
-World time: frame f is what a camera sees at 2f seconds; states change half-way between frames, and the mover
-glides between them. Every number comes from `(seed, index)`, never from the order of calls.
+Frame f is what a camera sees at 2f seconds; states change half-way between frames, and the moving object
+glides between them. Random numbers depend on `(seed, index)` alone, not on the order of calls.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ class World:
         lit: bool [F], whether the lamp is on.
         sign, lamp: float [2], x and y.
         radius: float [K], pixels at scale 1.
-        look: what only the renderer needs.
+        look: camera effects, used only for rendering.
         start: number of the first frame in the whole video, for a window of it.
     """
 
@@ -92,7 +92,7 @@ class World:
         return np.where(self.visible.any(1), self.visible.argmax(1), self.frames)
 
     def window(self, first: int, count: int) -> "World":
-        """Frames `first` to `first + count`, as a video of their own."""
+        """`count` frames from `first` on, as a video of their own."""
         part = slice(first, first + count)
         return replace(
             self,
@@ -107,7 +107,7 @@ class World:
 
 @dataclass(frozen=True)
 class Look:
-    """What a camera adds. `shake` is float [F,2] in pixels at scale 1, `gain` float [F]."""
+    """Camera effects. `shake` is float [F,2] in pixels at scale 1, `gain` float [F]."""
 
     seed: tuple[int, int]
     cut: int
@@ -120,8 +120,8 @@ def make_world(seed: int, index: int, frames: int) -> World:
     """World number `index` of a seed.
 
     Args:
-        seed: of the data set; training and held-out worlds have different ones.
-        index: of the video.
+        seed: seed of the data set; training and held-out worlds have different ones.
+        index: number of the video.
         frames: F, at least 4.
     """
     if frames < 4:
@@ -145,7 +145,7 @@ def make_world(seed: int, index: int, frames: int) -> World:
 
 
 def _places(rng: np.random.Generator, count: int, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Object 1 moves along a row or column of its own; all else stands in cells of its own."""
+    """Object 1 moves along a row or column of its own; everything else stays in a cell of its own."""
     lane, upright = int(rng.integers(CELLS)), bool(rng.random() < 0.5)
     cells = [(x, y) for x in range(CELLS) for y in range(CELLS) if (x if upright else y) != lane]
     chosen = np.array(cells, float)[rng.permutation(len(cells))[: count + 1]] + 0.5
@@ -169,7 +169,7 @@ def _walk(rng: np.random.Generator, frames: int) -> np.ndarray:
             if not 0 <= at + way < CELLS:
                 way = -way
             at += way
-        elif draw >= 0.10:  # turns where it stands
+        elif draw >= 0.10:  # turns around
             way = -way
             at = min(max(at + way, 0), CELLS - 1)
         path.append(at)
@@ -177,7 +177,7 @@ def _walk(rng: np.random.Generator, frames: int) -> np.ndarray:
 
 
 def _visible(rng: np.random.Generator, count: int, frames: int) -> np.ndarray:
-    """Object 0 is there from the start; the others come one at a time; many of those that stand vanish."""
+    """Object 0 is visible from the start, the others appear one by one; many that do not move vanish."""
     last = max(count, int(frames * 0.8))
     starts = np.concatenate(([0], 1 + rng.permutation(last - 1)[: count - 1]))
     ends = np.full(count, frames)
@@ -208,7 +208,7 @@ def _digits(rng: np.random.Generator, frames: int) -> np.ndarray:
 
 
 def _flashes(rng: np.random.Generator, frames: int) -> np.ndarray:
-    """Single frames of light with dark ones between, at most `MAX_FLASHES`."""
+    """Single lit frames with dark ones in between, at most `MAX_FLASHES`."""
     lit = np.zeros(frames, bool)
     rate = rng.uniform(0.1, 0.6) * min(1.0, 20 / frames)
     for f in range(frames):
@@ -229,7 +229,7 @@ def render(world: World, times_s: Sequence[float] | None = None, scale: int = 1)
 
     Args:
         world: the whole video, or a window of it.
-        times_s: moments in seconds after the start of the window; default is every frame's own.
+        times_s: times in seconds after the start of the window (default: every frame's own).
         scale: pixels per pixel of the plane.
     """
     times_s = np.arange(world.frames) * FRAME_S if times_s is None else np.asarray(times_s, float)
