@@ -39,6 +39,28 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"{path}: {kind} ({where}); download it again") from error
 
 
+def need_list(data: Any, items: str, where: str) -> list[Any]:
+    """The data of a file, checked to be a non-empty list; `items` says of what.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not isinstance(data, list) or not data:
+        raise DataError(f"{where}: must be a non-empty list of {items}, got {short(data)}")
+    return data
+
+
+def need_object(value: Any, where: str) -> dict[str, Any]:
+    """An item of a list, checked to be an object.
+
+    Raises:
+        DataError: it is not.
+    """
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: must be an object, got {short(value)}")
+    return value
+
+
 def need(row: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...], where: str) -> T:
     """A field of a row, checked for its type.
 

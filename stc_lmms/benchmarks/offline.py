@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from stc_lmms.benchmarks.base import NO_TIME_S, Question, Row, Verdict, make_row, strict_score
 from stc_lmms.benchmarks.benchmark import Benchmark, PublishedRun
-from stc_lmms.benchmarks.fields import need, need_texts, need_video, read_json, short
+from stc_lmms.benchmarks.fields import need, need_list, need_object, need_texts, need_video, read_json, short
 from stc_lmms.data.hub import load_table
 from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
@@ -65,19 +65,13 @@ class Annotations:
         Raises:
             DataError: the first malformed entry.
         """
-        if not isinstance(data, list) or not data:
-            raise DataError(f"{where}: must be a non-empty list of videos, got {short(data)}")
         items: list[Item] = []
-        for number, entry in enumerate(data):
+        for number, entry in enumerate(need_list(data, "videos", where)):
             place = f"{where}: entry {number}"
-            if not isinstance(entry, dict):
-                raise DataError(f"{place}: must be an object, got {short(entry)}")
-            video = need_video(entry, "video_path", place)
+            video = need_video(need_object(entry, place), "video_path", place)
             for index, question in enumerate(need(entry, "conversations", list, place)):
                 spot = f"{place} ({video}): question {index}"
-                if not isinstance(question, dict):
-                    raise DataError(f"{spot}: must be an object, got {short(question)}")
-                task = self._task(question, entry, video)
+                task = self._task(need_object(question, spot), entry, video)
                 choices = need_texts(question, "choices", 2, spot)
                 items.append(self._item(video, task, question, choices, spot))
         return _require_some(items, where)

@@ -13,7 +13,7 @@ from typing import Any
 
 from stc_lmms.benchmarks.base import NO_TIME_S, Question, Row, Verdict, make_row, order_rows, strict_score
 from stc_lmms.benchmarks.benchmark import Benchmark, Chunks, PublishedRun
-from stc_lmms.benchmarks.fields import need, need_texts, need_video, read_json, short
+from stc_lmms.benchmarks.fields import need, need_list, need_object, need_texts, need_video, read_json
 from stc_lmms.data.hub import load_table
 from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
@@ -85,10 +85,7 @@ def load_annotations(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         DataError: unreadable, not JSON, or a malformed row; names the row's id and the field.
     """
-    data = read_json(path)
-    if not isinstance(data, list) or not data:
-        raise DataError(f"{path}: must be a non-empty list of rows, got {short(data)}")
-    return check_annotations(data, str(path))
+    return check_annotations(need_list(read_json(path), "rows", str(path)), str(path))
 
 
 def hub_annotations(root: Path) -> list[dict[str, Any]]:
@@ -121,9 +118,8 @@ def check_annotations(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
     """
     seen: set[int] = set()
     for index, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: row number {index} must be an object, got {short(row)}")
-        row_id = need(row, "id", int, f"{where}: row number {index}")
+        place = f"{where}: row number {index}"
+        row_id = need(need_object(row, place), "id", int, place)
         place = f"{where}: row id {row_id}"
         if row_id in seen:
             raise DataError(f"{place}: this id occurs twice")
@@ -249,9 +245,7 @@ def _check_rounds(row: Mapping[str, Any], task: str, where: str) -> None:
         raise DataError(f"{where}: field 'test_info' is empty")
     for index, info in enumerate(infos):
         place = f"{where}: test_info[{index}]"
-        if not isinstance(info, dict):
-            raise DataError(f"{place}: must be an object, got {short(info)}")
-        _check_time(info, place)
+        _check_time(need_object(info, place), place)
         if task == "SSR":
             need(info, "step", str, place)
         field = "count" if task == "REC" else "type"

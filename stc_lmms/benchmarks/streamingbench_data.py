@@ -10,7 +10,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from stc_lmms.benchmarks.base import NO_TIME_S
-from stc_lmms.benchmarks.fields import need, need_texts, need_video, read_json, read_text, short
+from stc_lmms.benchmarks.fields import (
+    need,
+    need_list,
+    need_object,
+    need_texts,
+    need_video,
+    read_json,
+    read_text,
+    short,
+)
 from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
 
@@ -204,23 +213,19 @@ def parse_json(data: Any, where: str) -> list[Entry]:
     Raises:
         DataError: the first malformed clip.
     """
-    if not isinstance(data, list) or not data:
-        raise DataError(f"{where}: must be a non-empty list of entries, got {short(data)}")
-    clips = [clip for item in data for clip in (item if isinstance(item, list) else [item])]
+    items = need_list(data, "entries", where)
+    clips = [clip for item in items for clip in (item if isinstance(item, list) else [item])]
     entries: list[Entry] = []
     for number, clip in enumerate(clips):
         place = f"{where}: entry {number}"
-        if not isinstance(clip, dict):
-            raise DataError(f"{place}: must be an object, got {short(clip)}")
-        video = need_video(clip, "video_path", place).rsplit("/", 1)[-1]
+        video = need_video(need_object(clip, place), "video_path", place).rsplit("/", 1)[-1]
         match = _VIDEO_NAME.fullmatch(video)
         folder = _BY_SUFFIX.get(match[2]) if match else None
         if folder is None:
             raise DataError(f"{place}: field 'video_path' must end in sample_N_part.mp4, got {short(video)}")
-        for question in need(clip, "questions", list, place):
-            if not isinstance(question, dict):
-                raise DataError(f"{place} ({video}): a question must be an object, got {short(question)}")
-            entries.append(_entry(question, folder, video, 0, f"{place} ({video})"))
+        for index, question in enumerate(need(clip, "questions", list, place)):
+            spot = f"{place} ({video}): question {index}"
+            entries.append(_entry(need_object(question, spot), folder, video, 0, spot))
     return _number_by_time(entries)
 
 

@@ -70,9 +70,7 @@ def fetch(
     hint = _manual_hint(source, hub_files, urls, to)
 
     if hub_files:
-        with _reaching_hub(hint, to):
-            sizes = _hub_sizes(source)
-        _check_hub(source, to, hub_files, sizes, pending, delete_parts)
+        _check_hub(source, to, hub_files, pending, delete_parts, hint)
     for file, folder_url in urls.items():
         _download_url(folder_url + file, to / file, hint)
     for file in hub_files:
@@ -121,23 +119,20 @@ def _reaching_hub(hint: str, to: Path) -> Iterator[None]:
         raise DataError(f"cannot reach the dataset hub ({reason}); {hint}") from error
 
 
-def _hub_sizes(source: DataSource) -> dict[str, int]:
-    """File name to size in bytes. Requested first, because it fails quickly without a network."""
-    from huggingface_hub import HfApi
-
-    info = HfApi().dataset_info(source.hub_id, files_metadata=True, timeout=_TIMEOUT_S)
-    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
-
-
 def _check_hub(
     source: DataSource,
     to: Path,
     hub_files: Sequence[str],
-    sizes: Mapping[str, int],
     pending: Mapping[tuple[str, ...], str],
     delete_parts: bool,
+    hint: str,
 ) -> None:
-    """Check that the files exist and the disk is large enough, before downloading."""
+    """Check that the files exist and the disk is large enough; fails quickly without a network."""
+    from huggingface_hub import HfApi
+
+    with _reaching_hub(hint, to):
+        info = HfApi().dataset_info(source.hub_id, files_metadata=True, timeout=_TIMEOUT_S)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     if absent := [file for file in hub_files if file not in sizes]:
         raise DataError(f"{absent[0]!r} is not in the hub dataset {source.hub_id} any more")
     archive_bytes = [sizes.get(file, 0) for group in pending for file in group]

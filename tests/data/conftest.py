@@ -1,8 +1,9 @@
 import pytest
 
+from stc_lmms.benchmarks.registry import BENCHMARKS
+
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("OVOBENCH_ROOT", "STREAMINGBENCH_ROOT", "MLVU_ROOT", "EGOSCHEMA_ROOT", "VIDEOMME_ROOT", "MINI")
-    for name in (f"STC_{name}" for name in names):
+    for name in ("STC_MINI", *(benchmark.source.variable for benchmark in BENCHMARKS.values())):
         monkeypatch.delenv(name, raising=False)
