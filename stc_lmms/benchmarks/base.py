@@ -4,7 +4,7 @@ A row is a plain dict with the same keys and types in every benchmark, so that A
 Its rounds are asked in order: `rounds` yields what to ask next, `score_row` scores the responses.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from stc_lmms.benchmarks.parsing import parse_choice, parse_count, parse_yes_no
@@ -180,10 +180,7 @@ def score_row(
     row: Row,
     responses: Sequence[str | None],
     judge: Judge,
-    failures: Mapping[int, str] | None = None,
-    efficiency: Mapping[int, Mapping[str, Any]] | None = None,
-    notes: Mapping[int, str] | None = None,
-    past_end: Collection[int] = (),
+    reports: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> list[Record]:
     """Score all questions of a row.
 
@@ -191,16 +188,14 @@ def score_row(
         row: the row.
         responses: one per round; None, "" and absent ones are missing answers.
         judge: the benchmark's scorer.
-        failures: round index -> reason. A failed round without a response ended the video: all questions not
-            reached carry its reason.
-        efficiency: round index -> costs reported by the model.
-        notes: round index -> remark for the record.
-        past_end: indices of rounds past the end of the video.
+        reports: round index -> what the model reported: any of `failed`, `efficiency`, `note` and `past_end`
+            of `Record`. If a failed round without a response ended the video, all later questions have its
+            reason.
 
     Returns:
         One record per question, in the row's order. No text of a response raises.
     """
-    failures, efficiency, notes = failures or {}, efficiency or {}, notes or {}
+    reports = reports or {}
     answered, pending = replay(row, responses)
     indices: dict[str, list[int]] = {}
     for index, (asked, _) in enumerate(answered):
@@ -212,7 +207,10 @@ def score_row(
         complete = bool(own) and question["qid"] != unfinished
         response = answered[own[-1]][1] if complete else None
         end_s = answered[own[-1]][0].end_s if own else question["end_s"]
-        candidates = own if complete else [*own, len(answered)]
+        last = reports.get(own[-1], {}) if own else {}
+        failed = [
+            reports.get(index, {}).get("failed") for index in (own if complete else [*own, len(answered)])
+        ]
         text = response if isinstance(response, str) and response.strip() else ""
         verdict = judge(question, text, end_s) if text else Verdict(0, 0)
         return {
@@ -228,11 +226,11 @@ def score_row(
             "strict": verdict.strict or 0,
             "missing": not text,
             "unparsed": verdict.strict is None,
-            "failed": next((failures[index] for index in candidates if failures.get(index)), ""),
+            "failed": next(filter(None, failed), ""),
             "rounds": len(own),
-            "efficiency": dict(efficiency.get(own[-1], {})) if own else {},
-            "note": notes.get(own[-1], "") if own else "",
-            "past_end": bool(own) and own[-1] in past_end,
+            "efficiency": dict(last.get("efficiency") or {}),
+            "note": last.get("note") or "",
+            "past_end": bool(last.get("past_end")),
         }
 
     return [record(question) for question in row["questions"]]

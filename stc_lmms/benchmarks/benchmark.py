@@ -224,9 +224,14 @@ class Benchmark:
         logger.info("%s is not in %s; taking the questions from the dataset hub", first, root)
         return self.hub_annotations(root)
 
-    def score_row(self, row: Row, responses: Sequence[str | None], **details: Any) -> list[Record]:
-        """Score all questions of a row; for `details` see `base.score_row`."""
-        return base.score_row(row, responses, self.judge, **details)
+    def score_row(
+        self,
+        row: Row,
+        responses: Sequence[str | None],
+        reports: Mapping[int, Mapping[str, Any]] | None = None,
+    ) -> list[Record]:
+        """Score all questions of a row; see `base.score_row`."""
+        return base.score_row(row, responses, self.judge, reports)
 
     def summarise(self, records: Iterable[Record]) -> summary.Summary:
         """Summarise records. `total` is None while a part has no records."""

@@ -12,15 +12,8 @@ from stc_lmms.benchmarks.summary import Summary
 
 def score(row: Mapping[str, Any], responses: Sequence[str]) -> list[Record]:
     """One record per question of a row of `load_rows`; answers may carry a `record`, see `AnswerText`."""
-    said = [getattr(response, "record", {}) for response in responses]
-    return find(row["benchmark"]).score_row(
-        row,
-        responses,
-        failures={i: r["failed"] for i, r in enumerate(said) if r.get("failed")},
-        efficiency={i: r["efficiency"] for i, r in enumerate(said) if r.get("efficiency")},
-        notes={i: r["note"] for i, r in enumerate(said) if r.get("note")},
-        past_end={i for i, r in enumerate(said) if r.get("past_end")},
-    )
+    reports = {index: getattr(response, "record", {}) for index, response in enumerate(responses)}
+    return find(row["benchmark"]).score_row(row, responses, reports)
 
 
 def summary_name(row: Mapping[str, Any]) -> str:

@@ -170,7 +170,7 @@ def test_official_score(kind: str, answer: str, response: str | None, score: int
 def test_official_and_strict_disagree_where_they_should() -> None:
     row = ovobench.build_rows([choice(i, realtime=i) for i in range(1, 6)], "backward")[0]
     records = ovobench.BENCHMARK.score_row(
-        row, ["b", "A, B", "I do not know", None, "B."], failures={3: "oom"}
+        row, ["b", "A, B", "I do not know", None, "B."], {3: {"failed": "oom"}}
     )
     assert [r["official"] for r in records] == [0, 1, 0, 0, 1]
     assert [r["strict"] for r in records] == [1, 0, 0, 0, 1]
@@ -222,7 +222,7 @@ BROKEN: list[tuple[Any, str]] = [
     ("[{", "is not JSON"),
     ("{}", "must be a non-empty list"),
     ("[]", "must be a non-empty list"),
-    ([7], "row number 0 must be an object, got 7"),
+    ([7], "row number 0: must be an object, got 7"),
     ([{}], "row number 0: field 'id' is missing"),
     ([choice(1), choice(1)], "row id 1: this id occurs twice"),
     ([choice(1) | {"id": "1"}], "field 'id' must be int, got '1'"),

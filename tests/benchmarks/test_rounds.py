@@ -115,7 +115,7 @@ def test_next_round_replays_the_machine() -> None:
 
 def test_records_hold_scores_and_flags() -> None:
     row = make_row("v", "p", [question(str(i), float(i)) for i in range(1, 7)])
-    records = score_row(row, ["A", "not A", "?", None, " \n"], judge, failures={3: "decode"})
+    records = score_row(row, ["A", "not A", "?", None, " \n"], judge, {3: {"failed": "decode"}})
     assert [(r["official"], r["strict"]) for r in records] == [(1, 1), (1, 0), (0, 0), (0, 0), (0, 0), (0, 0)]
     assert [r["missing"] for r in records] == [False, False, False, True, True, True]
     assert [r["unparsed"] for r in records] == [False, False, True, False, False, False]
@@ -127,7 +127,7 @@ def test_records_hold_scores_and_flags() -> None:
 
 def test_a_failure_without_response_marks_everything_after_it() -> None:
     row = make_row("v", "p", [question("1", 1.0), question("2", 2.0), question("3", 3.0)])
-    records = score_row(row, ["A"], judge, failures={1: "no such video"})
+    records = score_row(row, ["A"], judge, {1: {"failed": "no such video"}})
     assert [r["failed"] for r in records] == ["", "no such video", "no such video"]
     assert [r["missing"] for r in records] == [False, True, True]
 
@@ -140,7 +140,9 @@ def test_proactive_record_holds_the_time_and_text_of_the_answer() -> None:
         seen.append(asked_s)
         return Verdict(1, 1)
 
-    record = score_row(row, ["no", "yes", "A"], timed, efficiency={0: {"ms": 1}, 2: {"ms": 3}})[0]
+    record = score_row(
+        row, ["no", "yes", "A"], timed, {0: {"efficiency": {"ms": 1}}, 2: {"efficiency": {"ms": 3}}}
+    )[0]
     assert (record["end_s"], record["response"], record["rounds"]) == (8.0, "A", 3)
     assert record["efficiency"] == {"ms": 3}
     assert seen == [8.0]
@@ -149,7 +151,8 @@ def test_proactive_record_holds_the_time_and_text_of_the_answer() -> None:
 def test_notes_are_those_of_the_last_round() -> None:
     row = make_row("v", "p", [question("1", 1.0), proactive(), question("3", 20.0), question("4", 30.0)])
     said = ["A", "no", "yes", "A", "A"]
-    records = score_row(row, said, judge, notes={1: "early", 3: "late", 4: "damaged"}, past_end={1, 3})
+    reports = {1: {"note": "early", "past_end": True}, 3: {"note": "late", "past_end": True}}
+    records = score_row(row, said, judge, reports | {4: {"note": "damaged"}})
     assert [record["note"] for record in records] == ["", "late", "damaged", ""]
     assert [record["past_end"] for record in records] == [False, True, False, False]
 
@@ -161,7 +164,7 @@ def test_unfinished_polling_is_missing(responses: list[str]) -> None:
 
 
 def test_a_failed_poll_is_recorded_and_polling_goes_on() -> None:
-    record = score_row(make_row("v", "p", [proactive()]), ["", "yes", "A"], judge, failures={0: "oom"})[0]
+    record = score_row(make_row("v", "p", [proactive()]), ["", "yes", "A"], judge, {0: {"failed": "oom"}})[0]
     assert (record["failed"], record["official"], record["missing"]) == ("oom", 1, False)
 
 

@@ -311,7 +311,7 @@ BROKEN_JSON: list[tuple[Any, str]] = [
     ([clip(video="movie.mp4")], "entry 0: field 'video_path' must end in sample_N_part.mp4"),
     ([clip(video="../../sample_1_real.mp4")], "must be a path below the data root"),
     ([clip() | {"questions": {}}], "entry 0: field 'questions' must be list"),
-    ([clip("what")], "a question must be an object"),  # type: ignore[arg-type]
+    ([clip("what")], "question 0: must be an object"),  # type: ignore[arg-type]
     ([clip(item(), item(stamp="soon"))], "time stamp must be like 00:03:10, got 'soon'"),
     ([clip(item(answer="E"))], "field 'answer' must be A, B, C or D, got 'E'"),
     ([clip(item(options=["A. x"]))], "field 'options' must hold at least 4 strings"),
