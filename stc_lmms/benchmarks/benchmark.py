@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from stc_lmms.benchmarks import base, summary
 from stc_lmms.benchmarks.base import NO_TIME_S, Judge, Record, Row
 from stc_lmms.benchmarks.fields import read_json
-from stc_lmms.data.roots import data_root, mini_root, question_file, video_path
+from stc_lmms.data.roots import data_root, find_question_file, mini_root, question_file, video_path
 from stc_lmms.data.source import DataSource
 from stc_lmms.errors import DataError
 from stc_lmms.suggest import unknown
@@ -210,17 +210,12 @@ class Benchmark:
         first, *others = self.source.portions[self._portion(part)].question_files
         if mini and self.mini_questions:
             first, others = self.mini_questions, []
-        try:
-            files = [question_file(root, first, self.source)]
-        except DataError:
-            try:
-                files = [question_file(root, name, self.source) for name in others]
-            except DataError:
-                files = []
-            if not files and (mini or self.hub_annotations is None):
-                raise
-        if files:
-            return [annotation for file in files for annotation in self.load_annotations(file)]
+        for names in [first], others:
+            files = [find_question_file(root, name, self.source) for name in names]
+            if files and all(files):
+                return [annotation for file in files for annotation in self.load_annotations(file)]
+        if mini or self.hub_annotations is None:
+            question_file(root, first, self.source)  # raises, with the cure
         logger.info("%s is not in %s; taking the questions from the dataset hub", first, root)
         return self.hub_annotations(root)
 

@@ -133,8 +133,8 @@ def _costs(parts: dict[str, Any]) -> str:
 
 def _remarks(name: str, part: dict[str, Any]) -> list[str]:
     longest, remarks = part["longest"], []
-    if name == "proactive":
-        remarks.append("proactive: every poll counts, as if the model never said yes.")
+    if part["chunks"]["clips"] > part["questions"]:
+        remarks.append(f"{name}: every poll counts, as if the model never said yes.")
     if longest["next_seconds"] and longest["seconds"] > 2 * longest["next_seconds"]:
         remarks.append(
             f"{name}: the longest stream, {longest['video']} at {longest['seconds']:g} s, is more than twice "

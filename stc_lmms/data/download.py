@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from stc_lmms.data.archives import extract_tar, extract_zip, is_complete, require_space
-from stc_lmms.data.roots import question_file
+from stc_lmms.data.roots import find_question_file
 from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
 from stc_lmms.suggest import unknown
@@ -89,16 +89,9 @@ def fetch(
 
 
 def _has_questions(source: DataSource, portion: Portion, to: Path) -> bool:
-    """True if the question file, or all hub files that replace it, are in the data root."""
-
-    def found(name: str) -> bool:
-        try:
-            return bool(question_file(to, name, source))
-        except DataError:
-            return False
-
-    first, *others = portion.question_files
-    return found(first) or (bool(others) and all(map(found, others)))
+    """Whether the question file, or all hub files that replace it, are in the data root."""
+    first, *others = [find_question_file(to, name, source) for name in portion.question_files]
+    return bool(first) or (bool(others) and all(others))
 
 
 def _manual_hint(source: DataSource, hub_files: Sequence[str], urls: Mapping[str, str], to: Path) -> str:

@@ -42,22 +42,27 @@ def data_root(source: DataSource, portion: str | None = None) -> Path:
     raise DataError(f"{problem}: {source.setup_hint(portion or source.default_portion)}")
 
 
-def question_file(root: Path, name: str, source: DataSource) -> Path:
-    """Find a question file in a data root.
+def find_question_file(root: Path, name: str, source: DataSource) -> Path | None:
+    """A question file in a data root, or None.
 
     Args:
         root: The data root.
-        name: Bare file name, e.g. `ovo_bench_new.json`.
+        name: Bare file name.
         source: Names the folders to search.
 
     Raises:
-        DataError: The file is in none of the folders.
+        DataError: The name is not a bare file name.
     """
     if PurePosixPath(name).name != name:
         raise DataError(f"{name!r} is not a bare file name")
-    for folder in source.question_folders:
-        if (path := root / folder / name).is_file():
-            return path
+    paths = [root / folder / name for folder in source.question_folders]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def question_file(root: Path, name: str, source: DataSource) -> Path:
+    """Like `find_question_file`, but a missing file raises a DataError that says how to get it."""
+    if path := find_question_file(root, name, source):
+        return path
     looked = ", ".join(f"{folder}/" if folder else "the folder itself" for folder in source.question_folders)
     raise DataError(f"{name} is not in {root} (looked in {looked}){source.questions_hint(name, root)}")
 

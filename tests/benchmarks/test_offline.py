@@ -163,7 +163,7 @@ def test_missing_answers_stay_in_the_denominator_and_the_headline_is_micro() -> 
         (MLVU.read_hub, [], "holds no questions"),
     ],
 )
-def test_malformed_rows_are_told_in_one_line(read: Any, data: Any, message: str) -> None:
+def test_malformed_rows_are_one_line_errors(read: Any, data: Any, message: str) -> None:
     with pytest.raises(DataError) as caught:
         read(data, "somewhere")
     assert message in str(caught.value) and str(caught.value).startswith("somewhere")

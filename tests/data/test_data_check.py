@@ -160,18 +160,18 @@ def test_whole_videos_are_good_whatever_their_header_says(encoded: Path, name: s
 
 @pytest.mark.parametrize("needed_s", [2.0, 9.5])
 @pytest.mark.parametrize("name", ["torn.mp4", "cut.mp4", "cut.mkv"])
-def test_a_video_that_was_cut_is_told_however_little_of_it_is_needed(
+def test_a_video_that_was_cut_is_reported_however_little_of_it_is_needed(
     encoded: Path, name: str, needed_s: float
 ) -> None:
     report = verify("x", encoded, [(["good.mp4"], 1.0), ([name], needed_s)], real_probe, progress=False)
     delivered_s = real_probe(encoded / name).duration_s
     (problem,) = report.problems
-    told = f"cut short: claims 10.0 s, delivers {delivered_s:.1f} s; needed until {needed_s:.1f} s"
-    assert (problem.video, problem.kind, problem.reason) == (name, "cut", told)
+    reason = f"cut short: claims 10.0 s, delivers {delivered_s:.1f} s; needed until {needed_s:.1f} s"
+    assert (problem.video, problem.kind, problem.reason) == (name, "cut", reason)
     assert delivered_s < 8 and report.to_dict()["cut"] == 1 and "1 truncated:" in report.text()
 
 
-def test_files_that_are_no_videos_are_told_in_one_line_each(encoded: Path) -> None:
+def test_files_that_are_no_videos_are_reported_in_one_line_each(encoded: Path) -> None:
     rows = [(["no_index.mp4"], 1.0), (["sound.mp4"], 1.0), (["raw.h264"], 20.0)]
     report = verify("x", encoded, rows, real_probe, progress=False)
     assert [problem.kind for problem in report.problems] == ["undecodable", "undecodable", "short"]

@@ -44,7 +44,7 @@ SOURCES = {name: found.source for name, found in BENCHMARKS.items() if not found
 every_set = pytest.mark.parametrize("benchmark", SOURCES)
 
 
-def told(benchmark: str) -> str:
+def error_of(benchmark: str) -> str:
     with pytest.raises(DataError) as caught:
         find(benchmark).load_rows(*find(benchmark).parts)
     assert "\n" not in str(caught.value)
@@ -76,16 +76,16 @@ def stand_in(root: Path, benchmark: str) -> None:
 @every_set
 def test_no_root_says_what_to_download(benchmark: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = SOURCES[benchmark]
-    message = told(benchmark)
+    message = error_of(benchmark)
     for piece in (f"{source.variable} is not set", source.hub_id, "<video>", f"$HF_HOME/{benchmark}"):
         assert piece in message
     monkeypatch.setenv(source.variable, "/no/such/folder")
-    assert f"{source.variable}=/no/such/folder is not a folder" in told(benchmark)
+    assert f"{source.variable}=/no/such/folder is not a folder" in error_of(benchmark)
 
 
 @every_set
 def test_no_rows_says_which_file_is_wanted(root: Path, benchmark: str) -> None:
-    message = told(benchmark)
+    message = error_of(benchmark)
     assert SOURCES[benchmark].hub_id in message
     (portion,) = SOURCES[benchmark].portions.values()
     assert f"put {portion.questions}" in message
@@ -94,7 +94,7 @@ def test_no_rows_says_which_file_is_wanted(root: Path, benchmark: str) -> None:
 @every_set
 def test_rows_of_the_hub_and_videos_where_lmms_eval_puts_them(root: Path, benchmark: str) -> None:
     stand_in(root, benchmark)
-    message = told(benchmark)
+    message = error_of(benchmark)
     assert "none of the 1 videos" in message and SOURCES[benchmark].hub_id in message
     video = root / PLACES[benchmark]
     video.parent.mkdir(exist_ok=True)

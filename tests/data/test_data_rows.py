@@ -34,7 +34,7 @@ PART_FACTS = [
 facts = pytest.mark.parametrize(("benchmark", "part", "options", "archives", "size"), PART_FACTS)
 
 
-def told(benchmark: str, part: str) -> str:
+def error_of(benchmark: str, part: str) -> str:
     with pytest.raises(DataError) as caught:
         find(benchmark).load_rows(part)
     assert "\n" not in str(caught.value)
@@ -54,7 +54,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @facts
 def test_no_root(benchmark: str, part: str, options: str, archives: str, size: str) -> None:
-    message = told(benchmark, part)
+    message = error_of(benchmark, part)
     assert f"run `stc-lmms data fetch {benchmark}{options} --to DIR` ({size})" in message
     assert archives in message and find(benchmark).source.hub_id in message
 
@@ -63,7 +63,7 @@ def test_no_root(benchmark: str, part: str, options: str, archives: str, size: s
 def test_no_questions(root: Path, benchmark: str, part: str, options: str, archives: str, size: str) -> None:
     for path in root.iterdir():
         path.unlink()
-    message = told(benchmark, part)
+    message = error_of(benchmark, part)
     assert f"run `stc-lmms data fetch {benchmark}{options} --to {root}` ({size})" in message
     with pytest.raises(DataError) as caught:
         find(benchmark).needed_videos([part])
@@ -72,7 +72,7 @@ def test_no_questions(root: Path, benchmark: str, part: str, options: str, archi
 
 @facts
 def test_no_videos(root: Path, benchmark: str, part: str, options: str, archives: str, size: str) -> None:
-    message = told(benchmark, part)
+    message = error_of(benchmark, part)
     assert f"videos of part {part!r} of {benchmark} is in {root}" in message
     assert f"run `stc-lmms data fetch {benchmark}{options} --to {root}` ({size})" in message
     assert archives in message
