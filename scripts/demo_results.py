@@ -241,7 +241,8 @@ def _omitted(grid: Grid) -> list[str]:
         given = [f"{row['budget']} tokens"] if row["budget"] else []
         given += [f"{name}={value}" for name, value in row["varied"].items()]
         name = f"`{row['method']}`" + (f" at {', '.join(given)}" if given else "")
-        omitted.append(f"{name} ({'skipped' if row['skipped'] else 'failed'}: {row['trouble']})")
+        why = row["error"] if "error" in row else row["trouble"]  # its name until version 0.1.0
+        omitted.append(f"{name} ({'skipped' if row['skipped'] else 'failed'}: {why})")
     return ["", f"Not in the table: {'; '.join(omitted)}."] if omitted else []
 
 

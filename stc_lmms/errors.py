@@ -4,6 +4,9 @@ The message of every `StcError` is one line that names the offending value and t
 entry points print it without a traceback and exit with status 2; a batch records it and goes on.
 """
 
+import sys
+from typing import NoReturn
+
 
 class StcError(Exception):
     """A problem with the user's input or environment, told in one line."""
@@ -23,3 +26,12 @@ class DataError(StcError):
 
 class CheckpointError(StcError):
     """A model checkpoint is missing, unreachable or of the wrong kind."""
+
+
+def fail(error: Exception) -> NoReturn:
+    """Print one line on standard error and exit with status 2.
+
+    For code that a harness calls: it would turn an exception into a traceback and exit with status 0.
+    """
+    print(f"stc-lmms: error: {error}", file=sys.stderr)
+    raise SystemExit(2)

@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         if name in common:
             raise SettingsError(f"--model_args: give {name} with {option}")
     from stc_lmms.eval.experiments import configurations, run_grid
-    from stc_lmms.results.compare import by_question, rows, text
+    from stc_lmms.results.grid import by_question, rows, text
+    from stc_lmms.results.write import write_text
 
     if budgets is None:
         # Other arguments may belong to other methods, or depend on one that is varied.
@@ -77,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     outcomes = []
     for outcome in run_grid(grid, tasks, common, args.output, args.limit, chosen.name):
         outcomes.append(outcome)
-        state = f"skipped: {outcome.trouble}" if outcome.skipped else outcome.trouble or "done"
-        step = f"{len(outcomes)} of {len(grid)}, {outcome.configuration.name}"
+        state = f"skipped: {outcome.error}" if outcome.skipped else outcome.error or "done"
+        step = f"{len(outcomes)} of {len(grid)}, {outcome.cell.name}"
         print(f"stc-lmms: {step}: {state}", file=sys.stderr)
         table = rows(outcomes, args.seed)
         about = {
@@ -88,16 +89,12 @@ def run(args: argparse.Namespace) -> int:
             "seed": args.seed,
             "model_args": common,
         }
-        _write(args.output / "compare.json", json.dumps(about | {"rows": table}, indent=1))
-        _write(args.output / "scores.json", json.dumps(by_question(outcomes)))
+        write_text(args.output / "compare.json", json.dumps(about | {"rows": table}, indent=1) + "\n")
+        write_text(args.output / "scores.json", json.dumps(by_question(outcomes)) + "\n")
     import torch
 
     print(text(table, on_gpu=torch.cuda.is_available() and common.get("device") != "cpu"))
-    return 1 if any(o.trouble and not o.skipped for o in outcomes) else 0
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
+    return 1 if any(o.error and not o.skipped for o in outcomes) else 0
 
 
 def _names(option: str, text: str) -> list[str]:

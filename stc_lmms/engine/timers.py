@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -147,40 +147,3 @@ def environment(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         "stc-lmms": __version__,  # of the source tree, which may not be installed
     } | versions
-
-
-def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Summary of a run: sums of work and time, means per answer, maxima of sizes."""
-    if not records:
-        return {"answers": 0}
-
-    def values(name: str) -> list[float]:
-        return [r[name] for r in records if r.get(name) is not None]
-
-    summed = (
-        "frames_encoded",
-        "frames_graphed",
-        "tower_tokens",
-        "tower_tokens_recomputed",
-        "new_tokens",
-        *STAGES,
-    )
-    out: dict[str, Any] = {"answers": len(records)}
-    out |= {name: round(sum(values(name)), 3) for name in summed}
-    for name in ("ttft_ms", "per_token_ms", "llm_tokens_mean"):
-        found = values(name)
-        out[name] = round(sum(found) / len(found), 3) if found else None
-    for name in (
-        "llm_tokens_max",
-        "frames_seen",
-        "context_tokens",
-        "kv_bytes",
-        "archive_bytes",
-        "state_bytes",
-        "peak_memory_bytes",
-    ):
-        out[name] = max(values(name), default=0)
-    frames = out["frames_encoded"]
-    out["vit_ms_per_frame"] = round(out["vit_ms"] / frames, 3) if frames else None
-    out["prefill_ms_per_frame"] = round(out["prefill_ms"] / frames, 3) if frames else None
-    return out

@@ -1,4 +1,4 @@
-"""Jobs: a request of lmms-eval, or a row of our benchmarks, as rounds: what to ask next, about which clip."""
+"""Dialogues: a request of lmms-eval or a row of our benchmarks as rounds, each a prompt about a clip."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -9,28 +9,14 @@ from typing import Any
 from stc_lmms.benchmarks.base import NO_TIME_S, replay, rounds
 from stc_lmms.engine.api import Generation
 from stc_lmms.errors import DataError
+from stc_lmms.eval.scoring import AnsweredRound
 from stc_lmms.eval.session import Clip
 
 logger = logging.getLogger(__name__)
 
-# As the tasks for lmms-eval: `max_new_tokens` of their YAML, and the stop that it adds to every request.
+# As in the tasks for lmms-eval: `max_new_tokens` of their YAML, and the stop string it adds to every request.
 GENERATION = Generation(max_new_tokens=128, stop=("\n\n",))
-MAX_BROKEN_ROUNDS = 256  # in a row, before a task that cannot even say what to ask is given up
-
-
-class AnswerText(str):
-    """A response that carries its record (efficiency, failure, note) to the task's `process_results`.
-
-    To the harness it is a plain string.
-    """
-
-    record: dict[str, Any]
-
-    def __new__(cls, text: str, record: dict[str, Any] | None = None):
-        """A string with a record."""
-        self = super().__new__(cls, text)
-        self.record = record or {}
-        return self
+MAX_BROKEN_ROUNDS = 256  # consecutive rounds that fail before asking; after that the dialogue ends
 
 
 @dataclass(frozen=True)
@@ -49,37 +35,39 @@ class Round:
 
 
 class Dialogue(ABC):
-    """Something to be asked in rounds, and what has been answered so far.
+    """Questions asked in rounds, and the answers so far.
 
     Args:
-        task: name of the benchmark that asks, for records.
-        doc_id: number of its row there.
+        task: name of the task, for records.
+        doc_id: number of the row in the task.
+        row: the row.
         generation: how to answer.
-        identity: all that decides what is asked, for the journal.
+        identity: everything that decides what is asked, for the journal.
     """
 
-    def __init__(self, task: str, doc_id: int, generation: Generation, identity: dict[str, Any]):
-        self.task, self.doc_id, self.generation, self.identity = task, doc_id, generation, identity
-        self.responses: list[AnswerText] = []
-        self.videos: list[str] = []  # what has been asked about, in order, without repeats
+    def __init__(self, task: str, doc_id: int, row: Any, generation: Generation, identity: dict[str, Any]):
+        self.task, self.doc_id, self.row = task, doc_id, row
+        self.generation, self.identity = generation, identity
+        self.answered: list[AnsweredRound] = []
+        self.videos: list[str] = []  # videos asked about, in order, without repeats
         self._rounds = self._ask()
         self.next: Round | None = next(self._rounds, None)
 
     @abstractmethod
     def _ask(self) -> Iterator[Round]:
-        """Yield the rounds; `responses` has the answers to those before."""
+        """Yield the rounds; `answered` has the answers to those before."""
 
-    def respond(self, response: AnswerText) -> None:
-        """Take in the answer to `next` and move on; `next` is None when all is asked."""
+    def respond(self, answer: AnsweredRound) -> None:
+        """Take the answer to `next` and move on; `next` is None when there are no more rounds."""
         if self.next.clip is not None and self.next.clip.path not in self.videos:
             self.videos.append(self.next.clip.path)
-        self.responses.append(response)
+        self.answered.append(answer)
         self.next = next(self._rounds, None)
 
     @property
     def failed(self) -> str:
         """The first failure, "" if there is none."""
-        return next((r.record["failed"] for r in self.responses if r.record.get("failed")), "")
+        return next((each.failed for each in self.answered if each.failed), "")
 
 
 class ClipDialogue(Dialogue):
@@ -88,7 +76,7 @@ class ClipDialogue(Dialogue):
     def __init__(self, task: str, prompt: str, clip: Clip):
         self._round = Round(prompt, clip)
         identity = {"task": task, "prompt": prompt, "clip": clip, "generation": GENERATION}
-        super().__init__(task, 0, GENERATION, identity)
+        super().__init__(task, 0, {}, GENERATION, identity)
 
     def _ask(self) -> Iterator[Round]:
         yield self._round
@@ -98,9 +86,8 @@ class RowDialogue(Dialogue):
     """A row of `load_rows`, without a harness in between."""
 
     def __init__(self, row: dict[str, Any], doc_id: int):
-        self.row = row
         task = "_".join(filter(None, (row["benchmark"], row["size"], row["part"])))
-        super().__init__(task, doc_id, GENERATION, {"row": row, "generation": GENERATION})
+        super().__init__(task, doc_id, row, GENERATION, {"row": row, "generation": GENERATION})
 
     def _ask(self) -> Generator[Round, None, None]:
         asking = rounds(self.row)
@@ -110,14 +97,14 @@ class RowDialogue(Dialogue):
             clip = Clip(self.row["path"], asked.start_s, end_s)
             yield Round(asked.prompt, clip, "", asked.search or None, asked.opening, asked.watch)
             try:
-                asked = asking.send(str(self.responses[-1]))
+                asked = asking.send(self.answered[-1].text)
             except StopIteration:
                 return
 
-    def of_question(self, qid: str) -> list[AnswerText]:
-        """The responses to the rounds of one question."""
-        answered, _ = replay(self.row, self.responses)
-        return [response for asked, response in answered if asked.qid == qid]
+    def of_question(self, qid: str) -> list[AnsweredRound]:
+        """The answers to the rounds of one question."""
+        rounds, _ = replay(self.row, [each.text for each in self.answered])
+        return [answer for (asked, _), answer in zip(rounds, self.answered, strict=False) if asked.qid == qid]
 
 
 class RequestDialogue(Dialogue):
@@ -130,7 +117,6 @@ class RequestDialogue(Dialogue):
 
     def __init__(self, request: Any, doc: Any):
         self.request = request
-        self.doc = doc
         self.multi_round = request.request_type == "generate_until_multi_round"
         identity = {
             "task": request.task_name,
@@ -139,32 +125,33 @@ class RequestDialogue(Dialogue):
             "context": request.args[0],
             "generation": request.args[1],
         }
-        super().__init__(request.task_name, request.doc_id, _generation(request.args[1]), identity)
+        super().__init__(request.task_name, request.doc_id, doc, _generation(request.args[1]), identity)
 
     @property
     def result(self) -> Any:
         """What lmms-eval expects: a string, or a list of strings for several rounds."""
-        return self.responses if self.multi_round else self.responses[0]
+        texts = [each.text for each in self.answered]
+        return texts if self.multi_round else texts[0]
 
     def _ask(self) -> Iterator[Round]:
         return self._multi() if self.multi_round else self._single()
 
     def _single(self) -> Iterator[Round]:
         prompt, doc_to_visual = self.request.args[0], self.request.args[2]
-        yield self._try(lambda: (doc_to_visual(self.doc), prompt))
+        yield self._try(lambda: (doc_to_visual(self.row), prompt))
 
     def _multi(self) -> Iterator[Round]:
         prompt, _, doc_to_visual, doc_to_text = self.request.args[:4]
-        yield self._try(lambda: (doc_to_visual(self.doc), prompt))
+        yield self._try(lambda: (doc_to_visual(self.row), prompt))
         info, broken = None, 0
         while broken < MAX_BROKEN_ROUNDS:
-            said = [str(r) for r in self.responses]
+            said = [each.text for each in self.answered]
             try:
                 visuals, prompt, stop, _, info = doc_to_text(
-                    self.doc, previous_output=said, round_idx=len(said), previous_round_info=info
+                    self.row, previous_output=said, round_idx=len(said), previous_round_info=info
                 )
             except Exception as error:  # one round's missing file must not end the rounds after it
-                # The built-in ovobench leaves its round number behind in the arguments shared by all rows.
+                # The built-in ovobench leaves its round number in the arguments that all rows share.
                 shared = getattr(doc_to_text, "keywords", {}).get("lmms_eval_specific_kwargs")
                 (shared or {}).pop("round_idx", None)
                 broken += 1
@@ -180,10 +167,10 @@ class RequestDialogue(Dialogue):
     def _try(ask: Callable[[], tuple[Any, str]]) -> Round:
         try:
             visuals, prompt = ask()
-            clip, told = to_clip(visuals), _only(visuals)
-            told = told if isinstance(told, dict) else {}
-            texts = {name: told.get(name) or "" for name in ("opening", "watch")}
-            return Round(prompt, clip, search=told.get("search") or None, **texts)
+            clip, visual = to_clip(visuals), _only(visuals)
+            extra = visual if isinstance(visual, dict) else {}
+            texts = {name: extra.get(name) or "" for name in ("opening", "watch")}
+            return Round(prompt, clip, search=extra.get("search") or None, **texts)
         except Exception as error:  # the batch goes on; the sample is recorded as failed
             return Round(failed=reason(error))
 
@@ -192,8 +179,8 @@ def to_clip(visuals: Any) -> Clip:
     """The one video among a task's visuals.
 
     Accepts a path (the whole file, from its start) or
-    `{"type": "video", "path" or "url": ..., "video_start": s, "video_end": s}`; our own tasks add `search`,
-    `opening` and `watch` of the question, which are no part of the clip.
+    `{"type": "video", "path" or "url": ..., "video_start": s, "video_end": s}`. Our own tasks add the
+    question's `search`, `opening` and `watch`, which are not part of the clip.
 
     Raises:
         DataError: there is not exactly one video.

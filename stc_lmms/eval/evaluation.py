@@ -1,7 +1,7 @@
-"""What all harnesses share: a streaming model that answers jobs, journals them and records what they cost.
+"""What all harnesses share: a streaming model that answers dialogues, and the journal of finished ones.
 
-Jobs are regrouped by video and their questions merged in order of time, so that every video is read and
-encoded once, whatever number of tasks ask about it.
+Dialogues are grouped by video and their questions merged in order of time, so every video is read and encoded
+once, however many tasks ask about it.
 """
 
 import heapq
@@ -11,35 +11,30 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from stc_lmms.config import Settings
 from stc_lmms.demo.pretrained import NOTICE, is_demo
 from stc_lmms.engine.api import StreamingModel
-from stc_lmms.errors import SettingsError, StcError, VideoError
-from stc_lmms.eval.dialogue import AnswerText, Dialogue, Round, reason
+from stc_lmms.errors import SettingsError, StcError, VideoError, fail
+from stc_lmms.eval.dialogue import Dialogue, Round, reason
 from stc_lmms.eval.fingerprint import file_identity
+from stc_lmms.eval.recorder import Recorder
+from stc_lmms.eval.scoring import AnsweredRound
 from stc_lmms.eval.session import VideoSession
 from stc_lmms.eval.stopping import Stop
 from stc_lmms.models import registry
 from stc_lmms.results.journal import Journal
-from stc_lmms.results.record import RunRecord
 from stc_lmms.settings import resolve
 from stc_lmms.video.decode import open_video
 
 logger = logging.getLogger(__name__)
 
 
-def fail(error: Exception) -> NoReturn:
-    """One line on standard error and exit status 2."""
-    print(f"stc-lmms: error: {error}", file=sys.stderr)
-    raise SystemExit(2)
-
-
 class Evaluation:
-    """A streaming model for the length of a run; the adapters of the harnesses inherit from it.
+    """A streaming model during one run; the adapters of the harnesses inherit from it.
 
     Exits with status 2 and one line on standard error when an argument or the checkpoint is wrong: harnesses
     turn exceptions into a traceback and exit status 0.
@@ -51,18 +46,18 @@ class Evaluation:
     def open_run(
         self, model_args: Mapping[str, Any], device: str, rank: int = 0, also: Iterable[str] = ()
     ) -> None:
-        """Check the arguments and tell what they resolve to; called by the adapter's constructor.
+        """Check the arguments and print what they resolve to; called by the adapter's constructor.
 
         Args:
             model_args: see `stc_lmms.config.Settings`, without `device`.
             device: torch device.
-            rank: only the first process tells.
+            rank: only the first process prints.
             also: see `resolve`.
         """
         self._model: StreamingModel | None = None
         self._session: VideoSession | None = None
-        self._noted: set[tuple[str, str]] = set()  # what has been logged: (video, note)
-        self._broken_videos = 0  # questions that failed because of their video
+        self._noted: set[tuple[str, str]] = set()  # (video, note) pairs already logged
+        self._broken_videos = 0  # answers that failed because their video cannot be read
         try:
             self._device = _device(device)
             self.settings: Settings = checked(
@@ -78,7 +73,7 @@ class Evaluation:
 
     @property
     def model(self) -> StreamingModel:
-        """The model; weights are loaded when the first question needs them, so a resumed run may not."""
+        """The model. Weights are loaded for the first question; a resumed run may never need them."""
         if self._model is None:
             try:
                 self._model = self.load()
@@ -89,50 +84,50 @@ class Evaluation:
         return self._model
 
     def load(self) -> StreamingModel:
-        """Load the weights; a comparison of several runs shares them."""
+        """Load the weights; overridden where several runs share them."""
         return registry.model(self.registered).load_class()(self.settings)
 
     def play(self, todo: Iterable[Dialogue], stop: Stop | None = None) -> Iterator[Dialogue]:
-        """Run the jobs video by video, until told to stop; yields each as it finishes."""
+        """Answer the dialogues video by video, until asked to stop; yields each as it finishes."""
         by_video: dict[str, list[Dialogue]] = {}
-        for job in todo:
-            first = job.next
-            by_video.setdefault(first.clip.path if first and first.clip else "", []).append(job)
+        for dialogue in todo:
+            first = dialogue.next
+            by_video.setdefault(first.clip.path if first and first.clip else "", []).append(dialogue)
         if by_video and self._session is None:
             self._session = VideoSession(self.model, self.opener)
-        count = itertools.count()  # ties keep the order in which the jobs came
-        for jobs in by_video.values():
-            queue = [(_when(job.next), next(count), job) for job in jobs]
+        count = itertools.count()  # ties keep the order of the dialogues
+        for dialogues in by_video.values():
+            queue = [(_when(dialogue.next), next(count), dialogue) for dialogue in dialogues]
             heapq.heapify(queue)
             while queue and not (stop and stop.asked):
-                _, _, job = heapq.heappop(queue)
-                if job.next is not None:
-                    job.respond(self._answer(self._session, job))
-                if job.next is None:
-                    yield job
+                _, _, dialogue = heapq.heappop(queue)
+                if dialogue.next is not None:
+                    dialogue.respond(self._answer(self._session, dialogue))
+                if dialogue.next is None:
+                    yield dialogue
                 else:
-                    heapq.heappush(queue, (_when(job.next), next(count), job))
+                    heapq.heappush(queue, (_when(dialogue.next), next(count), dialogue))
 
-    def close_video(self, record: RunRecord | None = None) -> None:
-        """Let go of the video that was played last; its stream holds its KV until then."""
+    def close_video(self, recorder: Recorder | None = None) -> None:
+        """Release the last video; until then its stream holds its KV cache."""
         if self._session is not None:
             self._session.close()
-            if record is not None:
-                record.restarts += self._session.restarts
-                record.broken_videos += self._broken_videos
+            if recorder is not None:
+                recorder.restarts += self._session.restarts
+                recorder.broken_videos += self._broken_videos
         self._session, self._broken_videos = None, 0
 
-    def _answer(self, player: VideoSession, job: Dialogue) -> AnswerText:
-        asked = job.next
+    def _answer(self, session: VideoSession, dialogue: Dialogue) -> AnsweredRound:
+        asked = dialogue.next
         if asked.failed:
-            return AnswerText("", {"failed": asked.failed})
+            return AnsweredRound("", failed=asked.failed)
         try:
-            generation = replace(job.generation, opening=asked.opening)
-            if asked.watch and player.model.proactive:
-                answer, note = player.poll(asked.watch, asked.clip)
+            generation = replace(dialogue.generation, opening=asked.opening)
+            if asked.watch and session.model.proactive:
+                answer, note = session.poll(asked.watch, asked.clip)
             else:
-                answer, note = player.ask(asked.prompt, asked.clip, generation, asked.search)
-        # A bad sample is recorded, counted as wrong and as failed; the batch goes on.
+                answer, note = session.ask(asked.prompt, asked.clip, generation, asked.search)
+        # A bad sample is recorded and counted as wrong and failed; the batch goes on.
         except Exception as error:
             why = str(error) if isinstance(error, StcError) else reason(error)
             logger.warning("failed: %s", why)
@@ -140,12 +135,12 @@ class Evaluation:
             logger.debug("traceback", exc_info=True)
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
-            return AnswerText("", {"failed": why})
+            return AnsweredRound("", failed=why)
         if note.text and (asked.clip.path, note.text) not in self._noted:
             self._noted.add((asked.clip.path, note.text))
             logger.warning("%s: %s", asked.clip.path, note.text)
-        noted = {"note": note.text, "past_end": note.past_end} if note.text else {}
-        return AnswerText(answer.text, {"efficiency": answer.efficiency.to_dict()} | noted)
+        efficiency = answer.efficiency.to_dict()
+        return AnsweredRound(answer.text, efficiency=efficiency, note=note.text, past_end=note.past_end)
 
 
 def checked(registered: str, model_args: Mapping[str, Any], also: Iterable[str] = ()) -> Settings:
@@ -169,19 +164,19 @@ def open_journal(folder: Path, rank: int, fix: str) -> Journal:
 
 
 def write_entry(
-    journal: Journal, key: str, job: Dialogue, model: Mapping[str, Any] | None, begun: bool = False
+    journal: Journal, key: str, dialogue: Dialogue, model: Mapping[str, Any] | None, begun: bool = False
 ) -> None:
-    """Put a finished job into the journal, or with `begun` one as far as it was answered.
+    """Write a finished dialogue to the journal, or with `begun` the answers so far of an unfinished one.
 
     Exits with status 2 and one line when the file cannot be written.
     """
     entry = {
-        "task": job.task,
-        "doc_id": job.doc_id,
-        "failed": job.failed,
-        "videos": [file_identity(path) for path in job.videos],
-        "responses": [str(r) for r in job.responses],
-        "records": [r.record for r in job.responses],
+        "task": dialogue.task,
+        "doc_id": dialogue.doc_id,
+        "failed": dialogue.failed,
+        "videos": [file_identity(path) for path in dialogue.videos],
+        "responses": [each.text for each in dialogue.answered],
+        "records": [each.record() for each in dialogue.answered],
         "model": model,
     }
     try:
@@ -190,23 +185,30 @@ def write_entry(
         fail(error)
 
 
-def resume(journal: Journal | None, key: str, job: Dialogue) -> dict[str, Any] | None:
-    """Fill in the answers that the journal has of a job, unless its videos have changed since.
+def resume(journal: Journal | None, key: str, dialogue: Dialogue) -> dict[str, Any] | None:
+    """Fill in a dialogue's answers from the journal, unless its videos have changed since.
 
-    Of a job that a stopped run has begun, the answers so far are filled in, and it goes on behind them.
+    Of a dialogue that a stopped run left unfinished, the answers so far are filled in; it continues after
+    them.
 
     Returns:
-        The entry, or None if the job must be played.
+        The entry, or None if the dialogue must be played.
     """
     entry = journal.get(key) if journal is not None else None
     if _unchanged(entry):
-        job.responses = list(map(AnswerText, entry["responses"], entry["records"]))
+        dialogue.answered = from_entry(entry)
         return entry
     begun = journal.begun(key) if journal is not None else None
     if _unchanged(begun):
-        for response in map(AnswerText, begun["responses"], begun["records"]):
-            job.respond(response)
+        for answer in from_entry(begun):
+            dialogue.respond(answer)
     return None
+
+
+def from_entry(entry: Mapping[str, Any]) -> list[AnsweredRound]:
+    """The answers in a journal entry."""
+    pairs = zip(entry["responses"], entry["records"], strict=True)
+    return [AnsweredRound(text, **record) for text, record in pairs]
 
 
 def _unchanged(entry: Mapping[str, Any] | None) -> bool:
@@ -217,7 +219,7 @@ def _device(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError:
-        raise SettingsError(f"device={name!r} is none that torch knows; use cuda, cuda:0 or cpu") from None
+        raise SettingsError(f"torch has no device={name!r}; use cuda, cuda:0 or cpu") from None
 
 
 def _when(asked: Round | None) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Many configurations through the real evaluator, in one process: weights and frames are loaded once."""
+"""A grid of configurations through lmms-eval's evaluator in one process; weights are loaded once."""
 
 import contextlib
 import gc
@@ -6,7 +6,6 @@ import logging
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -22,9 +21,11 @@ from stc_lmms.engine.api import Generation, StreamingModel, open_device
 from stc_lmms.errors import SettingsError
 from stc_lmms.eval.dialogue import reason
 from stc_lmms.eval.lmms_eval import Harness
+from stc_lmms.eval.recorder import current, finish
 from stc_lmms.methods.registry import method_spec
 from stc_lmms.models import registry
 from stc_lmms.resources import tasks_root
+from stc_lmms.results.grid import Cell, Outcome, QuestionScore
 from stc_lmms.settings import resolve
 from stc_lmms.suggest import unknown
 from stc_lmms.video.shared import SharedVideos
@@ -32,69 +33,15 @@ from stc_lmms.video.shared import SharedVideos
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """One cell of the grid.
-
-    Attributes:
-        method: name of the method.
-        budget: LLM tokens per frame; None for a method that has no budget.
-        varied: other arguments of the method that differ over the grid, (name, value).
-    """
-
-    method: str
-    budget: int | None
-    varied: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Its folder."""
-        plain = self.method if self.budget is None else f"{self.method}_{self.budget}"
-        return ",".join((plain, *("=".join(pair) for pair in self.varied)))
-
-    def model_args(self, common: dict[str, Any]) -> dict[str, Any]:
-        """Model arguments: the common ones with those of this cell."""
-        budget = {} if self.budget is None else {"token_budget": self.budget}
-        return common | dict(self.varied) | {"method": self.method} | budget
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The official score of a question, 0 to 1, with its video and sub-task."""
-
-    video: str
-    subtask: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a configuration.
-
-    Attributes:
-        configuration: which.
-        trouble: why it was skipped or failed, in one line; "" if it ran.
-        skipped: it was never started: its budget or arguments do not fit.
-        scores: of every question, by task, video and question.
-        cost: the run's efficiency total, see `RunRecord.echo`.
-    """
-
-    configuration: Configuration
-    trouble: str = ""
-    skipped: bool = False
-    scores: dict[tuple[str, str, str], Scored] = field(default_factory=dict)
-    cost: dict[str, Any] = field(default_factory=dict)
-
-
 def configurations(
     methods: Sequence[str], budgets: Sequence[int], varied: Mapping[str, Sequence[str]] = MappingProxyType({})
-) -> list[Configuration]:
+) -> list[Cell]:
     """Every method at every budget and with every value of its varied arguments.
 
-    A method without a budget has one, and so has a method without a varied argument.
+    A method without a budget, or without any of the varied arguments, is one cell.
 
     Raises:
-        SettingsError: there is no such method, or none of them has a varied argument.
+        SettingsError: a method is unknown, or no method has a varied argument.
     """
     fields = {method: method_spec(method).fields for method in methods}
     for name in varied:
@@ -105,31 +52,32 @@ def configurations(
     for method, own in fields.items():
         given = dict.fromkeys(budgets) if "token_budget" in own else (None,)
         values = [[(name, value) for value in varied[name]] for name in varied if name in own]
-        found += [Configuration(method, budget, cell) for budget in given for cell in product(*values)]
+        found += [Cell(method, budget, chosen) for budget in given for chosen in product(*values)]
     return found
 
 
 def run_grid(
-    grid: Sequence[Configuration],
+    grid: Sequence[Cell],
     tasks: Sequence[str],
     common: dict[str, Any],
     folder: Path,
     limit: int | None = None,
     model: str = "llava_ov",
 ) -> Iterator[Outcome]:
-    """Run the configurations one after the other; one that fails does not stop the others.
+    """Run the cells one after the other; one that fails does not stop the others.
 
     Args:
         grid: what to run.
         tasks: tasks of this package.
-        common: model arguments of all, without `method` and `token_budget`.
-        folder: every configuration's output path is the folder of its name in it; a finished one is
-            replayed from the journal there, and needs no weights.
-        limit: rows per task; None: all.
+        common: model arguments of all cells, without `method` and `token_budget`.
+        folder: contains one output path per cell, named after it; a finished cell is replayed from the
+        journal
+            there and needs no weights.
+        limit: rows per task; None for all.
         model: name in the registry of models.
 
     Raises:
-        SettingsError, CheckpointError: a task or a common argument is wrong, or the checkpoint is.
+        SettingsError, CheckpointError: a task, a common argument or the checkpoint is wrong.
     """
     manager = TaskManager(include_path=str(tasks_root()), include_defaults=False)
     for task in tasks:
@@ -137,7 +85,7 @@ def run_grid(
             raise SettingsError(unknown("task", task, manager.all_tasks))
     chosen = registry.model(model)
     cls = chosen.load_class()
-    cls.check(resolve(common | {"method": "none"}, model=model))  # what is wrong for all
+    cls.check(resolve(common | {"method": "none"}, model=model))  # errors that concern every cell
     weights, videos = _Weights(chosen), SharedVideos()
     for cell in grid:
         try:
@@ -149,7 +97,7 @@ def run_grid(
 
 
 class _Weights:
-    """A checkpoint that is loaded when the first configuration needs it."""
+    """A checkpoint that is loaded when the first cell needs it."""
 
     def __init__(self, chosen: registry.Model):
         self.chosen = chosen
@@ -164,7 +112,7 @@ class _Weights:
 
 
 class _Sharing(Harness):
-    """The lmms-eval model around weights that others use, too."""
+    """The lmms-eval model on shared weights."""
 
     def __init__(self, weights: _Weights, videos: SharedVideos, **model_args: Any):
         self.registered, self._weights, self.opener = weights.chosen.name, weights, videos.open
@@ -174,13 +122,13 @@ class _Sharing(Harness):
         model = self._weights.model(self.settings)
         _warm_up(model)
         device = open_device(self.settings.device)
-        if device.type == "cuda":  # a run's peak is its own
+        if device.type == "cuda":  # measure the peak of each run separately
             torch.cuda.reset_peak_memory_stats(device)
         return model
 
 
 def _warm_up(model: StreamingModel) -> None:
-    """Two frames and a question: what libraries do at first use would be billed to the first of the grid."""
+    """Two frames and a question, so that no cell is billed for what libraries do at first use."""
     frames = min(2, model.settings.max_frames or 2)
     stream = model.open_stream()
     stream.observe(np.zeros((frames, 64, 64, 3), np.uint8), [float(i) for i in range(frames)])
@@ -189,7 +137,7 @@ def _warm_up(model: StreamingModel) -> None:
 
 
 def _run(
-    cell: Configuration,
+    cell: Cell,
     tasks: list[str],
     manager: TaskManager,
     weights: _Weights,
@@ -199,7 +147,9 @@ def _run(
     limit: int | None,
 ) -> Outcome:
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # tables of single runs; the comparison is the output
+        with contextlib.redirect_stdout(
+            sys.stderr
+        ):  # tables of single runs; only the comparison goes to standard output
             results = simple_evaluate(
                 model=_Sharing(weights, videos, **cell.model_args(common)),
                 tasks=tasks,
@@ -208,22 +158,22 @@ def _run(
                 limit=limit,
                 bootstrap_iters=0,
             )
-        cost = results["config"]["resolved_cli_args"]["stc_efficiency"]
-        return Outcome(cell, scores=_scores(results), cost=cost)
-    except SystemExit:  # the harness model has told why, in one line
+        return Outcome(cell, run=current().to_run(), scores=_scores(results))
+    except SystemExit:  # the harness model has printed the reason
         return Outcome(cell, "ended with the error above")
     except Exception as error:
         logger.debug("traceback", exc_info=True)
         return Outcome(cell, reason(error))
     finally:
-        gc.collect()  # streams of a run that broke off hold its KV
+        finish()
+        gc.collect()  # streams of a run that broke off hold their KV cache
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def _scores(results: dict[str, Any]) -> dict[tuple[str, str, str], Scored]:
+def _scores(results: dict[str, Any]) -> dict[tuple[str, str, str], QuestionScore]:
     return {
-        (task, record["video"], record["qid"]): Scored(
+        (task, record["video"], record["qid"]): QuestionScore(
             record["video"], record["task"], float(record["official"])
         )
         for task, samples in results["samples"].items()

@@ -14,20 +14,19 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
-from stc_lmms.errors import StcError
+from stc_lmms.errors import StcError, fail
 from stc_lmms.eval.dialogue import RequestDialogue
 from stc_lmms.eval.evaluation import (
     Evaluation,
-    fail,
     open_journal,
     resume,
     write_entry,
 )
 from stc_lmms.eval.fingerprint import dialogue_key, run_identity
+from stc_lmms.eval.recorder import Recorder, new_run, start
 from stc_lmms.eval.stopping import STOPPED, stoppable
 from stc_lmms.models import registry
 from stc_lmms.results.journal import Journal
-from stc_lmms.results.record import RunRecord, new_run
 
 
 class Harness(Evaluation, lmms):
@@ -39,7 +38,7 @@ class Harness(Evaluation, lmms):
         journal: folder of the resume journal, `auto` (in the output path, else in the user's cache) or `off`.
         **model_args: see `stc_lmms.config.Settings`.
 
-    Told to stop by SIGTERM or SIGUSR1, it finishes the question it is at and exits with status 75.
+    On SIGTERM or SIGUSR1 it finishes the current question and exits with status 75.
     """
 
     is_simple = True
@@ -54,18 +53,22 @@ class Harness(Evaluation, lmms):
     ):
         super().__init__()
         self._journal_arg = str(journal)
-        self._output: Path | None = None
         state = PartialState()
         self._rank, self._world_size = state.process_index, state.num_processes
         launched = os.environ.get("WORLD_SIZE", "1")
         if self._world_size == 1 and launched not in ("", "1"):
-            # accelerate connects processes without a GPU only when told to; each would run everything
+            # accelerate connects processes without a GPU only on request; each would run everything
             why = f"{launched} processes were launched but are not connected"
             fail(StcError(f"{why}; on CPUs set ACCELERATE_USE_CPU=true"))
         device = str(state.device) if device in (None, "", "auto") else str(device)
         self.open_run(model_args, device, self._rank, also=("journal",))
-        run = new_run(self.settings.method, self._world_size)
-        self._record = RunRecord(run, self.settings, self._rank, self._world_size)
+        self._recorder = Recorder(
+            new_run(self.settings.method, self._world_size),
+            "lmms-eval",
+            self.settings.flat(),
+            rank=self._rank,
+            world_size=self._world_size,
+        )
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +76,7 @@ class Harness(Evaluation, lmms):
         return self._device
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
-        """Streaming models generate; no task of theirs needs likelihoods."""
+        """Streaming models only generate."""
         name = registry.model(self.registered).harness_id
         raise NotImplementedError(f"{name} supports generate_until tasks, not loglikelihood")
 
@@ -90,11 +93,12 @@ class Harness(Evaluation, lmms):
         if getattr(options, "use_cache", None):
             fail(
                 StcError(
-                    "--use_cache would keep failed answers for ever, and lose what the others cost; "
+                    "--use_cache would keep failed answers forever and lose what the others cost; "
                     "leave it out: a run resumes from its own journal"
                 )
             )
-        self._output = Path(options.output_path) if getattr(options, "output_path", None) else self._output
+        recorder, output = start(self._recorder), getattr(options, "output_path", None)
+        recorder.args, recorder.output = options, Path(output) if output else recorder.output
         journal = self._open_journal()
         run = run_identity(self.settings, self._device)
         results: list[Any] = [None] * len(requests)
@@ -103,48 +107,49 @@ class Harness(Evaluation, lmms):
             if request.metadata.get("__padding_only__"):
                 results[index] = [""] if request.request_type.endswith("multi_round") else ""
                 continue
-            job = RequestDialogue(request, self._doc(request))
-            key = dialogue_key(job, run)
-            entry = resume(journal, key, job)
+            dialogue = RequestDialogue(request, self._doc(request))
+            key = dialogue_key(dialogue, run)
+            entry = resume(journal, key, dialogue)
             if entry is not None:
-                results[index] = job.result
-                self._record.model = self._record.model or entry.get("model")
-                self._note(job, replayed=True)
+                results[index] = dialogue.result
+                recorder.model = recorder.model or entry.get("model")
+                recorder.add(dialogue.task, dialogue.doc_id, dialogue.row, dialogue.answered, replayed=True)
             else:
-                todo[job] = index, key
+                todo[dialogue] = index, key
         resumed = sum(r is not None for r in results)
         if resumed and journal is not None and self._rank == 0:
             print(
                 f"stc-lmms: {resumed} of {len(requests)} requests from {journal.path.parent}", file=sys.stderr
             )
 
-        if todo:  # before the bar: weights that cannot be loaded are told on a line of their own
-            self._record.model = self.model.describe()
+        if todo:  # before the progress bar: an error in loading the weights gets a line of its own
+            recorder.model = self.model.describe()
         progress = tqdm(total=len(requests), initial=resumed, desc="requests", disable=self._rank != 0)
         with stoppable() as stop:
-            for job in self.play(todo, stop):
-                index, key = todo[job]
-                results[index] = job.result
-                self._note(job, replayed=False)
+            for dialogue in self.play(todo, stop):
+                index, key = todo[dialogue]
+                results[index] = dialogue.result
+                recorder.add(dialogue.task, dialogue.doc_id, dialogue.row, dialogue.answered, replayed=False)
                 if journal is not None:
-                    write_entry(journal, key, job, self._record.model)
+                    write_entry(journal, key, dialogue, recorder.model)
                 progress.update()
         progress.close()
-        self.close_video(self._record)
+        self.close_video(recorder)
         if stop.asked and any(result is None for result in results):
-            for job, (_, key) in todo.items():
-                if journal is not None and job.next is not None and job.responses and not job.failed:
-                    write_entry(journal, key, job, self._record.model, begun=True)
-            print("stc-lmms: stopped as told; start again to go on", file=sys.stderr)
+            for dialogue, (_, key) in todo.items():
+                unfinished = dialogue.next is not None and dialogue.answered and not dialogue.failed
+                if journal is not None and unfinished:
+                    write_entry(journal, key, dialogue, recorder.model, begun=True)
+            print("stc-lmms: stopped; start again to continue", file=sys.stderr)
             raise SystemExit(STOPPED)
-        if todo:  # again: a captured graph may have failed on the way
-            self._record.model = self.model.describe()
+        if todo:  # again: capturing a graph may have failed meanwhile
+            recorder.model = self.model.describe()
         if journal is not None:
             journal.close()
-        if options is not None:  # lmms-eval echoes its command line's namespace in the results
-            options.stc_run = self._record.run
+        if options is not None:  # lmms-eval repeats its command line's namespace in the results
+            options.stc_run = recorder.run
             options.stc_settings = self.settings.flat()
-            options.stc_efficiency = self._record.echo()
+            options.stc_efficiency = recorder.echo()
         return results
 
     def _doc(self, request: Instance) -> Any:
@@ -156,27 +161,26 @@ class Harness(Evaluation, lmms):
             return None
         if self._journal_arg.lower() not in ("auto", "true"):
             folder = Path(self._journal_arg)
-        elif self._output is not None:
-            folder = self._output / "stc_journal"
+        elif self._recorder.output is not None:
+            folder = self._recorder.output / "stc_journal"
         else:
             folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stc-lmms" / "journal"
         return open_journal(folder, self._rank, "give journal=FOLDER or journal=off")
 
-    def _note(self, job: RequestDialogue, replayed: bool) -> None:
-        for response in job.responses:
-            self._record.add(job.task, job.doc_id, response.record, replayed)
-
     def clean(self) -> None:
-        """End of generation: write the run's efficiency record, free the model."""
-        if self._output is not None and self._record.answers:
-            self._record.write(self._output)
+        """End of generation: write the run, free the model."""
+        self._recorder.gather()
+        try:
+            self._recorder.write_answers()
+        except StcError as error:
+            fail(error)
         self._model = None
         super().clean()
-        self._record.check()
+        self._recorder.check()
 
 
 def _command_line(requests: list[Instance]) -> Any:
-    """The harness's parsed command line, or None; it hangs on the task that a bound method belongs to."""
+    """lmms-eval's parsed command line, or None; read from the task that owns `doc_to_visual`."""
     if not requests:
         return None
     task = getattr(requests[0].args[2], "__self__", None)

@@ -1,24 +1,22 @@
-"""The functions our task YAMLs name: rows, rounds, scores and tables, for lmms-eval.
+"""The functions that our task YAMLs name: rows, rounds, scores and tables, for lmms-eval.
 
-A task's dataset is one line that says which part of which benchmark it is; `rows` puts the real rows in its
-place. A row is a video; its questions are the rounds of one request, in order of time.
+A task's dataset is one line that names a part of a benchmark; `rows` replaces it by the real rows. A row is a
+video; its questions are the rounds of one request, in order of time.
 """
 
 import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from stc_lmms.benchmarks.base import NO_TIME_S, next_round
 from stc_lmms.benchmarks.registry import find
 from stc_lmms.benchmarks.summary import Summary, format_table
-from stc_lmms.errors import StcError
-from stc_lmms.eval.scoring import score, summary_name, write_summary
+from stc_lmms.errors import StcError, fail
+from stc_lmms.eval.recorder import current, rounds_of
+from stc_lmms.eval.scoring import score, summary_name
 from stc_lmms.eval.shard import select
 
 _SLIM = ("part", "task", "official", "strict", "missing", "unparsed", "failed", "past_end")
-_EFFICIENCY = ("vit_ms", "prefill_ms", "ttft_ms", "llm_tokens_mean")
 
 
 def rows(dataset: Any) -> Any:
@@ -33,8 +31,7 @@ def rows(dataset: Any) -> Any:
         found = find(source["benchmark"]).load_rows(source["part"], source.get("size", ""))
         found = select(found, source["benchmark"], source["part"])
     except StcError as error:
-        print(f"stc-lmms: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        fail(error)
     return Dataset.from_list(found)
 
 
@@ -71,18 +68,18 @@ def _visual(doc: dict[str, Any], asked: Any) -> dict[str, Any]:
         "video_start": asked.start_s,
         "video_end": None if asked.end_s == NO_TIME_S else asked.end_s,
     }
-    told = {"search": asked.search, "opening": asked.opening, "watch": asked.watch}
-    return visual | {name: text for name, text in told.items() if text}
+    extra = {"search": asked.search, "opening": asked.opening, "watch": asked.watch}
+    return visual | {name: text for name, text in extra.items() if text}
 
 
 def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, Any]:
     """Score one video's answers. Keys are the metrics of the YAML, values what their aggregations take."""
     (responses,) = results
-    said = [getattr(response, "record", {}) for response in responses]
-    records = score(doc, responses)
+    rounds = rounds_of(doc, responses)
+    records = score(doc, rounds)
     slim = [{name: record[name] for name in _SLIM} for record in records]
     about = {"benchmark": doc["benchmark"], "size": doc["size"]}
-    costs = [r["efficiency"] for r in said if r.get("efficiency")]
+    costs = [each.efficiency for each in rounds if each.efficiency]
     frames = sum(cost["frames_encoded"] for cost in costs)
     return {
         "acc": about | {"records": records},
@@ -100,36 +97,23 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
     }
 
 
-# Records by part of every run. The run's namespace is kept, or its id could come back as another run's.
-_seen: dict[tuple[int, str, str], tuple[Any, dict[str, list[dict[str, Any]]]]] = {}
-
-
 def acc(items: list[dict[str, Any]], args: Any = None) -> float:
     """Headline of one part by the official scorer, in percent.
 
-    Prints the part's table, with the benchmark's totals when this was its last part, and writes the summary
-    of all parts so far to the output path.
+    Prints the part's table, with the benchmark's totals when this was its last part, and adds the summary of
+    all parts so far to the current run.
     """
-    key = (id(args), items[0]["benchmark"], items[0]["size"])
-    _, parts = _seen.setdefault(key, (args, {}))
-    part = items[0]["records"][0]["part"]
-    parts[part] = [record for item in items for record in item["records"]]
-    benchmark = items[0]["benchmark"]
-    summary = find(benchmark).summarise([record for records in parts.values() for record in records])
-    name = summary_name(items[0])
-    table = format_table(summary, only=part)
-    print(f"\n{name}: accuracy in percent (missing and failed answers count as wrong)\n{table}\n")
-    output = getattr(args, "output_path", None)
-    if output:
-        run = getattr(args, "stc_run", None)  # None: a model of lmms-eval's own
-        write_summary(Path(output), name, summary, run, getattr(args, "stc_settings", None))
+    first, records = items[0], [record for item in items for record in item["records"]]
+    recorder = current(args)
+    summary = recorder.summarise(first["benchmark"], first["size"], records)
+    table = format_table(summary, only=records[0]["part"])
+    about = "accuracy in percent (missing and failed answers count as wrong)"
+    print(f"\n{summary_name(first)}: {about}\n{table}\n")
+    try:
+        recorder.write()
+    except StcError as error:
+        fail(error)
     return _headline(items, "official")
-
-
-def forget(args: Any) -> None:
-    """Drop the records of a run whose summary is complete; `acc` gathers them by its `args`."""
-    for key in [key for key, (run, _) in _seen.items() if run is args]:
-        del _seen[key]
 
 
 def acc_strict(items: list[dict[str, Any]]) -> float:

@@ -1,39 +1,42 @@
-"""From the answers about one row to records, and from all records to the summary file of a run."""
+"""Answers with what is known about them, and the scores of the answers to one row."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from stc_lmms.benchmarks.base import Record
 from stc_lmms.benchmarks.registry import find
-from stc_lmms.benchmarks.summary import Summary
 
 
-def score(row: Mapping[str, Any], responses: Sequence[str]) -> list[Record]:
-    """One record per question of a row of `load_rows`; answers may carry a `record`, see `AnswerText`."""
-    reports = {index: getattr(response, "record", {}) for index, response in enumerate(responses)}
-    return find(row["benchmark"]).score_row(row, responses, reports)
+@dataclass(frozen=True)
+class AnsweredRound:
+    """The answer to one round of a dialogue.
+
+    Attributes:
+        text: the answer; "" if it failed.
+        failed: why there is no answer, in one line.
+        efficiency: what it cost, see `Efficiency.to_dict`; None if it failed or the cost is not known.
+        note: a remark of the model, such as a damaged video.
+        past_end: the question was asked past the end of the video, so it was answered at its end.
+    """
+
+    text: str
+    failed: str = ""
+    efficiency: dict[str, Any] | None = None
+    note: str = ""
+    past_end: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """Everything but the text, as plain JSON values; fields that are not set are left out."""
+        return {name: value for name, value in vars(self).items() if name != "text" and value}
+
+
+def score(row: Mapping[str, Any], rounds: Sequence[AnsweredRound]) -> list[Record]:
+    """One record per question of a row of `load_rows`."""
+    reports = {index: each.record() for index, each in enumerate(rounds)}
+    return find(row["benchmark"]).score_row(row, [each.text for each in rounds], reports)
 
 
 def summary_name(row: Mapping[str, Any]) -> str:
-    """What summaries call a row's benchmark, such as `ovobench_mini`."""
+    """The name of a row's benchmark in summaries, such as `ovobench_mini`."""
     return find(row["benchmark"]).label(row["size"])
-
-
-def write_summary(
-    folder: Path, name: str, summary: Summary, run: str | None, settings: Mapping[str, Any] | None
-) -> None:
-    """Leave `stc_summary_<benchmark>_<run>.json` in the folder.
-
-    Args:
-        folder: made if needed.
-        name: see `summary_name`.
-        summary: of all parts so far.
-        run: see `new_run`; None for a model that is not ours.
-        settings: resolved model arguments; None or just the name for a model that is not ours.
-    """
-    path = folder / f"stc_summary_{name}{f'_{run}' if run else ''}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"benchmark": name, "run": run, "settings": settings, "summary": summary}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stc_lmms.results.leaderboard import Row, by_hardware, shown
+from stc_lmms.results.columns import shown
+from stc_lmms.results.leaderboard import Row, by_hardware
 
 WIDTH, HEIGHT = 560, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 18, 16, 46

@@ -1,4 +1,4 @@
-"""The leaderboard: one row per run and benchmark, the Pareto fronts, and its Markdown, CSV and JSON forms."""
+"""The leaderboard: one row per run and benchmark, the Pareto fronts, and its text, Markdown, CSV and JSON."""
 
 import csv
 import io
@@ -8,71 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stc_lmms.results.columns import COST, DEFINITIONS, HEADINGS, SCORE, costs, shown
 from stc_lmms.results.published import NOTES, PUBLISHED, gaps
-from stc_lmms.results.read import Run
-from stc_lmms.results.scores import Score
-
-# Key of a row to its heading, in the order of every table: what is asked first stands first.
-COLUMNS = {
-    "run": "run",
-    "method": "method",
-    "benchmark": "benchmark",
-    "accuracy": "accuracy %",
-    "tokens_mean": "tokens/frame",
-    "frame_ms": "ms/frame",
-    "vit_ms": "ViT ms/frame",
-    "prefill_ms": "prefill ms/frame",
-    "ttft_ms": "TTFT ms",
-    "token_ms": "ms/token",
-    "tokens_max": "tokens/frame max",
-    "recomputed": "recomputed %",
-    "kv_mib": "KV MiB",
-    "peak_mib": "peak MiB",
-    "strict": "strict %",
-    "macro": "macro %",
-    "micro": "micro %",
-    "n": "n",
-    "n_missing": "missing",
-    "n_unparsed": "unparsed",
-    "n_failed": "failed",
-    "memory": "memory",
-    "model": "model",
-}
-TEXT = frozenset({"run", "method", "benchmark", "memory", "model"})
-_OF_SCORE = ("n", "n_missing", "n_unparsed", "n_failed", "accuracy", "strict", "macro", "micro")
-DEFINITIONS = {
-    "accuracy %": "the average that the benchmark itself reports, by its official scorer; missing, unparsed "
-    "and failed answers count as wrong. Of plain lmms-eval files: the first metric of which more is better; "
-    "values of at most 1 are taken for fractions",
-    "strict %": "by the strict scorer, in the same average",
-    "macro %, micro %": "mean over parts of the mean over their tasks; pooled over all questions",
-    "tokens/frame": "LLM tokens kept per frame: mean over answers of the mean over the stream; max: most of "
-    "any frame",
-    "recomputed %": "vision-tower tokens that were computed, not reused",
-    "ms/frame": "ViT, projector, token method and prefill for one frame, without decoding and preprocessing",
-    "ViT ms/frame, prefill ms/frame": "vision tower with the method in it; prefill of visual tokens",
-    "TTFT ms": "from the question to its first answer token, mean over answers",
-    "ms/token": "each further answer token, mean over answers",
-    "KV MiB, peak MiB": "most that the KV cache held of one stream; peak memory of the device, or of the "
-    "process where there is no GPU",
-    "Pareto front": "runs that no other run beats in one of accuracy and cost without being worse in the "
-    "other. Only runs on the same benchmark, the same number of questions and, for time, the same hardware "
-    "are compared",
-    "costs": "over all answers of a run, so over all benchmarks it was asked for together",
-}
-
+from stc_lmms.results.read import FoundRun
+from stc_lmms.results.schema import Score
+from stc_lmms.text_table import text_table
 
 @dataclass(frozen=True)
 class Row:
-    """One run on one benchmark: `cells` has the keys of `COLUMNS`, and `front_tokens`, `front_ms`."""
+    """One run on one benchmark: `cells` has the keys of `HEADINGS`, and `front_tokens`, `front_ms`."""
 
-    run: Run
+    run: FoundRun
     score: Score
     cells: dict[str, Any]
 
 
-def build(runs: Sequence[Run]) -> list[Row]:
-    """All rows with the Pareto fronts marked; the benchmark with most rows first, then by accuracy."""
+def build(runs: Sequence[FoundRun]) -> list[Row]:
+    """All rows with the Pareto fronts marked; the benchmark with the most rows first, then by accuracy."""
     rows = [Row(run, score, _cells(run, score)) for run in runs for score in run.scores]
     count = Counter(row.score.benchmark for row in rows)
     rows.sort(key=lambda row: (-count[row.score.benchmark], row.score.benchmark, -row.score.accuracy))
@@ -84,7 +36,7 @@ def build(runs: Sequence[Run]) -> list[Row]:
 
 
 def groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that may be compared: the same benchmark, parts, average and number of questions."""
+    """Comparable rows: the same benchmark, parts, average and number of questions."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         found.setdefault((row.score.benchmark, row.score.average, row.score.n), []).append(row)
@@ -100,7 +52,7 @@ def by_hardware(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which (cost, accuracy) points no other beats: costs no more, scores no less, and is not equal."""
+    """Which (cost, accuracy) points are on the front: no other point costs no more and scores no less."""
     return [
         not any(c <= cost and a >= accuracy and (c, a) != (cost, accuracy) for c, a in points)
         for cost, accuracy in points
@@ -113,47 +65,24 @@ def _mark(rows: Sequence[Row], cost: str, key: str) -> None:
         row.cells[key] = on
 
 
-def _cells(run: Run, score: Score) -> dict[str, Any]:
-    cost = run.cost
-    frames, seen = cost.get("frames_encoded"), cost.get("tower_tokens")
-    stages = ("vit_ms", "project_ms", "method_ms", "prefill_ms")
-    return {
+def _cells(run: FoundRun, score: Score) -> dict[str, Any]:
+    names = {
         "run": run.label,
         "model": run.model_name,
         "method": run.method,
-        "memory": str(run.settings.get("memory", "-")),
+        "memory": str(run.record.settings.get("memory", "-")),
         "benchmark": score.benchmark,
-        **{key: getattr(score, key) for key in _OF_SCORE},
-        "tokens_mean": cost.get("llm_tokens_mean"),
-        "tokens_max": cost.get("llm_tokens_max"),
-        "recomputed": 100 * cost["tower_tokens_recomputed"] / seen if seen else None,
-        "frame_ms": sum(cost[stage] for stage in stages) / frames if frames else None,
-        "vit_ms": cost.get("vit_ms_per_frame"),
-        "prefill_ms": cost.get("prefill_ms_per_frame"),
-        "ttft_ms": cost.get("ttft_ms"),
-        "token_ms": cost.get("per_token_ms"),
-        "kv_mib": cost["kv_bytes"] / 2**20 if "kv_bytes" in cost else None,
-        "peak_mib": cost["peak_memory_bytes"] / 2**20 if "peak_memory_bytes" in cost else None,
-        "average": score.average,
-        "hardware": run.hardware,
-        "front_tokens": False,
-        "front_ms": False,
     }
-
-
-def shown(value: Any) -> str:
-    """A cell as text: two decimals of a fraction, `-` for what is not known."""
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    about = {"average": score.average, "hardware": run.hardware, "front_tokens": False, "front_ms": False}
+    return names | {key: getattr(score, key) for key in SCORE} | costs(run.record.efficiency) | about
 
 
 def known_columns(rows: Sequence[Row]) -> dict[str, str]:
-    """The columns in which any row has something."""
-    return {key: name for key, name in COLUMNS.items() if any(row.cells[key] is not None for row in rows)}
+    """The columns in which any row has a value."""
+    return {key: name for key, name in HEADINGS.items() if any(row.cells[key] is not None for row in rows)}
 
 
-def comparison(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def comparison(runs: Sequence[FoundRun]) -> list[dict[str, Any]]:
     """Every published row with the gaps of our runs, in percentage points."""
     return [
         {
@@ -181,9 +110,9 @@ def comparison(runs: Sequence[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def to_json(rows: Sequence[Row], runs: Sequence[Run]) -> str:
-    """Rows with sub-tasks, runs with their settings, the published numbers and the definitions."""
-    content = {
+def plain(rows: Sequence[Row], runs: Sequence[FoundRun]) -> dict[str, Any]:
+    """Rows with sub-tasks, and runs with their settings and costs, as plain JSON values."""
+    return {
         "rows": [
             row.cells
             | {"parts": row.score.parts}
@@ -193,26 +122,31 @@ def to_json(rows: Sequence[Row], runs: Sequence[Run]) -> str:
         "runs": [
             {
                 "run": run.label,
-                "source": run.source,
-                "stamp": run.stamp,
+                "source": str(run.folder),
+                "stamp": run.record.run,
                 "hardware": run.hardware,
-                "settings": run.settings,
-                "model": run.model,
-                "cost": run.cost,
-                "notes": run.notes,
+                "settings": run.record.settings,
+                "model": run.record.model,
+                "cost": run.record.efficiency,
+                "failures": run.record.failures,
+                "notes": run.record.notes,
             }
             for run in runs
         ],
-        "published": comparison(runs),
-        "published_notes": NOTES,
-        "definitions": DEFINITIONS,
     }
+
+
+def to_json(rows: Sequence[Row], runs: Sequence[FoundRun], published: bool = True) -> str:
+    """Rows and runs, and with `published` the published numbers and the definitions."""
+    content = plain(rows, runs)
+    if published:
+        content |= {"published": comparison(runs), "published_notes": NOTES, "definitions": DEFINITIONS}
     return json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """One line per row; empty where a number is not known."""
-    columns = [*COLUMNS, "average", "front_tokens", "front_ms", "hardware"]
+    """One line per row; unknown numbers are empty."""
+    columns = [*HEADINGS, "average", "front_tokens", "front_ms", "hardware"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
@@ -220,7 +154,34 @@ def to_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def to_markdown(rows: Sequence[Row], runs: Sequence[Run]) -> str:
+def to_text(rows: Sequence[Row], runs: Sequence[FoundRun]) -> str:
+    """Two tables for the terminal: accuracy of each row, costs of each run; then hardware and notes."""
+    accuracy = ("run", "method", "benchmark", *SCORE)
+    of_runs = {row.run.label: row.cells for row in rows}
+    efficiency = ("run", "method", *COST)
+    hardware = dict.fromkeys(run.hardware for run in runs if run.hardware != "unknown")
+    notes = [f"{run.label} ({run.method}): {note}" for run in runs for note in run.record.notes]
+    return "\n".join(
+        (
+            "Accuracy",
+            _text([row.cells for row in rows], accuracy, left=3),
+            "macro: mean over parts of the mean over their tasks; micro: pooled over questions;",
+            "accuracy and strict: official and strict scorer, in the average that the benchmark itself reports",
+            "",
+            "Efficiency",
+            _text(list(of_runs.values()), efficiency, left=2),
+            *hardware,
+            *notes,
+        )
+    )
+
+
+def _text(cells: Sequence[Mapping[str, Any]], columns: Sequence[str], left: int) -> str:
+    head = [HEADINGS[key] for key in columns]
+    return text_table(head, [[shown(row[key]) for key in columns] for row in cells], left)
+
+
+def to_markdown(rows: Sequence[Row], runs: Sequence[FoundRun]) -> str:
     """The tables of the page, without its figures."""
     columns = known_columns(rows)
     body = [[shown(row.cells[key]) for key in columns] + [_front(row.cells)] for row in rows]
@@ -236,8 +197,8 @@ def to_markdown(rows: Sequence[Row], runs: Sequence[Run]) -> str:
     ]
     text += [*_table(heads, body, 3), "", *(f"- {_plain(note)}" for note in NOTES), "", "## Runs", ""]
     for run in runs:
-        settings = ", ".join(f"{key}={value}" for key, value in run.settings.items())
-        notes = "".join(f"; {note}" for note in run.notes)
+        settings = ", ".join(f"{key}={value}" for key, value in run.record.settings.items())
+        notes = "".join(f"; {note}" for note in run.record.notes)
         text.append(f"- **{_plain(run.label)}**: {_plain(run.hardware + notes)}; {_plain(settings)}")
     text += ["", "## Definitions", ""]
     text += [f"- **{name}**: {meaning}." for name, meaning in DEFINITIONS.items()]
@@ -250,13 +211,13 @@ def _front(cells: Mapping[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]], left: int) -> list[str]:
-    """A Markdown table; the first `left` columns to the left."""
+    """A Markdown table; the first `left` columns are aligned to the left."""
     rule = [":---" if i < left else "---:" for i in range(len(head))]
     lines = [head, rule, *([_plain(cell) for cell in row] for row in body)]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, one line."""
+    """Escape text for Markdown: no markup, no HTML, one line."""
     text = " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
     return "".join(f"\\{char}" if char in r"\|`[]*" else char for char in text)

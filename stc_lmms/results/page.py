@@ -1,4 +1,4 @@
-"""The leaderboard as one HTML page that holds everything it needs and asks for nothing else."""
+"""The leaderboard as one self-contained HTML page that makes no requests."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -7,15 +7,16 @@ from typing import Any
 from stc_lmms import __version__
 from stc_lmms.errors import StcError
 from stc_lmms.results.charts import charts
-from stc_lmms.results.leaderboard import DEFINITIONS, TEXT, Row, comparison, groups, known_columns, shown
+from stc_lmms.results.columns import DEFINITIONS, TEXT, shown
+from stc_lmms.results.leaderboard import Row, comparison, groups, known_columns
 from stc_lmms.results.published import NOTES
-from stc_lmms.results.read import Run, differing_settings
+from stc_lmms.results.read import FoundRun, differing_settings
 
 _TEMPLATE = "leaderboard.html.j2"
 
 
-def to_html(rows: Sequence[Row], runs: Sequence[Run]) -> str:
-    """The page. All that comes from the runs is escaped.
+def to_html(rows: Sequence[Row], runs: Sequence[FoundRun]) -> str:
+    """The page; all text from the runs is escaped.
 
     Raises:
         StcError: Jinja2 is not installed.
@@ -38,7 +39,7 @@ def to_html(rows: Sequence[Row], runs: Sequence[Run]) -> str:
 
 
 def require() -> None:
-    """Refuse before anything is read or written when the page cannot be made.
+    """Raise before anything is read or written if the page cannot be made.
 
     Raises:
         StcError: Jinja2 is not installed.
@@ -77,7 +78,7 @@ def _by_benchmark(lines: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, A
 
 
 def _heat(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Sub-tasks by runs; `share` is where a cell lies between the lowest and the highest, from 0 to 1."""
+    """Sub-tasks by runs; `share` is a cell's position between the lowest and the highest, from 0 to 1."""
     tasks = list(dict.fromkeys(task for row in rows for task in row.score.tasks))
     values = [accuracy for row in rows for accuracy, _ in row.score.tasks.values()]
     if not values:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stc_lmms.benchmarks.registry import BENCHMARKS
-from stc_lmms.results.read import Run
-from stc_lmms.results.scores import Score
+from stc_lmms.results.read import FoundRun
+from stc_lmms.results.schema import Score
 
 PAPER = "arXiv 2512.00891"
 REKV, DISPIDER, LIVECC, FOREST = "LLaVA-OneVision 7B", "Dispider", "LiveCC", "StreamForest"
@@ -77,7 +77,7 @@ class Published:
 class Gap:
     """A run of ours beside a published row, in percentage points; `differs` says what is not alike."""
 
-    run: Run
+    run: FoundRun
     score: Score
     points: float
     parts: dict[str, float]
@@ -166,7 +166,7 @@ PUBLISHED = (
 )
 
 
-def gaps(row: Published, runs: Sequence[Run]) -> list[Gap]:
+def gaps(row: Published, runs: Sequence[FoundRun]) -> list[Gap]:
     """Our runs of the same model, method and whole benchmark; never a mini one or another checkpoint."""
     return [
         _gap(row, run, score)
@@ -176,7 +176,7 @@ def gaps(row: Published, runs: Sequence[Run]) -> list[Gap]:
     ]
 
 
-def _whole(score: Score, run: Run, title: str) -> bool:
+def _whole(score: Score, run: FoundRun, title: str) -> bool:
     for benchmark in BENCHMARKS.values():
         published = benchmark.published
         if published and published.title == title:
@@ -186,14 +186,14 @@ def _whole(score: Score, run: Run, title: str) -> bool:
     return False
 
 
-def _is(run: Run, base: str) -> bool:
+def _is(run: FoundRun, base: str) -> bool:
     return any(name in run.model_name.lower() for name in _CHECKPOINTS[base])
 
 
-def _gap(row: Published, run: Run, score: Score) -> Gap:
-    wanted = _PROTOCOL if row.base == REKV else {}
-    found = {name: run.settings[name] for name in wanted if name in run.settings}
-    differs = [f"{name}={value}" for name, value in found.items() if value != wanted[name]]
+def _gap(row: Published, run: FoundRun, score: Score) -> Gap:
+    expected = _PROTOCOL if row.base == REKV else {}
+    found = {name: run.record.settings[name] for name in expected if name in run.record.settings}
+    differs = [f"{name}={value}" for name, value in found.items() if value != expected[name]]
     if not score.ours:
         differs.append("prompt and scoring of lmms-eval's own task")
     parts = {name: score.parts[name] - value for name, value in row.parts.items() if name in score.parts}

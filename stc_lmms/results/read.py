@@ -1,274 +1,316 @@
-"""Finds finished runs below folders: ours, and plain result files of lmms-eval and VLMEvalKit of any model.
+"""The only reader of runs: finds them below folders, whatever wrote them.
 
-A run of ours leaves `stc_summary_<benchmark>_<run>.json` and `stc_efficiency_<run>_rank<r>.json` in its
-output path, and lmms-eval leaves `<model>/*_results.json` below it; VLMEvalKit has a `status.json` for every
-model, and a run of ours leaves its files beside that. Files that are none of these, or that are
-broken, are told in one line each and skipped.
+Reads `run.json` (`results/schema.py`), the files of older versions of this package (`results/legacy.py`),
+lmms-eval's `*_results.json` and VLMEvalKit's `status.json` of any model. A run of ours and the result file that
+lmms-eval wrote for it are one run. Every file that cannot be used is reported in one line and skipped.
 """
 
 import json
-import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from stc_lmms.errors import DataError
-from stc_lmms.results.scores import Score, of_results, of_status, of_summary
-from stc_lmms.engine.timers import total
+from stc_lmms.results import legacy
+from stc_lmms.results.schema import FILE, SCHEMA_VERSION, Run, Score
+from stc_lmms.results.scores import of_benchmark, of_results, of_status
 
 _OWN_OUTPUTS = frozenset({"leaderboard.json", "compare.json", "scores.json"})
-_STATUS = "status.json"
+_STATUS, _SWEEP = "status.json", "sweep.json"
+_RERUN = "start the run again: finished answers are in its journal"
 _GIVE = "give the --output_path of lmms-eval runs or the --work-dir of VLMEvalKit runs"
 
 
 @dataclass
-class Run:
-    """One finished run.
+class FoundRun:
+    """A run and where it was found.
 
     Attributes:
-        name: the folder of its output; `label` is what tells it from the others, see `tell_apart`.
-        stamp: when it ran; runs sort by it within a folder.
-        settings: resolved model arguments, or of another model those of its command line.
-        cost: `timers.total` over all answers (milliseconds, bytes); empty when nothing was measured.
-        model: execution, attention, dtype, environment; empty for models that do not tell.
-        source: the folder in which it was found, as the user wrote it.
-        limited: lmms-eval was told to ask only some questions.
+        record: the run.
+        folder: its output path.
+        name: name of that folder, or of the model for a run that is not ours.
+        scores: on every benchmark.
+        files: with its answers, see `answers`.
+        limited: lmms-eval asked only some of the questions.
+        label: distinguishes it from the other runs, see `set_labels`.
     """
 
+    record: Run
+    folder: Path
     name: str
-    model_name: str
-    method: str
-    stamp: str
-    source: str
-    settings: dict[str, Any] = field(default_factory=dict)
     scores: list[Score] = field(default_factory=list)
-    cost: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
     limited: bool = False
     label: str = ""
 
     @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.record.method
+
+    @property
+    def model_name(self) -> str:
+        """The checkpoint, or what the harness calls the model."""
+        return self.record.model_name or str(self.record.settings.get("pretrained") or "unknown")
+
+    @property
     def hardware(self) -> str:
-        """Device, threads, dtype and versions in one line; `unknown` when the run does not tell."""
-        env = self.model.get("environment") or {}
+        """Device, threads, dtype and versions in one line; `unknown` when they are not recorded."""
+        env = self.record.model.get("environment") or {}
         if not env.get("device"):
             return "unknown"
         threads = f"{env['threads']} threads" if "threads" in env and "cpu" in env["device"] else ""
-        parts = (env["device"], threads, self.model.get("dtype"), self.model.get("attention"))
+        model = self.record.model
+        parts = (env["device"], threads, model.get("dtype"), model.get("attention"))
         versions = ", ".join(f"{k} {env[k]}" for k in ("torch", "transformers") if k in env)
         return "; ".join(filter(None, (", ".join(filter(None, parts)), versions)))
 
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """Every answer with its cost, rank by rank.
 
-@dataclass
-class _Files:
-    """What was found of one run."""
+        Raises:
+            DataError: a file is missing, cut off or not readable.
+        """
+        for path in self.files:
+            try:
+                text = path.read_text(encoding="utf-8")
+                lines = json.loads(text)["answers"] if path.suffix == ".json" else map(json.loads, text.split("\n")[:-1])
+                yield from lines
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                raise DataError(f"{path} is not readable ({type(error).__name__}); {_RERUN}") from None
 
-    folder: Path
-    summaries: list[dict[str, Any]] = field(default_factory=list)
-    ranks: list[dict[str, Any]] = field(default_factory=list)
-    results: dict[str, Any] | None = None
 
+def find_runs(folders: Sequence[Path], tell: Callable[[str], None]) -> list[FoundRun]:
+    """Every finished run below the folders, with distinct labels.
 
-def find_runs(folders: Sequence[Path], tell: Callable[[str], None]) -> list[Run]:
-    """Every finished run below the folders, told apart by `label`.
-
-    Of several runs in one folder with equal settings, the newest score on each benchmark counts.
+    Of several runs in one folder with equal settings, the newest score on each benchmark counts. Of a sweep, its
+    merged runs count.
 
     Args:
         folders: searched recursively.
-        tell: is given one line for each file that is skipped.
+        tell: called with one line for each file that is skipped.
 
     Raises:
-        DataError: a folder does not exist, or no run was found.
+        DataError: no run was found.
     """
-    runs: list[Run] = []
+    runs: list[FoundRun] = []
     seen: set[Path] = set()
     for root in folders:
         if not root.is_dir():
-            raise DataError(f"{root} is not a folder; {_GIVE}")
-        paths = [path for path in sorted(root.rglob("*.json")) if path.resolve() not in seen]
+            tell(f"skipped {root}: it is not a folder; {_GIVE}")
+            continue
+        paths = [path for path in _json_files(root, tell) if path.resolve() not in seen]
         seen.update(path.resolve() for path in paths)
-        runs += [_run(files) for files in _collect(paths, tell)]
+        found = _collect(paths, tell)
+        for run in (run for run in found if not run.scores):
+            tell(f"skipped {run.folder}: run {run.record.run} has no scores; {_RERUN}")
+        runs += [run for run in found if run.scores]
     runs = _newest(runs)
     if not runs:
-        where = ", ".join(map(str, folders))
-        raise DataError(f"no finished run below {where}; {_GIVE}")
-    tell_apart(runs)
+        raise DataError(f"no finished run below {', '.join(map(str, folders))}; {_GIVE}")
+    set_labels(runs)
     return runs
 
 
-def rank_notes(ranks: Sequence[dict[str, Any]], answers: int) -> list[str]:
-    """What a reader of the costs must know: missing ranks, replayed answers, contexts beyond the model."""
-    sums = {key: sum(rank[key] for rank in ranks) for key in ("replayed", "beyond_context")}
-    notes = []
-    if ranks and len(ranks) < ranks[0]["world_size"]:
-        notes.append(f"efficiency of {len(ranks)} of {ranks[0]['world_size']} ranks only")
-    if sums["replayed"]:
-        notes.append(f"{sums['replayed']} of {answers} answers were timed by the run that it resumed")
-    if sums["beyond_context"]:
-        notes.append(f"{sums['beyond_context']} answers had more context than the model is made for")
-    return notes
+def newest_run(output: Path) -> FoundRun | None:
+    """The newest run of this package in an output path, scored or not; None if there is none."""
+    paths = sorted([*output.glob(f"*/{FILE}"), *output.glob("stc_*.json")])
+    return max(_collect(paths, lambda line: None), key=lambda run: run.record.run, default=None)
 
 
-def tell_apart(runs: Sequence[Run]) -> None:
-    """Set `label`: the name, then the settings that tell runs of one name apart, their time, or a number."""
-    by_name: dict[str, list[Run]] = {}
+def set_labels(runs: Sequence[FoundRun]) -> None:
+    """Set `label`: the name; for equal names also the settings that differ, then the time or a number."""
+    by_name: dict[str, list[FoundRun]] = {}
     for run in runs:
         run.label = run.name
         by_name.setdefault(run.name, []).append(run)
     for same in (group for group in by_name.values() if len(group) > 1):
-        telling = _telling_settings(same)
+        telling = _distinguishing_settings(same)
         for run in same:
-            shown = ", ".join(f"{key}={run.settings[key]}" for key in telling if key in run.settings)
-            run.label = f"{run.name} [{shown}]" if shown else run.name
-        for ending in (lambda run, number: run.stamp, lambda run, number: f"#{number}"):
+            settings = run.record.settings
+            text = ", ".join(f"{key}={settings[key]}" for key in telling if key in settings)
+            run.label = f"{run.name} [{text}]" if text else run.name
+        for ending in (lambda run, number: run.record.run, lambda run, number: f"#{number}"):
             labels = [run.label for run in same]
             for number, run in enumerate(same, 1):
                 if labels.count(labels[number - 1]) > 1:
                     run.label += f" {ending(run, number)}"
 
 
-def differing_settings(runs: Sequence[Run]) -> list[str]:
-    """Names of the settings that are not equal in all runs, in the order in which they are listed."""
-    names = dict.fromkeys(name for run in runs for name in run.settings)
-    return [name for name in names if len({repr(run.settings.get(name)) for run in runs}) > 1]
+def differing_settings(runs: Sequence[FoundRun]) -> list[str]:
+    """Names of the settings that are not equal in all runs, in their usual order."""
+    names = dict.fromkeys(name for run in runs for name in run.record.settings)
+    return [name for name in names if len({repr(run.record.settings.get(name)) for run in runs}) > 1]
 
 
-def _telling_settings(runs: Sequence[Run]) -> list[str]:
-    """The first few settings that are enough: methods differ in many arguments that say no more."""
+def _distinguishing_settings(runs: Sequence[FoundRun]) -> list[str]:
+    """The first few settings that tell the runs apart: methods differ in many arguments that add nothing."""
     chosen: list[str] = []
     apart = 1
     for name in differing_settings(runs):
-        found = len({tuple(repr(run.settings.get(key)) for key in (*chosen, name)) for run in runs})
+        found = len({tuple(repr(run.record.settings.get(key)) for key in (*chosen, name)) for run in runs})
         if found > apart:
             chosen.append(name)
             apart = found
     return chosen
 
 
-def _collect(paths: Sequence[Path], tell: Callable[[str], None]) -> list[_Files]:
-    found: dict[tuple[Path, str], _Files] = {}
-    results, statuses = [], []
+def _json_files(root: Path, tell: Callable[[str], None]) -> list[Path]:
+    """JSON files below a folder; of a sweep only those of its merged runs."""
+    found = []
+    for folder, inside, names in os.walk(root):
+        here = Path(folder)
+        if _SWEEP in names and "jobs" in inside:
+            if "merged" not in inside:
+                tell(f"skipped {here}: the sweep is not merged; run stc-lmms sweep merge {here}")
+            inside[:], names = [name for name in inside if name == "merged"], []
+        found += [here / name for name in names if name.endswith(".json")]
+    return sorted(found)
+
+
+def _collect(paths: Sequence[Path], tell: Callable[[str], None]) -> list[FoundRun]:
+    """The runs that the files make up."""
+    ours: dict[tuple[Path, str], FoundRun] = {}
+    old: dict[tuple[Path, str], list[tuple[Path, dict[str, Any]]]] = {}
+    results: list[tuple[Path, dict[str, Any]]] = []
+    statuses: list[tuple[Path, dict[str, Any]]] = []
     for path in paths:
         if path.name in _OWN_OUTPUTS:
             continue
-        content, why = _read(path)
-        if content is None:
-            tell(f"skipped {path}: {why}")
-        elif path.name.endswith("_results.json"):
-            results.append((path, content))
-        elif path.name == _STATUS:
-            statuses.append((path, content))
-        else:
-            files = found.setdefault((path.parent, content["run"] or ""), _Files(path.parent))
-            (files.summaries if "summary" in content else files.ranks).append(content)
-    for path, content in reversed(results):  # a summary without a run is that of the newest
-        stamp = str(_told(content).get("stc_run") or "")
-        # lmms-eval puts its results one folder below the output path
-        key = next(((f, stamp) for f in (path.parent.parent, path.parent) if (f, stamp) in found), None)
-        if key is None or found[key].results is not None:
-            key = (path, stamp)
-            found[key] = _Files(path.parent)
-        found[key].results = content
+        try:
+            content = _load(path)
+            if path.name == FILE:
+                run = _typed(content)
+                folder = path.parent.parent
+                files = [path.parent / each.file for each in run.answers]
+                ours[folder, run.run] = FoundRun(run, folder, folder.resolve().name, files=files)
+            elif legacy.is_legacy(path):
+                _check(FoundRun(run := legacy.to_run([content]), path.parent, ""))
+                old.setdefault((path.parent, run.run), []).append((path, content))
+            elif path.name.endswith("_results.json"):
+                _check(_foreign(path, content, of_results(content), "lmms-eval"))
+                results.append((path, content))
+            elif path.name == _STATUS:
+                _check(_foreign(path, content, of_status(content), "VLMEvalKit"))
+                statuses.append((path, content))
+            else:
+                raise _NoRunError("not a file of a run")
+        except _NoRunError as error:
+            tell(f"skipped {path}: {error}")
+        except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
+            tell(f"skipped {path}: not a file of a run ({_reason(error)}); delete it, or give another folder")
+    for (folder, name), files in old.items():
+        run = legacy.to_run([content for _, content in files])
+        ranks = [path for path, _ in files if path.name.startswith(legacy.EFFICIENCY)]
+        ours.setdefault((folder, name), FoundRun(run, folder, folder.resolve().name, files=ranks))
+    for run in ours.values():
+        run.scores = [of_benchmark(*item) for item in run.record.benchmarks.items()]
+    return [*_join(ours, results, statuses)]
+
+
+def _join(
+    ours: dict[tuple[Path, str], FoundRun],
+    results: Sequence[tuple[Path, dict[str, Any]]],
+    statuses: Sequence[tuple[Path, dict[str, Any]]],
+) -> Iterator[FoundRun]:
+    """Put our runs and the result files of the harnesses together."""
+    others, joined = [], set()
+    for path, content in reversed(results):  # an old summary without a run belongs to the newest
+        scores, stamp = of_results(content), str(_cli_args(content).get("stc_run") or "")
+        # lmms-eval writes its results one folder below the output path
+        keys = [(folder, stamp) for folder in (path.parent.parent, path.parent)]
+        key = next((key for key in keys if key in ours and key not in joined), None)
+        alone = _foreign(path, content, scores, "lmms-eval")
+        if key is None:
+            others.append(alone)
+            continue
+        joined.add(key)
+        run, theirs = ours[key], alone.record
+        # the run's own scores have more detail than those of our tasks in lmms-eval's file
+        run.scores += [score for score in scores if not (score.ours and run.scores)]
+        run.limited = alone.limited
+        run.record = run.record.model_copy(
+            update={
+                "run": run.record.run or theirs.run,
+                "settings": run.record.settings or theirs.settings,
+                "model_name": run.record.model_name or ("" if run.record.settings else theirs.model_name),
+            }
+        )
+    yield from ours.values()
+    yield from reversed(others)
     for path, content in statuses:
-        if any(folder == path.parent and files.summaries for (folder, _), files in found.items()):
-            ours = {score.benchmark for score in of_status(content) if score.ours}  # told by their summaries
-            others = {name: values for name, values in content["datasets"].items() if name not in ours}
-            content = content | {"datasets": others}
-        found[(path, "")] = _Files(path.parent, results=content)
-    return [files for files in found.values() if files.summaries or files.results]
+        scored = any(folder == path.parent and run.scores for (folder, _), run in ours.items())
+        scores = [score for score in of_status(content) if not (score.ours and scored)]
+        if scores:
+            yield _foreign(path, content, scores, "VLMEvalKit")
 
 
-def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """The content, or None and why it is not that of a run."""
+class _NoRunError(Exception):
+    """Why a file is not one of a run, with the fix."""
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        return None, f"not readable as JSON ({error})"
+        raise _NoRunError(f"cut off or not JSON ({_reason(error)}); delete it and {_RERUN}") from None
     if not isinstance(content, dict):
-        return None, "not a file of a run"
-    try:
-        if path.name.startswith("stc_summary_"):
-            _check(_run(_Files(path.parent, summaries=[content])), content["run"])
-        elif path.name.startswith("stc_efficiency_"):
-            _check(_run(_Files(path.parent, ranks=[content])), content["run"])
-        elif path.name.endswith("_results.json"):
-            run = _run(_Files(path.parent, results=content))
-            _check(run, None)
-            if not run.scores:
-                return None, "no scores of an lmms-eval run in it"
-        elif path.name == _STATUS:
-            run = _run(_Files(path.parent, results=content))
-            _check(run, None)
-            if not run.scores:
-                return None, "no scores of a VLMEvalKit run in it"
-        else:
-            return None, "not a file of a run"
-    except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
-        return None, f"not a file of a run ({type(error).__name__}: {error})"
-    return content, ""
+        raise _NoRunError("not a file of a run")
+    return content
 
 
-def _check(run: Run, name: Any) -> None:
-    """What was read alone must be a run whose numbers are numbers, or the page would fail on it.
+def _typed(content: dict[str, Any]) -> Run:
+    version = content.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        why = f"schema_version {version} of a newer stc-lmms, this one reads up to {SCHEMA_VERSION}"
+        raise _NoRunError(f"{why}; upgrade stc-lmms")
+    if version != SCHEMA_VERSION:
+        raise _NoRunError(f"schema_version {version!r} is unknown; delete it and {_RERUN}")
+    run = Run.model_validate(content)
+    _check(FoundRun(run, Path(), ""))
+    return run
+
+
+def _foreign(path: Path, content: dict[str, Any], scores: list[Score], harness: str) -> FoundRun:
+    """What a harness's own file says about a run.
 
     Raises:
-        TypeError, AttributeError: something is of another type.
-        ValueError: a number is not finite.
+        _NoRunError: it has no scores.
     """
-    numbers = [value for value in run.cost.values() if value is not None]
-    for score in run.scores:
-        numbers += [
-            score.accuracy,
-            *score.parts.values(),
-            *(accuracy for accuracy, _ in score.tasks.values()),
-        ]
-        numbers += [x for x in (score.strict, score.macro, score.micro, score.n) if x is not None]
-    if not all(math.isfinite(number) for number in numbers):
-        raise ValueError("a number that is not finite")
-    if not isinstance(name, str | None) or not run.hardware:
-        raise TypeError("its run has no name")
-
-
-def _run(files: _Files) -> Run:
-    first = (files.summaries + files.ranks + [{}])[0]
-    results = files.results or {}
-    config = results.get("config") or {}
-    settings = first.get("settings") or _told(results).get("stc_settings")
-    name = str(settings["pretrained"]) if settings and settings.get("pretrained") else ""
-    # our tasks give the scores in full in their summary; lmms-eval's file has the other tasks
-    scores = [of_summary(summary) for summary in files.summaries]
-    if "datasets" in results:
-        scores += of_status(results)
-    elif results:
-        scores += [score for score in of_results(results) if not (score.ours and scores)]
-    answers = [answer for rank in files.ranks for answer in rank["answers"]]
-    folder = files.folder.resolve().name
-    return Run(
-        name=folder if files.summaries or files.ranks else str(results.get("model_name") or folder),
-        model_name=name or str(results.get("model_name") or config.get("model") or "unknown"),
-        method=str((settings or {}).get("method", "-")),
-        stamp=str(first.get("run") or results.get("date") or results.get("updated_at") or ""),
-        source=str(files.folder),
-        settings=dict(settings or _command_line(config)),
-        scores=scores,
-        cost=total(_costs(files.ranks)) if files.ranks else {},
-        model=next((rank["model"] for rank in files.ranks if rank.get("model")), {}),
-        notes=rank_notes(files.ranks, len(answers)) if files.ranks else [],
-        limited=bool(config.get("limit")),
+    if not scores:
+        raise _NoRunError(f"no scores of a run of {harness} in it; evaluate again")
+    config, settings = content.get("config") or {}, _cli_args(content).get("stc_settings")
+    name = str(content.get("model_name") or config.get("model") or "")
+    record = Run(
+        run=str(content.get("date") or content.get("updated_at") or ""),
+        harness=harness.lower(),
+        model_name="" if settings else name,
+        settings=settings or _command_line(config),
+        foreign=scores,
     )
+    name = name or path.parent.resolve().name
+    return FoundRun(record, path.parent, name, list(record.foreign), limited=bool(config.get("limit")))
 
 
-def _costs(ranks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [a["efficiency"] for rank in ranks for a in rank["answers"] if a.get("efficiency")]
+def _check(run: FoundRun) -> None:
+    """Raises an exception if parts that are plain dictionaries are not of the form that tables need."""
+    str((run.hardware, run.method, run.model_name))
 
 
-def _told(results: dict[str, Any]) -> dict[str, Any]:
-    config = results.get("config") or {}
-    told = config.get("resolved_cli_args")
-    return told if isinstance(told, dict) else {}
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _cli_args(content: dict[str, Any]) -> dict[str, Any]:
+    args = (content.get("config") or {}).get("resolved_cli_args")
+    return args if isinstance(args, dict) else {}
 
 
 def _command_line(config: dict[str, Any]) -> dict[str, Any]:
@@ -276,16 +318,16 @@ def _command_line(config: dict[str, Any]) -> dict[str, Any]:
     given = config.get("model_args")
     if isinstance(given, str):
         given = dict(pair.partition("=")[::2] for pair in given.split(",") if pair)
-    shown = {key: config[key] for key in ("model", "limit", "gen_kwargs") if config.get(key)}
-    return shown | (given if isinstance(given, dict) else {})
+    about = {key: config[key] for key in ("model", "limit", "gen_kwargs") if config.get(key)}
+    return about | (given if isinstance(given, dict) else {})
 
 
-def _newest(runs: Sequence[Run]) -> list[Run]:
-    """Drop scores that a newer run with the same settings in the same folder has again."""
+def _newest(runs: Sequence[FoundRun]) -> list[FoundRun]:
+    """Drop scores that a newer run with the same settings in the same folder has, too."""
     kept: set[tuple[str, ...]] = set()
-    for run in sorted(runs, key=lambda run: run.stamp, reverse=True):
-        who = (run.source, run.model_name, json.dumps(run.settings, sort_keys=True, default=str))
-        again = [score for score in run.scores if (*who, score.benchmark) in kept]
-        run.scores = [score for score in run.scores if score not in again]
+    for run in sorted(runs, key=lambda run: run.record.run, reverse=True):
+        settings = json.dumps(run.record.settings, sort_keys=True, default=str)
+        who = (str(run.folder), run.model_name, settings)
+        run.scores = [score for score in run.scores if (*who, score.benchmark) not in kept]
         kept.update((*who, score.benchmark) for score in run.scores)
     return [run for run in runs if run.scores]

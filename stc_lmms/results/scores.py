@@ -2,70 +2,38 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from stc_lmms.benchmarks.registry import find_label
 from stc_lmms.errors import DataError
+from stc_lmms.results.schema import Accuracy, BenchmarkScores, PartScores, Score
 
 _PREFERRED = ("acc", "accuracy", "exact_match", "score", "overall")
 
 
-@dataclass(frozen=True)
-class Score:
-    """One run on one benchmark; all accuracies in percent.
+def of_benchmark(label: str, scores: BenchmarkScores) -> Score:
+    """The score of a run on one of our benchmarks.
 
-    Attributes:
-        benchmark: name of the task or group, with its parts when some are absent.
-        accuracy: the average that the benchmark itself reports, by its official scorer.
-        average: which one that is: `macro`, `micro`, or the metric of another model's result file.
-        strict: by the strict scorer, in the same average; None when there is none.
-        n: questions; None when the file does not tell. Missing and failed ones are among them.
-        parts: part -> accuracy in the benchmark's own average.
-        tasks: sub-task -> (accuracy, n).
-        ours: scored by our own tasks.
+    Args:
+        label: benchmark and size, such as `ovobench_mini`.
+        scores: in `run.json`.
     """
-
-    benchmark: str
-    accuracy: float
-    average: str
-    n: int | None
-    strict: float | None = None
-    macro: float | None = None
-    micro: float | None = None
-    n_missing: int | None = None
-    n_unparsed: int | None = None
-    n_failed: int | None = None
-    parts: dict[str, float] = field(default_factory=dict)
-    tasks: dict[str, tuple[float, int | None]] = field(default_factory=dict)
-    ours: bool = True
-
-
-def of_summary(content: Mapping[str, Any]) -> Score:
-    """The score in a `stc_summary_*.json`.
-
-    Raises:
-        KeyError, TypeError: it is not one.
-    """
-    summary, parts = content["summary"], content["summary"]["parts"]
-    kind = summary["headline"]
-    macro = summary["total"] or mean_of_parts(parts)
-    own = macro if kind == "macro" else summary["micro"]
-    complete = summary["total"] is not None
+    macro, kind = scores.total or _mean_of_parts(scores.parts), scores.headline
+    own = macro if kind == "macro" else scores.micro
     return Score(
-        benchmark=task_name(content["benchmark"], None if complete else parts),
-        accuracy=100 * own["official"],
+        benchmark=task_name(label, scores.parts if scores.total is None else None),
+        accuracy=100 * own.official,
         average=kind,
-        strict=100 * own["strict"],
-        macro=100 * macro["official"],
-        micro=100 * summary["micro"]["official"],
-        parts={part: 100 * values[kind]["official"] for part, values in parts.items()},
+        strict=100 * own.strict,
+        macro=100 * macro.official,
+        micro=100 * scores.micro.official,
+        parts={part: 100 * getattr(values, kind).official for part, values in scores.parts.items()},
         tasks={
-            f"{part} / {task}": (100 * values["accuracy"]["official"], values["n"])
-            for part, of_part in parts.items()
-            for task, values in of_part["tasks"].items()
+            f"{part} / {task}": (100 * values.accuracy.official, values.n)
+            for part, of_part in scores.parts.items()
+            for task, values in of_part.tasks.items()
         },
-        **{key: summary[key] for key in ("n", "n_missing", "n_unparsed", "n_failed")},
+        **{key: getattr(scores, key) for key in ("n", "n_missing", "n_unparsed", "n_failed")},
     )
 
 
@@ -81,10 +49,13 @@ def task_name(label: str, parts: Iterable[str] | None = None) -> str:
     return benchmark.task_name(size, parts)
 
 
-def mean_of_parts(parts: Mapping[str, Any]) -> dict[str, float]:
-    """Mean over the parts that are there of their macro averages, by each scorer."""
-    found = [part["macro"] for part in parts.values()]
-    return {key: sum(part[key] for part in found) / len(found) for key in ("official", "strict")}
+def _mean_of_parts(parts: Mapping[str, PartScores]) -> Accuracy:
+    """Mean over the present parts of their macro averages, by each scorer."""
+    macros = [part.macro for part in parts.values()]
+    return Accuracy(
+        official=sum(each.official for each in macros) / len(macros),
+        strict=sum(each.strict for each in macros) / len(macros),
+    )
 
 
 def of_results(content: Mapping[str, Any]) -> list[Score]:

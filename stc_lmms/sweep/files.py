@@ -1,11 +1,11 @@
 """JSON files that are never half written: a temporary file replaces the old one in one step."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import StcError
+from stc_lmms.results.write import write_text
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -14,14 +14,7 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         StcError: the disk is full, or the folder cannot be written; the old file stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StcError(f"cannot write {path} ({error.strerror}); finished work is kept") from None
+    write_text(path, json.dumps(content) + "\n")
 
 
 def read_json(path: Path) -> Any:

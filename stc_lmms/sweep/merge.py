@@ -1,24 +1,28 @@
-"""Merges the shards of a recipe to the results of one unsharded run, bit for bit.
+"""Merges the shards of a recipe into the results of one unsharded run, bit for bit.
 
-lmms-eval's sample files hold, for every video, the values that its metrics are made of. They are put into the
-order of an unsharded run and given to the aggregations that the task's YAML names, the very functions that
-lmms-eval calls. The efficiency files of the shards become ranks of one run.
+lmms-eval's sample files hold, for every video, the values that its metrics aggregate. They are put into the
+order of an unsharded run and passed to the aggregations named in the task's YAML, the same functions that
+lmms-eval calls. The answers of the shards become the ranks of one run.
 """
 
 import contextlib
 import io
 import math
-from argparse import Namespace
+import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import StcError
-from stc_lmms.eval.lmms_tasks import forget
+from stc_lmms.eval.recorder import Recorder, finish, new_run, start
+from stc_lmms.results.read import FoundRun, newest_run
+from stc_lmms.results.schema import AnswerFile, Run
+from stc_lmms.results.totals import notes, total
+from stc_lmms.results.write import write_answers, write_run
 from stc_lmms.sweep import samples, tasks
-from stc_lmms.sweep.files import read_json, write_json
+from stc_lmms.sweep.files import write_json
 from stc_lmms.sweep.folder import Sweep, SweepJob
 
 _AGAIN = "delete that file and resume: the journal has its answers"
@@ -26,13 +30,13 @@ _AGAIN = "delete that file and resume: the journal has its answers"
 
 @dataclass(frozen=True)
 class Merged:
-    """What became of one recipe.
+    """The merge of one recipe.
 
     Attributes:
-        recipe: which.
+        recipe: its name.
         results: metrics by task and group, in lmms-eval's form, of the tasks whose shards are all done.
-        missing: by task that was not merged, its jobs that are not done, or have lost what they left.
-        error: why nothing was merged though there was something; the last merge stays.
+        missing: for each task that was not merged, its jobs that are not done or whose output is incomplete.
+        error: why finished shards could not be merged; the last merge stays.
     """
 
     recipe: str
@@ -42,7 +46,7 @@ class Merged:
 
 
 def merge(sweep: Sweep) -> Iterator[Merged]:
-    """Merge every recipe, one at a time, to one run on all its finished tasks; an error is its own."""
+    """Merge each recipe into one run on all its finished tasks; an error in one does not stop the others."""
     recipes: dict[str, dict[str, list[SweepJob]]] = {}
     for job in sweep.jobs:
         recipes.setdefault(job.recipe, {}).setdefault(job.task, []).append(job)
@@ -64,36 +68,48 @@ def _is_done(job: SweepJob) -> bool:
 
 
 def _merge(sweep: Sweep, recipe: str, jobs: dict[str, list[SweepJob]]) -> dict[str, dict[str, Any]]:
-    ranks = [path for of_task in jobs.values() for job in of_task for path in _efficiency(job)]
-    settings = read_json(ranks[0])["settings"]
-    run = f"{datetime.now():%Y%m%d_%H%M%S_%f}"[:-3] + f"_{settings['method']}"
+    shards = [newest_run(job.out) for of_task in jobs.values() for job in of_task]
+    settings = shards[0].record.settings
     folder = sweep.root / "merged" / recipe
     folder.mkdir(parents=True, exist_ok=True)
-    before = [path for path in folder.iterdir() if path.is_file()]  # of the last merge, until this one stands
-    args = Namespace(output_path=str(folder), stc_run=run, stc_settings=settings)
+    before = list(folder.iterdir())  # of the last merge; removed when this one is complete
+    recorder = start(Recorder(new_run(settings["method"]), "sweep", settings))
     found = [tasks.find(name) for name in jobs]
     results: dict[str, dict[str, Any]] = {}
     for task in found:
         for leaf in task.leaves:
             values = _samples(leaf, jobs[task.name], sweep.plan["tasks"][task.name][leaf.name])
             with contextlib.redirect_stdout(io.StringIO()):  # the table; reports print it
-                results[leaf.name] = _metrics(leaf, values, args)
+                results[leaf.name] = _metrics(leaf, values)
         if task.means:
             results[task.name] = _means(task, results)
-    forget(args)
-    for rank, path in enumerate(ranks):
-        about = {"run": run, "rank": rank, "world_size": len(ranks)}
-        write_json(folder / f"stc_efficiency_{run}_rank{rank}.json", read_json(path) | about)
-    write_json(folder / f"{run}_results.json", _results(sweep, recipe, found, results, args))
+    finish()
+    write_run(folder, _merged_run(recorder.to_run(), shards, folder))
+    write_json(folder / f"{recorder.run}_results.json", _results(sweep, recipe, found, results, recorder))
     for path in before:
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return results
 
 
-def _efficiency(job: SweepJob) -> list[Path]:
-    """The efficiency files of a job's newest run."""
-    names = [path.name.rpartition("_rank")[0] for path in job.out.glob("stc_efficiency_*_rank*.json")]
-    return sorted(job.out.glob(f"{max(names)}_rank*.json"))
+def _merged_run(run: Run, shards: Sequence[FoundRun], folder: Path) -> Run:
+    """The run with the costs and answers of all shards, whose processes become its ranks."""
+    costs, files = [], []
+    for shard in shards:
+        answers = list(shard.answers())
+        costs += [answer["efficiency"] for answer in answers if answer.get("efficiency")]
+        name = write_answers(folder, run.run, len(files), answers)
+        files.append(AnswerFile(file=name, answers=len(answers)))
+    records = [shard.record for shard in shards]
+    names = ("answered", "failed", "replayed", "restarts", "beyond_context", "world_size")
+    counts = {name: sum(getattr(record, name) for record in records) for name in names}
+    update = {
+        "model": next((record.model for record in records if record.model), {}),
+        "efficiency": total(costs),
+        "failures": dict(sum((Counter(record.failures) for record in records), Counter())),
+        "notes": notes(counts["replayed"], counts["beyond_context"], counts["answered"] + counts["failed"]),
+        "answers": tuple(files),
+    }
+    return run.model_copy(update=counts | update)
 
 
 def _samples(leaf: tasks.Leaf, jobs: Sequence[SweepJob], order: Sequence[str]) -> list[dict[str, Any]]:
@@ -114,20 +130,19 @@ def _samples(leaf: tasks.Leaf, jobs: Sequence[SweepJob], order: Sequence[str]) -
     return [found[video] for video in order]
 
 
-def _metrics(leaf: tasks.Leaf, found: Sequence[dict[str, Any]], args: Namespace) -> dict[str, Any]:
+def _metrics(leaf: tasks.Leaf, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Aggregated metrics in lmms-eval's form: `name,none`."""
     results: dict[str, Any] = {"alias": leaf.name}
     for metric, path in leaf.metrics:
         function = tasks.aggregation(path)
         items = [sample[metric] for sample in found]
-        value = function(items, args=args) if metric == "acc" else function(items)
-        results[f"{metric},none"] = value
+        results[f"{metric},none"] = function(items)
         results[f"{metric}_stderr,none"] = "N/A"
     return results
 
 
 def _means(task: tasks.Task, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A group's metrics: the mean over its tasks of those that it asks for, as lmms-eval reckons them."""
+    """A group's metrics: the mean over its tasks of those that it asks for, as lmms-eval computes them."""
     of_leaves = [results[leaf.name] for leaf in task.leaves]
     found: dict[str, Any] = {"alias": task.name}
     for name in of_leaves[0]:
@@ -145,9 +160,9 @@ def _results(
     recipe: str,
     found: Sequence[tasks.Task],
     results: dict[str, dict[str, Any]],
-    args: Namespace,
+    recorder: Recorder,
 ) -> dict[str, Any]:
-    """What reports read of lmms-eval's result file."""
+    """A result file like lmms-eval's, as far as reports read it."""
     about = sweep.plan["recipes"][recipe]
     leaves = [leaf for task in found for leaf in task.leaves]
     rows = {name: len(videos) for task in found for name, videos in sweep.plan["tasks"][task.name].items()}
@@ -161,13 +176,13 @@ def _results(
             "model": about["model"],
             "model_args": about["model_args"],
             "limit": None,
-            "resolved_cli_args": {"stc_run": args.stc_run, "stc_settings": args.stc_settings},
+            "resolved_cli_args": {"stc_run": recorder.run, "stc_settings": recorder.settings},
         },
         "model_name": recipe,
-        "date": args.stc_run,
+        "date": recorder.run,
     }
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN, which a cost is when nothing was measured."""
+    """Replace NaN, which JSON does not have, by None: a cost is NaN when nothing was measured."""
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from stc_lmms.results.read import newest_run
 from stc_lmms.sweep.folder import SweepJob
 
 
@@ -34,6 +35,6 @@ def missing(job: SweepJob) -> str:
         found = count(path) if path else 0
         if found != rows:
             return f"{found} of {rows} samples of {leaf} exist; is the disk full, or were they deleted?"
-    if not any(job.out.glob("stc_efficiency_*_rank*.json")):
-        return f"{job.out} has no stc_efficiency file; is the disk full, or was it deleted?"
+    if newest_run(job.out) is None:
+        return f"{job.out} has no record of a run; is the disk full, or was it deleted?"
     return ""

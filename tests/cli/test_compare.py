@@ -10,21 +10,16 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms.cli.main import main
 from stc_lmms.eval import experiments as grid
-from stc_lmms.eval.experiments import Configuration, Outcome, Scored, configurations
+from stc_lmms.eval.experiments import configurations
 from stc_lmms.eval.lmms_eval import LlavaOvStc
 from stc_lmms.methods.stc_pruner import STCPruner
 from stc_lmms.resources import tasks_root
-from stc_lmms.results.compare import by_question, rows, text
-from stc_lmms.results.tables import render
+from stc_lmms.results.grid import Cell, Outcome, QuestionScore, by_question, rows, text
+from stc_lmms.results.read import find_runs
+from stc_lmms.results.schema import Run
 
 BACKWARD = "ovobench_stream_mini_backward"
-COST = {
-    "failed": 0,
-    "replayed": 0,
-    "kv_bytes": 3 * 2**20,
-    "peak_memory_bytes": 2**30,
-    "vit_ms_per_frame": 1.5,
-}
+EFFICIENCY = {"kv_bytes": 3 * 2**20, "peak_memory_bytes": 2**30, "vit_ms_per_frame": 1.5}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +81,7 @@ def test_the_grid_runs_with_weights_loaded_once(compared):
 
 def test_a_budget_that_cannot_be_met_is_skipped_with_the_nearest(compared):
     row = next(row for row in read(compared[0])["rows"] if row["name"] == "dycoke_7")
-    assert row["skipped"] and "the nearest that works is 9" in row["trouble"]
+    assert row["skipped"] and "the nearest that works is 9" in row["error"]
     assert not (compared[0] / "dycoke_7").exists()
 
 
@@ -107,7 +102,12 @@ def test_shared_weights_give_the_answers_of_a_run_of_its_own(compared, checkpoin
 
 def test_every_run_can_be_reported(compared):
     folder = compared[0]
-    assert "stc_9" in render([folder / name for name in ("none", "stc_7", "stc_9", "stc_cacher", "dycoke_9")])
+    runs = find_runs([folder], pytest.fail)
+    assert {run.name for run in runs} == {"none", "stc_7", "stc_9", "stc_cacher", "dycoke_9"}
+    of_grid = {row["name"]: folder / row["run"] for row in read(folder)["rows"] if "n" in row}
+    assert {name: json.loads(path.read_text())["run"] for name, path in of_grid.items()} == {
+        run.name: run.record.run for run in runs
+    }
 
 
 def test_a_finished_grid_is_resumed_without_weights(compare, compared, monkeypatch, capsys):
@@ -128,10 +128,10 @@ def test_one_failing_configuration_does_not_stop_the_others(compare, tmp_path, m
     monkeypatch.setattr(STCPruner, "compress", broken)
     assert compare(tmp_path, "stc,stc_cacher", "9") == 1
     failed, ran = read(tmp_path)["rows"]
-    assert failed["trouble"] and not failed["skipped"] and ran["n"] > 0 and ran["difference"] is None
+    assert failed["error"] and not failed["skipped"] and ran["n"] > 0 and ran["difference"] is None
     said = capsys.readouterr()
-    assert "the pruner broke" in said.err and f"stc_9: failed: {failed['trouble']}" in said.out
-    assert f"1 of 2, stc_9: {failed['trouble']}" in said.err and "2 of 2, stc_cacher: done" in said.err
+    assert "the pruner broke" in said.err and f"stc_9: failed: {failed['error']}" in said.out
+    assert f"1 of 2, stc_9: {failed['error']}" in said.err and "2 of 2, stc_cacher: done" in said.err
 
 
 def test_an_argument_of_all_may_need_a_varied_one(tmp_path):
@@ -193,15 +193,16 @@ def test_configurations():
 def test_the_table(capsys):
     def outcome(method, budget, values):
         asked = {
-            ("task", f"v{i // 2}", str(i)): Scored(f"v{i // 2}", "OCR" if i < 3 else "ATR", value)
+            ("task", f"v{i // 2}", str(i)): QuestionScore(f"v{i // 2}", "OCR" if i < 3 else "ATR", value)
             for i, value in enumerate(values)
         }
-        return Outcome(Configuration(method, budget), scores=asked, cost=COST)
+        run = Run(run=f"1_{method}", harness="lmms-eval", efficiency=EFFICIENCY)
+        return Outcome(Cell(method, budget), run=run, scores=asked)
 
     outcomes = [
         outcome("none", None, [1, 0, 0, 0]),
         outcome("stc", 9, [1, 1, 0, 1]),
-        Outcome(Configuration("tome", 9), "token_budget=9 cannot be met", skipped=True),
+        Outcome(Cell("tome", 9), "token_budget=9 cannot be met", skipped=True),
     ]
     found = rows(outcomes)
     assert [row.get("accuracy") for row in found] == [25, 75, None]

@@ -1,7 +1,6 @@
 """A request as rounds: which clip, which prompt, what is done about a task that cannot say."""
 
 import functools
-import json
 
 import pytest
 from lmms_eval.api.instance import Instance
@@ -10,7 +9,8 @@ from lmms_eval.tasks.ovobench import utils as builtin_ovobench
 from stc_lmms.benchmarks.registry import find
 from stc_lmms.errors import DataError
 from stc_lmms.eval import lmms_tasks
-from stc_lmms.eval.dialogue import MAX_BROKEN_ROUNDS, AnswerText, RequestDialogue, reason, to_clip
+from stc_lmms.eval.dialogue import MAX_BROKEN_ROUNDS, RequestDialogue, reason, to_clip
+from stc_lmms.eval.scoring import AnsweredRound
 from stc_lmms.eval.session import Clip
 
 
@@ -45,13 +45,10 @@ def test_anything_else_is_refused_in_one_line(visuals, why):
         to_clip(visuals)
 
 
-def test_an_answer_is_a_string_with_a_record():
-    answer = AnswerText("B.", {"note": "late"})
-    assert isinstance(answer, str) and answer == "B." and hash(answer) == hash("B.")
-    assert json.dumps([answer]) == '["B."]' and f"{answer}" == "B." and answer.record == {"note": "late"}
-    first, second = AnswerText("a"), AnswerText("a")
-    first.record["x"] = 1
-    assert second.record == {}
+def test_a_record_has_only_what_is_known():
+    assert AnsweredRound("B.").record() == {}
+    record = AnsweredRound("B.", efficiency={"vit_ms": 1.0}, note="late", past_end=True).record()
+    assert AnsweredRound("B.", **record) == AnsweredRound("B.", "", {"vit_ms": 1.0}, "late", True)
 
 
 def test_reasons_are_one_short_line():
@@ -77,7 +74,7 @@ def played(job, answers=None):
         asked.append(job.next)
         failed = job.next.failed
         text = "" if failed else answers(job.next) if answers else str(len(asked))
-        job.respond(AnswerText(text, {"failed": failed} if failed else None))
+        job.respond(AnsweredRound(text, failed=failed))
     return asked
 
 
@@ -85,7 +82,7 @@ def test_a_single_round_gives_a_string():
     job = RequestDialogue(single("Q?", lambda doc: [doc["video"]]), {"video": "v.mp4"})
     (asked,) = played(job)
     assert (asked.prompt, asked.clip, asked.failed) == ("Q?", Clip("v.mp4"), "")
-    assert job.result == "1" and isinstance(job.result, str) and job.failed == ""
+    assert job.result == "1" and type(job.result) is str and job.failed == ""
 
 
 def test_a_task_that_raises_fails_its_own_sample_only():

@@ -16,11 +16,12 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from stc_lmms.eval import lmms_eval as module
 from stc_lmms.eval.lmms_eval import LlavaOvStc
+from stc_lmms.eval.recorder import current
 from stc_lmms.eval.stopping import STOPPED
 from stc_lmms.resources import tasks_root
-from stc_lmms.results.tables import render
 from tests import media
 from tests.conftest import QUIRKS
+from tests.runs import recorded
 
 REAL = "streamingbench_mini"
 BACKWARD, FORWARD = (f"ovobench_stream_mini_{mode}" for mode in ("backward", "forward"))
@@ -62,7 +63,7 @@ def records(results, task):
 
 def summary_of(folder, benchmark="ovobench_mini"):
     """The newest summary in an output path."""
-    return json.loads(sorted(folder.glob(f"stc_summary_{benchmark}_*.json"))[-1].read_text())["summary"]
+    return recorded(folder)[-1]["benchmarks"][benchmark]
 
 
 def journal(folder):
@@ -120,13 +121,12 @@ def test_results_say_with_what_and_at_what_cost(run):
 def test_a_video_is_encoded_once_whatever_asks_about_it(run):
     results, output = run
     assert results["config"]["resolved_cli_args"]["stc_efficiency"]["frames_encoded"] == 20  # 40 s at 0.5 fps
-    (path,) = output.glob("stc_efficiency_*_stc_rank0.json")
-    record = json.loads(path.read_text())
+    (record,) = recorded(output)
     assert {answer["task"] for answer in record["answers"]} == {REAL, BACKWARD, FORWARD}
     assert sum(answer["efficiency"]["frames_encoded"] for answer in record["answers"]) == 20
     assert (record["answered"], record["failed"], record["restarts"]) == (12, 0, 0)
     assert record["settings"]["token_budget"] == 9 and record["model"]["dtype"] == "float32"
-    assert record["total"].items() <= results["config"]["resolved_cli_args"]["stc_efficiency"].items()
+    assert record["efficiency"].items() <= results["config"]["resolved_cli_args"]["stc_efficiency"].items()
 
 
 def test_every_sample_carries_its_cost(run):
@@ -170,10 +170,10 @@ def test_a_finished_run_is_resumed_without_a_model(run, model, no_model, capsys)
     assert metrics(again) == metrics(results)
     assert f"3 of 3 requests from {output / 'stc_journal'}" in capsys.readouterr().err
     assert records(again, REAL) == records(results, REAL)  # costs included
-    newest = json.loads(sorted(output.glob("stc_efficiency_*_stc_rank0.json"))[-1].read_text())
+    newest = recorded(output)[-1]
     assert newest["replayed"] == newest["answered"] == 12 and newest["model"]["execution"] == "grouped"
     assert all(answer["replayed"] for answer in newest["answers"])
-    assert "12 of 12 answers were timed by the run that it resumed" in render([output])
+    assert "12 of 12 answers were timed by the run that it resumed" in newest["notes"]
 
 
 def test_other_settings_are_not_resumed(run, model, no_model):
@@ -197,7 +197,7 @@ def test_the_harness_own_cache_is_refused(model, no_model, tmp_path, capsys):
         simple_evaluate(model(), tasks=[BACKWARD], task_manager=manager, cli_args=options, limit=1)
     assert caught.value.code == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "error:" in x]
-    assert line.startswith("stc-lmms: error: --use_cache would keep failed answers for ever")
+    assert line.startswith("stc-lmms: error: --use_cache would keep failed answers forever")
 
 
 def test_a_context_that_is_too_long_is_counted_and_said(model, checkpoint, tmp_path, caplog):
@@ -210,7 +210,7 @@ def test_a_context_that_is_too_long_is_counted_and_said(model, checkpoint, tmp_p
     cost = results["config"]["resolved_cli_args"]["stc_efficiency"]
     assert cost["beyond_context"] == 2 and cost["context_tokens"] > 150 and cost["failed"] == 0
     assert "2 answers had more context than the 150 tokens the model is made for" in caplog.text
-    assert "2 answers had more context than the model is made for" in render([tmp_path / "out"])
+    assert "2 answers had more context than the model is made for" in recorded(tmp_path / "out")[0]["notes"]
 
 
 def test_journal_without_an_output_path_is_in_the_cache(model, mini, private_caches):
@@ -370,8 +370,10 @@ def test_padding_requests_cost_nothing_and_results_keep_their_order(model, tmp_p
     padding = _clone_padding_request(requests[-1])
     answers = lm.generate_until([padding, *requests, padding])
     assert answers[0] == answers[4] == ""
-    assert [a.record["efficiency"]["frames_seen"] for a in answers[1:4]] == [5, 2, 3]
-    assert sum(a.record["efficiency"]["frames_encoded"] for a in answers[1:4]) == 5
+    costs = {each["doc_id"]: each["efficiency"] for each in current().answers}
+    assert [costs[index]["frames_seen"] for index in range(3)] == [5, 2, 3]
+    assert sum(cost["frames_encoded"] for cost in costs.values()) == 5
+    assert all(type(answer) is str for answer in answers)
     padding.request_type = "generate_until_multi_round"
     assert lm.generate_until_multi_round([padding]) == [[""]]
     assert lm.generate_until([]) == []
@@ -386,7 +388,7 @@ def test_told_to_stop_it_finishes_the_question_and_goes_on_with_the_next(run, mo
     def counted(self, player, job):
         if len(asked) == 4:  # in the midst of the first video, which all three tasks ask about
             os.kill(os.getpid(), signal.SIGTERM)
-        asked.append((job.request.task_name, len(job.responses)))
+        asked.append((job.request.task_name, len(job.answered)))
         return answer(self, player, job)
 
     monkeypatch.setattr(module.Harness, "_answer", counted)

@@ -9,6 +9,8 @@ from stc_lmms.benchmarks.ovobench import BENCHMARK
 from stc_lmms.benchmarks.summary import format_table
 from stc_lmms.eval.lmms_eval import LlavaOvStc
 from stc_lmms.eval.lmms_tasks import process_results
+from stc_lmms.eval.recorder import current
+from stc_lmms.eval.scoring import AnsweredRound
 from stc_lmms.resources import tasks_root
 from tests import media
 
@@ -39,7 +41,11 @@ def played(checkpoint, path, ends_s):
         "benchmark": "ovobench",
         "size": "mini",
     }
-    return row, lm.generate_until(requests)
+    texts, run = lm.generate_until(requests), current()
+    records = [{k: v for k, v in each.items() if k not in ("task", "doc_id")} for each in run.answers]
+    rounds = [AnsweredRound(text, **record) for text, record in zip(texts, records, strict=True)]
+    run.add("own", 0, row, rounds, replayed=False)
+    return row, texts
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,7 @@ def test_past_the_end_of_a_whole_video(checkpoint, video, caplog):
 @pytest.mark.parametrize("task", ["ovobench_stream", "streamingbench"])
 @pytest.mark.parametrize("size", ["", "_mini"])
 def test_every_count_is_declared_as_a_metric(task, size):
-    """What is not declared, lmms-eval drops without a word."""
+    """lmms-eval silently drops metrics that are not declared."""
     text = (tasks_root() / (task + size) / "_common_yaml").read_text()
     counts = {"n", "n_missing", "n_unparsed", "n_failed", "n_past_end"}
     assert counts <= {line.split()[2] for line in text.splitlines() if line.startswith("  - metric: ")}

@@ -14,6 +14,7 @@ from stc_lmms.eval.lmms_eval import LlavaOvStc
 from stc_lmms.models.llava_onevision.model import LlavaOnevisionStream
 from stc_lmms.resources import tasks_root
 from tests.media import encode_video, moving_square_frames
+from tests.runs import recorded
 
 SETS = [benchmark for benchmark in BENCHMARKS.values() if not benchmark.timed]
 CHOICES = ["Red", "Blue", "Green", "White"]
@@ -80,8 +81,8 @@ def test_all_questions_are_asked_at_the_end_of_one_encode(asked):
     for benchmark in SETS:
         found = results["results"][benchmark.task_name()]
         assert found["n,none"] == 4 and found["n_failed,none"] == found["n_past_end,none"] == 0
-        (summary,) = output.glob(f"stc_summary_{benchmark.name}_*.json")
-        assert json.loads(summary.read_text())["summary"]["headline"] == "micro"
+        (run,) = recorded(output)
+        assert run["benchmarks"][benchmark.name]["headline"] == "micro"
 
 
 def test_prompt_search_and_opening_are_those_of_the_drivers(asked):

@@ -11,6 +11,7 @@ from stc_lmms.cli.main import main
 from stc_lmms.models.public_sizes import QWEN2
 from stc_lmms.models.streamforest import bench
 from tests import media
+from tests.runs import recorded
 from training.demo.streamforest_checkpoint import build_streamforest
 
 TASK = "ovobench_stream_mini_backward"
@@ -50,8 +51,8 @@ def test_lmms_eval_on_a_mini_task(folder, tmp_path):
     }
     settings |= {"cache_interval": 4, "update_ratio": 0.25, "long_quota": 5120, "grid": "fixed"}
     assert echoed["stc_settings"].items() >= settings.items()
-    (record,) = (json.loads(p.read_text()) for p in tmp_path.glob("stc_efficiency_*.json"))
-    total = record["total"]
+    (record,) = recorded(tmp_path)
+    total = record["efficiency"]
     assert record["failed"] == 0 and record["model"]["execution"] == "grouped"
     assert 0.3 < total["tower_tokens_recomputed"] / total["tower_tokens"] < 0.6
 

@@ -10,7 +10,8 @@ import yaml
 
 from stc_lmms.benchmarks.registry import find
 from stc_lmms.errors import SettingsError
-from stc_lmms.eval.dialogue import GENERATION, AnswerText, RowDialogue
+from stc_lmms.eval.dialogue import GENERATION, RowDialogue
+from stc_lmms.eval.scoring import AnsweredRound
 from stc_lmms.eval.session import Clip
 from stc_lmms.eval.vlmeval import command as vlmeval
 from stc_lmms.methods.registry import METHODS
@@ -90,12 +91,12 @@ def test_a_row_is_asked_as_lmms_eval_asks_it():
     asked = []
     while job.next is not None:
         asked.append(job.next)
-        job.respond(AnswerText("Yes." if job.next.clip.end_s == 5 else "no"))
+        job.respond(AnsweredRound("Yes." if job.next.clip.end_s == 5 else "no"))
     assert [a.clip.end_s for a in asked[:4]] == [3, 4, 5, 5]  # polls until the yes, then the follow-up
     assert asked[3].prompt == first["follow_up"] != asked[2].prompt
     assert asked[4].clip == Clip(row["path"], second["start_s"], second["start_s"] + 1)
-    assert [str(r) for r in job.of_question(first["qid"])] == ["no", "no", "Yes.", "Yes."]
-    assert job.of_question(second["qid"]) == job.responses[4:] and job.of_question("nobody") == []
+    assert [each.text for each in job.of_question(first["qid"])] == ["no", "no", "Yes.", "Yes."]
+    assert job.of_question(second["qid"]) == job.answered[4:] and job.of_question("nobody") == []
 
 
 def test_chunks_have_the_questions_of_the_stream(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 
 from tests.integration.test_cli import evaluate, results, samples
 from tests.media import encode_video, moving_square_frames
+from tests.runs import recorded
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +87,7 @@ def test_builtin_offline_tasks_run_unchanged(checkpoint, tmp_path):
     for task, metric in METRICS.items():
         assert found[task][f"{metric},none"] >= 0
     assert len(samples(output)) == 5
-    (record,) = (json.loads(path.read_text()) for path in output.glob("stc_efficiency_*.json"))
+    (record,) = recorded(output)
     assert record["answered"] == 5 and record["failed"] == 0
     # 6 s at 0.5 fps of three videos: the second question about one finds it encoded
-    assert record["total"]["frames_encoded"] == 3 * 3
+    assert record["efficiency"]["frames_encoded"] == 3 * 3

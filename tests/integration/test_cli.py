@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import QUIRKS
 from tests.integration.builtin import lay_out_ovobench
+from tests.runs import recorded
 
 pytestmark = pytest.mark.slow
 
@@ -93,9 +94,9 @@ def test_mini_benchmarks_end_to_end(uninterrupted):
     echoed = results(output)["config"]["resolved_cli_args"]
     assert echoed["stc_settings"]["token_budget"] == 9 and echoed["stc_settings"]["cache_interval"] == 4
     assert echoed["stc_efficiency"]["llm_tokens_mean"] == 9
-    (record,) = (json.loads(p.read_text()) for p in output.glob("stc_efficiency_*.json"))
+    (record,) = recorded(output)
     # 24-40 s at 0.5 fps: at most 20 frames of each of the twelve videos, though four tasks ask about them
-    assert record["failed"] == 0 and record["total"]["frames_encoded"] < 12 * 20
+    assert record["failed"] == 0 and record["efficiency"]["frames_encoded"] < 12 * 20
     assert record["model"]["execution"] == "grouped"
 
 
@@ -129,7 +130,7 @@ def test_builtin_ovobench_runs_unchanged(checkpoint, tmp_path):
     assert code == 0, log
     found = results(tmp_path / "out")["results"]
     assert {"ovo_backward", "ovo_realtime", "ovo_forward"} <= set(found)
-    (record,) = (json.loads(p.read_text()) for p in (tmp_path / "out").glob("stc_efficiency_*.json"))
+    (record,) = recorded(tmp_path / "out")
     assert record["answered"] == answered and record["failed"] == 1
     assert "chunk path does not exists" in next(a["failed"] for a in record["answers"] if a.get("failed"))
 
@@ -163,13 +164,13 @@ def test_two_ranks_give_the_metrics_of_one(checkpoint, uninterrupted, tmp_path):
     assert code == 0, log
     assert scores(tmp_path) == scores(uninterrupted[0])
     assert samples(tmp_path) == samples(uninterrupted[0])
-    ranks = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("stc_efficiency_*.json"))]
-    assert [record["rank"] for record in ranks] == [0, 1] and len({record["run"] for record in ranks}) == 1
-    (whole,) = (json.loads(path.read_text()) for path in uninterrupted[0].glob("stc_efficiency_*.json"))
-    assert sum(record["answered"] for record in ranks) == whole["answered"]
-    assert all(record["answered"] for record in ranks)
-    summaries = [json.loads(path.read_text()) for path in tmp_path.glob("stc_summary_*.json")]
-    assert len(summaries) == 2 and {summary["run"] for summary in summaries} == {ranks[0]["run"]}
+    (run,), (whole,) = recorded(tmp_path), recorded(uninterrupted[0])
+    assert run["world_size"] == 2 and [file.name for file in sorted(tmp_path.glob("stc_run_*/answers*"))] == [
+        "answers_rank0.jsonl",
+        "answers_rank1.jsonl",
+    ]
+    assert run["answered"] == whole["answered"] == len(run["answers"]) and run["failed"] == 0
+    assert run["benchmarks"] == whole["benchmarks"] and len(run["benchmarks"]) == 2
 
 
 def test_two_ranks_without_any_answer_fail_with_one_line(checkpoint, tmp_path):

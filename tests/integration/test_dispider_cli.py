@@ -8,6 +8,7 @@ from stc_lmms.cli.main import main
 from tests.conftest import QUIRKS
 from tests.integration.test_cli import results, run, samples, scores
 from tests.media import encode_video, moving_square_frames
+from tests.runs import recorded
 from training.demo.dispider_checkpoint import build_dispider
 
 TASKS = ["ovobench_stream_mini_backward", "streamingbench_mini_proactive"]
@@ -36,9 +37,9 @@ def test_lmms_eval_runs_mini_tasks(folder, tmp_path):
         "frames_per_clip": 4,
     }
     assert wanted.items() <= settings.items()
-    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("stc_efficiency_*.json"))
-    assert record["model"]["checkpoint_layout"] == "v2" and record["total"]["archive_bytes"] > 0
-    assert record["total"]["tower_tokens_recomputed"] < 0.6 * record["total"]["tower_tokens"]
+    (record,) = recorded(tmp_path)
+    assert record["model"]["checkpoint_layout"] == "v2" and record["efficiency"]["archive_bytes"] > 0
+    assert record["efficiency"]["tower_tokens_recomputed"] < 0.6 * record["efficiency"]["tower_tokens"]
     # The decision head answers polls, at the end of every clip of 4 s; this random one always wants to speak.
     polled = [said for (task, _), said in samples(tmp_path).items() if task.startswith(TASKS[1])]
     assert polled and all(said[:4] == ["No", "No", "No", "Yes"] and len(said) % 5 == 0 for said in polled)

@@ -1,6 +1,5 @@
 """Every model but LLaVA-OneVision through lmms-eval's evaluator: its own OVO-Bench task, and ours."""
 
-import json
 from argparse import Namespace
 
 import pytest
@@ -10,6 +9,7 @@ from lmms_eval.tasks import TaskManager
 from stc_lmms.resources import tasks_root
 from tests.integration.builtin import lay_out_ovobench
 from tests.models import qwen_checkpoint
+from tests.runs import recorded
 from training.demo.dispider_checkpoint import build_dispider
 from training.demo.streamforest_checkpoint import build_streamforest
 
@@ -51,7 +51,7 @@ def test_benchmarks_run_unchanged(model, tmp_path, monkeypatch):
     )
     assert {"ovo_backward", "ovo_realtime", "ovo_forward"} <= set(found["results"])
     assert all(found["results"][task]["n_failed,none"] == 0 for task in OURS)
-    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").glob("stc_efficiency_*.json"))
+    (record,) = recorded(tmp_path / "out")
     ours = sum(found["results"][task]["n,none"] for task in OURS)
     assert ours > 10 and record["failed"] == 1 and record["answered"] == answered + ours
-    assert record["total"]["tower_tokens_recomputed"] < record["total"]["tower_tokens"]
+    assert record["efficiency"]["tower_tokens_recomputed"] < record["efficiency"]["tower_tokens"]

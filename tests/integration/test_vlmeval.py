@@ -37,6 +37,7 @@ from vlmeval.vlm.base import BaseModel  # noqa: E402
 from stc_lmms.eval.vlmeval import data as vlmeval_data  # noqa: E402
 from stc_lmms.eval.vlmeval.data import CLASSES, assign_to_ranks  # noqa: E402
 from stc_lmms.eval.vlmeval.model import StcVLM  # noqa: E402
+from tests.runs import recorded  # noqa: E402
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_a_configuration_file_works(toy, run, tmp_path):
     slow = {"class": "StreamingBench", "dataset": "StreamingBench_mini", "fps": 0.25}
     config = write_config(tmp_path, toy, {"slow": slow, "StreamingBench_mini_proactive": {}}, digits=2)
     assert run("--config", config, "--work-dir", "out") == 0
-    ranks = [json.loads(path.read_text()) for path in (tmp_path / "out/toy").glob("stc_efficiency_*.json")]
+    ranks = recorded(tmp_path / "out/toy")
     assert sorted(rank["settings"]["fps"] for rank in ranks) == [0.25, TOY.defaults["fps"]]
     assert all(rank["settings"]["digits"] == 2 and rank["failed"] == 0 for rank in ranks)
     assert len(text_table(tmp_path / "out/toy/toy_slow.xlsx")) == 25
@@ -167,9 +168,8 @@ def test_a_failed_question_is_counted_and_tried_again(toy, run, chunks, tmp_path
     config = write_config(tmp_path, toy, {"OVOBench_backward": {}})
     for failed in (1, 0):
         assert run("--config", config, "--work-dir", "out") == 0
-        newest = json.loads(sorted((tmp_path / "out/toy").glob("stc_summary_*"))[-1].read_text())
-        assert (newest["benchmark"], newest["summary"]["n"]) == ("ovobench_chunks", 10)
-        assert newest["summary"]["n_failed"] == failed
+        ((benchmark, summary),) = recorded(tmp_path / "out/toy")[-1]["benchmarks"].items()
+        assert (benchmark, summary["n"], summary["n_failed"]) == ("ovobench_chunks", 10, failed)
         if failed:
             marked = text_table(tmp_path / "out/toy/toy_OVOBench_backward.xlsx")["prediction"]
             assert sum(text.startswith("Failed to obtain answer via API. ") for text in marked) == 1

@@ -23,6 +23,7 @@ from stc_lmms.eval.lmms_eval import LlavaOvStc
 from stc_lmms.resources import tasks_root
 from tests.conftest import QUIRKS
 from tests.integration.vlmeval_tables import summaries, text_table
+from tests.runs import recorded
 
 pytestmark = pytest.mark.slow
 
@@ -123,11 +124,10 @@ def test_so_they_are_on_the_sets_that_ship(tmp_path):
 
 def test_every_video_is_read_once_for_a_dataset(evaluated):
     for model in MODELS:
-        (path,) = (evaluated[0] / model).glob("stc_efficiency_*.json")
-        record = json.loads(path.read_text())
+        (record,) = recorded(evaluated[0] / model)
         assert record["failed"] == record["replayed"] == 0 and record["answered"] == 73 + 25
-        assert record["total"]["frames_encoded"] < 2 * 12 * 20  # 24-40 s at 0.5 fps, two datasets
-        assert record["total"]["llm_tokens_max"] == (36 if model.endswith("none") else 12)
+        assert record["efficiency"]["frames_encoded"] < 2 * 12 * 20  # 24-40 s at 0.5 fps, two datasets
+        assert record["efficiency"]["llm_tokens_max"] == (36 if model.endswith("none") else 12)
 
 
 def test_a_second_run_needs_no_model(evaluated, run, no_model):
@@ -143,8 +143,7 @@ def test_a_second_run_needs_no_model(evaluated, run, no_model):
         tables, True
     )
     assert summaries(output / "llava_ov_stc_demo") == before
-    newest = sorted((output / "llava_ov_stc_demo").glob("stc_efficiency_*.json"))[-1]
-    assert json.loads(newest.read_text())["replayed"] == 73 + 25
+    assert recorded(output / "llava_ov_stc_demo")[-1]["replayed"] == 73 + 25
 
 
 def test_two_processes_give_the_same(evaluated, tmp_path):

@@ -1,8 +1,8 @@
 """What VLMEvalKit leaves of a run."""
 
-import json
-
 import pandas as pd
+
+from tests.runs import recorded
 
 
 def text_table(path):
@@ -11,5 +11,5 @@ def text_table(path):
 
 
 def summaries(folder):
-    found = (json.loads(path.read_text()) for path in sorted(folder.glob("stc_summary_*.json")))
-    return {content["benchmark"]: content["summary"] for content in found}
+    """The summary of every benchmark, the newest."""
+    return {name: summary for run in recorded(folder) for name, summary in run["benchmarks"].items()}

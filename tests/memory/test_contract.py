@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from stc_lmms.engine.timers import total
 from stc_lmms.memory.registry import MEMORIES
 from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.ops.attention import kernel
+from stc_lmms.results.totals import total
 from stc_lmms.settings import resolve
 from tests.methods.streams import QUESTION, SHORT, play
 

@@ -19,6 +19,7 @@ from tests.fake_cuda import FakeCuda
 from tests.media import encode_video, moving_square_frames
 from tests.models.qwen_checkpoint import SMALL
 from tests.models.test_qwen_vl import message
+from tests.runs import recorded
 
 NONE = {"method": "none", "repetition_penalty": 1.0}
 
@@ -258,10 +259,10 @@ def test_lmms_eval_runs_a_mini_task(qwen_checkpoint, tmp_path):
     command += ["--output_path", str(tmp_path), "--log_samples", "--limit", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
-    records = [json.loads(path.read_text()) for path in tmp_path.glob("stc_efficiency_*.json")]
+    records = recorded(tmp_path)
     assert records, done.stdout + done.stderr
     assert records[0]["failed"] == 0 and records[0]["answered"] > 0
-    assert records[0]["total"]["llm_tokens_max"] == 4
+    assert records[0]["efficiency"]["llm_tokens_max"] == 4
     (path,) = tmp_path.glob("*/[0-9]*_results.json")
     settings = json.loads(path.read_text())["config"]["resolved_cli_args"]["stc_settings"]
     assert (settings["model"], settings["fps"], settings["slice_tokens"]) == ("livecc", 2.0, 12)

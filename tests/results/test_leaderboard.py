@@ -15,7 +15,7 @@ from stc_lmms.results.page import to_html
 from stc_lmms.results.published import PUBLISHED
 from stc_lmms.results.read import find_runs
 from stc_lmms.results.scores import of_results
-from tests.results.test_tables import answer, question, write_run
+from tests.results.helpers import answer, question, write_old_run, write_run
 
 CHECKPOINT = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
 ALL_TASKS = [task for tasks in ovobench.MODES.values() for task in tasks]
@@ -58,7 +58,7 @@ def test_runs_are_found_at_any_depth_and_once(results):
     assert {run.name for run in runs} == {"none", "stc", "random", "org__other"}
     assert [len(run.scores) for run in runs] == [1, 1, 1, 1]
     other = next(run for run in runs if run.name == "org__other")
-    assert other.settings == {"model": "llava_vid", "pretrained": "org/other", "conv": "qwen"}
+    assert other.record.settings == {"model": "llava_vid", "pretrained": "org/other", "conv": "qwen"}
     assert (other.scores[0].benchmark, other.scores[0].accuracy, other.hardware) == (
         "mmbench",
         50.0,
@@ -132,7 +132,8 @@ def test_the_page_asks_for_nothing(results):
 
 
 def test_broken_and_foreign_files_are_skipped_with_a_line_each(results, tmp_path, capsys):
-    summary = json.loads(next((results / "none").glob("stc_summary_*")).read_text())
+    write_old_run(tmp_path / "old", [question("EPM", 1)], [answer(1)])
+    summary = json.loads(next((tmp_path / "old").glob("stc_summary_*")).read_text())
     bad = {
         "stc_summary_x.json": '{"a"',
         "stc_summary_y.json": '{"benchmark": "y", "run": null}',
@@ -202,7 +203,7 @@ def test_of_a_repeated_run_the_newest_score_counts(tmp_path):
     write_run(folder, [question("EPM", 0)], [answer(1)])
     write_run(folder, [question("EPM", 1)], [answer(1)], stamp="20260102_000000_000")
     (run,) = find_runs([tmp_path], pytest.fail)
-    assert run.scores[0].accuracy == 100.0 and run.stamp.startswith("20260102")
+    assert run.scores[0].accuracy == 100.0 and run.record.run.startswith("20260102")
 
 
 def test_our_model_on_a_task_of_lmms_eval_has_its_cost(tmp_path):
@@ -211,15 +212,12 @@ def test_our_model_on_a_task_of_lmms_eval_has_its_cost(tmp_path):
     plain_results(tmp_path / "run", {"mvbench": {"acc,none": 41.0}}, config=told)
     (run,) = find_runs([tmp_path], pytest.fail)
     assert (run.name, run.method, run.scores[0].accuracy) == ("run", "stc", 41.0)
-    assert run.cost["frames_encoded"] == 4
+    assert run.record.efficiency["frames_encoded"] == 4
 
 
 @pytest.mark.parametrize("limit", [None, 8])
 def test_the_chunk_task_of_lmms_eval_is_compared_too(tmp_path, limit):
-    write_run(tmp_path / "run", [], [answer(4)])
-    settings = {"method": "stc", "pretrained": CHECKPOINT, "memory": "rekv"}
-    for path in (tmp_path / "run").glob("stc_efficiency_*"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"settings": settings}))
+    write_run(tmp_path / "run", [], [answer(4)], pretrained=CHECKPOINT, memory="rekv")
     told = {"resolved_cli_args": {"stc_run": "20260101_000000_000_stc"}, "limit": limit}
     plain_results(tmp_path / "run", {"ovobench": {"overall,none": 50.0}}, config=told)
     found = [own for line in comparison(find_runs([tmp_path], pytest.fail)) for own in line["ours"]]
@@ -253,7 +251,7 @@ def test_results_of_vlmevalkit_are_found(tmp_path):
         tmp_path / "their", fraction=fraction, percent=percent, **dict(zip("xyz", unfinished, strict=True))
     )
     (run,) = find_runs([tmp_path], pytest.fail)
-    assert (run.name, run.model_name, run.method, run.stamp) == ("Their-7B", "Their-7B", "-", "2026-01-02")
+    assert (run.name, run.model_name, run.method, run.record.run) == ("Their-7B", "Their-7B", "-", "2026-01-02")
     found = {score.benchmark: (score.accuracy, score.average, score.n, score.ours) for score in run.scores}
     assert found == {"fraction": (50, "Overall", None, False), "percent": (61.5, "a", None, False)}
 

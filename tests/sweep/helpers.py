@@ -5,8 +5,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from stc_lmms.engine.timers import Efficiency
-from stc_lmms.eval.dialogue import AnswerText
-from stc_lmms.eval.lmms_tasks import acc, forget, process_results
+from stc_lmms.eval.lmms_tasks import acc, process_results
+from stc_lmms.eval.recorder import Recorder, finish, start
+from stc_lmms.eval.scoring import AnsweredRound
 from stc_lmms.sweep import tasks
 from stc_lmms.sweep.folder import Sweep, SweepJob
 
@@ -33,23 +34,33 @@ def made_up_ovobench(root: Path, videos: int) -> Path:
     return root
 
 
-def answers(doc: dict) -> list[AnswerText]:
+def answers(doc: dict) -> list[AnsweredRound]:
     """Some right, some wrong, one failed: the same for the same video."""
     number = sum(map(ord, doc["video"]))
     cost = dict.fromkeys(Efficiency.__dataclass_fields__, 1) | {"attention": "sdpa", "execution": "grouped"}
     said = []
     for ask in range(len(doc["questions"])):
         if (number + ask) % 17 == 3:
-            said.append(AnswerText("", {"failed": "the video is broken"}))
+            said.append(AnsweredRound("", failed="the video is broken"))
         else:
-            said.append(AnswerText("AB"[(number + ask) % 2], {"efficiency": cost}))
+            said.append(AnsweredRound("AB"[(number + ask) % 2], efficiency=cost))
     return said
+
+
+def scored(doc: dict, recorder: Recorder) -> dict:
+    """The values of a video's metrics, as lmms-eval's process gets them during a run."""
+    start(recorder).add("task", 0, doc, said := answers(doc), replayed=False)
+    del recorder.answers[-len(said) :]
+    try:
+        return process_results(doc, [[each.text for each in said]])
+    finally:
+        finish()
 
 
 def pretend_done(job: SweepJob) -> None:
     """Leave what lmms-eval and the worker leave after a job."""
-    run = f"20260101_000000_{job.index:03d}_none"
-    records = []
+    settings = {"method": "none", "pretrained": "x"}
+    recorder = Recorder(f"20260101_000000_{job.index:03d}_none", "lmms-eval", settings, output=job.out)
     for leaf in leaves(job.task):
         listed = set(job.videos.get(leaf.key, ()))
         inside = [doc for doc in leaf.rows() if doc["video"] in listed]
@@ -59,13 +70,9 @@ def pretend_done(job: SweepJob) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as file:
             for number, doc in enumerate(reversed(inside)):  # ranks do not keep the order
-                said = answers(doc)
-                file.write(json.dumps({"doc_id": number} | process_results(doc, [said])) + "\n")
-                records += [{"task": leaf.name, "doc_id": number} | answer.record for answer in said]
-    content = {"run": run, "settings": {"method": "none", "pretrained": "x"}, "model": None, "rank": 0}
-    content |= {"world_size": 1, "answered": len(records), "failed": 0, "restarts": 0, "replayed": 0}
-    content |= {"beyond_context": 0, "total": {}, "answers": records}
-    (job.out / f"stc_efficiency_{run}_rank0.json").write_text(json.dumps(content))
+                file.write(json.dumps({"doc_id": number} | scored(doc, recorder)) + "\n")
+                recorder.add(leaf.name, number, doc, answers(doc), replayed=False)
+    recorder.write_answers()
     about = {"host": "nowhere", "heartbeat": 0.0, "seconds": 10.0, "attempt": 1}
     job.set_status(**about, state="done", reason="", rows=job.rows, failed_rows=0)
 
@@ -74,14 +81,14 @@ def unsharded(task: str) -> dict:
     """Metrics of one run over all rows, aggregated as lmms-eval does."""
     found = {}
     for leaf in leaves(task):
-        items = [process_results(doc, [answers(doc)]) for doc in leaf.rows()]
+        items = [scored(doc, Recorder("whole", "lmms-eval")) for doc in leaf.rows()]
         args = Namespace(output_path=None)
         values = {}
         for metric, path in leaf.metrics:
             column = [item[metric] for item in items]
             function = tasks.aggregation(path)
             values[f"{metric},none"] = acc(column, args) if metric == "acc" else function(column)
-        forget(args)
+        finish()
         found[leaf.name] = values
     return found
 

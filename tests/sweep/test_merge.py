@@ -1,6 +1,5 @@
 """Merged shards are one unsharded run, bit for bit; a thousand of them are merged in seconds."""
 
-import json
 import resource
 import time
 
@@ -30,11 +29,8 @@ def test_merged_metrics_are_those_of_one_run(sweep, capsys):
     (score,) = run.scores
     assert run.label == "plain" and score.benchmark == TASK and score.n == 63
     assert score.accuracy == pytest.approx(merged.results[TASK]["acc,none"])
-    ranks = [json.loads(p.read_text()) for p in (found.root / "merged" / "plain").glob("stc_eff*")]
-    assert sorted(rank["rank"] for rank in ranks) == [0, 1, 2, 3] and {
-        rank["world_size"] for rank in ranks
-    } == {4}
-    assert sum(len(rank["answers"]) for rank in ranks) == 63
+    assert run.record.world_size == len(run.files) == 4 and len(list(run.answers())) == 63
+    assert run.record.efficiency["answers"] == run.record.answered == 63 - run.record.failed
 
 
 def test_merging_again_replaces_the_last_merge(sweep):
@@ -43,7 +39,7 @@ def test_merging_again_replaces_the_last_merge(sweep):
     for _ in range(2):
         list(merge(found))
     folder = found.root / "merged" / "plain"
-    assert len(list(folder.glob("*_results.json"))) == 1 and len(list(folder.glob("stc_summary_*"))) == 1
+    assert len(list(folder.glob("*_results.json"))) == 1 and len(list(folder.glob("*/run.json"))) == 1
 
 
 def test_what_is_not_done_is_named_and_not_merged(sweep, capsys):
@@ -73,7 +69,7 @@ def test_a_lost_result_is_told_and_the_last_merge_stays(sweep, capsys):
     assert len(list((found.root / "merged" / "plain").glob("*_results.json"))) == 1
     assert [job.index for job in unfinished(found)] == [0], "resume runs it again"
     pretend_done(found.job(0))
-    for path in found.job(1).out.glob("stc_efficiency*"):
+    for path in found.job(1).out.glob("*/run.json"):
         path.unlink()
     assert [job.index for job in unfinished(found)] == [1]
 

@@ -17,6 +17,7 @@ import pytest
 
 from stc_lmms.errors import StcError
 from stc_lmms.results.journal import Journal
+from stc_lmms.results.schema import Run
 from stc_lmms.sweep import worker
 from stc_lmms.sweep.folder import LOST_S, SweepJob
 from stc_lmms.sweep.lease import Lease, is_free, me
@@ -31,9 +32,11 @@ ANSWER = (
     "journal = Journal(j); shard = json.load(open(os.environ['STC_SHARD']))\n"
     "def put(key, begun=False, **more): journal.put(key, more, begun)\n"
 )
-WRITE = "(out / 'm').mkdir(exist_ok=True)\nfor leaf, n in json.loads(sys.argv[2]).items():\n"
+WRITE = f"RUN = {Run(run='1', harness='lmms-eval').model_dump()!r}\n"
+WRITE += "(out / 'm').mkdir(exist_ok=True)\nfor leaf, n in json.loads(sys.argv[2]).items():\n"
 WRITE += "    (out / 'm' / f'1_samples_{leaf}.jsonl').write_text('{}\\n' * n)\n"
-WRITE += "(out / 'stc_efficiency_1_rank0.json').touch()\n"
+WRITE += "(out / 'stc_run_1').mkdir(exist_ok=True)\n"
+WRITE += "(out / 'stc_run_1' / 'run.json').write_text(json.dumps(RUN))\n"
 WAIT = "import signal, time\nsignal.signal(15, lambda *_: os._exit(75)); os.write(1, b'ready\\n')\n"
 WAIT += "time.sleep(600)\n"
 

@@ -24,12 +24,13 @@ from stc_lmms.benchmarks.registry import BENCHMARKS
 from stc_lmms.benchmarks.summary import Summary, format_table
 from stc_lmms.config import Settings
 from stc_lmms.errors import DataError, StcError
-from stc_lmms.eval.dialogue import AnswerText, RowDialogue
+from stc_lmms.eval.dialogue import RowDialogue
+from stc_lmms.eval.evaluation import from_entry
 from stc_lmms.eval.fingerprint import dialogue_key, run_identity
-from stc_lmms.eval.scoring import score, summary_name
+from stc_lmms.eval.recorder import Recorder
+from stc_lmms.eval.scoring import AnsweredRound, score, summary_name
 from stc_lmms.eval.vlmeval.run import Run, stale, with_fps
 from stc_lmms.results.journal import Journal
-from stc_lmms.results.record import RunRecord
 from stc_lmms.suggest import unknown
 
 T = TypeVar("T")
@@ -133,19 +134,20 @@ class StreamDataset(VideoBaseDataset):
         """
         folder, model = Path(eval_file).parent, Path(eval_file).parent.name
         settings = self.run.settings.get(model)
+        recorder = self.run.recorder(folder, settings and with_fps(settings, self.fps))
         if settings is None:
-            record, answers = None, self._foreign(eval_file)
+            answers = self._foreign(eval_file)
         else:
-            record = self.run.record(model, with_fps(settings, self.fps))
-            answers = self._journalled(record, eval_file)
-        scored = [r for row, said in zip(self.rows, answers, strict=True) for r in score(row, said)]
+            answers = self._journalled(recorder, with_fps(settings, self.fps), eval_file)
+        scored = [r for row, rounds in zip(self.rows, answers, strict=True) for r in score(row, rounds)]
         summary, name = self.BENCHMARK.summarise(scored), summary_name(self.rows[0])
         (only, *others) = summary["parts"]
         about = "accuracy in percent (missing and failed answers count as wrong)"
         print(f"\n{name}: {about}\n{format_table(summary, None if others else only)}\n")
         self._dump_tables(eval_file, scored, summary)
-        self.run.write(folder, model, record, name, scored)
-        if record is not None:
+        recorder.summarise(self.rows[0]["benchmark"], self.rows[0]["size"], scored)
+        recorder.write_answers() if settings else recorder.write()
+        if settings:
             _check([answer for of_row in answers for answer in of_row])
         self.run.evaluated.add((model, Path(eval_file).stem.removeprefix(f"{model}_")))
         return metrics(summary)
@@ -161,28 +163,29 @@ class StreamDataset(VideoBaseDataset):
         identity = run_identity(settings, torch.device(settings.device))
         return [dialogue_key(job, identity) for job in self._jobs()]
 
-    def _journalled(self, record: RunRecord, eval_file: str) -> list[list[AnswerText]]:
-        """The journal's answers to every row, which go into the record, too."""
+    def _journalled(
+        self, recorder: Recorder, settings: Settings, eval_file: str
+    ) -> list[list[AnsweredRound]]:
+        """The journal's answers to every row; they are added to the recorder."""
         journal = Journal(self.run.journal)
         journal.close()
         found = []
-        for key, job in zip(self._keys(record.settings), self._jobs(), strict=True):
+        for key, job in zip(self._keys(settings), self._jobs(), strict=True):
             entry = journal.last(key)
             if entry is None:
                 raise DataError(stale(eval_file, self.run.journal))
-            record.model = record.model or entry.get("model")
-            said = list(map(AnswerText, entry["responses"], entry["records"]))
-            for answer in said:
-                record.add(job.task, job.doc_id, answer.record, replayed=key in self.run.resumed)
-            found.append(said)
+            recorder.model = recorder.model or entry.get("model")
+            rounds = from_entry(entry)
+            recorder.add(job.task, job.doc_id, job.row, rounds, replayed=key in self.run.resumed)
+            found.append(rounds)
         return found
 
-    def _foreign(self, eval_file: str) -> list[list[AnswerText]]:
+    def _foreign(self, eval_file: str) -> list[list[AnsweredRound]]:
         """Answers of a model of VLMEvalKit's own, which has one round per row."""
         table = pd.DataFrame(load(eval_file))
         said = dict(zip(table["qid"].astype(str), table["prediction"].fillna("").astype(str), strict=True))
         found = [said.get(row["questions"][0]["qid"], "") for row in self.rows]
-        return [[AnswerText("", {"failed": t}) if FAIL_MSG in t else AnswerText(t)] for t in found]
+        return [[AnsweredRound("", failed=t) if FAIL_MSG in t else AnsweredRound(t)] for t in found]
 
     def _dump_tables(self, eval_file: str, records: Sequence[Record], summary: Summary) -> None:
         """The score of every question, and the accuracy of every sub-task."""
@@ -241,8 +244,8 @@ def registered() -> dict[str, tuple[type[StreamDataset], dict[str, Any]]]:
     return found
 
 
-def _check(answers: Sequence[AnswerText]) -> None:
-    failed = [answer.record["failed"] for answer in answers if answer.record.get("failed")]
+def _check(answers: Sequence[AnsweredRound]) -> None:
+    failed = [answer.failed for answer in answers if answer.failed]
     if failed and len(failed) == len(answers):
         raise StcError(
             f"nothing could be evaluated: all {len(failed)} answers failed, the first with: {failed[0]}"

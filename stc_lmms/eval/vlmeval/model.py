@@ -1,8 +1,8 @@
 """Streaming models as VLMEvalKit models. Imports vlmeval: only `stc-vlmeval` loads this.
 
-A model takes the path of a video and samples it itself. Questions about one video go on with its stream as
-long as they go forward in time; of our own datasets a message brings all questions about its video, which are
-asked in order of time at the first of them.
+A model takes the path of a video and samples it itself. Questions about one video continue its stream as long
+as they go forward in time. A message of our own datasets carries all questions about its video; at the first
+of them all are asked, in order of time.
 """
 
 import os
@@ -14,7 +14,7 @@ from vlmeval.inference_video import FAIL_MSG
 from vlmeval.vlm.base import BaseModel
 
 from stc_lmms.engine.api import open_device
-from stc_lmms.eval.dialogue import AnswerText, ClipDialogue, Dialogue, RowDialogue
+from stc_lmms.eval.dialogue import ClipDialogue, Dialogue, RowDialogue
 from stc_lmms.eval.evaluation import (
     Evaluation,
     open_journal,
@@ -22,6 +22,7 @@ from stc_lmms.eval.evaluation import (
     write_entry,
 )
 from stc_lmms.eval.fingerprint import dialogue_key, run_identity
+from stc_lmms.eval.scoring import AnsweredRound
 from stc_lmms.eval.session import Clip
 from stc_lmms.eval.vlmeval.run import with_fps
 
@@ -39,7 +40,7 @@ class StcVLM(Evaluation, BaseModel):
 
     INTERLEAVE = False
     VIDEO_LLM = True
-    nframe = None  # frames are sampled by time; None keeps VLMEvalKit from setting a number
+    nframe = None  # frames are sampled by time; with None VLMEvalKit sets no number of frames
 
     def __init__(self, registered: str, journal: Path, **model_args: Any):
         super().__init__()
@@ -53,7 +54,7 @@ class StcVLM(Evaluation, BaseModel):
 
     @property
     def fps(self) -> float:
-        """Frames per second; VLMEvalKit sets it to that of a dataset, None gives back the model's own."""
+        """Frames per second. VLMEvalKit sets it to that of a dataset; None restores the model's own."""
         return self.settings.fps
 
     @fps.setter
@@ -70,7 +71,7 @@ class StcVLM(Evaluation, BaseModel):
     def generate(self, message: Any, dataset: str | None = None) -> str:
         """The answer to a message, or VLMEvalKit's mark of a failure with its reason.
 
-        In place of `generate_inner`: what stands around that looks for files and addresses in every text.
+        Overrides this instead of `generate_inner`, whose caller looks for files and URLs in every text.
         """
         parts = message if isinstance(message, list) else [message]
         of_type = {kind: [p for p in parts if isinstance(p, dict) and p["type"] == kind] for kind in _KINDS}
@@ -80,28 +81,28 @@ class StcVLM(Evaluation, BaseModel):
         if "rows" in video:
             return _prediction(self._of_rows(video["rows"], video["qid"]))
         prompt = "\n".join(part["value"] for part in of_type["text"])
-        job = ClipDialogue(str(dataset), prompt, Clip(video["value"]))
-        self._answer_all([job])
-        return _prediction(job.responses)
+        dialogue = ClipDialogue(str(dataset), prompt, Clip(video["value"]))
+        self._answer_all([dialogue])
+        return _prediction(dialogue.answered)
 
-    def _of_rows(self, rows: Sequence[dict[str, Any]], qid: str) -> list[AnswerText]:
+    def _of_rows(self, rows: Sequence[dict[str, Any]], qid: str) -> list[AnsweredRound]:
         path = rows[0]["path"]
-        jobs = self._rows.get(path)
-        if jobs is None or [job.row for job in jobs] != list(rows):
-            jobs = [RowDialogue(row, number) for number, row in enumerate(rows)]
-            self._answer_all(jobs)
-            self._rows[path] = jobs
-        return next(found for job in jobs if (found := job.of_question(qid)))
+        dialogues = self._rows.get(path)
+        if dialogues is None or [dialogue.row for dialogue in dialogues] != list(rows):
+            dialogues = [RowDialogue(row, number) for number, row in enumerate(rows)]
+            self._answer_all(dialogues)
+            self._rows[path] = dialogues
+        return next(found for dialogue in dialogues if (found := dialogue.of_question(qid)))
 
-    def _answer_all(self, jobs: Sequence[Dialogue]) -> None:
-        """Answer the jobs, from the journal if it has them."""
+    def _answer_all(self, dialogues: Sequence[Dialogue]) -> None:
+        """Answer the dialogues, from the journal if it has them."""
         run = run_identity(self.settings, self._device)
-        keys = {job: dialogue_key(job, run) for job in jobs}
-        todo = [job for job in jobs if resume(self._journal, keys[job], job) is None]
-        for job in self.play(todo):
-            write_entry(self._journal, keys[job], job, self.model.describe())
+        keys = {dialogue: dialogue_key(dialogue, run) for dialogue in dialogues}
+        todo = [dialogue for dialogue in dialogues if resume(self._journal, keys[dialogue], dialogue) is None]
+        for dialogue in self.play(todo):
+            write_entry(self._journal, keys[dialogue], dialogue, self.model.describe())
 
 
-def _prediction(responses: Sequence[AnswerText]) -> str:
-    failed = next((r.record["failed"] for r in responses if r.record.get("failed")), "")
-    return f"{FAIL_MSG} {failed}" if failed else str(responses[-1])
+def _prediction(answers: Sequence[AnsweredRound]) -> str:
+    failed = next((each.failed for each in answers if each.failed), "")
+    return f"{FAIL_MSG} {failed}" if failed else answers[-1].text

@@ -1,0 +1,257 @@
+"""What the run of this process has answered so far, for the task functions to look up and for `run.json`.
+
+lmms-eval gives the task functions nothing but texts. The adapter of a harness opens a run with `start`; the
+task functions find it by `current`. Models of lmms-eval's own open none: their runs have scores but no costs.
+"""
+
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from stc_lmms.benchmarks.base import Record
+from stc_lmms.benchmarks.registry import find
+from stc_lmms.benchmarks.summary import Summary
+from stc_lmms.eval.scoring import AnsweredRound
+from stc_lmms.eval.shard import VARIABLE as SHARD
+from stc_lmms.results.schema import AnswerFile, Run
+from stc_lmms.results.totals import notes, total
+from stc_lmms.results.write import write_answers, write_run
+
+logger = logging.getLogger(__name__)
+_ROW_KEYS = ("benchmark", "size", "part", "video")
+
+
+def new_run(name: str, world_size: int = 1) -> str:
+    """Name of a run that starts now, the same on every rank. Names sort by time."""
+    run = [f"{datetime.now():%Y%m%d_%H%M%S_%f}"[:-3] + f"_{name}"]
+    if world_size > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(run)
+    return run[0]
+
+
+@dataclass
+class _Rank:
+    """What one process contributes to a run."""
+
+    costs: list[dict[str, Any]]
+    failures: Counter[str]
+    answers: int = 0
+    replayed: int = 0
+    restarts: int = 0
+    broken_videos: int = 0
+    model: dict[str, Any] | None = None
+
+
+@dataclass(eq=False)
+class Recorder:
+    """One run, as far as this process has got.
+
+    Attributes:
+        run: its name, see `new_run`.
+        harness: see `Run.harness`.
+        settings: resolved model arguments; empty for a model that is not ours.
+        rank, world_size: this process among those of the run.
+        output: output path of the run; None: nothing is written.
+        args: lmms-eval's parsed command line; tells runs in one process apart.
+        model_name: of a model that is not ours.
+        model: `StreamingModel.describe()`, of this run or of the journal.
+        restarts: videos that had to be read again from the start, see `VideoSession`.
+        broken_videos: answers that failed because their video cannot be read.
+        answers: of this rank, in the order in which they were given.
+        benchmarks: summary of every benchmark so far.
+    """
+
+    run: str
+    harness: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    rank: int = 0
+    world_size: int = 1
+    output: Path | None = None
+    args: Any = None
+    model_name: str = ""
+    model: dict[str, Any] | None = None
+    restarts: int = 0
+    broken_videos: int = 0
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    benchmarks: dict[str, Summary] = field(default_factory=dict)
+    _rounds: dict[tuple[str, ...], list[AnsweredRound]] = field(default_factory=dict)
+    _scored: dict[str, dict[str, list[Record]]] = field(default_factory=dict)
+    _ranks: list[_Rank] = field(default_factory=list)
+
+    def add(
+        self, task: str, doc_id: int, row: Mapping[str, Any], rounds: Sequence[AnsweredRound], replayed: bool
+    ) -> None:
+        """Record the answers to one row; `replayed` ones were measured by an earlier run."""
+        mark = {"replayed": True} if replayed else {}
+        self.answers += [{"task": task, "doc_id": doc_id} | each.record() | mark for each in rounds]
+        if (key := _row_key(row)) is not None:
+            self._rounds[key] = list(rounds)
+
+    def rounds(self, row: Mapping[str, Any], texts: Sequence[str]) -> list[AnsweredRound]:
+        """The answers to a row with their records; of a text that this run did not give, the text alone."""
+        known = self._rounds.get(_row_key(row) or (), [])
+        if len(known) != len(texts):
+            return [AnsweredRound(text) for text in texts]
+        return [k if k.text == text else AnsweredRound(text) for k, text in zip(known, texts, strict=True)]
+
+    def summarise(self, benchmark: str, size: str, records: Sequence[Record]) -> Summary:
+        """The summary of a benchmark after these records; they replace earlier ones of the same parts."""
+        name = find(benchmark).label(size)
+        parts = self._scored.setdefault(name, {})
+        for part in {record["part"] for record in records}:
+            parts[part] = [record for record in records if record["part"] == part]
+        so_far = [record for scored in parts.values() for record in scored]
+        self.benchmarks[name] = find(benchmark).summarise(so_far)
+        return self.benchmarks[name]
+
+    def _own(self) -> _Rank:
+        return _Rank(
+            costs=[answer["efficiency"] for answer in self.answers if "efficiency" in answer],
+            failures=Counter(answer["failed"] for answer in self.answers if answer.get("failed")),
+            answers=len(self.answers),
+            replayed=sum("replayed" in answer for answer in self.answers),
+            restarts=self.restarts,
+            broken_videos=self.broken_videos,
+            model=self.model,
+        )
+
+    def gather(self) -> None:
+        """Collect what every rank has answered; all ranks must call it, because it waits for the others."""
+        self._ranks = [self._own()]
+        if self.world_size > 1:
+            from accelerate.utils import gather_object
+
+            self._ranks = gather_object(self._ranks)
+
+    def to_run(self) -> Run:
+        """The run so far: of all ranks after `gather`, else of this one."""
+        ranks = self._ranks or [self._own()]
+        failures = sum((each.failures for each in ranks), Counter())
+        costs = [cost for each in ranks for cost in each.costs]
+        answers, failed = sum(each.answers for each in ranks), failures.total()
+        model = next((each.model for each in ranks if each.model), None) or {}
+        limit = model.get("context_limit")
+        replayed = sum(each.replayed for each in ranks)
+        beyond = sum(limit is not None and cost["context_tokens"] > limit for cost in costs)
+        return Run(
+            run=self.run,
+            harness=self.harness,
+            model_name=self.model_name,
+            settings=dict(self.settings),
+            model=model,
+            world_size=self.world_size,
+            answered=answers - failed,
+            failed=failed,
+            replayed=replayed,
+            restarts=sum(each.restarts for each in ranks),
+            beyond_context=beyond,
+            efficiency=total(costs) if answers else {},
+            benchmarks=self.benchmarks,
+            failures=dict(failures),
+            notes=notes(replayed, beyond, answers),
+            answers=[
+                AnswerFile(file=f"answers_rank{rank}.jsonl", answers=each.answers)
+                for rank, each in enumerate(ranks)
+                if each.answers
+            ],
+        )
+
+    def echo(self) -> dict[str, Any]:
+        """Counts and costs, flat, for lmms-eval's results."""
+        run = self.to_run()
+        names = ("run", "world_size", "answered", "failed", "restarts", "replayed", "beyond_context")
+        return {name: getattr(run, name) for name in names} | {"rank": self.rank} | run.efficiency
+
+    def write(self) -> None:
+        """Write `run.json`, if there is an output path.
+
+        Raises:
+            StcError: it cannot be written.
+        """
+        if self.output is not None:
+            write_run(self.output, self.to_run())
+
+    def write_answers(self) -> None:
+        """Write the answers of this rank, and on the first one `run.json`.
+
+        Raises:
+            StcError: a file cannot be written.
+        """
+        if self.output is None or not self.answers:
+            return
+        write_answers(self.output, self.run, self.rank, self.answers)
+        if self.rank:
+            return
+        self.write()
+        run = self.to_run()
+        if run.beyond_context:
+            limit = run.model["context_limit"]
+            why = (
+                f"{run.beyond_context} answers had more context than the {limit} tokens the model is made for"
+            )
+            logger.warning("%s; lower token_budget or fps", why)
+
+    def check(self) -> None:
+        """Exit with status 2, and one line from the first rank, if no rank has any answer; after `gather`.
+
+        A shard may consist of broken videos only; those count as failed wherever they are.
+        """
+        run = self.to_run()
+        if os.environ.get(SHARD) and run.failed == sum(each.broken_videos for each in self._ranks):
+            return
+        if run.failed and not run.answered:
+            if self.rank == 0:
+                reason = f"all {run.failed} answers failed, the first with: {next(iter(run.failures))}"
+                print(f"stc-lmms: error: nothing could be evaluated: {reason}", file=sys.stderr)
+            raise SystemExit(2)
+
+
+_current: Recorder | None = None
+
+
+def start(recorder: Recorder) -> Recorder:
+    """Make this the current run of the process, in place of the one before."""
+    global _current
+    _current = recorder
+    return recorder
+
+
+def finish() -> None:
+    """Close the current run."""
+    global _current
+    _current = None
+
+
+def current(args: Any = None) -> Recorder:
+    """The current run; a new one of an unknown model, if none is open or the open one has other `args`.
+
+    Args:
+        args: lmms-eval's parsed command line; None where the caller does not know it.
+    """
+    if _current is not None and (args is None or _current.args is args):
+        return _current
+    output = getattr(args, "output_path", None)
+    name = new_run(str(getattr(args, "model", None) or "unknown").replace("/", "_"))
+    if args is not None:
+        args.stc_run = name  # lmms-eval repeats it in its results, by which they are found again
+    return start(Recorder(name, "lmms-eval", output=Path(output) if output else None, args=args))
+
+
+def rounds_of(row: Mapping[str, Any], texts: Sequence[str]) -> list[AnsweredRound]:
+    """The answers to a row with the records of the current run, if one is open."""
+    return [AnsweredRound(text) for text in texts] if _current is None else _current.rounds(row, texts)
+
+
+def _row_key(row: Any) -> tuple[str, ...] | None:
+    """What identifies a row of our benchmarks; None for a document of another task."""
+    if isinstance(row, Mapping) and all(isinstance(row.get(name), str) for name in _ROW_KEYS):
+        return tuple(row[name] for name in _ROW_KEYS)
+    return None
