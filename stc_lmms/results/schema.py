@@ -1,0 +1,145 @@
+"""What one evaluation run leaves on disk: `run.json`, typed and versioned.
+
+    <output path>/stc_run_<run>/run.json              this file: scores, settings, costs, environment
+    <output path>/stc_run_<run>/answers_rank<r>.jsonl every answer of rank r with its cost, one per line
+
+`<run>` is the start time and the method, so a second run with the same output path has a folder of its own and
+names sort by time. Accuracies are fractions from 0 to 1, times milliseconds, sizes bytes.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+FILE = "run.json"
+
+
+class Model(BaseModel):
+    """Immutable; unknown fields and numbers that are not finite are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Accuracy(Model):
+    """By each scorer."""
+
+    official: float
+    strict: float
+
+
+class Counts(Model):
+    """Questions, and how many of them went wrong before scoring; all of them stay in n."""
+
+    n: int
+    n_missing: int = 0
+    n_unparsed: int = 0
+    n_failed: int = 0
+    n_past_end: int = 0
+
+
+class TaskScores(Counts):
+    """One sub-task."""
+
+    correct: dict[str, int] = {}
+    accuracy: Accuracy
+
+
+class PartScores(Counts):
+    """One part: `macro` is the mean over its tasks, `micro` is pooled over its questions."""
+
+    tasks: dict[str, TaskScores]
+    macro: Accuracy
+    micro: Accuracy
+
+
+class BenchmarkScores(Counts):
+    """One benchmark; the fields are those of `stc_lmms.benchmarks.summary.Summary`."""
+
+    parts: dict[str, PartScores] = Field(min_length=1)
+    total: Accuracy | None
+    micro: Accuracy
+    absent: list[str] = []
+    headline: Literal["macro", "micro"]
+
+
+class Score(Model):
+    """One run on one benchmark, as tables show it; all accuracies in percent.
+
+    Attributes:
+        benchmark: name of the task or group, with its parts when some are absent.
+        accuracy: the average that the benchmark itself reports, by its official scorer.
+        average: which one that is: `macro`, `micro`, or the metric of another harness's result file.
+        strict: by the strict scorer, in the same average; None when there is none.
+        n: questions, including missing and failed ones; None when the file does not say.
+        parts: part -> accuracy in the benchmark's own average.
+        tasks: sub-task -> (accuracy, n).
+        ours: scored by our own tasks.
+    """
+
+    benchmark: str
+    accuracy: float
+    average: str
+    n: int | None = None
+    strict: float | None = None
+    macro: float | None = None
+    micro: float | None = None
+    n_missing: int | None = None
+    n_unparsed: int | None = None
+    n_failed: int | None = None
+    parts: dict[str, float] = {}
+    tasks: dict[str, tuple[float, int | None]] = {}
+    ours: bool = True
+
+
+class AnswerFile(Model):
+    """Where the answers of one rank are, relative to `run.json`, and how many there are."""
+
+    file: str
+    answers: int
+
+
+class Run(Model):
+    """One run.
+
+    Attributes:
+        run: its name, see the top of this file; "" for a run that this package did not record.
+        harness: `lmms-eval`, `vlmevalkit` or `sweep` (a merge of runs).
+        settings: resolved model arguments; of a model that is not ours, those of its command line.
+        model: what the model says of itself: execution, attention, dtype, context limit, environment.
+        world_size: processes that shared the questions.
+        answered, failed: answers with and without a result.
+        replayed: answers taken from the journal of an earlier run, with the times of that run.
+        restarts: videos that had to be read again from the start.
+        beyond_context: answers whose context was longer than the model supports.
+        efficiency: see `stc_lmms.results.totals.total`; empty when nothing was measured.
+        benchmarks: scores by benchmark, such as `ovobench_mini`.
+        foreign: scores of other tasks; filled in when results are read, from the files of the harness.
+        failures: how many answers failed, by reason.
+        notes: what a reader of the numbers must know.
+        answers: files with the single answers.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run: str
+    harness: str
+    model_name: str = ""
+    settings: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    world_size: int = 1
+    answered: int = 0
+    failed: int = 0
+    replayed: int = 0
+    restarts: int = 0
+    beyond_context: int = 0
+    efficiency: dict[str, float | int | None] = {}
+    benchmarks: dict[str, BenchmarkScores] = {}
+    foreign: tuple[Score, ...] = ()
+    failures: dict[str, int] = {}
+    notes: tuple[str, ...] = ()
+    answers: tuple[AnswerFile, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """Name of the method, `-` for a model without."""
+        return str(self.settings.get("method", "-"))
