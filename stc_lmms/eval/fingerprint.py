@@ -49,6 +49,7 @@ DECIDING = (
 # Modules that are reached from those, or lie within them, and cannot change an answer.
 NOT_DECIDING = {
     "__init__": "version number",
+    "data": "finds questions and videos; both are in the request",
     "demo": "a checkpoint, which counts as such",
     "errors": "exception classes",
     "lazy": "imports torch when it is first used",

@@ -58,4 +58,4 @@ def write_text(path: Path, text: str) -> None:
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise StcError(f"cannot write {path} ({error.strerror}); what is finished is kept") from None
+        raise StcError(f"cannot write {path} ({error.strerror}); finished work is kept") from None
