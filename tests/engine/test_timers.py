@@ -5,7 +5,9 @@ import time
 import pytest
 import torch
 
-from stc_lmms.engine.timers import STAGES, Efficiency, StageClock, environment, peak_memory_bytes, total
+from stc_lmms.engine.timers import STAGES, Efficiency, StageClock, environment, peak_memory_bytes
+from stc_lmms.results.totals import STAGES as SUMMED_STAGES
+from stc_lmms.results.totals import total
 
 
 def test_clock_sums_a_stage_and_starts_anew():
@@ -82,3 +84,7 @@ def test_clock_measures_device_time():
         for _ in range(20):
             x = x @ x / 64
     assert clock.take()["vit_ms"] > 1.0
+
+
+def test_totals_know_every_stage_of_the_clock():
+    assert SUMMED_STAGES == STAGES
