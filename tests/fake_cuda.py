@@ -26,9 +26,9 @@ class FakeCuda(TorchDispatchMode):
     """Use it as a context manager.
 
     Attributes:
-        waits: functions of the package, "file:name", in which the host waited for the device: it read a
-            number, or copied to or from memory that is not pinned, or not in one piece.
-        copies: functions in which anything was copied between host and device.
+        waits: public functions of the package, "file:name", in which the host waited for the device: it read
+            a number, or copied to or from memory that is not pinned, or not in one piece.
+        copies: public functions in which anything was copied between host and device.
     """
 
     def __init__(self):
@@ -97,11 +97,13 @@ class FakeCuda(TorchDispatchMode):
 
 
 def _caller():
-    """The innermost function of the package that is running."""
+    """The innermost public function of the package that is running."""
     frame = sys._getframe(2)
     while frame is not None:
-        if frame.f_code.co_filename.startswith(PACKAGE):
-            name = frame.f_code.co_qualname.replace(".<locals>", "").replace(".<genexpr>", "")
+        name = frame.f_code.co_qualname.partition(".<locals>")[0]
+        if frame.f_code.co_filename.startswith(PACKAGE) and not name.rpartition(".")[2].startswith(
+            ("_", "<")
+        ):
             return f"{Path(frame.f_code.co_filename).stem}:{name}"
         frame = frame.f_back
     return "?"

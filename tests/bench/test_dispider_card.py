@@ -60,7 +60,7 @@ def test_card_of_a_checkpoint(tmp_path, capsys):
 
 def test_what_does_not_fit_is_one_line(capsys):
     for options, told in (
-        ("--method stc", "method=stc compresses tokens frame by frame"),
+        ("--method stc", "method=stc drops tokens of single frames"),
         ("--size 0.5b", "unknown size '0.5b'"),
         ("--layers 99", "99 layers are more than the 24 of the model"),
     ):

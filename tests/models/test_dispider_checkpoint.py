@@ -121,7 +121,7 @@ def test_a_layer_that_the_tower_does_not_have_is_refused_before_weights(copy, la
 
 def test_methods_and_memories_that_do_not_fit_are_refused_before_weights(built):
     folder = built["v1"]
-    assert "method=stc compresses tokens frame by frame" in refusal(folder, method="stc")
+    assert "method=stc drops tokens of single frames" in refusal(folder, method="stc")
     assert "Dispider needs all 8x8; use method=stc_cacher" in refusal(folder, method="tome", token_budget=4)
     assert "8x8; use method=stc_cacher" in refusal(folder, method="downsample", token_budget=4)
     assert "granularity=group needs a tower that merges" in refusal(folder, granularity="group")

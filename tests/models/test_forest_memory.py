@@ -100,7 +100,7 @@ def test_the_read_out_is_events_then_short_frames_then_the_newest():
 
 def test_reset_forgets():
     forest = grown(scenes(30), 5)
-    forest.reset()
+    forest = Forest(forest.options, forest.heads)
     assert forest.nbytes == forest.frames == forest.tokens == 0
     forest.append(scenes(20, seed=1))
     torch.testing.assert_close(forest.read(), grown(scenes(20, seed=1), 20).read())

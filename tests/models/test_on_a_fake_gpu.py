@@ -65,7 +65,9 @@ def waits(model, frames, times_s, prepare=None, new_tokens=2):
 
 @pytest.mark.parametrize(("method", "args"), FIXED, ids=map(row_id, FIXED))
 def test_methods(load, clip, method, args):
-    shares = {"vidcom2:VidCom2._pick"} if args.get("mode") == "original" else set()  # how a window is shared
+    shares = (
+        {"vidcom2:VidCom2.compress"} if args.get("mode") == "original" else set()
+    )  # how a window is shared
     coming, asked = waits(load(method=method, prefill_frames=3, **args), *clip(6))
     assert coming == shares and asked - shares == DECODING
 
@@ -73,7 +75,7 @@ def test_methods(load, clip, method, args):
 @pytest.mark.parametrize(
     ("args", "coming", "asked"),
     [
-        ({"refresh": "adaptive", "cut_similarity": 0.5}, {"stc_cacher:STCCacher._roles_by_content"}, set()),
+        ({"refresh": "adaptive", "cut_similarity": 0.5}, {"stc_cacher:STCCacher.encode"}, set()),
         ({"selection": "shared"}, set(), set()),
         ({"positions": "original", "prompt": "chat"}, set(), set()),
         ({"memory": "recent", "recent_frames": 3}, set(), set()),
@@ -114,8 +116,8 @@ def test_streamforest_waits_for_similarities(tmp_path):
     args = {"now_tokens": 36, "short_frames": 4, "short_tokens": 12, "event_window": 3, "long_tokens": 6}
     args |= {"long_quota": 36, "pretrained": str(folder), "device": "cpu", "method": "stc_cacher"}
     model = registered("streamforest").load_class()(resolve(args, {}, model="streamforest"))
-    compared = {"memory:Forest._compare"}
-    assert waits(model, *scene(24)) == ({"memory:Forest._cut_event"} | compared, compared | DECODING)
+    coming, asked = waits(model, *scene(24))
+    assert (coming, asked) == ({"memory:Forest.append"}, {"memory:Forest.consolidated"} | DECODING)
 
 
 @pytest.mark.parametrize("layout", ["v1", "v2"])

@@ -161,11 +161,11 @@ def test_what_a_stream_refuses(load, clip):
     [
         (
             {"method": "stc_pruner"},
-            "method=stc_pruner leaves tokens out.*use method=stc_cacher or method=none",
+            "method=stc_pruner drops tokens.*use method=stc_cacher or method=none",
         ),
         (
             {"method": "stc", "token_budget": 9},
-            "method=stc leaves tokens out, but StreamForest's memory merges",
+            "method=stc drops tokens, but StreamForest's memory merges",
         ),
         ({"method": "tome", "token_budget": 9}, "method=tome changes the number of patches.*all 6x6"),
         ({"method": "downsample", "token_budget": 4}, "method=downsample changes the number of patches"),

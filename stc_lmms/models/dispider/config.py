@@ -1,8 +1,7 @@
-"""What the files of a Dispider checkpoint tell before any weight, in both released layouts.
+"""Sizes of a Dispider checkpoint from its json files, in both released layouts, and checks of settings.
 
-The release of 2025 (`v1`) and the rewrite of 2026 (`v2`) describe one network with the same weight names;
-fields and folders have other names. A root folder holds the language model that answers, a folder in it
-holds the fields of the compact one that watches.
+The releases of 2025 (`v1`) and 2026 (`v2`) share weight names, but not the names of fields and folders. The
+root folder holds the language model that answers, a folder in it the fields of the compact one that watches.
 """
 
 import math
@@ -21,7 +20,7 @@ from stc_lmms.models.checkpoint_io import checkpoint_folder, qwen2_config, read_
 LAYOUTS: Mapping[str, Literal["v1", "v2"]] = {"long": "v1", "dispider_reaction": "v2"}
 DECISION_TYPES = ("stream_ground_qwen", "dispider_decision")
 DECISION_FOLDERS = ("perception_decision", "stream_compressor")
-_SENTENCE_TOKENS = 20  # about what a time sentence has
+_SENTENCE_TOKENS = 20  # about the length of a time sentence
 
 _T = TypeVar("_T")
 
@@ -33,16 +32,16 @@ class DispiderSpec:
     Attributes:
         folder: the root folder.
         decision_folder: the one with the compact model's fields and tokenizer.
-        layout: which release.
+        layout: the release.
         reaction: the model that answers.
         decision: the compact model that watches, width D.
-        vision: fields of the CLIP tower, if the checkpoint has them in a file; None: its weights tell.
-        select_layer: the hidden state of the tower that is the feature, in transformers' numbering.
+        vision: fields of the CLIP tower; None if no file has them and they follow from its weights.
+        select_layer: hidden state of the tower that is the feature, in transformers' numbering.
         tokens_per_frame: R, tokens of a frame after the 2x2 merge.
         slots_per_frame: P, pooled slots of a frame, whose states are its memory.
-        image_markers: whether `<im_start>` and `<im_end>` stand around the video in the prompt.
-        eos_ids: token ids that end an answer, of the generation config.
-        repetition_penalty: what the generation config asks for.
+        image_markers: whether `<im_start>` and `<im_end>` enclose the video in the prompt.
+        eos_ids: token ids that end an answer, from the generation config.
+        repetition_penalty: from the generation config.
     """
 
     folder: Path
@@ -69,7 +68,7 @@ class DispiderSpec:
         """Read the json files of a checkpoint.
 
         Raises:
-            CheckpointError: it is not a Dispider, or a field is missing or asks for what no release has.
+            CheckpointError: it is not a Dispider, or a field is missing or has a value of no release.
         """
         root = read_json(folder / "config.json")
         kind = root.get("model_type")
@@ -80,11 +79,11 @@ class DispiderSpec:
         nested_folder = _decision_folder(folder, root)
         nested = read_json(nested_folder / "config.json")
         fields = _Fields(folder, root | nested)
-        for names, wanted in (
+        for names, value in (
             (("mm_projector_type", "perception_projector_type"), "pool"),
             (("mm_vision_select_feature", "perception_select_feature"), "patch"),
         ):
-            fields.expect(names, wanted)
+            fields.expect(names, value)
         for names in (
             ("compress_projector_type", "decision_projector_type"),
             ("clip_projector_type", "perception_projector_type"),
@@ -127,11 +126,10 @@ class DispiderSpec:
 
 
 def check_settings(settings: Settings) -> DispiderSpec:
-    """Read the checkpoint's json files and refuse settings that do not fit it; loads no weights.
+    """Read the json files of the checkpoint and refuse settings that do not fit it; see `check_fit`.
 
     Raises:
         CheckpointError: no such checkpoint, or not a Dispider.
-        SettingsError: the method does not fit.
     """
     spec = DispiderSpec.from_dir(checkpoint_folder(checkpoint(settings), settings.revision, weights=False))
     check_fit(settings, spec)
@@ -139,15 +137,11 @@ def check_settings(settings: Settings) -> DispiderSpec:
 
 
 def check_fit(settings: Settings, spec: DispiderSpec) -> None:
-    """Refuse a method or a clip length that does not fit a model of these sizes.
-
-    Raises:
-        SettingsError: names what does not fit, and what would.
-    """
+    """Raise `SettingsError` if a method or clip length does not fit a model of these sizes."""
     method, options = settings.build_method(), settings.build_model_options()
     if method.token is not None:
         raise SettingsError(
-            f"method={method.name} compresses tokens frame by frame, Dispider retrieves whole clips; "
+            f"method={method.name} drops tokens of single frames, but Dispider retrieves whole clips; "
             "use method=stc_cacher or method=none"
         )
     if method.tower is not None:
@@ -168,7 +162,7 @@ def check_fit(settings: Settings, spec: DispiderSpec) -> None:
 
 @dataclass(frozen=True)
 class _Fields:
-    """Fields under the names of either release."""
+    """Fields by their names in either release."""
 
     folder: Path
     values: Mapping[str, Any]
@@ -182,16 +176,16 @@ class _Fields:
             raise CheckpointError(f"{str(self.folder)!r}: {name}={value!r} must be of type {kind.__name__}")
         return value
 
-    def expect(self, names: tuple[str, ...], wanted: str) -> None:
-        value = self.get(str, *names, default=wanted)
-        if value != wanted:
+    def expect(self, names: tuple[str, ...], supported: str) -> None:
+        value = self.get(str, *names, default=supported)
+        if value != supported:
             raise CheckpointError(
-                f"{str(self.folder)!r}: {' or '.join(names)} is {value!r}; only {wanted!r} is supported"
+                f"{str(self.folder)!r}: {' or '.join(names)} is {value!r}; only {supported!r} is supported"
             )
 
 
 def _decision_folder(folder: Path, root: Mapping[str, Any]) -> Path:
-    """The compact model's folder; v1 names it by a path on its authors' disk, of which the end counts."""
+    """The compact model's folder; v1 names it by a path of its authors, whose last component is used."""
     named = root.get("perception_decision") or root.get("mm_compressor") or ""
     for name in (PurePosixPath(str(named)).name, *DECISION_FOLDERS):
         if name and (folder / name / "config.json").is_file():

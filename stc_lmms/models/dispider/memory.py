@@ -1,11 +1,12 @@
 """Clip memory: what Dispider keeps of a stream, clip by clip.
 
-The merged tower tokens of a clip wait in host memory until a question retrieves it; its memory states and
-its indicator, by which it is found, stay on the compute device.
+The merged tower tokens of a clip stay in host memory until a question retrieves it; its memory states and the
+indicator by which it is retrieved stay on the compute device.
 
 Shapes: F frames of a clip, R tokens per frame, C their width, M memory states, D width of the compact model.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,8 +21,9 @@ class ClipState:
     Attributes:
         tokens_FRC: merged tower tokens.
         memory_MD: states of the compact model at the clip's slots.
-        indicator_D: its state at the end of the clip: the clip indicator.
-        start_s, end_s: what its time sentence says, in seconds from the first frame of the stream on.
+        indicator_D: the clip indicator, its state at the end of the clip.
+        start_s: start in the clip's time sentence, in seconds from the start of the stream.
+        end_s: end in that sentence.
     """
 
     tokens_FRC: Tensor
@@ -62,13 +64,11 @@ class ClipMemory(Sequence[ClipState]):
         return sum(clip.tokens_FRC.nbytes for clip in self._clips)
 
     def append(self, clip: ClipState) -> None:
-        """Take in the next clip; its tokens move to host memory."""
-        self._clips.append(
-            ClipState(clip.tokens_FRC.to("cpu"), clip.memory_MD, clip.indicator_D, clip.start_s, clip.end_s)
-        )
+        """Add a clip; its tokens move to host memory."""
+        self._clips.append(dataclasses.replace(clip, tokens_FRC=clip.tokens_FRC.to("cpu")))
 
     def followed_by(self, clip: ClipState | None) -> "ClipMemory":
-        """These clips and one more, which may be incomplete; this memory stays as it is."""
+        """A memory of these clips and one more, which may be incomplete."""
         return self if clip is None else ClipMemory([*self._clips, clip])
 
     def first(self, count: int) -> "ClipMemory":

@@ -2,7 +2,7 @@
 
 Perception encodes a clip of frames and reads it with the compact model; decision scores the clips of a
 stream for a question, and whether to answer now; reaction makes the embeddings that the large model
-answers from. Attention is plain and causal throughout, as in the released FlashAttention path.
+answers from. All attention is causal, as in the released FlashAttention path.
 
 Shapes: F frames of a clip, T tower tokens, V tower width, R merged tokens per frame, C = 4V, P slots per
 frame, M = F*P, D width of the compact model, H width of the large one, N clips, L tokens of text.
@@ -21,8 +21,8 @@ from stc_lmms.models.dispider.memory import ClipMemory
 from stc_lmms.models.dispider.weights import Networks
 from stc_lmms.ops.grid import average, join_2x2
 
-# Which clips a question gets: `stream` always the best 4 (what the streaming scripts do), `offline` those
-# above a similarity, 4 to 28 (the Video-MME script).
+# Clips that a question gets: `stream` the best 4 (as in the streaming scripts), `offline` those above a
+# similarity, 4 to 28 (as in the Video-MME script).
 Retrieval = Literal["stream", "offline"]
 STREAM_CLIPS = 4
 OFFLINE_CLIPS = 28
@@ -34,7 +34,7 @@ Summaries = Callable[[int, int], Tensor]
 
 
 class Words(NamedTuple):
-    """Embeddings [L,D] of what the compact model reads besides clips.
+    """Embeddings [L,D] of text that the compact model reads.
 
     Attributes:
         question: the question, `<to_do>` included.
@@ -48,12 +48,12 @@ class Words(NamedTuple):
 
 
 class Retrieved(NamedTuple):
-    """What a question finds in a stream.
+    """Clips retrieved for a question.
 
     Attributes:
         weights_N: softmax of the clips' similarities, float32.
-        clips: the clips kept, in order of time.
-        logit: answer now, if above 0.
+        clips: numbers of the clips, in order of time.
+        logit: above 0 to answer now.
     """
 
     weights_N: Tensor
@@ -76,20 +76,22 @@ class DispiderNet:
         return join_2x2(features_FTV[:, 1:], self.spec.grid)
 
     def project(self, tokens_FRC: Tensor) -> Tensor:
-        """What the compact model reads of a clip [F*R + M + 1, D]: tokens, pooled slots, the clip's mean."""
+        """Input of the compact model for a clip [F*R + M + 1, D]: tokens, pooled slots, their mean."""
         side = self.spec.grid[0] // 2
         slots_FPC = average(tokens_FRC, (side, side), self.spec.slots_per_frame)
         tokens = tokens_FRC.flatten(0, 1)
         return self.networks.pool(torch.cat((tokens, slots_FPC.flatten(0, 1), tokens.mean(0, keepdim=True))))
 
     def perceive(self, tokens_FRC: Tensor, sentence_LD: Tensor) -> tuple[Tensor, Tensor]:
-        """Memory states [M,D] and indicator [D] of a clip behind its time sentence."""
+        """Memory states [M,D] and indicator [D] of a clip after its time sentence."""
         states = self.read([sentence_LD, self.project(tokens_FRC)])
         slots = len(tokens_FRC) * self.spec.slots_per_frame
-        return states[-1 - slots : -1].clone(), states[-1].clone()  # copies: the rest must not stay alive
+        return states[-1 - slots : -1].clone(), states[
+            -1
+        ].clone()  # copies: views would keep all states alive
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
-        """States of the compact model behind its final norm, for the embeddings of all parts in a row."""
+        """States of the compact model after its final norm, for the embeddings of all parts in a row."""
         embeds = torch.cat(tuple(parts))
         return self.networks.decision(inputs_embeds=embeds[None], use_cache=False).last_hidden_state[0]
 
@@ -112,9 +114,9 @@ class DispiderNet:
         Args:
             clips: all clips of the stream so far.
             words: the question.
-            asked_at: how many clips there were when it was asked.
-            answered_at: how many there were at each answer so far, rising.
-            summary: in place of `self.summary`, if the caller keeps some.
+            asked_at: number of clips when it was asked.
+            answered_at: number of clips at each answer so far, increasing.
+            summary: replaces `self.summary`, to reuse summaries.
         """
         summary = summary or (lambda a, b: self.summary(clips, a, b))
         splits = [*answered_at] if asked_at in answered_at else [asked_at, *answered_at]
@@ -138,7 +140,7 @@ class DispiderNet:
         return self.read([words.has_answer, *(clip.memory_MD for clip in clips), words.question])[-1]
 
     def logit(self, query_D: Tensor) -> float:
-        """Answer now, if above 0."""
+        """Above 0 to answer now."""
         return self.networks.silent_head(query_D).item()
 
     def find(self, clips: ClipMemory, query_D: Tensor, retrieval: Retrieval) -> Retrieved:
@@ -152,7 +154,7 @@ class DispiderNet:
         return Retrieved(weights_N, tuple(kept.tolist()), self.logit(query_D))
 
     def visual(self, clips: ClipMemory, kept: Sequence[int]) -> Tensor:
-        """What the large model sees [., H]: tokens and memory of the clips kept, then one state per clip."""
+        """Visual input of the large model [., H]: tokens and memory of clips, then one state per clip."""
         device = clips[0].memory_MD.device
         parts = []
         for clip in (clips[i] for i in kept):

@@ -13,9 +13,9 @@ class DispiderOptions:
     Attributes:
         frames_per_clip: frames that the compact model reads together; it decides whether to speak after
             each clip. Trained with 16 at about one frame per second.
-        retrieval: clips that a question gets. `stream` is what the released streaming scripts do: the best
-            4. `offline` is what the Video-MME script does: all above a similarity, 4 to 28, found by the
-            bare question where the task tells it.
+        retrieval: clips that a question gets. `stream`: the best 4, as in the released streaming scripts.
+            `offline`: all above a similarity, 4 to 28, as in the Video-MME script, searched by the bare
+            question if the task provides it.
         grid: `fixed` samples `fps` frames per second from the clip's start, each frame once for all
             questions. `released` spreads whole clips over what a question sees, about one frame per second,
             and reads it from its start again for every question.

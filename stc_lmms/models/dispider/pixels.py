@@ -1,8 +1,7 @@
-"""Frames to the pixel values of Dispider's tower: squashed to a square, then what CLIP's processor does.
+"""Pixel values of Dispider's tower: frames squashed to a square, then CLIP's preprocessing.
 
 Source: `process_data` of the released scripts. The resize is Pillow's bicubic one (two passes, each rounded
-to whole grey levels) in float32, on whatever device; a few values in ten thousand differ from Pillow by one
-level.
+to whole grey levels), in float32 on any device; a few values in ten thousand differ from it by one level.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What Dispider says and how it samples, byte for byte as released. No tensors, no models."""
+"""Prompts and frame sampling of Dispider, byte for byte as released."""
 
 from collections.abc import Sequence
 
@@ -11,29 +11,29 @@ _SYSTEM = (
 
 
 def time_sentence(start_s: float, end_s: float) -> str:
-    """What stands before the tokens of a clip; whole seconds, halves to even as NumPy rounds."""
-    # Time stamps are rounded to the microsecond; a sum of two must not fall off its half.
+    """The text before the tokens of a clip; whole seconds, halves to even as NumPy rounds."""
+    # Time stamps have microseconds; the sum of two must not miss a half by less.
     start, end = (round(round(time_s, 6)) for time_s in (start_s, end_s))
     return f"This contains a clip sampled in {start} to {end} seconds"
 
 
 def clip_span(times_s: Sequence[float], last_s: float) -> tuple[float, float]:
-    """Start and end of a clip from the time stamps of its frames, of which the last lasts `last_s`."""
+    """Start and end of a clip from the time stamps of its frames; the last frame lasts `last_s`."""
     return times_s[0], times_s[-1] + last_s
 
 
 def decision_question(question: str) -> str:
-    """What the compact model reads."""
+    """The question as the compact model reads it."""
     return question + TO_DO
 
 
 def reaction_prompt(question: str, opening: str = "", image_markers: bool = False) -> tuple[str, str]:
-    """What stands before and behind the video in the prompt of the model that answers.
+    """Text before and after the video in the prompt of the model that answers.
 
     Args:
         question: the whole prompt of a benchmark.
-        opening: words that the answer begins with.
-        image_markers: put `<im_start>` and `<im_end>` around the video.
+        opening: first words of the answer.
+        image_markers: enclose the video in `<im_start>` and `<im_end>`.
     """
     before, after = ("<im_start>", "<im_end>") if image_markers else ("", "")
     begun = f" {opening}" if opening else ""
@@ -43,16 +43,16 @@ def reaction_prompt(question: str, opening: str = "", image_markers: bool = Fals
 def released_sampling(
     frames: int, avg_fps: float, frames_per_clip: int = 16, max_clips: int = 100, min_clips: int = 1
 ) -> list[int]:
-    """Frame numbers, clip after clip, as the released scripts cut a whole video: about one frame per second.
+    """Frame numbers, clip after clip, as the released scripts sample a whole video: about one per second.
 
-    As many clips as fit; every frame is the middle one of an equal piece of the video.
+    Every frame is the middle one of an equal piece of the video.
 
     Args:
         frames: of the video.
         avg_fps: its average frame rate, frames per second.
         frames_per_clip: frames of a clip, which therefore spans about as many seconds.
-        max_clips: at most so many; then frames are further apart.
-        min_clips: at least so many; then frames are closer.
+        max_clips: limit; frames are then further apart.
+        min_clips: at least so many; frames are then closer.
     """
     total = frames_per_clip * min(max(round(frames / avg_fps / frames_per_clip), min_clips), max_clips)
     piece = (frames - 1) / total

@@ -1,4 +1,4 @@
-"""What a LLaVA-OneVision checkpoint's config tells before any weight: sizes, and whether settings fit."""
+"""Sizes of a LLaVA-OneVision checkpoint from its config, and checks of settings."""
 
 import math
 from typing import Any
@@ -11,26 +11,21 @@ from stc_lmms.ops.grid import halved
 
 
 def check_settings(settings: Settings) -> None:
-    """Read the checkpoint's config and refuse settings that do not fit it; loads no weights.
+    """Read the config of the checkpoint and refuse settings that do not fit it; see `check_fit`.
 
     Raises:
-        CheckpointError: no such checkpoint, or not a LLaVA-OneVision one.
-        SettingsError: the method does not fit, for instance a budget above the tokens a frame has.
+        CheckpointError: no such checkpoint, or not a LLaVA-OneVision.
     """
     config = compat.load_config(checkpoint(settings), "llava_onevision", settings.revision, demo=True)
     if not isinstance(config.vision_feature_layer, int):
         raise CheckpointError(
-            f"{settings.pretrained!r} joins the vision layers {config.vision_feature_layer}; one is supported"
+            f"{settings.pretrained!r} combines vision layers {config.vision_feature_layer}; one is supported"
         )
     check_fit(settings, config)
 
 
 def check_fit(settings: Settings, config: Any) -> None:
-    """Refuse a method or a memory that does not fit a model of this config.
-
-    Raises:
-        SettingsError: names what does not fit, and what would.
-    """
+    """Raise `SettingsError` if a method, memory or option does not fit a model of this config."""
     method, memory, text = settings.build_method(), settings.build_memory(), config.text_config
     if method.tower is not None:
         method.tower.check(1)  # its towers have no merge groups
@@ -43,7 +38,7 @@ def check_fit(settings: Settings, config: Any) -> None:
     if settings.build_model_options().positions == "original":
         if memory.one_axis:
             raise SettingsError(
-                f"memory={settings.memory} places tokens anew itself, so positions=original cannot be kept; "
+                f"memory={settings.memory} renumbers positions itself, so it cannot keep positions=original; "
                 "use memory=full or recent"
             )
         if settings.attn_implementation.startswith("flash"):
@@ -66,6 +61,6 @@ def patch_grid(config: Any) -> tuple[int, int]:
 
 
 def layers_used(config: Any) -> int:
-    """Tower layers that lead to the features."""
+    """Number of tower layers up to the features."""
     depth, layer = config.vision_config.num_hidden_layers, config.vision_feature_layer
     return layer if layer >= 0 else depth + 1 + layer

@@ -1,4 +1,4 @@
-"""The arguments that only LLaVA-OneVision has."""
+"""The arguments that only LLaVA-OneVision has; imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,11 +9,11 @@ class LlavaOnevisionOptions:
     """Arguments of LLaVA-OneVision alone.
 
     Attributes:
-        prompt: `chat` uses the checkpoint's chat template and its newline token after the video (what
-            the stock model does); `rekv` the strings of the ReKV and STC drivers, without newline.
-        positions: rotary positions of the tokens that a method keeps. `closed`, as published: each right
-            behind the one before, so that frames get shorter; `original`: where they are in the dense
-            stream; our own variant. Tokens that a tower method merged have no such place and stand closed.
+        prompt: `chat` uses the checkpoint's chat template and its newline token after the video, as the
+            stock model does; `rekv` the strings of the ReKV and STC drivers, without newline.
+        positions: position ids of the tokens that a method keeps. `closed`, as published: contiguous, so
+            that frames get shorter; `original`, our own variant: those of the dense stream. Tokens merged
+            by a tower method have no original position and are always contiguous.
     """
 
     prompt: Literal["chat", "rekv"] = "chat"

@@ -1,4 +1,4 @@
-"""What a Qwen-VL checkpoint's config tells before any weight, and how large frames become."""
+"""Checks of settings against a Qwen-VL checkpoint's config, and frame sizes."""
 
 import math
 from typing import Any
@@ -12,32 +12,27 @@ from stc_lmms.methods.budget import within
 
 
 def check_settings(settings: Settings, model_type: str) -> None:
-    """Read the checkpoint's config and refuse settings that do not fit it; loads no weights.
+    """Read the config of the checkpoint and refuse settings that do not fit it; see `check_fit`.
 
     Raises:
         CheckpointError: no such checkpoint, one of another family, or not in this transformers.
-        SettingsError: see `check_fit`.
     """
     compat_qwen_vl.model_class(model_type)
     check_fit(settings, compat.load_config(checkpoint(settings), model_type, settings.revision))
 
 
 def check_fit(settings: Settings, config: Any) -> None:
-    """Refuse a method or a memory that does not fit a model of this config.
+    """Raise `SettingsError` if a method or memory does not fit a model of this config.
 
-    Whether a budget fits the tokens of a slice is known at the first frame; here it is held against the
-    most that a slice may have.
-
-    Raises:
-        SettingsError: names what does not fit, and what would.
+    The tokens of a slice are known at the first frame; here a budget is compared with their upper limit.
     """
     method, memory, text = settings.build_method(), settings.build_memory(), config.text_config
     if method.tower is not None:
         method.tower.check(config.vision_config.spatial_merge_size**2)
     if method.token is not None and method.token.needs & ATTENTION:
         raise SettingsError(
-            f"method={settings.method} reads the attention of the tower's last layer, which is not made for "
-            f"Qwen-VL towers (their keys are rotated); use stc_pruner or vidcom2"
+            f"method={settings.method} reads the attention of the tower's last layer, which is not supported "
+            f"for Qwen-VL towers (their keys are rotated); use stc_pruner or vidcom2"
         )
     if "token_budget" in settings.options and method.token is not None:
         budget = settings.options["token_budget"]
@@ -45,8 +40,8 @@ def check_fit(settings: Settings, config: Any) -> None:
             within(budget, settings.build_model_options().largest_slice)
     if memory.one_axis:
         raise SettingsError(
-            f"memory={settings.memory} puts the tokens that it brings back at new places on one axis, but "
-            f"those of {settings.model} have three (time, row, column); use full or recent"
+            f"memory={settings.memory} gives retrieved tokens new positions on one axis, but those of "
+            f"{settings.model} have three (time, row, column); use full or recent"
         )
     reason = compat_llm.why_not_hooked(text) if memory.runs_attention else None
     if reason:
@@ -55,10 +50,10 @@ def check_fit(settings: Settings, config: Any) -> None:
 
 
 def time_stride(config: Any, fps: float) -> float:
-    """Places on the time axis between two slices of one video, frames sampled every `1 / fps` seconds.
+    """Position ids on the time axis from one slice to the next, frames sampled every `1 / fps` seconds.
 
-    Qwen2.5-VL counts time: `tokens_per_second` places a second; the offset of slice n is int(n * stride).
-    The others count slices.
+    Qwen2.5-VL counts time, `tokens_per_second` a second: the offset of slice n is int(n * stride). The others
+    count slices.
     """
     vision = config.vision_config
     per_second = getattr(vision, "tokens_per_second", None)
@@ -66,19 +61,19 @@ def time_stride(config: Any, fps: float) -> float:
 
 
 def has_stamps(config: Any) -> bool:
-    """Whether every slice is a video of its own behind its time stamp as text (Qwen3-VL)."""
+    """Whether every slice is a video of its own after its time stamp as text (Qwen3-VL)."""
     return config.model_type == "qwen3_vl"
 
 
 def frame_size(height: int, width: int, side: int, least: int, most: int) -> tuple[int, int]:
-    """Height and width in pixels that a frame is resized to, its aspect kept as far as possible.
+    """Height and width in pixels that a frame is resized to; nearly keeps the aspect ratio.
 
     Args:
         height: of the frame, in pixels.
         width: likewise.
         side: pixels of an LLM token's side; both results are multiples of it.
-        least: LLM tokens that a slice should have at least; going there rounds up.
-        most: LLM tokens that it may have at most; going there rounds down.
+        least: LLM tokens of a slice at least; enlarging rounds up.
+        most: LLM tokens of a slice at most; shrinking rounds down.
 
     Raises:
         StcError: the frame is smaller than one token, or more than 200 times as long as wide.

@@ -1,8 +1,8 @@
-"""What a StreamForest checkpoint's files tell before any weight is read: sizes, and whether settings fit.
+"""Sizes of a StreamForest checkpoint from its config.json, and checks of settings.
 
 The released config.json is that of a LLaVA training run. It names the vision tower by a path of its authors
-and leaves its sizes out; they are those of SigLIP-so400m without its last layer, whose trained weights are
-among the checkpoint's own. Every field is optional, with the released value as its default.
+and lacks its sizes, those of SigLIP-so400m without its last layer; the tower's weights are in the checkpoint.
+Every field is optional, with the released value as its default.
 """
 
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ class StreamForestSpec:
     """Sizes of one checkpoint.
 
     Attributes:
-        folder: where it is.
-        text: of the decoder.
-        vision: of the tower.
-        context_limit: tokens that the model was made for.
-        tower_name: `mm_vision_tower`, for messages: nothing is ever read from there.
+        folder: of the checkpoint.
+        text: config of the decoder.
+        vision: config of the tower.
+        context_limit: longest context in tokens.
+        tower_name: `mm_vision_tower`, for messages; nothing is ever read from there.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class StreamForestSpec:
 
     @classmethod
     def of(cls, folder: Path, fields: Mapping[str, Any]) -> "StreamForestSpec":
-        """From the fields of config.json; a `vision_config` among them is for checkpoints of other sizes.
+        """From the fields of config.json; checkpoints of other sizes have a `vision_config` among them.
 
         Raises:
             CheckpointError: they are those of another model.
@@ -90,11 +90,7 @@ class StreamForestSpec:
 
 
 def check_fit(settings: Settings, spec: StreamForestSpec) -> None:
-    """Refuse a method or a memory that does not fit a model of these sizes.
-
-    Raises:
-        SettingsError: names what does not fit, and what would.
-    """
+    """Raise `SettingsError` if a method or an option does not fit a model of these sizes."""
     method, options = settings.build_method(), settings.build_model_options()
     rows, columns = spec.grid
     if options.now_tokens > rows * columns:
@@ -105,7 +101,7 @@ def check_fit(settings: Settings, spec: StreamForestSpec) -> None:
     use = "use method=stc_cacher or method=none"
     if method.token is not None:
         raise SettingsError(
-            f"method={method.name} leaves tokens out, but StreamForest's memory merges all {rows}x{columns} "
+            f"method={method.name} drops tokens, but StreamForest's memory merges all {rows}x{columns} "
             f"tokens of a frame and keeps {options.now_tokens} of the newest; {use}, and for a budget the "
             "memory's own short_tokens, long_tokens and long_quota"
         )

@@ -1,12 +1,12 @@
 """StreamForest's memory of tower tokens: a fine window of the newest frames, and a forest of older events.
 
-Source: StreamForest (arXiv 2509.24871), sections on the fine-grained spatiotemporal window and the
-persistent event memory forest, and the authors' code where the two differ. A frame has `now_tokens`
-tokens at first, `short_tokens` when it is no longer the newest, and `long_tokens` as part of an event. An
-event is cut off between the frames that are least alike; two neighbouring events merge into one of half
-the frames, those first that are alike, old and seldom merged. All of it is merging of alike tokens.
+Source: StreamForest (arXiv 2509.24871), sections on the fine-grained spatiotemporal window and the persistent
+event memory forest; where paper and code differ, the authors' code. A frame has `now_tokens` tokens at first,
+`short_tokens` when it is no longer the newest, and `long_tokens` as part of an event. Events are cut between
+the least similar frames. Two neighbouring events merge into one of half the frames; similar, old and rarely
+merged ones first. Tokens are always reduced by merging similar ones.
 
-A frame's work is done when it comes, once, except the merging of events: see `ForestOptions.consolidate`.
+A frame is processed once, when it arrives; only events are merged later, see `ForestOptions.consolidate`.
 
 Shapes: F frames, P tokens per frame, C width, f virtual frames of an event, K `long_tokens`, N tokens read.
 """
@@ -23,18 +23,18 @@ from torch.nn import functional
 from stc_lmms.models.streamforest.options import ForestOptions
 from stc_lmms.ops.merge import head_mean, match, merge_to
 
-# Told every choice: the values that were compared, and which was the lowest.
+# Called with every choice: the values compared, and the index of the lowest.
 Trace = Callable[[Sequence[float], int], None]
 
 
 class Event(NamedTuple):
-    """Neighbouring frames that have become one piece.
+    """Neighbouring frames that became one piece.
 
     Attributes:
         tokens_fKC: its tokens.
         time: number of the frame at its centre; float32, as in the authors' code.
-        merges: how many events went into it.
-        similarity: to the event before it; NaN for the first.
+        merges: number of events merged into it.
+        similarity: to the previous event; NaN for the first.
     """
 
     tokens_fKC: Tensor
@@ -55,17 +55,13 @@ class Forest:
         frames: frames taken in.
         now: the newest frames, [now_tokens,C] each.
         recent: all frames that are not part of an event, [short_tokens,C] each, those of `now` included.
-        similarities: cosine similarity of each of `recent`, but the last, to the next, over all tokens;
-            numbers on the device, for which the host waits only when it cuts an event.
+        similarities: cosine similarity of each of `recent` but the last to the next, over all tokens; on
+            the device, so that the host waits for them only when it cuts an event.
         events: in order of time.
     """
 
     def __init__(self, options: ForestOptions, heads: int, trace: Trace | None = None):
         self.options, self.heads, self._trace = options, heads, trace
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything."""
         self.frames = 0
         self.now: deque[Tensor] = deque(maxlen=self.options.now_frames)
         self.recent: list[Tensor] = []
@@ -87,7 +83,7 @@ class Forest:
 
     @property
     def tokens(self) -> int:
-        """Tokens that a question would read, at most: merging two events may save more than it must."""
+        """Tokens that a question would read at most: merging two events may free more than necessary."""
         options = self.options
         long = sum(len(event.tokens_fKC) for event in self.events) * options.long_tokens
         if len(self.events) > 1:
@@ -96,9 +92,9 @@ class Forest:
 
     @torch.no_grad()
     def append(self, x_FPC: Tensor) -> None:
-        """Take in the next F frames, positions added, P at least `now_tokens`.
+        """Take in the next F frames, with position codes, P at least `now_tokens`.
 
-        The result does not depend on how a stream is cut into calls, but for rounding in the merges.
+        The result does not depend on how a stream is split into calls, except for rounding in the merges.
         """
         options = self.options
         now_FPC = merge_to(x_FPC, options.now_tokens, self.heads)
@@ -107,7 +103,7 @@ class Forest:
         self.similarities += _cosine(before_FPC, x_FPC[len(x_FPC) - len(before_FPC) :]).unbind()
         for now_PC, short_PC in zip(now_FPC, short_FPC, strict=True):
             self.frames += 1
-            self.now.append(now_PC.clone())  # a view would keep the frames of the whole call
+            self.now.append(now_PC.clone())  # a view would keep all frames of the call
             self.recent.append(short_PC.clone())
             while self.short_frames >= options.short_frames + options.event_window:
                 self._cut_event()
@@ -127,7 +123,7 @@ class Forest:
         del self.recent[:frames], self.similarities[:frames]
 
     def consolidated(self) -> list[Event]:
-        """The events, merged down to the quota; those of the stream stay as they are."""
+        """A copy of the events, merged down to the quota."""
         options, events = self.options, list(self.events)
         frames = sum(len(event.tokens_fKC) for event in events)
         while frames * options.long_tokens > options.long_quota and len(events) > 1:
@@ -140,12 +136,12 @@ class Forest:
         return events
 
     def read(self) -> Tensor:
-        """Tokens [N,C] as a question sees them: events, short frames, newest; changes nothing."""
+        """Tokens [N,C] that a question reads: events, short frames, newest frames; changes nothing."""
         events = [event.tokens_fKC.flatten(0, 1) for event in self.consolidated()]
         return torch.cat((*events, *self.recent[: self.short_frames], *self.now))
 
     def _penalties(self, events: Sequence[Event]) -> np.ndarray:
-        """What speaks against merging each event with the next; float32, like the authors' code."""
+        """Penalty for merging each event with the next; float32, as in the authors' code."""
         options = self.options
         time = np.array([event.time for event in events], np.float32)
         merges = np.array([event.merges for event in events], np.float32)
@@ -169,7 +165,7 @@ class Forest:
         return Event(tokens_fKC, time, a.merges + b.merges, a.similarity)
 
     def _compare(self, events: list[Event], i: int) -> None:
-        """Set the similarity of event `i` to the one before: that of the tokens that a merge would join."""
+        """Set the similarity of event `i` to the previous one: that of the tokens that a merge would join."""
         if not 0 < i < len(events):
             return
         pair = events[i - 1].tokens_fKC, events[i].tokens_fKC
@@ -179,7 +175,7 @@ class Forest:
         events[i] = events[i]._replace(similarity=float(matching.similarity_Fr.mean()))
 
     def _lowest(self, values: Sequence[float] | np.ndarray) -> int:
-        """Position of the lowest value, the first of equals."""
+        """Index of the lowest value, the first if there are several."""
         chosen = int(np.argmin(values))
         if self._trace is not None:
             self._trace([float(value) for value in values], chosen)

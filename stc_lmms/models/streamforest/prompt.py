@@ -1,6 +1,6 @@
-"""What StreamForest reads around the video: the chat format, and a sentence about when the frames are from.
+"""StreamForest's prompt: the chat format, and a sentence about the times of the frames.
 
-Source: the released evaluation (StreamForest, arXiv 2509.24871); the strings are byte for byte.
+Source: the released evaluation (StreamForest, arXiv 2509.24871); strings are equal byte for byte.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ TimeText = Literal["short_online_v2", "short_online", "short", "long"]
 
 
 def time_sentence(kind: TimeText, times_s: Sequence[float], duration_s: float = 0.0) -> str:
-    """The sentence about the frames, as the original makes it: white space at both ends.
+    """The sentence about the frames, with white space at both ends as in the original.
 
     Args:
-        kind: `short_online_v2` and `short_online` tell of a stream up to the present moment, `short` and
-            `long` of a whole video.
+        kind: `short_online_v2` and `short_online` describe a stream up to the present moment, `short` and
+            `long` a whole video.
         times_s: time stamp of every frame.
-        duration_s: length of the video; only told by `short` and `long`.
+        duration_s: length of the video; only for `short` and `long`.
     """
     count, seconds = len(times_s), [round(time_s, 1) for time_s in times_s]
     first, last = seconds[0], seconds[-1]
@@ -48,6 +48,6 @@ def time_sentence(kind: TimeText, times_s: Sequence[float], duration_s: float = 
 
 
 def suffix(question: str, sentence: str = "") -> str:
-    """What follows the video: the sentence about its frames, if any, the question, and the turn's end."""
-    told = f"{sentence.rstrip()} " if sentence else ""
-    return f"\n{told}{question}{_END}"
+    """Text after the video: the sentence about its frames, if any, the question, and the end of the turn."""
+    about = f"{sentence.rstrip()} " if sentence else ""
+    return f"\n{about}{question}{_END}"
