@@ -101,9 +101,8 @@ def _caller():
     frame = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_qualname.partition(".<locals>")[0]
-        if frame.f_code.co_filename.startswith(PACKAGE) and not name.rpartition(".")[2].startswith(
-            ("_", "<")
-        ):
+        public = not name.rpartition(".")[2].startswith(("_", "<"))
+        if public and frame.f_code.co_filename.startswith(PACKAGE):
             return f"{Path(frame.f_code.co_filename).stem}:{name}"
         frame = frame.f_back
     return "?"

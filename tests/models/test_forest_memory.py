@@ -98,14 +98,6 @@ def test_the_read_out_is_events_then_short_frames_then_the_newest():
     assert [float(event.time) for event in forest.events] == sorted(float(e.time) for e in forest.events)
 
 
-def test_reset_forgets():
-    forest = grown(scenes(30), 5)
-    forest = Forest(forest.options, forest.heads)
-    assert forest.nbytes == forest.frames == forest.tokens == 0
-    forest.append(scenes(20, seed=1))
-    torch.testing.assert_close(forest.read(), grown(scenes(20, seed=1), 20).read())
-
-
 def test_half_precision_is_merged_in_float32():
     frames = scenes(40)
     half = grown(frames.half(), 40).read()
@@ -125,7 +117,7 @@ def test_a_gpu_does_not_wait_while_no_event_is_cut():
             forest.append(frames[end - 1 : end])
         assert not forest.events and not gpu.waits
         forest.append(frames[7:8])
-        assert len(forest.events) == 1 and gpu.waits == {"memory:Forest._cut_event"}
+        assert len(forest.events) == 1 and gpu.waits == {"memory:Forest.append"}
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,8 @@ def waits(model, frames, times_s, prepare=None, new_tokens=2):
 
 @pytest.mark.parametrize(("method", "args"), FIXED, ids=map(row_id, FIXED))
 def test_methods(load, clip, method, args):
-    shares = (
-        {"vidcom2:VidCom2.compress"} if args.get("mode") == "original" else set()
-    )  # how a window is shared
+    # In the original mode, the host must know how the tokens of a window are shared among its frames.
+    shares = {"vidcom2:VidCom2.compress"} if args.get("mode") == "original" else set()
     coming, asked = waits(load(method=method, prefill_frames=3, **args), *clip(6))
     assert coming == shares and asked - shares == DECODING
 
