@@ -1,4 +1,4 @@
-"""`python -m parity FOLDER`: run this implementation on recorded cases of the originals."""
+"""`python -m parity FOLDER`: compare this implementation with recorded outputs of the original ones."""
 
 import argparse
 import json
@@ -12,11 +12,11 @@ from stc_lmms.errors import DataError, StcError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check the cases; 1 if one failed, 2 if the input is bad or nothing was checked."""
+    """Check the cases; returns 1 if one failed, 2 if the input is invalid or nothing was checked."""
     parser = argparse.ArgumentParser(prog="python -m parity", description=__doc__)
-    parser.add_argument("folder", type=Path, help="holds <area>/<case>.json (+ .safetensors)")
+    parser.add_argument("folder", type=Path, help="folder with <area>/<case>.json (+ .safetensors)")
     parser.add_argument(
-        "--areas", type=lambda text: [a for a in text.split(",") if a], help="only these, with commas"
+        "--areas", type=lambda text: [a for a in text.split(",") if a], help="only these, comma-separated"
     )
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
@@ -35,14 +35,14 @@ def _run(args: argparse.Namespace) -> int:
         outcomes.append(outcome)
         if not args.json:
             print(outcome.line(), flush=True)
-    found = summary(outcomes)
+    totals = summary(outcomes)
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(totals, indent=1))
     else:
         print(last_line(outcomes))
-    if found["skipped"] == len(outcomes):
+    if totals["skipped"] == len(outcomes):
         raise DataError(f"nothing was checked: all {len(outcomes)} cases were skipped")
-    return 1 if found["failed"] else 0
+    return 1 if totals["failed"] else 0
 
 
 if __name__ == "__main__":

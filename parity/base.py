@@ -1,4 +1,4 @@
-"""What every check of a golden case gives back, and what they share."""
+"""Results of golden cases, and helpers shared by their checks."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ Case = Mapping[str, Any]
 
 
 class SkipCase(Exception):
-    """The case cannot be run here; the message is the reason, in one short line."""
+    """The case cannot be run here; the message is a short reason."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class CaseResult:
     """Outcome of one case.
 
     Attributes:
-        max_error: the largest deviation; for exact data the number of values that differ.
-        tolerance: what is allowed.
-        passed: whether the case holds.
-        detail: one line: what was compared, or what is wrong.
+        max_error: the largest deviation; for exact data the number of differing values.
+        tolerance: the allowed deviation.
+        passed: whether the case passed.
+        detail: what was compared, or what is wrong, in one line.
     """
 
     max_error: float
@@ -36,22 +36,22 @@ class CaseResult:
 
 
 def tensor_file(case_path: Path) -> Path:
-    """The tensors of a case: the file beside its json.
+    """The tensors of a case: the file next to its JSON.
 
     Raises:
-        DataError: it is not there.
+        DataError: it is missing.
     """
     path = case_path.with_suffix(".safetensors")
     if not path.is_file():
-        raise DataError(f"{path.name} is missing beside {case_path.name}")
+        raise DataError(f"{path.name} is missing next to {case_path.name}")
     return path
 
 
-def distance(got: "Tensor", wanted: "Tensor") -> float:
+def distance(got: "Tensor", expected: "Tensor") -> float:
     """Largest absolute difference; infinite when the shapes differ."""
-    if got.shape != wanted.shape:
+    if got.shape != expected.shape:
         return math.inf
-    return (got.double() - wanted.double()).abs().max().item() if got.numel() else 0.0
+    return (got.double() - expected.double()).abs().max().item() if got.numel() else 0.0
 
 
 def worst(errors: Iterable[float]) -> float:

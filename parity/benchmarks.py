@@ -31,20 +31,20 @@ Case = Mapping[str, Any]
 
 @dataclass
 class _Tally:
-    """Counts comparisons and keeps what differed."""
+    """Counts comparisons and collects differences."""
 
     checked: int = 0
     problems: list[str] = field(default_factory=list)
 
-    def same(self, what: str, got: object, wanted: object, tolerance: float = 0.0) -> None:
+    def same(self, what: str, got: object, expected: object, tolerance: float = 0.0) -> None:
         """Compare two values, numbers up to a tolerance."""
         self.checked += 1
-        if tolerance and isinstance(got, int | float) and isinstance(wanted, int | float):
-            equal = abs(got - wanted) <= tolerance
+        if tolerance and isinstance(got, int | float) and isinstance(expected, int | float):
+            equal = abs(got - expected) <= tolerance
         else:
-            equal = got == wanted
+            equal = got == expected
         if not equal:
-            self.problems.append(f"{what}: got {short(got)}, expected {short(wanted)}")
+            self.problems.append(f"{what}: got {short(got)}, expected {short(expected)}")
 
 
 def run_case(case_json: Case, case_path: Path, siblings: Sequence[Case], dtype: object = None) -> CaseResult:
@@ -52,9 +52,9 @@ def run_case(case_json: Case, case_path: Path, siblings: Sequence[Case], dtype: 
 
     Args:
         case_json: the loaded case.
-        case_path: its file; CSV files beside an annotation case are checked with it.
+        case_path: its file; CSV files next to an annotation case are checked with it.
         siblings: the other loaded cases of the area.
-        dtype: not used; these cases are text and whole numbers.
+        dtype: not used; these cases are text and integers.
     """
     kind = case_json.get("golden", {}).get("kind")
     check = _CHECKS.get(kind)
@@ -63,7 +63,7 @@ def run_case(case_json: Case, case_path: Path, siblings: Sequence[Case], dtype: 
     tally = _Tally()
     try:
         check(case_json, Path(case_path).parent, [case_json, *siblings], tally)
-    except Exception as error:  # a broken case is a failed case, never the end of the run
+    except Exception as error:  # an exception fails the case and must not end the run
         tally.problems.append(f"stopped by {type(error).__name__}: {' '.join(str(error).split())}")
     if not tally.checked and not tally.problems:
         tally.problems.append("nothing to compare")
@@ -75,14 +75,14 @@ def run_case(case_json: Case, case_path: Path, siblings: Sequence[Case], dtype: 
 def _ovo_annotations(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) -> None:
     rows = ovobench.check_annotations(case["rows"], "golden rows")
     by_mode = {mode: ovobench.build_rows(rows, mode) for mode in ovobench.MODES}
-    wanted = Counter(
+    expected = Counter(
         (str(row["id"]), row["video"]) if "test_info" not in row else (f"{row['id']}:{index}", row["video"])
         for row in rows
         for index in range(len(row.get("test_info", [0])))
     )
     built = Counter((q["qid"], r["video"]) for mode in by_mode.values() for r in mode for q in r["questions"])
-    for key in wanted | built:
-        tally.same(f"question {key}", built[key], wanted[key])
+    for key in expected | built:
+        tally.same(f"question {key}", built[key], expected[key])
     for mode, mode_rows in by_mode.items():
         tally.same(f"{mode}: rows per video", len({row["video"] for row in mode_rows}), len(mode_rows))
         lasts = [row["questions"][-1]["end_s"] for row in mode_rows]
@@ -126,35 +126,35 @@ def _ovo_scoring(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally)
 def _score(
     tally: _Tally, name: str, kind: str, answer: str, response: Any, item: Case, index: int | None = None
 ) -> int:
-    """Score through the whole path of a row and compare with the official score."""
+    """Score a response as part of a row and compare with the official score."""
     question = _plain_question(name, kind, answer, item["task"])
     record = score_row(make_row(name, "any", [question]), [response], ovobench.judge)[0]
-    wanted = item["expected"]["official"]
-    wanted = wanted if index is None else wanted[index]
-    tally.same(f"{name} {short(response)}", record["official"], wanted)
-    tally.same(f"{name} plain", ovobench.official_score(kind, answer, response), wanted)
+    expected = item["expected"]["official"]
+    expected = expected if index is None else expected[index]
+    tally.same(f"{name} {short(response)}", record["official"], expected)
+    tally.same(f"{name} plain", ovobench.official_score(kind, answer, response), expected)
     return record["official"]
 
 
-def _ovo_aggregate(wanted: Case, scores: Iterable[tuple[str, int]], tally: _Tally) -> None:
+def _ovo_aggregate(expected: Case, scores: Iterable[tuple[str, int]], tally: _Tally) -> None:
     records: list[Any] = []
     for number, (task, score) in enumerate(scores):
         row = make_row(str(number), ovobench.MODE_OF[task], [_plain_question("q", "choice", "A", task)])
         records += score_row(row, ["A"], lambda *_, score=score: Verdict(score, score))
     summary = ovobench.BENCHMARK.summarise(records)
     tasks = {name: task for part in summary["parts"].values() for name, task in part["tasks"].items()}
-    for name, value in wanted.get("per_task", {}).items():
+    for name, value in expected.get("per_task", {}).items():
         tally.same(f"task {name}", _percent(tasks.get(name, {}).get("accuracy")), value, 0.006)
-    for name, value in wanted.get("counts", {}).items():
+    for name, value in expected.get("counts", {}).items():
         task = tasks.get(name)
         tally.same(f"count {name}", task and [task["correct"]["official"], task["n"]], list(value))
     for key, tolerance in (("modes", 0.006), ("modes_exact", 1e-9)):
-        for name, value in wanted.get(key, {}).items():
+        for name, value in expected.get(key, {}).items():
             part = summary["parts"].get(name)
             tally.same(f"{key} {name}", _percent(part and part["macro"]), value, tolerance)
     for key, tolerance in (("total", 0.006), ("total_exact", 1e-9)):
-        if key in wanted:
-            tally.same(key, _percent(summary["total"]), wanted[key], tolerance)
+        if key in expected:
+            tally.same(key, _percent(summary["total"]), expected[key], tolerance)
 
 
 def _sb_annotations(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) -> None:
@@ -174,7 +174,7 @@ def _sb_annotations(case: Case, folder: Path, cases: Sequence[Case], tally: _Tal
 
 
 def _sb_csv(folder: Path, cases: Sequence[Case], tally: _Tally) -> None:
-    """Every CSV must give the questions that the JSON has for the same videos."""
+    """Every CSV must have the same questions as the JSON for the same videos."""
     pool = _sb_pool(cases, "real")
     for path in sorted(folder.glob("*.csv")):
         text = path.read_text(encoding="utf-8-sig")
@@ -183,9 +183,9 @@ def _sb_csv(folder: Path, cases: Sequence[Case], tally: _Tally) -> None:
         entries = [entry for entry in sb_data.parse_csv(text, path.name) if entry.part == "real"]
         videos = {entry.video for entry in entries}
         got = Counter(_content(entry) for entry in entries)
-        wanted = Counter(_content(entry) for entry in pool if entry.video in videos)
-        for key in got | wanted:
-            tally.same(f"{path.name}: {short(key)}", got[key], wanted[key])
+        expected = Counter(_content(entry) for entry in pool if entry.video in videos)
+        for key in got | expected:
+            tally.same(f"{path.name}: {short(key)}", got[key], expected[key])
 
 
 def _content(entry: sb_data.Entry) -> tuple[Any, ...]:
@@ -226,7 +226,7 @@ def _sb_prompts(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) 
 def _sb_polls(
     polls: Mapping[tuple[str, str, str], list[Round]], cases: Sequence[Case], tally: _Tally
 ) -> None:
-    """Drive the poll machine with the answers that the recorded order implies; it must ask the same."""
+    """Answer polls as the recorded order implies; the sequence of rounds must be the same."""
     pool = _sb_pool(cases, "proactive")
     for (scenario, video, qid), recorded in polls.items():
         rows = [row for row in streamingbench.build_rows(pool, "proactive") if row["video"] == video]
@@ -235,7 +235,7 @@ def _sb_polls(
         machine = rounds(make_row(video, "proactive", [question]))
         ask = next(machine, None)
         while ask is not None:
-            asked.append(ask._replace(watch=""))  # ours, for models that decide by themselves
+            asked.append(ask._replace(watch=""))  # our addition, for models that decide by themselves
             following = recorded[len(asked)] if len(asked) < len(recorded) else None
             yes = following is not None and following.prompt == question["follow_up"]
             try:
@@ -253,7 +253,7 @@ def _sb_scoring(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) 
             "official_first_char": _outcome(rules.official_first_char, response, answer, subset),
             "stc_strip_equal": _outcome(rules.stc_strip_equal, response, answer),
         }
-        if "response" not in item:  # the counters skip a question the model was never asked
+        if "response" not in item:  # the counters skip questions that were not asked
             got = dict.fromkeys(got, "not_counted")
         for name, outcome in got.items():
             tally.same(f"mc item {number} {name}", outcome, item["expected"][name])
@@ -264,8 +264,8 @@ def _sb_scoring(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) 
         due_s = sb_data.parse_time(item["ground_truth_time_stamp"])
         text = item["ground_truth_output"]
         scores = streamingbench.proactive_score(item["answer_time_s"], due_s, item["content"], text)
-        wanted = item["expected"]
-        tally.same(f"proactive item {number}", scores, (wanted["time_correct"], wanted["answer_correct"]))
+        expected = item["expected"]
+        tally.same(f"proactive item {number}", scores, (expected["time_correct"], expected["answer_correct"]))
         timed.append(scores)
     aggregate = case.get("aggregate", {})
     for key, name in (("official", "official_first_char"), ("stc", "stc_strip_equal")):
@@ -320,7 +320,7 @@ def _rekv_eval(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) -
 
 
 def _windows(item: Case, how: str, tally: _Tally) -> None:
-    stated = re.search(r"(\d+)-frame clip", how)  # the length of the recorded clip stands in the text
+    stated = re.search(r"(\d+)-frame clip", how)  # the length of the recorded clip is stated in the text
     n_frames = item.get("n_frames", int(stated[1]) if stated else 1 << 30)
     ends_s = [end_s for _, end_s in item["conversations_s"]]
     calls: list[Any] = ["init"]
@@ -334,16 +334,16 @@ def _frame_sampling(items: Iterable[Case], tally: _Tally) -> None:
 
     for item in items:
         name = f"frames {item['n_frames']} at {item['avg_fps']} -> {item['sample_fps']} fps"
-        wanted = item["indices_or_error"]
+        expected = item["indices_or_error"]
         try:
             got: Any = list(range(0, item["n_frames"], frame_step(item["avg_fps"], item["sample_fps"])))
         except (ValueError, StcError) as error:
             got = error
-        if isinstance(wanted, str):
-            # The peers raise here; any defined behaviour of ours will do.
+        if isinstance(expected, str):
+            # The originals raise here; any defined behaviour is accepted.
             tally.same(name, isinstance(got, Exception | list), True)
         else:
-            tally.same(name, got, list(wanted))
+            tally.same(name, got, list(expected))
 
 
 _CHECKS: dict[Any, Callable[[Case, Path, Sequence[Case], _Tally], None]] = {
@@ -362,7 +362,7 @@ def _of_kind(cases: Iterable[Case], kind: str) -> list[Case]:
 
 
 def _sb_pool(cases: Iterable[Case], name: str) -> list[sb_data.Entry]:
-    """Return the entries of one annotation file pooled over all cases, each once, numbered anew."""
+    """Entries of one annotation file, pooled over all cases without duplicates, and renumbered."""
     pooled: list[Any] = []
     for case in _of_kind(cases, "streamingbench_annotations"):
         for item in case.get(name, ()):
@@ -387,7 +387,7 @@ def _plain_question(qid: str, kind: str, answer: str, task: str) -> Question:
 
 
 def _outcome(function: Callable[..., Any], *args: Any) -> Any:
-    """Return the result, the name of the exception, or "not_counted" for None, as the cases write it."""
+    """The result, the name of the exception, or "not_counted" for None, in the notation of the cases."""
     try:
         value = function(*args)
     except (IndexError, TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Area `cacher`: a small SigLIP or CLIP tower with its weights, and what the original made of some frames."""
+"""Area `cacher`: a small SigLIP or CLIP tower with its weights, and recorded outputs for some frames."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from stc_lmms.methods.stc_cacher import STCCacher, Trace
 from stc_lmms.methods.stc_cacher_roles import FrameRoles
 from stc_lmms.towers import Tower, open_tower
 
-# Stated in the cases' text: float64 outputs are stored rounded; float32 adds the rounding of a whole tower.
+# Stated in the cases: float64 outputs are stored rounded; float32 adds the rounding errors of a tower.
 TOLERANCE = {torch.float32: 2e-3, torch.float64: 1e-5}
 
 
@@ -70,8 +70,10 @@ def _encode(cacher: STCCacher, tower: Tower, frames: Tensor, chunk: int, trace: 
 
 def _similarity_errors(tensors: dict[str, Tensor], trace: Trace) -> list[float]:
     """Differences of the scores, in the blocks that score."""
-    wanted = tensors["similarity"][trace.selective]
-    return [distance(got, wanted[:, block]) for block, got in enumerate(trace.similarity) if got is not None]
+    expected = tensors["similarity"][trace.selective]
+    return [
+        distance(got, expected[:, block]) for block, got in enumerate(trace.similarity) if got is not None
+    ]
 
 
 def _compare_selection(tensors: dict[str, Tensor], trace: Trace) -> tuple[int, int]:
@@ -81,8 +83,8 @@ def _compare_selection(tensors: dict[str, Tensor], trace: Trace) -> tuple[int, i
     wrong_roles = int((ours != is_selective).sum())
     if wrong_roles or not trace.selective:
         return wrong_roles, 0
-    wanted = tensors["selected_indices"][is_selective].sort(-1).values
+    expected = tensors["selected_indices"][is_selective].sort(-1).values
     got = torch.stack(trace.indices, dim=1).sort(-1).values
-    if got.shape != wanted.shape:
-        return 0, wanted.shape[0] * wanted.shape[1]
-    return 0, int((got != wanted).any(-1).sum())
+    if got.shape != expected.shape:
+        return 0, expected.shape[0] * expected.shape[1]
+    return 0, int((got != expected).any(-1).sum())

@@ -1,4 +1,4 @@
-"""Area `dispider`: small models run through the original classes, stage by stage, and what comes before."""
+"""Area `dispider`: every stage of small models run with the original classes, and their preprocessing."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ from stc_lmms.models.dispider.prompt import (
 from stc_lmms.models.dispider.weights import load_networks
 from stc_lmms.towers import open_tower
 
-# Stated in the cases' text: absolute and relative, and absolute for the logits.
+# Stated in the cases: absolute and relative; absolute for the logits.
 ATOL, RTOL, LOGITS_ATOL = 2e-4, 1e-3, 5e-4
 TIMES_ATOL, PIXELS_ATOL = 1e-9, 0.03
 
@@ -49,7 +49,7 @@ class _EndToEnd:
             load_file(tensor_file(case_path.with_name(case[name]).with_suffix(".json")))
             for name in ("io_file", "weights_file")
         )
-        self.wanted, self.dtype = io, dtype
+        self.expected, self.dtype = io, dtype
         vision, decision = case["vision_config"], case["decision_config"]
         spec = DispiderSpec(
             folder=case_path,
@@ -73,7 +73,7 @@ class _EndToEnd:
         """Run every stage on the recorded inputs."""
         words = Words(
             *(
-                self.net.embed(self.wanted[f"in.{name}"][0])
+                self.net.embed(self.expected[f"in.{name}"][0])
                 for name in ("question_ids", "todo_token_ids", "answer_token_ids")
             )
         )
@@ -89,7 +89,7 @@ class _EndToEnd:
         self._trigger(clips, words)
         self._reaction("reaction.offline", clips, offline)
         self._reaction("reaction.stream", clips, streamed["stream.ins0.ansnone"])
-        recorded = {name for name in self.wanted if not name.startswith(("in.", "sdpa_variant."))}
+        recorded = {name for name in self.expected if not name.startswith(("in.", "sdpa_variant."))}
         self.problems += [f"{name} is missing in ours" for name in sorted(recorded - self.compared)]
         detail = "; ".join(self.problems[:3]) or (
             f"{len(clips)} clips, {len(streamed)} questions, trigger loop, all {len(recorded)} stages"
@@ -97,14 +97,14 @@ class _EndToEnd:
         return CaseResult(worst(self.errors), ATOL, not self.problems, detail)
 
     def _perceive(self) -> ClipMemory:
-        frames = self.wanted["in.frames"].to(self.dtype)
+        frames = self.expected["in.frames"].to(self.dtype)
         tower = self.tower.encode(frames.flatten(0, 1))
         tokens = self.net.merge(tower).unflatten(0, frames.shape[:2])
         self._near("vit.patch_features", tower[:, 1:])
         self._near("clip_features", tokens.flatten(1, 2))
         rows, roles, projected, clips = [], [], [], ClipMemory()
         for tokens_FRC, ids, mask in zip(
-            tokens, self.wanted["in.seqs"], self.wanted["in.seqs_mask"], strict=True
+            tokens, self.expected["in.seqs"], self.expected["in.seqs_mask"], strict=True
         ):
             sentence = self.net.embed(ids[mask.bool()][:-1])  # the last id is the image slot
             projected.append(self.net.project(tokens_FRC))
@@ -143,27 +143,27 @@ class _EndToEnd:
 
     def _reaction(self, prefix: str, clips: ClipMemory, kept: Sequence[int]) -> None:
         llm = compat_llm.LanguageModel(self.net.networks.reaction)
-        ids = self.wanted["in.prompt_ids"][0]
+        ids = self.expected["in.prompt_ids"][0]
         at = int((ids == self.case["image_token_index"]).nonzero())
         embeds = torch.cat((llm.embed(ids[:at]), self.net.visual(clips, kept), llm.embed(ids[at + 1 :])))
         self._near(f"{prefix}.inputs_embeds", embeds)
         logits = self.net.networks.reaction(inputs_embeds=embeds[None]).logits[0]
         self._near(f"{prefix}.logits", logits, atol=LOGITS_ATOL, rtol=0)
-        wanted = self.wanted[f"{prefix}.greedy_ids"]
+        expected = self.expected[f"{prefix}.greedy_ids"]
         with Full().open(llm).ask() as reader:
-            decoded = greedy(reader, embeds, llm.embed, str, (), Generation(len(wanted)))
+            decoded = greedy(reader, embeds, llm.embed, str, (), Generation(len(expected)))
         self._equal(f"{prefix}.greedy_ids", torch.tensor(decoded.token_ids))
 
     def _near(self, name: str, got: Tensor, atol: float = ATOL, rtol: float = RTOL) -> None:
         self.compared.add(name)
-        wanted, got = self.wanted[name].double(), got.double()
-        self.errors.append(distance(got, wanted))
-        if got.shape != wanted.shape or not torch.allclose(got, wanted, atol=atol, rtol=rtol):
+        expected, got = self.expected[name].double(), got.double()
+        self.errors.append(distance(got, expected))
+        if got.shape != expected.shape or not torch.allclose(got, expected, atol=atol, rtol=rtol):
             self.problems.append(f"{name} differs")
 
     def _equal(self, name: str, got: Tensor) -> None:
         self.compared.add(name)
-        if got.tolist() != self.wanted[name].tolist():
+        if got.tolist() != self.expected[name].tolist():
             self.problems.append(f"{name} differs")
 
 
@@ -197,8 +197,8 @@ def _sampling_problems(case: Case) -> Iterator[str]:
             continue
         times_s = [index / rate for index in got]
         spans = [clip_span(times_s[i : i + length], 1 / rate) for i in range(0, len(got), length)]
-        wanted = zip(row["time_start_s"], row["time_end_s"], strict=True)
-        if distance(torch.tensor(spans), torch.tensor([*wanted])) > TIMES_ATOL:
+        expected = zip(row["time_start_s"], row["time_end_s"], strict=True)
+        if distance(torch.tensor(spans), torch.tensor([*expected])) > TIMES_ATOL:
             yield f"{about}: times differ"
         if [time_sentence(*span) for span in spans] != row["sentences"]:
             yield f"{about}: sentences differ"

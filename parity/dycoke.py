@@ -14,7 +14,7 @@ from stc_lmms.methods.dycoke import WINDOW, DyCoke
 
 
 def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch.dtype) -> CaseResult:
-    """Everything here is exact: indices as sets per frame or step, and what is gathered at them."""
+    """All comparisons are exact: index sets per frame or step, and the values gathered at them."""
     run = {"ttm": _tokens, "dp": _decoding}.get(case["golden"]["kind"])
     if run is None:
         return CaseResult(float("inf"), 0.0, False, f"unknown kind {case['golden']['kind']!r}")
@@ -38,7 +38,7 @@ def _tokens(
     ours = [
         set(row.tolist()) for row in (compressed.kept_M % length).split(list(compressed.tokens_per_frame))
     ]
-    # Ends of a video that a stream does not have: see the method.
+    # Rules for the end of a video, which a stream does not have: see the method.
     for frame in range(frames):
         if frame % WINDOW == 2 and frame - 2 >= frames - WINDOW:
             ours[frame] = set(range(length))

@@ -1,4 +1,4 @@
-"""Area `livecc`: a small Qwen-VL tower with its weights, and what STC-Cacher makes of some slices.
+"""Area `livecc`: a small Qwen-VL tower with its weights, and STC-Cacher on some slices.
 
 The steps of a commentary are in `livecc_stream.py`.
 """
@@ -26,7 +26,7 @@ Outputs = dict[str, Tensor]
 
 
 def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch.dtype) -> CaseResult:
-    """Dense and selective outputs within tolerance, index sets and roles equal, however slices are cut.
+    """Dense and selective outputs within tolerance, index sets and roles equal, for any grouping of slices.
 
     Raises:
         SkipCase: the case needs what this version does not have.
@@ -67,7 +67,7 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
 
 
 def _cuts(sizes: Sequence[Sequence[int]]) -> Iterator[list[range]]:
-    """The slices one by one; then as few calls as there are grids in a row."""
+    """The slices one by one; then in as few calls as consecutive grids allow."""
     yield [range(t, t + 1) for t in range(len(sizes))]
     starts = [t for t in range(len(sizes)) if t == 0 or sizes[t] != sizes[t - 1]]
     yield [range(a, b) for a, b in zip(starts, [*starts[1:], len(sizes)], strict=True)]
@@ -81,7 +81,7 @@ def _dense(tower: Tower, clip: Patches) -> Outputs:
 
 
 def _outputs(tower: Tower, clip: Patches, hidden: Tensor, taps: Sequence[Tensor]) -> list[Outputs]:
-    """What the cases record, per slice."""
+    """The values that the cases record, per slice."""
     _, layout = tower.embed(clip)
     found = {"hidden": hidden, "merged": tower.finish(hidden, layout)}
     found |= {f"deepstack{j}": x for j, x in enumerate(tower.deepstack(taps, layout))}
@@ -115,7 +115,7 @@ def _selective(
 
 
 class _Checks:
-    """Compares with the recorded tensors, and collects what differs."""
+    """Compares with the recorded tensors and collects differences."""
 
     def __init__(self, tensors: dict[str, Tensor], tolerance: float, relative: float):
         self.tensors, self.tolerance, self.relative = tensors, tolerance, relative
@@ -124,16 +124,16 @@ class _Checks:
         self.compared: set[str] = set()
 
     def all_compared(self) -> None:
-        """Every recorded output must have been looked at."""
+        """Every recorded output must have been compared."""
         recorded = {n for n in self.tensors if not n.startswith("w.") and ".pixels." not in n}
         self.problems += [f"{name} is missing in ours" for name in sorted(recorded - self.compared)]
 
     def near(self, name: str, got: Tensor, relative: bool = False) -> None:
         self.compared.add(name)
-        wanted = self.tensors[name].double()
-        error = distance(got, wanted)
+        expected = self.tensors[name].double()
+        error = distance(got, expected)
         self.errors.append(error)
-        far = relative and not ((got.double() - wanted).norm() <= self.relative * wanted.norm())
+        far = relative and not ((got.double() - expected).norm() <= self.relative * expected.norm())
         if not error <= self.tolerance or far:
             self.problems.append(f"{name} differs")
 

@@ -15,12 +15,12 @@ from stc_lmms.models.livecc.model import LiveCC
 from stc_lmms.settings import resolve
 from stc_lmms.towers import Patches
 
-# Stated in the case, for logits; the features of the tower are held to the same.
+# Stated in the case for logits; also used for the features of the tower.
 TOLERANCE = {torch.float32: 5e-3, torch.float64: 1e-4}
 
 
 class _Tokenizer:
-    """The case comes in ids: nothing is ever tokenised."""
+    """Placeholder: the case consists of token ids, so nothing is tokenised."""
 
     def __init__(self, eos_token_id: int):
         self.eos_token_id = eos_token_id
@@ -72,13 +72,13 @@ def run_stream(case: Case, case_path: Path, dtype: torch.dtype) -> CaseResult:
         commentary = loaded.open_commentary(max_new_tokens=case["protocol"]["max_new_tokens"])
         for step in range(case["protocol"]["steps"]):
             found = _step(commentary, case, tensors, step, dtype)
-            wanted = {
+            expected = {
                 "features": tensors[f"{vision}.features.{step}"],
                 **{
                     name: tensors[f"{run['prefix']}.{name}.{step}"] for name in ("gen", "logits", "positions")
                 },
             }
-            for name, value in wanted.items():
+            for name, value in expected.items():
                 error = distance(found[name], value)
                 errors.append(error)
                 exact = name in ("gen", "positions")

@@ -1,4 +1,4 @@
-"""Small models around the weights of recorded cases, which come in the names of one transformers version."""
+"""Small models with the weights of recorded cases, which use the names of one transformers version."""
 
 from typing import Any
 
@@ -93,7 +93,7 @@ def tiny_qwen_vl(
         vision: vision config.
         text: text config without RoPE.
         rope: `rope_theta` and `mrope_section`.
-        options: of the whole config.
+        options: other fields of the config.
         weights: parameters by name; None leaves them random.
 
     Raises:

@@ -12,7 +12,7 @@ from parity.base import Case, CaseResult, distance, tensor_file, worst
 from parity.markers import with_markers
 from stc_lmms.methods.stc_pruner import STCPruner
 
-# Scores are stored with atol 1e-5; float32 sums of Gaussians stay within it, too.
+# Scores are stored with atol 1e-5; float32 sums of Gaussians stay within that as well.
 TOLERANCE = 1e-5
 
 
@@ -65,7 +65,7 @@ def _grid(case: Case) -> tuple[int, int] | None:
 
 
 def _raw_stream(case: Case, tensors: dict[str, Tensor], patches_BFND: Tensor) -> Tensor:
-    """The recorded token stream: with a marker after every row where the layout has them."""
+    """The recorded token stream, with a marker after every row if the layout has them."""
     if (grid := _grid(case)) is None:
         return patches_BFND
     rows_BFRCD = patches_BFND.unflatten(2, grid)

@@ -57,7 +57,7 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
 
 
 def _ask(memory: ReKVMemory, qa: dict[str, Tensor]) -> tuple[dict[str, float], list[str]]:
-    """Errors by name and what is not equal, of one question."""
+    """Errors by name, and differences, for one question."""
     llm, wrong = memory.llm, []
     logits, ids = [], []
     with memory.ask(llm.embed(qa["question_ids"])) as reader:
@@ -80,13 +80,13 @@ def _ask(memory: ReKVMemory, qa: dict[str, Tensor]) -> tuple[dict[str, float], l
 
 
 def _score_errors(reader: ReKVReader, qa: dict[str, Tensor], chunk: int) -> dict[str, float]:
-    """Scores are sums over all heads' channels, so their error is taken relative to the largest."""
+    """Scores are sums over the channels of all heads, so their error is relative to the largest."""
     if "block_scores" not in qa:
         return {}
-    wanted, got = qa["block_scores"], torch.stack(reader.scores)
-    if got.shape != wanted.shape:  # recorded per chunk of blocks
+    expected, got = qa["block_scores"], torch.stack(reader.scores)
+    if got.shape != expected.shape:  # recorded per chunk of blocks
         got = torch.stack([chunk_means(scores, chunk) for scores in reader.scores])
-    return {"block scores": distance(got, wanted) / float(wanted.abs().max())}
+    return {"block scores": distance(got, expected) / float(expected.abs().max())}
 
 
 def _model(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> torch.nn.Module:

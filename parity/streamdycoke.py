@@ -15,7 +15,7 @@ from stc_lmms.methods.streamdycoke import StreamDyCoke
 
 
 def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch.dtype) -> CaseResult:
-    """Masks, ids and counts equal; floats within what each case states."""
+    """Masks, ids and counts equal; floats within the tolerance stated in each case."""
     run = {"ttm": _tokens, "dp_ops": _operations, "benchmark": _benchmark}.get(case["golden"]["kind"])
     if run is None:
         return CaseResult(float("inf"), 0.0, False, f"unknown kind {case['golden']['kind']!r}")
@@ -58,7 +58,7 @@ def _operations(case: Case, case_path: Path, dtype: torch.dtype) -> CaseResult:
     config, errors, problems = case["config"], [0.0], []
     for policy, expect in case["expect"].items():
         cache, made = DPCache(config["capacity"], policy, config["decay_lambda"]), 0
-        for i, ((name, value), wanted) in enumerate(zip(case["ops"], expect["trace"], strict=True)):
+        for i, ((name, value), expected) in enumerate(zip(case["ops"], expect["trace"], strict=True)):
             result: Any = None
             if name == "insert":
                 cache.insert(made, value)
@@ -67,7 +67,7 @@ def _operations(case: Case, case_path: Path, dtype: torch.dtype) -> CaseResult:
                 cache.clock += value
             else:
                 result = [list(entry) for entry in cache.restore(value)]
-            if result != wanted["result"] or cache.ids.tolist() != wanted["ids"]:
+            if result != expected["result"] or cache.ids.tolist() != expected["ids"]:
                 problems.append(f"{policy}: operation {i} ({name}) differs")
         final = np.stack((cache.ids, cache.attention, cache.inserted_at, cache.last_access), axis=1)
         wanted_final = np.array(expect["final"], dtype=float)
@@ -90,10 +90,10 @@ def _benchmark(case: Case, case_path: Path, dtype: torch.dtype) -> CaseResult:
     errors, problems = [0.0], []
     for policy, expect in case["expect"].items():
         runs = []
-        for seed, wanted in zip(config["seeds"], expect["per_seed"], strict=True):
+        for seed, expected in zip(config["seeds"], expect["per_seed"], strict=True):
             frames = tensors[f"frames.{seed}"].to(dtype)
             runs.append(_play(config, policy, frames, tensors[f"attention.{seed}"]))
-            _compare(runs[-1], {k: v for k, v in wanted.items() if k != "seed"}, errors, problems)
+            _compare(runs[-1], {k: v for k, v in expected.items() if k != "seed"}, errors, problems)
         means = {k: float(np.mean([run[k] for run in runs])) for k in expect["mean"]}
         _compare(means, expect["mean"], errors, problems)
     return _result(errors, 1e-6, problems, f"{len(config['seeds'])} seeds, 3 policies, counts equal")
@@ -133,9 +133,9 @@ def _play(
 
 
 def _compare(
-    got: Mapping[str, Any], wanted: Mapping[str, Any], errors: list[float], problems: list[str]
+    got: Mapping[str, Any], expected: Mapping[str, Any], errors: list[float], problems: list[str]
 ) -> None:
-    for name, value in wanted.items():
+    for name, value in expected.items():
         if name == "per_frame":
             problems += [f"{row} per frame differs" for row in value if got[name][row] != value[row]]
         elif isinstance(value, int):
@@ -144,6 +144,6 @@ def _compare(
             errors += _differences(got[name], value)
 
 
-def _differences(got: Any, wanted: Any) -> list[float]:
-    a, b = np.atleast_1d(got), np.atleast_1d(wanted)
+def _differences(got: Any, expected: Any) -> list[float]:
+    a, b = np.atleast_1d(got), np.atleast_1d(expected)
     return [float(np.abs(a - b).max(initial=0))] if a.shape == b.shape else [float("inf")]

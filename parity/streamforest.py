@@ -21,9 +21,9 @@ from stc_lmms.ops.sincos import spatial_table, temporal_table
 from stc_lmms.settings import resolve
 from stc_lmms.video.sampling import spread_indices
 
-# Stated in the cases for float64; in float32 they state 1e-4 for merging and less than that for the rest.
+# Stated in the cases for float64; for float32 they state 1e-4 for merging and less for everything else.
 EXACT = {torch.float64: 1e-9, torch.float32: 1e-4}
-_BOOKKEEPING = 1e-6  # of times and similarities, kept as float32 by the original
+_BOOKKEEPING = 1e-6  # for times and similarities, which the original keeps in float32
 _TABLES, _PROJECTED, _END_TO_END, _PIXELS = 5e-5, 1e-6, 2e-5, 1e-6
 
 
@@ -37,20 +37,20 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
 
 
 class _Checks:
-    """Compares, and collects what differs."""
+    """Compares values and collects differences."""
 
     def __init__(self, tolerance: float):
         self.tolerance, self.errors, self.problems = tolerance, [0.0], []
 
-    def near(self, name: str, got: Tensor, wanted: Tensor, tolerance: float | None = None) -> None:
-        error = distance(got, wanted)
+    def near(self, name: str, got: Tensor, expected: Tensor, tolerance: float | None = None) -> None:
+        error = distance(got, expected)
         limit = self.tolerance if tolerance is None else tolerance
         self.errors.append(error * self.tolerance / limit if limit else error)
         if not error <= limit:
             self.problems.append(f"{name} differs by {error:.1e}")
 
-    def same(self, name: str, got: Any, wanted: Any) -> None:
-        if got != wanted:
+    def same(self, name: str, got: Any, expected: Any) -> None:
+        if got != expected:
             self.errors.append(float("inf"))
             self.problems.append(f"{name} differs")
 
@@ -78,7 +78,7 @@ def _pos_tables(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> C
 
 
 def _options(config: Case, **more: Any) -> dict[str, Any]:
-    """The memory's constants under our names."""
+    """The constants of the memory by our names."""
     names = ("event_split_window", "long_memory_tokens_per_frame", "long_memory_tokens_quota")
     weights = ("similarity_weight", "time_weight", "merge_weight")
     return (
@@ -91,7 +91,7 @@ def _options(config: Case, **more: Any) -> dict[str, Any]:
 
 
 class _Choices:
-    """Collects what a memory chose, to compare with a recorded log."""
+    """Collects the choices of a memory, to compare them with a recorded log."""
 
     def __init__(self) -> None:
         self.found: list[tuple[list[float], int]] = []
@@ -102,28 +102,30 @@ class _Choices:
     def compare(self, checks: _Checks, name: str, log: Sequence[Case], tolerance: float) -> None:
         checks.same(f"{name}: choices", [i for _, i in self.found], [one["chosen"] for one in log])
         for (got, _), one in zip(self.found, log, strict=False):
-            wanted = torch.tensor(one["values"], dtype=torch.float64)
-            checks.near(f"{name}: compared values", torch.tensor(got, dtype=torch.float64), wanted, tolerance)
+            expected = torch.tensor(one["values"], dtype=torch.float64)
+            checks.near(
+                f"{name}: compared values", torch.tensor(got, dtype=torch.float64), expected, tolerance
+            )
 
 
 def _memory(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> CaseResult:
     if any(case[mode]["float32_max_abs_diff"] is None for mode in ("batch", "online")):
-        dtype = torch.float64  # the original's own order of tokens hangs on more than float32 tells
+        dtype = torch.float64  # the original's order of tokens depends on differences below float32 precision
     stored = 1e-5 if tensors["tokens_batch"].dtype == torch.float32 else 0.0
     checks, config = _Checks(max(EXACT[dtype], stored)), case["config"]
     features = tensors["features"].to(dtype)
     loose = max(_BOOKKEEPING, EXACT[dtype])
     for mode, consolidate in (("batch", "ask"), ("online", "frame")):
-        choices, wanted = _Choices(), case[mode]
+        choices, expected = _Choices(), case[mode]
         options = ForestOptions(**_options(config, consolidate=consolidate))
         forest = Forest(options, config["num_attention_heads"], choices)
-        for frame, counts in zip(features, wanted.get("per_step") or [None] * len(features), strict=True):
+        for frame, counts in zip(features, expected.get("per_step") or [None] * len(features), strict=True):
             forest.append(frame[None])
             if counts is not None:
                 checks.same(f"{mode}: counts of frame {forest.frames - 1}", _counts(forest), counts)
         checks.near(f"{mode}: tokens", forest.read()[None], tensors[f"tokens_{mode}"])
-        choices.compare(checks, mode, wanted["argmin_log"], loose)
-        _final_state(checks, mode, forest, wanted["final_state"], loose)
+        choices.compare(checks, mode, expected["argmin_log"], loose)
+        _final_state(checks, mode, forest, expected["final_state"], loose)
     pieces = Forest(ForestOptions(**_options(config)), config["num_attention_heads"])
     for part in features.split(7):
         pieces.append(part)
@@ -136,18 +138,18 @@ def _counts(forest: Forest) -> list[int]:
     return [len(forest.read()), len(forest.events), long, forest.short_frames, len(forest.now)]
 
 
-def _final_state(checks: _Checks, mode: str, forest: Forest, wanted: Case, tolerance: float) -> None:
+def _final_state(checks: _Checks, mode: str, forest: Forest, expected: Case, tolerance: float) -> None:
     events = forest.consolidated()
-    checks.same(f"{mode}: frames", [len(e.tokens_fKC) for e in events], wanted["event_frames"])
-    checks.same(f"{mode}: merges", [e.merges for e in events], wanted["merge_count"])
-    checks.same(f"{mode}: short", forest.short_frames, wanted["short_frames"])
-    checks.same(f"{mode}: now", len(forest.now), wanted["now_frames"])
-    checks.same(f"{mode}: newest", forest.frames - 1 - len(forest.recent), wanted["last_time_pos"])
+    checks.same(f"{mode}: frames", [len(e.tokens_fKC) for e in events], expected["event_frames"])
+    checks.same(f"{mode}: merges", [e.merges for e in events], expected["merge_count"])
+    checks.same(f"{mode}: short", forest.short_frames, expected["short_frames"])
+    checks.same(f"{mode}: now", len(forest.now), expected["now_frames"])
+    checks.same(f"{mode}: newest", forest.frames - 1 - len(forest.recent), expected["last_time_pos"])
     for name, got in (
         ("time", [float(e.time) for e in events]),
         ("similarity", [e.similarity for e in events[1:]]),
     ):
-        found, recorded = (torch.tensor(x, dtype=torch.float64) for x in (got, wanted[name]))
+        found, recorded = (torch.tensor(x, dtype=torch.float64) for x in (got, expected[name]))
         checks.near(f"{mode}: {name}", found, recorded, tolerance)
 
 
@@ -210,7 +212,7 @@ def _e2e(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> CaseResu
 
 
 def _around(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What stands before and behind the place of the video."""
+    """The prompt before and after the video."""
     at = int((ids == -200).nonzero())
     return ids[:at], ids[at + 1 :]
 

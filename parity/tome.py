@@ -63,7 +63,7 @@ def _match(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtyp
         "size_out": size,
         "source": found.sum(everyone),
         "out_mean_mode": found.sum(x) / found.sum(ones),
-        # The authors' unmerge does not undo the place that a distillation token gets.
+        # The authors' unmerge does not undo the reordering of a distillation token.
         "unmerged": replace(found, distill_token=False).unmerge(unit),
     }
     errors = {name: distance(got[name], tensors[name]) for name in got if name in tensors}
@@ -84,8 +84,8 @@ def _encoder(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dt
             groups = found.groups().gather(1, groups)
         errors[f"hidden.{depth}"] = distance(h, tensors[f"hidden.{depth}"])
         if f"size.{depth}" in tensors:
-            wanted = tensors[f"size.{depth}"]
-            errors[f"size.{depth}"] = float("inf") if size is None else distance(size, wanted)
+            expected = tensors[f"size.{depth}"]
+            errors[f"size.{depth}"] = float("inf") if size is None else distance(size, expected)
     errors["out_no_merge"] = distance(plain, tensors["out_no_merge"])
     if "source" in tensors:
         errors["source"] = distance(torch.nn.functional.one_hot(groups, h.shape[1]).mT, tensors["source"])
@@ -93,7 +93,7 @@ def _encoder(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dt
 
 
 def _tower_model(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> torch.nn.Module:
-    """A SigLIP with the encoder of the case; what stands around the encoder is not used and zero."""
+    """A SigLIP with the encoder of the case; all other parts are unused and zero."""
     width, patch = config["hidden"], 2
     side = config["grid"][0]
     vision = {
@@ -132,7 +132,7 @@ def _one_shot(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.d
 
 
 def _odd_one_shot(x_ND: Tensor, r: int) -> Tensor:
-    """What STC's file does to an odd number of tokens, where our method differs on purpose.
+    """How STC's file treats an odd number of tokens, where our method differs on purpose.
 
     It pads with a zero token, which can be merged into, and then cuts off two tokens instead of one: the
     last real one is lost.

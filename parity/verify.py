@@ -1,6 +1,7 @@
-"""`python -m parity`: run this implementation on recorded cases of the originals.
+"""Find and check recorded cases of the original implementations.
 
-A case is any json with `"golden": {"area", "kind"}`; what it is, and with what tolerance, the json says.
+A case is any JSON file with `"golden": {"area", "kind"}`; it also describes the case and states the
+tolerance.
 """
 
 import json
@@ -48,7 +49,7 @@ class Outcome:
     skipped: str = ""
 
     def line(self) -> str:
-        """One line for people."""
+        """A readable line."""
         if self.result is None:
             return f"SKIP  {self.area:<11} {self.case:<40} {self.skipped}"
         state = "pass" if self.result.passed else "FAIL"
@@ -61,14 +62,14 @@ def verify(folder: Path, areas: Sequence[str] | None = None, dtype: str = "float
 
     Args:
         folder: searched recursively.
-        areas: only these; None is all.
+        areas: only these; None for all.
         dtype: `float32` or `float64` arithmetic.
 
     Raises:
-        DataError: no such folder, no case in it, or an area nobody knows.
+        DataError: no such folder, no case in it, or an unknown area.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; give one that holds <area>/<case>.json")
+        raise DataError(f"{folder} is not a folder; give one with <area>/<case>.json")
     cases = dict(_find(folder))
     present = {case["golden"]["area"] for case in cases.values()}
     for area in areas or ():
@@ -116,7 +117,7 @@ def _run(area: str, case: Case, path: Path, siblings: list[Case], dtype: str) ->
 
 
 def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Counts and every case, as JSON values; an error that is no number (the case broke off) is None."""
+    """Counts and all cases as JSON values; an infinite error (the case raised an exception) is None."""
     results = [o.result for o in outcomes]
     return {
         "passed": sum(r is not None and r.passed for r in results),
@@ -131,7 +132,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 
 
 def last_line(outcomes: Sequence[Outcome]) -> str:
-    """Counts for people, with the reasons why cases were skipped."""
+    """A readable line with the counts, and the reasons why cases were skipped."""
     reasons = sorted({o.skipped for o in outcomes if o.result is None}) or [NOT_IMPLEMENTED]
     return "{passed} passed, {failed} failed, {skipped} skipped".format(**summary(outcomes)) + (
         f" ({'; '.join(reasons)})"

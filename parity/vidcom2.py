@@ -1,4 +1,4 @@
-"""Area `vidcom2`: the authors' pipeline on whole videos, and STC's chunk-by-chunk ports."""
+"""Area `vidcom2`: the authors' pipeline on complete videos, and STC's chunk-by-chunk ports."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from stc_lmms.methods.vidcom2 import frame_rates, pick, published_counts, score_
 from stc_lmms.ops.kernels import gaussian_similarity
 from stc_lmms.ops.rows import lowest
 
-# Stated in the cases: scores relative, everything else exact; the largest score is 5.
+# Stated in the cases: relative for scores, of which the largest is 5; everything else is exact.
 TOLERANCE = 1e-5
 MARKED = {"llava_vid": (13, 13)}  # rows and columns of layouts whose rows end in a marker
 
@@ -62,7 +62,7 @@ def _pipeline(
 def _rekv_stream(
     config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype
 ) -> tuple[dict[str, float], str]:
-    """Chunks one after the other, k tokens of every frame, by the scores that the strategy adds up."""
+    """Consecutive chunks, k tokens per frame, selected by the sum of scores that the strategy uses."""
     strategy, budget = config["prune_strategy"], config["k"]
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown prune_strategy {strategy!r}")
@@ -89,7 +89,7 @@ def _rekv_stream(
     }
     if "memory" in tensors:
         errors["memory"] = distance(torch.stack(raw_all), tensors["memory"])
-    if strategy == "vidcom2_two_score":  # the method of that name is this very score
+    if strategy == "vidcom2_two_score":  # the method of that name uses this score
         compressed, _ = pruner.compress_chunks(chunks_BFND, PrunerState())
         errors["vidcom2_two_score"] = distance(compressed.tokens_MD, torch.cat(out_all))
     return errors, f"{len(chunks_BFND)} chunks, {budget} tokens of each frame, indices equal"
@@ -104,5 +104,7 @@ STRATEGIES = {
 }
 
 
-def _relative(got: Tensor, wanted: Tensor) -> float:
-    return distance(got / wanted, torch.ones_like(wanted)) if got.shape == wanted.shape else float("inf")
+def _relative(got: Tensor, expected: Tensor) -> float:
+    return (
+        distance(got / expected, torch.ones_like(expected)) if got.shape == expected.shape else float("inf")
+    )

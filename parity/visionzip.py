@@ -14,7 +14,7 @@ from stc_lmms.methods.visionzip import VisionZip, merge_contextual, remaining
 from stc_lmms.ops.grid import halve, halved
 from stc_lmms.towers.attention_scores import received
 
-# Stated in the cases; kept indices are equal. Float32 arithmetic is allowed its rounding.
+# Stated in the cases; kept indices must be equal. Float32 adds its rounding errors.
 CLASS_TOKEN, SCORE, SINGLE = 1e-9, 1e-6, 1e-5
 
 
@@ -54,7 +54,7 @@ def _class_token(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torc
 def _frame(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> Outcome:
     """STC's form on one frame: scores resized like the features, then k tokens in position order.
 
-    The recorded function keeps the *lowest* of the scores that it is given (the text of the cases says the
+    The recorded function keeps the *lowest* of its input scores (the text of the cases says the
     highest); what those scores were is not published. Our method keeps the most attended tokens, as the
     paper does, so the scores go in with the other sign.
     """

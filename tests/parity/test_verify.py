@@ -159,7 +159,7 @@ def test_a_corrupted_tensor_fails(capsys, case, tmp_path, name, tensor, how, tol
 @pytest.mark.parametrize(
     ("break_it", "told"),
     [
-        (lambda path: path.with_suffix(".safetensors").unlink(), "safetensors is missing beside"),
+        (lambda path: path.with_suffix(".safetensors").unlink(), "safetensors is missing next to"),
         (lambda path: path.with_suffix(".safetensors").write_bytes(b"no tensors"), "SafetensorError"),
         (lambda path: edit(path, token_per_frame=0), "SettingsError"),
         (lambda path: edit(path, golden={"area": "pruner", "kind": "dance"}), "unknown kind 'dance'"),
