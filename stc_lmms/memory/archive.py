@@ -1,13 +1,13 @@
-"""Where the KV of old blocks goes: host memory, or files, in slabs, up to a number of bytes.
+"""The KV of old blocks, in slabs in host memory or in files, up to a number of bytes.
 
-A slab holds some thousand tokens of all layers, layer after layer, so that neighbouring blocks of one layer
-are one piece of memory; PyTorch copies anything else by way of pageable memory, and the host waits. In host
-memory slabs are pinned if the model is on a GPU, and filled by a side stream. In a folder each slab is a
-file mapped into memory: not pinned, so there the host does wait, and its space is allocated beforehand, so
-that a full disk is an error message here and not a crash later. Under a cap the oldest slab is dropped
-when one more is needed: its blocks are forgotten, never the newer ones.
+A slab holds a few thousand tokens of all layers, layer after layer, so that neighbouring blocks of one layer
+are contiguous; PyTorch copies anything else through pageable memory, and the host waits. In host memory,
+slabs are pinned if the model is on a GPU, and filled on a side stream. In a folder, each slab is a
+memory-mapped file: it is not pinned, so the host does wait, and its space is allocated in advance, so that a
+full disk is an error message here and not a crash later. Under a cap, the oldest slab is dropped when
+another one is needed, and its blocks are forgotten.
 
-The mean key of every block stays in host memory, in float32: it is what blocks are found by.
+The mean key of every block stays in host memory, in float32, for searching.
 
 Shapes: L layers, G key heads, T tokens of a slab, M tokens, B blocks, d head width.
 """
@@ -35,8 +35,8 @@ _MERGED_MEANS = 1024
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a block lies: `length` tokens from `start` of a slab."""
+class BlockPosition:
+    """Position of a block: `length` tokens from `start` on in a slab."""
 
     slab: int
     start: int
@@ -53,13 +53,13 @@ class _Slab:
 
 
 class Archive:
-    """Blocks of one stream, numbered from 0 in the order they came.
+    """Blocks of one stream, numbered from 0 in order of arrival.
 
     Args:
         layers, kv_heads, head_dim, dtype: of the model's keys and values.
-        device: where they come from and are wanted.
-        folder: keep them in files below this folder, which are deleted on `close`; None: in host memory.
-        cap_bytes: hold at most so many bytes of slabs; None: no limit.
+        device: of the model.
+        folder: keep them in files below this folder, deleted on `close`; None: in host memory.
+        cap_bytes: upper limit of the slabs' bytes; None: no limit.
 
     Raises:
         StcError: the folder cannot be written to.
@@ -84,7 +84,7 @@ class Archive:
         if self._cap_tokens is not None:
             self._slab_tokens = max(1, min(SLAB_TOKENS, self._cap_tokens // 8))
         self._slabs: dict[int, _Slab] = {}
-        self._places: list[Place] = []  # of all blocks, forgotten ones too
+        self._blocks: list[BlockPosition] = []  # including forgotten ones
         self._means: list[Tensor] = []  # [L,B,G*d] pieces, oldest first, from block _means_start on
         self._means_start = 0
         self._first = 0
@@ -105,49 +105,47 @@ class Archive:
 
     @property
     def count(self) -> int:
-        """Blocks that ever came; `first` to `count - 1` are there."""
-        return len(self._places)
+        """Blocks ever committed; `first` to `count - 1` are held."""
+        return len(self._blocks)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys, values and means of the blocks that are there."""
-        tokens = sum(place.length for place in self._places[self._first :])
+        tokens = sum(block.length for block in self._blocks[self._first :])
         blocks = self.count - self._first
         wide = 8 if self._dtype == torch.float64 else 4
         return tokens * self.token_nbytes + blocks * self._shape[0] * self._shape[2] * self._shape[3] * wide
 
     @property
     def slab_nbytes(self) -> int:
-        """Bytes of all slabs, filled or not; this is what the cap limits."""
         return sum(slab.data_LT2Gd.nbytes for slab in self._slabs.values())
 
     def length(self, block: int) -> int:
         """Tokens of a block."""
-        return self._places[block].length
+        return self._blocks[block].length
 
-    def reserve(self, lengths: Sequence[int]) -> list[Place]:
-        """Places for the next blocks; they are the archive's after `commit`.
+    def reserve(self, lengths: Sequence[int]) -> list[BlockPosition]:
+        """Reserve space for the next blocks, which become part of the archive with `commit`.
 
         Raises:
             StcError: the disk is full, or the blocks together do not fit under the cap.
         """
-        last = self._places[-1] if self._places else Place(0, 0, 0)
+        last = self._blocks[-1] if self._blocks else BlockPosition(0, 0, 0)
         slab, end = last.slab, last.start + last.length
-        if self._places and slab not in self._slabs:  # forgotten, all of them
+        if self._blocks and slab not in self._slabs:  # all forgotten
             slab, end = slab + 1, 0
-        places = []
+        blocks: list[BlockPosition] = []
         for length in lengths:
             if slab in self._slabs and end + length > len(self._slabs[slab]):
                 slab, end = slab + 1, 0
             if slab not in self._slabs:
-                oldest_needed = places[0].slab if places else slab
+                oldest_needed = blocks[0].slab if blocks else slab
                 self._make_slab(slab, max(length, self._slab_tokens), oldest_needed)
-            places.append(Place(slab, end, length))
+            blocks.append(BlockPosition(slab, end, length))
             end += length
-        return places
+        return blocks
 
-    def write(self, layer: int, places: Sequence[Place], k_GMd: Tensor, v_GMd: Tensor) -> None:
-        """Copy the keys and values of reserved blocks, all M tokens of them, to their places."""
+    def write(self, layer: int, blocks: Sequence[BlockPosition], k_GMd: Tensor, v_GMd: Tensor) -> None:
+        """Copy the keys and values of reserved blocks, M tokens in all, to their positions."""
         packed_M2Gd = torch.stack((k_GMd, v_GMd)).permute(2, 0, 1, 3)
         if self._copies is not None:
             packed_M2Gd = packed_M2Gd.contiguous()
@@ -155,18 +153,18 @@ class Archive:
             self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._copies) if self._copies else nullcontext():
             at = 0
-            for slab, start, length in _runs(places):
+            for slab, start, length in _runs(blocks):
                 target = self._slabs[slab].data_LT2Gd[layer, start : start + length]
                 target.copy_(packed_M2Gd[at : at + length], non_blocking=True)
                 at += length
 
-    def commit(self, places: Sequence[Place], means_LBC: Tensor) -> None:
-        """Take in reserved blocks whose layers are all written, with their mean keys [L,B,G*d]."""
-        if not places:
+    def commit(self, blocks: Sequence[BlockPosition], means_LBC: Tensor) -> None:
+        """Add reserved blocks, with all layers written, and their mean keys [L,B,G*d]."""
+        if not blocks:
             return
-        self._places += places
+        self._blocks += blocks
         self._means.append(means_LBC.to("cpu"))
-        # Equal neighbours are merged like the bits of a counter: few pieces, each token copied few times.
+        # Neighbours of equal size are merged, like bits of a counter: few pieces, each copied few times.
         while len(self._means) > 1:
             old, new = self._means[-2:]
             if not old.shape[1] <= new.shape[1] < _MERGED_MEANS:
@@ -174,45 +172,45 @@ class Archive:
             self._means[-2:] = [torch.cat((old, new), dim=1)]
 
     def scores(self, layer: int, query_C: Tensor) -> Tensor:
-        """Dot products [count - first] of a query [G*d] with the mean keys, on the CPU."""
+        """Dot products [count - first] of a query [G*d] with the mean keys, computed on the CPU."""
         query_C = query_C.to("cpu")
         found = [piece[layer] @ query_C for piece in self._means]
         return torch.cat(found)[self._first - self._means_start :] if found else query_C[:0]
 
     def load(self, layer: int, blocks: Sequence[int]) -> KV:
-        """Keys and values of these blocks, one after the other, on the device."""
-        places = [self._places[block] for block in blocks]
-        tokens = sum(place.length for place in places)
+        """Keys and values of these blocks, concatenated, on the device."""
+        positions = [self._blocks[block] for block in blocks]
+        tokens = sum(position.length for position in positions)
         out_M2Gd = torch.empty(tokens, *self._shape[1:], dtype=self._dtype, device=self._device)
         if self._copies is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._copies)
         at = 0
-        for slab, start, length in _runs(places):
+        for slab, start, length in _runs(positions):
             source = self._slabs[slab].data_LT2Gd[layer, start : start + length]
             out_M2Gd[at : at + length].copy_(source, non_blocking=True)
             at += length
         return KV(*out_M2Gd.permute(1, 2, 0, 3).unbind(0))
 
     def snapshot(self) -> tuple[int, tuple[Tensor, ...], int]:
-        """The blocks there are now."""
-        return len(self._places), tuple(self._means), self._means_start
+        """The current blocks, for `restore`."""
+        return len(self._blocks), tuple(self._means), self._means_start
 
     def restore(self, snapshot: tuple[int, tuple[Tensor, ...], int]) -> None:
-        """Forget the blocks after `snapshot`; what the cap has dropped since stays dropped."""
+        """Forget the blocks after `snapshot`; what the cap has dropped since is not brought back."""
         count, means, self._means_start = snapshot
-        del self._places[count:]
+        del self._blocks[count:]
         self._means = list(means)
         self._first = min(self._first, count)
-        last = self._places[-1].slab if self._places else -1
+        last = self._blocks[-1].slab if self._blocks else -1
         for slab in [number for number in self._slabs if number > last]:
             self._drop(slab)
         self._trim_means()
 
     def close(self) -> None:
-        """Give back memory and files."""
+        """Release memory and files."""
         for slab in list(self._slabs):
             self._drop(slab)
-        self._places, self._means, self._means_start, self._first = [], [], 0, 0
+        self._blocks, self._means, self._means_start, self._first = [], [], 0, 0
         if self._folder is not None:
             self._cleanup()
 
@@ -223,7 +221,7 @@ class Archive:
                 oldest = min(self._slabs, default=oldest_needed)
                 if oldest >= oldest_needed:
                     raise StcError(
-                        f"archive_cap_gib allows {self._cap_tokens} tokens, fewer than one call brings; "
+                        f"archive_cap_gib allows {self._cap_tokens} tokens, fewer than one call adds; "
                         "raise it or lower prefill_frames"
                     )
                 have -= len(self._slabs[oldest])
@@ -252,7 +250,7 @@ class Archive:
         if self._first == 0:
             logger.warning("the archive is at its cap: the oldest frames of the stream are being forgotten")
         self._drop(number)
-        while self._first < len(self._places) and self._places[self._first].slab <= number:
+        while self._first < len(self._blocks) and self._blocks[self._first].slab <= number:
             self._first += 1
         self._trim_means()
 
@@ -268,15 +266,15 @@ class Archive:
             path.unlink(missing_ok=True)
 
 
-def _runs(places: Sequence[Place]) -> Iterator[tuple[int, int, int]]:
-    """Places that follow each other in a slab, joined: (slab, start, length)."""
+def _runs(blocks: Sequence[BlockPosition]) -> Iterator[tuple[int, int, int]]:
+    """Blocks that are contiguous in a slab, joined: (slab, start, length)."""
     run: tuple[int, int, int] | None = None
-    for place in places:
-        if run and (place.slab, place.start) == (run[0], run[1] + run[2]):
-            run = (run[0], run[1], run[2] + place.length)
+    for block in blocks:
+        if run and (block.slab, block.start) == (run[0], run[1] + run[2]):
+            run = (run[0], run[1], run[2] + block.length)
             continue
         if run:
             yield run
-        run = (place.slab, place.start, place.length)
+        run = (block.slab, block.start, block.length)
     if run:
         yield run

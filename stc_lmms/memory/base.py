@@ -1,20 +1,19 @@
-"""The contract of a stream memory: what the language model still knows of a stream when it is asked.
+"""The contract of a stream memory: what the language model keeps of a stream for later questions.
 
 A memory is a frozen dataclass of options (its fields are model arguments) that opens one `StreamMemory`
-per stream. The text before the video goes in once, by `begin`; frames by `append`; a question gets a
-`Reader` from `ask`, which may be read to the end, dropped half way, or opened twice: none of it changes
-the memory.
+per stream. `begin` takes the text before the video, once; `append` takes frames; a question gets a `Reader`
+from `ask`, which may be read to the end, abandoned half way, or opened twice: none of it changes the memory.
 
-Frames may be ragged, that is, have any number of tokens, also none. No memory here needs equal frames.
+Frames may have different numbers of tokens, including none.
 
-Models that position tokens themselves, as those with M-RoPE do, pass `ops.positions.PositionedEmbeds`
-wherever embeddings are expected here. A memory hands them to `LanguageModel.hidden` and asks that model for
-position ids and rotations; a memory that counts positions itself is `one_axis`, refused for such models.
+Models that position tokens themselves (M-RoPE) pass `ops.positions.PositionedEmbeds` wherever embeddings are
+expected here. A memory passes them on to `LanguageModel.hidden` and asks that model for position ids and
+rotations; a memory that numbers positions itself is `one_axis`, and is refused for such models.
 
-What is told of every memory (tests/memory/test_contract.py):
-  - what a question reads depends on the frames, not on how they were cut into `append` calls;
-  - asking changes nothing, so K questions on one stream equal K streams asked once;
-  - `restore` brings back the state of `snapshot`; later snapshots are void then.
+Invariants (tests/memory/test_contract.py):
+  - what a question reads depends on the frames, not on how they were split into `append` calls;
+  - asking changes nothing, so K questions on one stream equal K streams with one question each;
+  - `restore` brings back the state of `snapshot`, and invalidates later snapshots.
 
 Shapes: L tokens of text, M tokens of F frames, D width of the language model, V vocabulary.
 """
@@ -37,9 +36,9 @@ class Reader(ABC):
     @property
     @abstractmethod
     def context_tokens(self) -> int:
-        """Tokens of the stream that the answer is read from, without the question's own.
+        """Tokens of the stream that the question attends to: the maximum over layers.
 
-        The most of any layer, where layers differ; known after the first `next_logits`.
+        Known after the first `next_logits`.
         """
 
     @abstractmethod
@@ -47,7 +46,7 @@ class Reader(ABC):
         """Append L >= 1 embeddings and return the float32 logits [V] after the last."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to undo
-        """Leave the memory as it was before `ask`."""
+        """Restore the memory to its state before `ask`."""
 
     def __enter__(self) -> Reader:
         return self
@@ -57,12 +56,12 @@ class Reader(ABC):
 
 
 class StreamMemory(ABC):
-    """What one stream has left in the language model."""
+    """The memory of one stream."""
 
     @property
     @abstractmethod
     def length(self) -> int:
-        """Tokens taken in so far, the text before the video included, kept or not."""
+        """Tokens appended so far, including the text before the video, kept or not."""
 
     @property
     @abstractmethod
@@ -71,7 +70,7 @@ class StreamMemory(ABC):
 
     @property
     def forgotten_frames(self) -> int:
-        """How many of the oldest frames no question can see any more."""
+        """Number of oldest frames that no question can see any more."""
         return 0
 
     @property
@@ -81,18 +80,18 @@ class StreamMemory(ABC):
 
     @abstractmethod
     def begin(self, prefix_LD: Tensor) -> None:
-        """Take in the text before the video; at most once, before the first frame."""
+        """Append the text before the video; at most once, before the first frame."""
 
     @abstractmethod
     def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
-        """Take in the tokens of the next F frames.
+        """Append the tokens of the next F frames.
 
         Args:
             embeds_MD: tokens of all frames, in frame order.
-            tokens_per_frame: how many belong to each frame; sums to M.
+            tokens_per_frame: tokens of each frame; sums to M.
 
         Raises:
-            ValueError: it does not.
+            ValueError: it does not sum to M.
             StcError: a frame does not fit this memory.
         """
 
@@ -101,27 +100,27 @@ class StreamMemory(ABC):
         """A reader for one question; a context manager.
 
         Args:
-            question_LD: what to search the memory by, if this memory searches. None, or no tokens: by
-                the first embeddings that are read.
+            question_LD: the query, for memories that search. None or empty: the first embeddings that are
+                read.
         """
 
     @abstractmethod
     def snapshot(self) -> Any:
-        """The present state, to `restore` to."""
+        """The current state, for `restore`."""
 
     @abstractmethod
     def restore(self, snapshot: Any) -> None:
-        """Forget everything since `snapshot`. Snapshots taken after that one are void."""
+        """Forget everything since `snapshot`; invalidates later snapshots."""
 
     def close(self) -> None:  # noqa: B027 - most hold nothing else
-        """Give back what outlives the object, such as files."""
+        """Release what outlives the object, such as files."""
 
 
 class Memory(ABC):
     """The options of a memory: a frozen dataclass."""
 
-    runs_attention = False  # does the attention of the decoder itself, see `compat_llm.why_not_hooked`
-    one_axis = False  # places tokens anew on one axis: not for decoders with M-RoPE
+    runs_attention = False  # computes the decoder's attention itself, see `compat_llm.why_not_hooked`
+    one_axis = False  # renumbers tokens on one axis: not for decoders with M-RoPE
 
     @abstractmethod
     def open(self, llm: LanguageModel) -> StreamMemory:
@@ -132,22 +131,22 @@ class Memory(ABC):
         """
 
     def most_tokens(self, tokens_per_frame: int) -> int | None:
-        """How many of a stream's tokens have their KV on the device at once, at most; None: all of them."""
+        """Most tokens of a stream whose KV is on the device at once; None: all of them."""
         return None
 
     def check(self, layers: int, tokens_per_frame: int | None) -> None:  # noqa: B027 - most fit all
-        """Refuse a decoder that the options do not fit, before any weight is loaded.
+        """Check that the options fit a decoder, before any weight is loaded.
 
         Args:
             layers: decoder layers.
             tokens_per_frame: tokens of every frame; None where a token method decides.
 
         Raises:
-            SettingsError: with the reason.
+            SettingsError: they do not.
         """
 
 
 def check_append(embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
     """Raise `ValueError` unless the arguments of `StreamMemory.append` agree."""
     if sum(tokens_per_frame) != len(embeds_MD) or any(n < 0 for n in tokens_per_frame):
-        raise ValueError(f"{len(embeds_MD)} tokens do not make frames of {list(tokens_per_frame)} tokens")
+        raise ValueError(f"{len(embeds_MD)} tokens cannot be split into frames of {list(tokens_per_frame)}")

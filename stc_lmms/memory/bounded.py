@@ -1,15 +1,15 @@
 """Bounded memory: a fixed number of visual tokens, chosen as StreamDyCoke does.
 
-Source: StreamDyCoke (its code; see `dp_cache.py`). Tokens of new frames join an active list; the ones of
-lowest attention are demoted to a bounded cache, from which some are restored now and then and others are
-evicted. Published without a language model, so three things are decided here:
+Source: StreamDyCoke (its code; see `dp_cache.py`). Tokens of new frames join an active list; those with the
+lowest attention are demoted to a bounded cache, from which some are periodically restored and others evicted.
+It was published without a language model, so three choices are ours:
 
-  - what is kept are token embeddings. Frames cost no prefill; a question prefills the text before the
-    video and the active tokens, in order of frame and place, at consecutive positions, every time;
-  - the attention of a token, which StreamDyCoke gets from outside, is its novelty: half of one minus the
-    cosine to the mean of its frame's tokens, so 0 to 1. `importance=order` is StreamDyCoke's own stand-in
-    where it gets none: 0.1 to 1 along the frame;
-  - the active list is what is read, as in StreamDyCoke; the cache only waits.
+  - token embeddings are kept. Frames need no prefill; every question prefills the text before the video and
+    the active tokens, in order of frame and position, at consecutive positions;
+  - the attention of a token, an input of StreamDyCoke, is its novelty: half of one minus the cosine to the
+    mean of its frame's tokens, so 0 to 1. `importance=order` is StreamDyCoke's own substitute: 0.1 to 1 along
+    the frame;
+  - as in StreamDyCoke, questions read the active list only, not the cache.
 
 Shapes: M tokens, A active tokens, D width.
 """
@@ -38,12 +38,12 @@ class Bounded(Memory):
 
     Args:
         active_tokens: tokens that a question reads.
-        pool_tokens: demoted tokens that may come back.
-        eviction: which demoted token goes when there are too many: `fifo`, `lrr` (the same, see
-            `dp_cache.py`), or `decay`: lowest attention, fading with time.
-        decay: rate of that fading per frame.
-        refresh_every: demoted tokens are restored after every so many frames; 0 is never.
-        refresh_top_k: how many.
+        pool_tokens: demoted tokens that can be restored.
+        eviction: which demoted token is evicted when there are too many: `fifo`, `lrr` (the same, see
+            `dp_cache.py`), or `decay`: the lowest attention, decaying over time.
+        decay: decay rate per frame.
+        refresh_every: restore demoted tokens every so many frames; 0 is never.
+        refresh_top_k: number of tokens restored.
         importance: a token's attention: `novelty` in its frame, or `order`.
     """
 
@@ -58,7 +58,6 @@ class Bounded(Memory):
     one_axis = True
 
     def __post_init__(self):
-        """Check ranges."""
         for name, least in (
             ("active_tokens", 1),
             ("pool_tokens", 1),
@@ -70,17 +69,15 @@ class Bounded(Memory):
                 raise SettingsError(f"{name}={getattr(self, name)} must be at least {least}")
 
     def most_tokens(self, tokens_per_frame: int) -> int:
-        """See `Memory.most_tokens`."""
         return self.active_tokens
 
     def open(self, llm: LanguageModel) -> BoundedMemory:
-        """See `Memory.open`."""
         return BoundedMemory(llm, self)
 
 
 @dataclass(frozen=True)
 class _State:
-    """`tokens` holds the embeddings of all entries, `ids` their numbers, ascending in order of the stream."""
+    """`tokens` holds the embeddings of all entries, `ids` their token numbers, ascending."""
 
     pools: Pools
     prefix_LD: Tensor | None = None
@@ -101,17 +98,14 @@ class BoundedMemory(StreamMemory):
 
     @property
     def length(self) -> int:
-        """Tokens taken in, dropped ones included."""
         return self._state.length
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the embeddings kept."""
         kept = (self._state.prefix_LD, self._state.tokens)
         return sum(x.nbytes for x in kept if x is not None)
 
     def begin(self, prefix_LD: Tensor) -> None:
-        """See `StreamMemory.begin`."""
         self._state = _State(self._state.pools, prefix_LD, length=len(prefix_LD))
 
     def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
@@ -120,7 +114,7 @@ class BoundedMemory(StreamMemory):
         old, pools = self._state, self._state.pools.copy()
         frames = embeds_MD.split(list(tokens_per_frame))
         parts = [importance(frame, self.options.importance) for frame in frames]
-        attention = torch.cat(parts).tolist() if parts else []  # the host waits once, not for every frame
+        attention = torch.cat(parts).tolist() if parts else []  # one host synchronisation, not one per frame
         seen = old.seen
         for count in tokens_per_frame:
             at = seen - old.seen
@@ -141,11 +135,11 @@ class BoundedMemory(StreamMemory):
         )
 
     def ask(self, question_LD: Tensor | None = None) -> Reader:
-        """See `StreamMemory.ask`; prefills the active tokens when it is first read."""
+        """See `StreamMemory.ask`; prefills the active tokens at the first read."""
         return ContextReader(self.llm, self.context())
 
     def context(self) -> Tensor:
-        """Text before the video and active tokens [L+A,D], in order of the stream."""
+        """Text before the video and active tokens [L+A,D], in stream order."""
         state = self._state
         parts = [] if state.prefix_LD is None else [state.prefix_LD]
         if state.tokens is not None:
@@ -155,16 +149,14 @@ class BoundedMemory(StreamMemory):
         return torch.cat(parts)
 
     def snapshot(self) -> object:
-        """See `StreamMemory.snapshot`."""
         return self._state  # `append` never changes it
 
     def restore(self, snapshot: object) -> None:
-        """See `StreamMemory.restore`."""
         self._state = snapshot
 
 
 def _rows(x_TD: Tensor, mask_T: np.ndarray) -> Tensor:
-    """Rows of a tensor by a mask of the host, which need not ask the device how many there are."""
+    """Rows of a tensor by a mask on the host, without a device synchronisation."""
     return x_TD.index_select(0, to_device(np.flatnonzero(mask_T), x_TD.device))
 
 
@@ -177,18 +169,17 @@ class ContextReader(Reader):
 
     @property
     def context_tokens(self) -> int:
-        """Text before the video and active tokens."""
         return len(self._context_LD)
 
     def next_logits(self, embeds_LD: Tensor) -> Tensor:
-        """See `Reader.next_logits`; the first call prefills the context, too."""
+        """See `Reader.next_logits`; the first call also prefills the context."""
         if self.context_tokens and self._cache.get_seq_length() == 0:
             embeds_LD = torch.cat((self._context_LD, embeds_LD))
         return self._llm.head(self._llm.hidden(embeds_LD, self._cache)[-1])
 
 
 def importance(tokens_ND: Tensor, kind: str) -> Tensor:
-    """What stands for the attention of each of N tokens of a frame [N]; `order` needs no device."""
+    """Substitute for the attention of the N tokens of a frame [N]."""
     if kind == "order":
         return torch.linspace(0.1, 1, len(tokens_ND))
     wide = tokens_ND if tokens_ND.dtype == torch.float64 else tokens_ND.float()

@@ -1,11 +1,11 @@
 """StreamDyCoke's two pools of token numbers: an active list, and a bounded cache of demoted ones.
 
-Source: the StreamDyCoke code (`dp_cache.py`, `streaming.py`). Nothing here knows tensors: an entry is a
-number and what its fate depends on.
+Source: the StreamDyCoke code (`dp_cache.py`, `streaming.py`). No tensors are involved: an entry is a number
+with its attention and its times.
 
-What the numbers of the synthetic experiment do not tell: `lrr` can never differ from `fifo`, for an entry
-that is in the cache was last touched when it came in; and since the active list keeps the highest
-attention, a restored entry comes back to the cache at once, with a fresh clock, unless the active list has
+Two properties that the published synthetic experiment does not show: `lrr` never differs from `fifo`, because
+an entry in the cache was last accessed when it was inserted; and since the active list keeps the highest
+attention, a restored entry returns to the cache immediately, with a fresh clock, unless the active list has
 room.
 """
 
@@ -18,13 +18,13 @@ Eviction = Literal["fifo", "lrr", "decay"]
 
 
 class DPCache:
-    """Demoted entries in the order they came, at most `capacity`.
+    """Demoted entries in order of insertion, at most `capacity`.
 
     Args:
-        capacity: entries; one more evicts one.
-        eviction: who goes: the oldest (`fifo`), the one untouched longest (`lrr`), or the one of lowest
-            attention * exp(-decay * steps since touched) (`decay`). Ties go to the one that came first.
-        decay: per step of the clock.
+        capacity: maximum number of entries.
+        eviction: evict the oldest (`fifo`), the least recently accessed (`lrr`), or the lowest
+            attention * exp(-decay * steps since access) (`decay`). Of equal ones, the first is evicted.
+        decay: decay rate per step of the clock.
     """
 
     def __init__(self, capacity: int, eviction: Eviction, decay: float):
@@ -39,7 +39,7 @@ class DPCache:
         return len(self.ids)
 
     def insert(self, entry: int, attention: float) -> None:
-        """Take in an entry; at capacity another one goes first."""
+        """Insert an entry; at capacity, evict one first."""
         if len(self) >= self.capacity:
             order = {"fifo": self.inserted_at, "lrr": self.last_access}.get(self.eviction)
             self._remove(int(np.argmin(self.priority() if order is None else order)))
@@ -51,7 +51,7 @@ class DPCache:
         self.inserts += 1
 
     def restore(self, count: int) -> list[tuple[int, float]]:
-        """Take out the `count` entries of highest decayed attention, best first, under every policy."""
+        """Remove and return the `count` entries of highest decayed attention, best first."""
         best = np.argsort(-self.priority(), kind="stable")[:count]
         found = [(int(self.ids[i]), float(self.attention[i])) for i in best]
         self._remove(best)
@@ -63,7 +63,7 @@ class DPCache:
         return self.attention * np.exp(-self.decay * (self.clock - self.last_access))
 
     def copy(self) -> "DPCache":
-        """An independent copy; the arrays are never changed in place."""
+        """An independent copy; the arrays are never modified in place."""
         other = object.__new__(DPCache)
         other.__dict__.update(self.__dict__)
         return other
@@ -75,7 +75,7 @@ class DPCache:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When demoted entries get another chance: `top_k` of them after every `every` frames; 0 is never."""
+    """Restore `top_k` demoted entries after every `every` frames; 0 is never."""
 
     every: int
     top_k: int
@@ -83,14 +83,14 @@ class Schedule:
 
 @dataclass
 class Pools:
-    """The active list (number, attention) and the cache behind it.
+    """The active list and the cache of demoted entries.
 
     Attributes:
         capacity: of the active list.
         cache: demoted entries.
-        active: numbers, in the order they came or came back.
-        attention: theirs.
-        frames: how many have been taken in.
+        active: numbers of the active entries, in order of insertion.
+        attention: attention of the active entries.
+        frames: number of frames so far.
     """
 
     capacity: int
@@ -100,7 +100,7 @@ class Pools:
     frames: int = 0
 
     def take_frame(self, entries: list[int], attention: list[float]) -> None:
-        """Append a frame's entries, tick the clock, and demote the lowest beyond the capacity."""
+        """Append a frame's entries, advance the clock, and demote the lowest beyond the capacity."""
         self.active += entries
         self.attention += attention
         self.cache.clock += 1
@@ -108,7 +108,7 @@ class Pools:
         self._rebalance()
 
     def refresh(self, schedule: Schedule) -> None:
-        """Restore, if the schedule says so after this frame."""
+        """Restore entries if they are due after this frame."""
         if schedule.every and self.frames % schedule.every == 0:
             for entry, attention in self.cache.restore(schedule.top_k):
                 self.active.append(entry)
@@ -116,7 +116,6 @@ class Pools:
             self._rebalance()
 
     def copy(self) -> "Pools":
-        """An independent copy."""
         return replace(
             self, cache=self.cache.copy(), active=list(self.active), attention=list(self.attention)
         )

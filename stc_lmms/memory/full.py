@@ -29,7 +29,6 @@ class Full(Memory):
     decode_prune_layer: int = 3
 
     def __post_init__(self):
-        """Check ranges."""
         if not 0 <= self.decode_prune < 1:
             raise SettingsError(f"decode_prune={self.decode_prune} must be in [0, 1)")
         if self.decode_prune_layer < 1:
@@ -49,7 +48,6 @@ class Full(Memory):
             )
 
     def open(self, llm: LanguageModel) -> FullMemory:
-        """See `Memory.open`."""
         self.check(llm.layers, None)
         return FullMemory(llm, self)
 
@@ -65,16 +63,13 @@ class FullMemory(StreamMemory):
 
     @property
     def length(self) -> int:
-        """Tokens in the cache."""
         return self.cache.get_seq_length()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values."""
         return self.llm.cache_nbytes(self.cache)
 
     def begin(self, prefix_LD: Tensor) -> None:
-        """See `StreamMemory.begin`."""
         self._prefix = len(prefix_LD)
         self.llm.hidden(prefix_LD, self.cache)
 
@@ -97,11 +92,9 @@ class FullMemory(StreamMemory):
         return CacheReader(self, pruning)
 
     def snapshot(self) -> int:
-        """A mark to `restore` to."""
         return self.length
 
     def restore(self, snapshot: int) -> None:
-        """Forget everything appended since `snapshot`."""
         if self.length > snapshot:
             self.cache.crop(snapshot - self.length)  # a negative length crops from the end
 
@@ -121,11 +114,9 @@ class CacheReader(Reader):
 
     @property
     def context_tokens(self) -> int:
-        """The whole stream."""
         return self._before
 
     def next_logits(self, embeds_LD: Tensor) -> Tensor:
-        """See `Reader.next_logits`."""
         if self._pruning is None or not self._prompt_read:
             self._prompt_read = True
             return self._memory.next_logits(embeds_LD)
@@ -135,5 +126,4 @@ class CacheReader(Reader):
         return llm.head(hidden_1D[-1])
 
     def close(self) -> None:
-        """Crop the answer off."""
         self._memory.restore(self._before)

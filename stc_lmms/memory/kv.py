@@ -1,4 +1,4 @@
-"""Keys and values of one layer, as the memories that do their own attention hold them.
+"""Keys and values of one layer, for memories that compute the attention themselves.
 
 Shapes: G key heads, S tokens, d head width.
 """
@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KV:
-    """Never changed in place, so that a snapshot is a reference.
-
-    Attributes:
-        k_GSd: keys, with or without RoPE as the owner says.
-        v_GSd: values.
-    """
+    """Never modified in place, so a snapshot is a reference; the owner decides whether keys are rotated."""
 
     k_GSd: Tensor
     v_GSd: Tensor
@@ -31,7 +26,6 @@ class KV:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both."""
         return self.k_GSd.nbytes + self.v_GSd.nbytes
 
     @property
@@ -45,7 +39,7 @@ class KV:
         return KV(self.k_GSd[:, start:], self.v_GSd[:, start:])
 
     def extended(self, k_GLd: Tensor, v_GLd: Tensor, keep: int | None = None) -> KV:
-        """With L more tokens, and then only the last `keep` of all; a copy."""
+        """A copy with L more tokens, reduced to the last `keep`."""
         old = self if keep is None else self.tail(max(0, keep - k_GLd.shape[1]))
         new = KV(k_GLd, v_GLd) if keep is None else KV(k_GLd, v_GLd).tail(keep)
         return KV(torch.cat((old.k_GSd, new.k_GSd), dim=1), torch.cat((old.v_GSd, new.v_GSd), dim=1))

@@ -1,14 +1,14 @@
-"""Recent memory: the last frames whole, and the text before the video.
+"""Recent memory: the last frames, and the text before the video.
 
-KV of a frame that leaves is dropped; nothing is computed again. So the KV of the frames that stay still
-carries, in every layer but the first, what those frames saw of the ones that are gone.
+The KV of a frame that leaves is dropped; nothing is recomputed. So in every layer but the first, the KV of
+the remaining frames still carries what they saw of the dropped ones.
 
-Positions are consecutive: text, then the oldest frame kept, and so on, as if the stream had begun there
-(the choice of StreamingLLM, arXiv 2309.17453). Only relative positions matter to RoPE, so instead of
-turning all keys back at every step, frames keep their place in the whole stream and queries are turned
-once more for the few keys of the text, which thereby moves along.
+Positions are consecutive: text, then the oldest frame kept, and so on, as if the stream had started there
+(as in StreamingLLM, arXiv 2309.17453). Only relative positions matter to RoPE, so instead of rotating all
+keys again at every step, frames keep their position in the whole stream, and queries are rotated a second
+time for the few keys of the text.
 
-That is so on every axis of an M-RoPE, where the frame itself says how much nearer it would stand.
+The same holds on every axis of M-RoPE, where the frame provides its shift.
 
 Shapes: F frames, M tokens, L queries, G key heads, S keys, d head width, D width.
 """
@@ -36,7 +36,7 @@ class Recent(Memory):
     """The last frames.
 
     Args:
-        recent_frames: so many frames, whole, are seen by every new token and by the question.
+        recent_frames: frames that every new token and the question see.
     """
 
     recent_frames: int = 64
@@ -44,25 +44,22 @@ class Recent(Memory):
     runs_attention = True
 
     def __post_init__(self):
-        """Check ranges."""
         if self.recent_frames < 1:
             raise SettingsError(f"recent_frames={self.recent_frames} must be at least 1")
 
     def most_tokens(self, tokens_per_frame: int) -> int:
-        """See `Memory.most_tokens`."""
         return self.recent_frames * tokens_per_frame
 
     def open(self, llm: LanguageModel) -> RecentMemory:
-        """See `Memory.open`."""
         return RecentMemory(llm, self.recent_frames)
 
 
 @dataclass(frozen=True)
 class _State:
-    """Keys of `prefix` are rotated at 0.., those of `frames` at their place in the whole stream.
+    """Keys of `prefix` are rotated at 0, 1, ..., those of `frames` at their position in the whole stream.
 
-    `starts` are the numbers in the stream of the kept frames' first tokens, `end` is that of the next token.
-    `shifts_FA` is how much nearer to the text each kept frame would stand if it were the first.
+    `starts` are the stream positions of the kept frames' first tokens, `end` is that of the next token.
+    `shifts_FA` is how far each kept frame would move towards the text if it were the first.
     """
 
     prefix: tuple[KV, ...]
@@ -84,21 +81,17 @@ class RecentMemory(StreamMemory):
 
     @property
     def length(self) -> int:
-        """Tokens taken in, dropped ones included."""
         return self._state.end
 
     @property
     def forgotten_frames(self) -> int:
-        """Frames that were dropped."""
         return self._state.forgotten
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the KV kept."""
         return sum(kv.nbytes for kv in (*self._state.prefix, *self._state.frames))
 
     def begin(self, prefix_LD: Tensor) -> None:
-        """See `StreamMemory.begin`."""
         cos_sin = self.llm.rotation(self.llm.position_ids(prefix_LD, 0))
         prefix: list[KV] = []
 
@@ -111,7 +104,7 @@ class RecentMemory(StreamMemory):
         self._state = _State(tuple(prefix), self._state.frames, (), len(prefix_LD))
 
     def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
-        """See `StreamMemory.append`; all frames in one forward."""
+        """See `StreamMemory.append`; one forward pass."""
         check_append(embeds_MD, tokens_per_frame)
         old = self._state
         if not tokens_per_frame:
@@ -126,14 +119,14 @@ class RecentMemory(StreamMemory):
         keep = end - kept_starts[0]
         forgotten = old.forgotten + len(starts) - len(kept_starts)
         now = (kept_starts, end, shifts_FA[-self.recent_frames :], forgotten)
-        if not len(embeds_MD):  # frames without tokens, but others may have left for them
+        if not len(embeds_MD):  # frames without tokens, which may still replace others
             frames = tuple(KV(*(x.clone() for x in kv.tail(keep).pair)) for kv in old.frames)
             self._state = _State(old.prefix, frames, *now)
             return
         runs = self._runs(starts, len(old.starts), end)
         position_ids_AM = self.llm.position_ids(embeds_MD, old.end)
         cos_sin = self.llm.rotation(position_ids_AM)
-        to_prefix = self.llm.rotation(position_ids_AM - self._nearer(runs, starts, shifts_FA))
+        to_prefix = self.llm.rotation(position_ids_AM - self._shift(runs, starts, shifts_FA))
         new_frames: list[KV] = []
 
         def step(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -147,10 +140,10 @@ class RecentMemory(StreamMemory):
         self.llm.hidden(embeds_MD, None, step)
         self._state = _State(old.prefix, tuple(new_frames), *now)
 
-    def _runs(self, starts: Sequence[int], known: int, end: int) -> list[tuple[int, int, int]]:
-        """New tokens as (first, past the last, first place they see); neighbours that see alike together."""
+    def _runs(self, starts: Sequence[int], old: int, end: int) -> list[tuple[int, int, int]]:
+        """Runs (start, stop, first visible position) of new tokens that see the same past."""
         runs: list[tuple[int, int, int]] = []
-        for i in range(known, len(starts)):
+        for i in range(old, len(starts)):
             stop = starts[i + 1] if i + 1 < len(starts) else end
             seen = starts[max(0, i + 1 - self.recent_frames)]
             if runs and runs[-1][2] == seen:
@@ -166,7 +159,7 @@ class RecentMemory(StreamMemory):
         if len(runs) == 1:
             return windowed(q_HLd, past.tail(first - runs[0][2]).pair, new.pair, scale)
         every = past.extended(*new.pair)
-        origin = first - len(past)  # the place of `every`'s first token
+        origin = first - len(past)  # stream position of the first token of `every`
         parts = []
         for start, stop, seen in runs:
             k, v = every.pair
@@ -176,9 +169,9 @@ class RecentMemory(StreamMemory):
         return Part(torch.cat([p.out_HLd for p in parts], 1), torch.cat([p.lse_HL for p in parts], 1))
 
     @staticmethod
-    def _nearer(runs: list[tuple[int, int, int]], starts: Sequence[int], shifts_FA: Tensor) -> Tensor:
-        """What to take off a new token's place [A,M] to put the first frame that it sees behind the text."""
-        # Views of lengths that the host knows: indices would have to travel to the device.
+    def _shift(runs: list[tuple[int, int, int]], starts: Sequence[int], shifts_FA: Tensor) -> Tensor:
+        """Position shift [A,M] of new tokens that puts the first frame they see right after the text."""
+        # Views with lengths known to the host: indices would have to be copied to the device.
         first = [len(starts) - 1 - starts[::-1].index(seen) for _, _, seen in runs]
         pieces = (
             shifts_FA[i, :, None].expand(-1, stop - start)
@@ -187,20 +180,18 @@ class RecentMemory(StreamMemory):
         return torch.cat(tuple(pieces), dim=1)
 
     def ask(self, question_LD: Tensor | None = None) -> Reader:
-        """See `StreamMemory.ask`; reads the text before the video and the last frames."""
+        """See `StreamMemory.ask`; sees the text before the video and the last frames."""
         return RecentReader(self.llm, self._state)
 
     def snapshot(self) -> object:
-        """See `StreamMemory.snapshot`."""
         return self._state
 
     def restore(self, snapshot: object) -> None:
-        """See `StreamMemory.restore`."""
         self._state = snapshot
 
 
 class RecentReader(Reader):
-    """Reads text, frames and its own tokens as three parts, so that the frames are not copied."""
+    """Attends to text, frames and its own tokens as three parts, so that the frames are not copied."""
 
     def __init__(self, llm: LanguageModel, state: _State):
         self._llm, self._state = llm, state
@@ -208,11 +199,9 @@ class RecentReader(Reader):
 
     @property
     def context_tokens(self) -> int:
-        """Text and frames kept."""
         return len(self._state.prefix[0]) + len(self._state.frames[0])
 
     def next_logits(self, embeds_LD: Tensor) -> Tensor:
-        """See `Reader.next_logits`."""
         llm, state = self._llm, self._state
         position_ids_AL = llm.position_ids(embeds_LD, state.end + len(self._own[0]))
         cos_sin = to_prefix = llm.rotation(position_ids_AL)

@@ -2,21 +2,21 @@
 
 Source: ReKV (ICLR 2025, arXiv 2503.00540) and the authors' code. Every new token attends to the last
 `n_local` tokens and, once the stream is longer, to the text before the video as a sink. Each frame's KV is
-one block; it goes to the archive at once. A question is first read alone: in every layer its mean query is
-compared (dot product) with every block's mean key, and the layer reads on over the text before the video
-and the best blocks, in order of time, at consecutive positions. The prompt and the answer read the same
-blocks. The window is not part of that context: recent frames are read only if they are found.
+one block, which is archived immediately. A question is first run on its own: in every layer its mean query is
+compared (dot product) with every block's mean key, and the layer continues with the text before the video and
+the best blocks, in temporal order, at consecutive positions. The prompt and the answer attend to the same
+blocks. The window is not part of that context: recent frames are seen only if they are retrieved.
 
 As in the authors' code, and tested against it:
   - the sink is at the distance n_local - 1 from every query, and grows as tokens leave the window: a
-    block that ends at E sees the first min(n_init, E - n_local) of its n_init tokens, so in between
-    some are seen twice;
+    block that ends at E sees the first min(n_init, E - n_local) of its n_init tokens, so some tokens are
+    temporarily seen twice;
   - a context longer than n_local is read through the same window, with the sink beyond it;
   - `retrieve_chunk` consecutive blocks are scored together by their mean.
 
-Differences: blocks may have any length. Keys of the window stay rotated at their place in the stream, where
-the authors rotate the whole window again for every block; a group of frames is one forward. With few enough
-frames that all are retrieved and the window holds them, the answers are those of the full memory.
+Differences: blocks may have any length. Keys of the window stay rotated at their position in the stream (the
+authors rotate the whole window again for every block); a group of frames is one forward pass. If all frames
+are retrieved and fit into the window, the answers are those of the full memory.
 
 Shapes: F frames, M tokens, L queries, H query heads, G key heads, S keys, d head width, D width.
 """
@@ -49,10 +49,10 @@ class ReKV(Memory):
 
     Args:
         n_local: tokens of the sliding window.
-        retrieve_size: blocks (frames) retrieved per layer and question; all, if there are not more.
-        retrieve_chunk: consecutive blocks that are scored, and retrieved, together.
+        retrieve_size: blocks (frames) retrieved per layer and question.
+        retrieve_chunk: consecutive blocks that are scored and retrieved together.
         archive_dir: keep the archive in files below this folder instead of in host memory.
-        archive_cap_gib: forget the oldest frames when the archive would be larger than so many GiB.
+        archive_cap_gib: forget the oldest frames when the archive would exceed this size.
     """
 
     n_local: int = 15000
@@ -65,7 +65,6 @@ class ReKV(Memory):
     one_axis = True
 
     def __post_init__(self):
-        """Check ranges."""
         for name in ("n_local", "retrieve_size", "retrieve_chunk"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name}={getattr(self, name)} must be at least 1")
@@ -82,23 +81,21 @@ class ReKV(Memory):
             raise SettingsError(_too_small(self.n_local, f"a frame has {tokens_per_frame} tokens"))
 
     def most_tokens(self, tokens_per_frame: int) -> int:
-        """See `Memory.most_tokens`."""
         return self.n_local + self.retrieve_size * tokens_per_frame
 
     def open(self, llm: LanguageModel) -> ReKVMemory:
-        """See `Memory.open`."""
         return ReKVMemory(llm, self)
 
 
 def _too_small(n_local: int, why: str) -> str:
-    return f"n_local={n_local} is too small: {why}; the window has to hold the largest"
+    return f"n_local={n_local} is too small: {why}, and the window must hold them"
 
 
 @dataclass(frozen=True)
 class _State:
-    """What the device holds, per layer, and the length of the stream so far.
+    """KV on the device, per layer, and the length of the stream so far.
 
-    Keys of `init` are not rotated; those of `window` are, at their place in the stream.
+    Keys of `init` are not rotated; those of `window` are, at their position in the stream.
     """
 
     init: tuple[KV, ...]
@@ -126,17 +123,14 @@ class ReKVMemory(StreamMemory):
 
     @property
     def length(self) -> int:
-        """Tokens taken in."""
         return self.state.end
 
     @property
     def nbytes(self) -> int:
-        """Bytes of sink and window."""
         return sum(kv.nbytes for kv in (*self.state.init, *self.state.window))
 
     @property
     def archive_nbytes(self) -> int:
-        """Bytes of all blocks and their mean keys."""
         return self.archive.nbytes
 
     def begin(self, prefix_LD: Tensor) -> None:
@@ -150,37 +144,37 @@ class ReKVMemory(StreamMemory):
         self.state = _State(tuple(init), self.state.window, self.state.end)
 
     def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
-        """See `StreamMemory.append`; all frames in one forward, one block per frame that has tokens."""
+        """See `StreamMemory.append`; one forward pass, one block per frame that has tokens."""
         self.prefill(embeds_MD, tokens_per_frame)
 
     def prefill(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> Tensor:
-        """`append`, and the last hidden states [M,D] of the tokens."""
+        """`append`; returns the last hidden states [M,D] of the tokens."""
         check_append(embeds_MD, tokens_per_frame)
         lengths = [n for n in tokens_per_frame if n]
         if max(lengths, default=0) > self.options.n_local:
             raise StcError(_too_small(self.options.n_local, f"a frame has {max(lengths)} tokens"))
         if not lengths:
             return embeds_MD
-        places = self.archive.reserve(lengths)
+        blocks = self.archive.reserve(lengths)
         means: list[Tensor] = []
 
         def keep(layer: int, k_GMd: Tensor, v_GMd: Tensor) -> None:
-            self.archive.write(layer, places, k_GMd, v_GMd)
+            self.archive.write(layer, blocks, k_GMd, v_GMd)
             means.append(block_means(k_GMd, lengths))
 
         hidden_MD = self._prefill(embeds_MD, lengths, keep)
-        self.archive.commit(places, torch.stack(means))
+        self.archive.commit(blocks, torch.stack(means))
         return hidden_MD
 
     def _prefill(
         self, embeds_LD: Tensor, lengths: Sequence[int], keep: Callable[[int, Tensor, Tensor], object]
     ) -> Tensor:
-        """Run L tokens through the decoder and move the window on; `keep` gets every layer's new KV."""
+        """Run L tokens through the decoder and advance the window; `keep` gets every layer's new KV."""
         llm, state, n_local = self.llm, self.state, self.options.n_local
         end = state.end + len(embeds_LD)
-        places = torch.arange(state.end, end, device=llm.device)
-        cos_sin = rotation(places, llm.inv_freq, llm.dtype)
-        far = rotation(places.new_full((1,), n_local - 1), llm.inv_freq, llm.dtype)
+        position_ids_L = torch.arange(state.end, end, device=llm.device)
+        cos_sin = rotation(position_ids_L, llm.inv_freq, llm.dtype)
+        far = rotation(position_ids_L.new_full((1,), n_local - 1), llm.inv_freq, llm.dtype)
         sink_mask = self._sink_mask(lengths)
         window: list[KV] = []
 
@@ -198,7 +192,7 @@ class ReKVMemory(StreamMemory):
         return hidden_LD
 
     def _sink_mask(self, lengths: Sequence[int]) -> Tensor | None:
-        """Which sink tokens the new ones see [M,n_init]; None while none does."""
+        """Which sink tokens the new ones see [M,n_init]; None while they see none."""
         ends = list(accumulate(lengths, initial=self.state.end))[1:]
         init = len(self.state.init[0])
         seen = [min(init, max(0, end - self.options.n_local)) for end in ends]
@@ -208,30 +202,28 @@ class ReKVMemory(StreamMemory):
         return torch.arange(init, device=self.llm.device) < seen_M[:, None]
 
     def ask(self, question_LD: Tensor | None = None) -> ReKVReader:
-        """See `StreamMemory.ask`; searches the archive by `question_LD`."""
+        """See `StreamMemory.ask`; `question_LD` is the query for the archive."""
         return ReKVReader(self, question_LD)
 
     def snapshot(self) -> object:
-        """See `StreamMemory.snapshot`; blocks that the archive's cap drops are not kept for it."""
+        """See `StreamMemory.snapshot`; it does not keep blocks that the archive drops later."""
         return self.state, self.archive.snapshot()
 
     def restore(self, snapshot: object) -> None:
-        """See `StreamMemory.restore`."""
         self.state, blocks = snapshot
         self.archive.restore(blocks)
 
     def close(self) -> None:
-        """Delete the archive."""
         self.archive.close()
 
 
 class ReKVReader(Reader):
-    """Retrieves when it is first read; the prompt and the answer then read what was found.
+    """Retrieves blocks at the first read; the prompt and the answer attend to them.
 
     Attributes:
         retrieved: block numbers per layer, ascending.
-        scores: per layer, of the blocks from the archive's first on; empty where all were taken.
-        question_hidden_LD: last hidden states of the question's own pass.
+        scores: per layer, of the archive's blocks; empty where all were retrieved.
+        question_hidden_LD: last hidden states of the retrieval pass.
     """
 
     def __init__(self, memory: ReKVMemory, question_LD: Tensor | None):
@@ -239,33 +231,32 @@ class ReKVReader(Reader):
         self._question_LD = question_LD if question_LD is not None and len(question_LD) else None
         self._context: list[KV] = []  # per layer, keys rotated at 0..
         self._own = [empty(memory.llm)] * memory.llm.layers
-        self._turns: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._rotations: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
         self.retrieved: list[list[int]] = []
         self.scores: list[Tensor] = []
         self.question_hidden_LD: Tensor | None = None
 
     @property
     def context_tokens(self) -> int:
-        """Sink and retrieved blocks, of the layer that has most."""
+        """Tokens of the sink and of the retrieved blocks, maximum over layers."""
         return max(map(len, self._context), default=0)
 
     def next_logits(self, embeds_LD: Tensor) -> Tensor:
-        """See `Reader.next_logits`."""
         llm = self._memory.llm
         if not self._context:
             question_LD = embeds_LD if self._question_LD is None else self._question_LD
             self.question_hidden_LD = llm.hidden(question_LD, None, self._retrieve)
-        self._turns.clear()
+        self._rotations.clear()
         return llm.head(llm.hidden(embeds_LD, None, self._read)[-1])
 
     def _retrieve(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         memory, options = self._memory, self._memory.options
         scores = memory.archive.scores(layer, mean_query(q, len(k)))
-        picked = choose(scores, options.retrieve_size, options.retrieve_chunk)
-        self.scores.append(scores if len(picked) < len(scores) else scores[:0])
-        self.retrieved.append([memory.archive.first + block for block in picked])
+        chosen = choose(scores, options.retrieve_size, options.retrieve_chunk)
+        self.scores.append(scores if len(chosen) < len(scores) else scores[:0])
+        self.retrieved.append([memory.archive.first + block for block in chosen])
         context = memory.state.init[layer].extended(*memory.archive.load(layer, self.retrieved[-1]).pair)
-        cos_sin = self._turn(0, len(context))
+        cos_sin = self._rotation(0, len(context))
         self._context.append(KV(rotate(context.k_GSd, cos_sin), context.v_GSd))
         return self._attend(layer, q, k, v, scale)[0]
 
@@ -275,10 +266,10 @@ class ReKVReader(Reader):
         return out_HLd
 
     def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, KV]:
-        """Attention of L tokens behind the context and the reader's own tokens, and their KV."""
+        """Attention of L tokens that follow the context and the reader's own tokens, and their KV."""
         context, own, n_local = self._context[layer], self._own[layer], self._memory.options.n_local
         start, length = len(context) + len(own), q.shape[1]
-        cos_sin = self._turn(start, start + length)
+        cos_sin = self._rotation(start, start + length)
         near, new = rotate(q, cos_sin), KV(rotate(k, cos_sin), v)
         if start + length <= n_local:
             parts = [windowed(near, own.pair, new.pair, scale)]
@@ -289,19 +280,19 @@ class ReKVReader(Reader):
         parts = [windowed(near, past.pair, new.pair, scale, n_local)]
         init = self._memory.state.init[layer]
         if len(init):
-            far = rotate(q, self._turn(n_local - 1, n_local))
-            places = torch.arange(start, start + length, device=q.device)
-            beyond = places[:, None] - torch.arange(len(init), device=q.device) >= n_local
+            far = rotate(q, self._rotation(n_local - 1, n_local))
+            position_ids_L = torch.arange(start, start + length, device=q.device)
+            beyond = position_ids_L[:, None] - torch.arange(len(init), device=q.device) >= n_local
             parts.append(attend_masked(far, *init.pair, scale, beyond))
         return combine(parts).out_HLd, new
 
-    def _turn(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """The rotation at these positions; nearly always the same in all layers."""
-        if (start, stop) not in self._turns:
+    def _rotation(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The rotation at these positions; usually the same in all layers."""
+        if (start, stop) not in self._rotations:
             llm = self._memory.llm
-            places = torch.arange(start, stop, device=llm.device)
-            self._turns[start, stop] = rotation(places, llm.inv_freq, llm.dtype)
-        return self._turns[start, stop]
+            position_ids_L = torch.arange(start, stop, device=llm.device)
+            self._rotations[start, stop] = rotation(position_ids_L, llm.inv_freq, llm.dtype)
+        return self._rotations[start, stop]
 
 
 def block_means(k_GMd: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -312,18 +303,18 @@ def block_means(k_GMd: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def mean_query(q_HLd: Tensor, groups: int) -> Tensor:
-    """The vector [G*d] whose dot product with a block's mean key is the block's score.
+    """Mean query [G*d], summed over the query heads that share a key head.
 
-    The score is the product over all query heads; heads that share a key head are added beforehand.
+    Its dot product with a block's mean key is the block's score.
     """
     wide = q_HLd if q_HLd.dtype == torch.float64 else q_HLd.float()
     return wide.mean(dim=1).unflatten(0, (groups, -1)).sum(dim=1).flatten()
 
 
 def choose(scores_B: Tensor, size: int, chunk: int) -> list[int]:
-    """Indices, ascending, of the `size` best blocks in chunks of `chunk`; all if there are not more.
+    """Indices, ascending, of the `size` best blocks in chunks of `chunk`; all if there are no more.
 
-    The last chunk may be shorter, and so may then be the result.
+    The last chunk may be shorter; then the result may be shorter, too.
     """
     blocks = len(scores_B)
     if blocks <= size:
@@ -334,7 +325,7 @@ def choose(scores_B: Tensor, size: int, chunk: int) -> list[int]:
 
 
 def chunk_means(scores_B: Tensor, chunk: int) -> Tensor:
-    """Mean score of every `chunk` consecutive blocks, and of the rest."""
+    """Mean score of every `chunk` consecutive blocks, and of the remaining ones."""
     full = len(scores_B) - len(scores_B) % chunk
     means = scores_B[:full].unflatten(0, (-1, chunk)).mean(dim=1)
     return means if full == len(scores_B) else torch.cat((means, scores_B[full:].mean(dim=0, keepdim=True)))

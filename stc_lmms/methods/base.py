@@ -1,7 +1,7 @@
 """The contracts of compression methods.
 
-A method is a frozen dataclass of hyper-parameters; its fields are model arguments. It keeps nothing:
-what a stream has left behind lives in a state object that the stream owns.
+A method is a frozen dataclass of hyper-parameters; its fields are model arguments. It is stateless: the state
+of a stream is an object that the stream owns.
 
 Shapes: F frames, N tokens per frame before a token method, M kept tokens of all frames, T tower tokens,
 D width.
@@ -19,7 +19,7 @@ from stc_lmms.methods.budget import BudgetKind
 if TYPE_CHECKING:
     from stc_lmms.towers import Patches, Tower
 
-# What a token method may ask the model for, see `Context`.
+# What a token method may request from the model, see `Context`.
 Need = Literal["attention", "keys", "pixels"]
 ATTENTION: frozenset[Need] = frozenset({"attention", "keys"})  # these come from the tower's last layer
 
@@ -27,7 +27,7 @@ S = TypeVar("S", bound="State")
 
 
 class State:
-    """What one stream has left in a method."""
+    """State of a method in one stream."""
 
     @property
     def nbytes(self) -> int:
@@ -37,19 +37,19 @@ class State:
 
 @dataclass
 class TowerState(State):
-    """State of an in-tower method, with the counts that the efficiency record needs."""
+    """State of an in-tower method, with the counts of the efficiency record."""
 
     frames: int = 0
     tokens_seen: int = 0
     tokens_recomputed: int = 0
 
     def reset(self) -> None:
-        """Back to the start of a stream; memory may be kept for the next one."""
+        """Return to the start of a stream; allocated memory may be reused."""
         self.frames = self.tokens_seen = self.tokens_recomputed = 0
 
 
 class TowerMethod(ABC):
-    """Runs a vision tower in its own way."""
+    """Replaces the encoding of a vision tower."""
 
     @abstractmethod
     def open_state(self) -> TowerState:
@@ -61,23 +61,23 @@ class TowerMethod(ABC):
     ) -> Tensor:
         """Features [F,T,D] of the next F frames of the stream; updates `state` in place.
 
-        Must be causal, and must not depend on how a stream is cut into calls.
+        Must be causal, and must not depend on how a stream is split into calls.
 
         Args:
-            tower: runs the frames.
-            x: what `tower.embed` takes: pixel values [F,3,S,S], or the patches of F temporal slices.
-            state: what the stream has left so far.
-            taps: if given, the hidden states [F,T,D] behind the blocks `tower.taps` are appended to it.
+            tower: the vision tower.
+            x: the input of `tower.embed`: pixel values [F,3,S,S], or the patches of F temporal slices.
+            state: the stream's state.
+            taps: if given, the hidden states [F,T,D] after the blocks `tower.taps` are appended to it.
 
         Raises:
-            StcError: the input does not fit the tower, or the method does not fit it.
+            StcError: the input or the method does not fit the tower.
         """
 
     def role(self, state: TowerState) -> str | None:
-        """What the next single frame is, if the host can tell before it looks at it; else None.
+        """Role of the next single frame, if the host knows it before encoding; else None.
 
-        A method that can tell has `begin`, `run` and `commit` as `STCCacher` has them: the device side of a
-        frame is `run`, the same kernels on the same addresses for every frame of a role.
+        A method with roles has `begin`, `run` and `commit` as in `STCCacher`: `run` is the device side of a
+        frame, with the same kernels on the same addresses for every frame of a role.
         """
         return None
 
@@ -90,32 +90,32 @@ class TowerMethod(ABC):
 
     @property
     def budget(self) -> BudgetKind:
-        """How a token budget is kept, see `budget.py`; most tower methods have none."""
+        """How the token budget is met, see `budget.py`; most tower methods have none."""
         return "none"
 
     def output_grid(self, grid: tuple[int, int]) -> tuple[int, int] | None:
-        """Rows and columns of the patches that `encode` gives, for a tower with `grid` patches.
+        """Rows and columns of the output of `encode`, for a tower with `grid` patches.
 
-        None: they lie on no grid (merged tokens). The model then projects them without pooling, and each
-        is one LLM token.
+        None: the output is no grid (merged tokens). The model then projects it without pooling, and each
+        token becomes one LLM token.
         """
         return grid
 
     def check_budget(self, grid: tuple[int, int], layers: int) -> None:  # noqa: B027 - most have no budget
-        """Raise `SettingsError` if a tower of `grid` patches and so many layers cannot keep the budget."""
+        """Raise `SettingsError` if a tower of `grid` patches and `layers` layers cannot meet the budget."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a token method may look at besides the tokens.
+    """Inputs of a token method besides the tokens.
 
     Attributes:
         times_s: time stamp of each frame, in seconds.
-        grid: rows and columns of the tokens of a frame; None: not known.
+        grid: rows and columns of the tokens of a frame; None: unknown.
         attention_FN: attention that each token's patches receive in the last tower layer used, mean over
             heads and queries, resized like the tokens; float32. Only for methods that need `attention`.
         keys_FNE: keys of that layer, mean over heads, resized like the tokens. Only for `keys`.
-        pixels_FCHW: the pixel values that the tower got. Only for `pixels`.
+        pixels_FCHW: the tower's pixel values. Only for `pixels`.
     """
 
     times_s: tuple[float, ...] = ()
@@ -127,13 +127,12 @@ class Context:
 
 @dataclass(frozen=True)
 class Compressed:
-    """Result of a token method for the G frames that it gives out, F or those it held back till now.
+    """Result of a token method for the G frames that it returns (with delay, not the F frames of the call).
 
     Attributes:
         tokens_MD: the kept or merged tokens of all frames, in frame order.
-        kept_M: int64 indices in the flattened [G*N] tokens of those frames; of a merged token, the place
-            where it stands.
-        tokens_per_frame: how many of them belong to each of the G frames; sums to M.
+        kept_M: int64 index of each in the flattened [G*N] tokens of those frames.
+        tokens_per_frame: tokens of each of the G frames; sums to M.
     """
 
     tokens_MD: Tensor
@@ -153,17 +152,17 @@ class TokenMethod(ABC, Generic[S]):
 
     @property
     def budget(self) -> BudgetKind:
-        """How the token budget is kept, see `budget.py`."""
+        """How the token budget is met, see `budget.py`."""
         return "per frame"
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What `Context` must hold; the model computes nothing else."""
+        """What `Context` must contain; the model computes nothing else."""
         return frozenset()
 
     @property
     def delay_frames(self) -> int:
-        """At most so many frames are held back until later ones have come."""
+        """Maximum number of frames that are held back until later ones arrive."""
         return 0
 
     @abstractmethod
@@ -174,16 +173,16 @@ class TokenMethod(ABC, Generic[S]):
     def compress(self, tokens_FND: Tensor, context: Context, state: S) -> tuple[Compressed, S]:
         """Compress the tokens [F,N,D] of the next F frames.
 
-        Pure: `state` is not changed, the new one is returned. Must be causal, and must not depend on
-        how a stream is cut into calls.
+        Pure: the new state is returned, `state` is not modified. Must be causal, and must not depend on how
+        a stream is split into calls.
         """
 
     def pending(self, state: S) -> Compressed | None:
-        """The frames held back, as they would be if the stream ended now; None if there are none.
+        """The frames held back, compressed as if the stream ended now; None if there are none.
 
-        A question sees them behind the stream; the stream stays as it was.
+        A question sees them after the stream; the stream's state does not change.
         """
         return None
 
     def check(self, tokens_per_frame: int) -> None:
-        """Raise `SettingsError` if the hyper-parameters do not fit a model with so many tokens a frame."""
+        """Raise `SettingsError` if the hyper-parameters do not fit this number of tokens per frame."""

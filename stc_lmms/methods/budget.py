@@ -1,14 +1,13 @@
 """The budget rule, the same for every method.
 
-A budget of k means k LLM tokens per frame. A method keeps it in one of two ways, and says which:
+A budget of k means k LLM tokens per frame. A method meets it in one of two ways:
 
-- `per frame`: every frame gives exactly k tokens, so the maximum is the mean.
+- `per frame`: every frame has exactly k tokens, so the maximum is the mean.
 - `on average`: after any number T of frames the total is less than one dense frame (N tokens) away from
-  T * k. Single frames may have any number, none included; tables show mean and maximum.
+  T * k. Single frames may have any number, including none; tables show mean and maximum.
 
-A method without a budget says `none`.
-A budget that a method cannot keep is refused before any weight is loaded, and the nearest one that it can
-keep is named.
+A method without a budget has the kind `none`.
+A budget that a method cannot meet is refused before any weight is loaded, with the nearest possible one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,11 +33,11 @@ def usage(kept: Sequence[int]) -> Usage:
 
 
 def holds(kind: BudgetKind, kept: Sequence[int], budget: int, dense: int) -> bool:
-    """Whether a stream keeps the rule.
+    """Whether a stream meets its budget.
 
     Args:
-        kind: what the method promises.
-        kept: tokens of each frame so far, held-back frames included.
+        kind: how the method meets it.
+        kept: tokens of each frame so far, including frames held back.
         budget: k.
         dense: tokens of a frame without compression (N).
     """
@@ -50,21 +49,13 @@ def holds(kind: BudgetKind, kept: Sequence[int], budget: int, dense: int) -> boo
 
 
 def at_least_one(budget: int) -> None:
-    """Refuse a budget below one token.
-
-    Raises:
-        SettingsError: it is.
-    """
+    """Raise `SettingsError` for a budget below one token."""
     if budget < 1:
         raise SettingsError(f"token_budget={budget} must be at least 1")
 
 
 def within(budget: int, dense: int) -> None:
-    """Refuse a budget that a frame cannot fill.
-
-    Raises:
-        SettingsError: it is above `dense`, the tokens of a frame.
-    """
+    """Raise `SettingsError` for a budget above `dense`, the tokens of a frame."""
     if budget > dense:
         raise SettingsError(
             f"token_budget={budget} is more than the {dense} tokens a frame has; "
@@ -77,8 +68,8 @@ def one_of(budget: int, possible: Iterable[int], why: str) -> None:
 
     Args:
         budget: k.
-        possible: every budget that the method can keep.
-        why: what limits it, as the end of a sentence.
+        possible: all budgets that the method can meet.
+        why: the reason, for the error message.
 
     Raises:
         SettingsError: k is not possible; names the nearest one or two.
@@ -92,26 +83,26 @@ def one_of(budget: int, possible: Iterable[int], why: str) -> None:
         )
 
 
-def share_out(wanted: Sequence[float], total: int, least: int = 0, most: int | None = None) -> list[int]:
-    """Whole numbers close to `wanted` that sum to `total`: the largest remainders are rounded up.
+def share_out(ideal: Sequence[float], total: int, least: int = 0, most: int | None = None) -> list[int]:
+    """Integers close to `ideal` that sum to `total`: the largest remainders are rounded up.
 
     Args:
-        wanted: ideal shares; of equal remainders the earlier goes first.
+        ideal: ideal shares; of equal remainders the earlier one is rounded first.
         total: sum of the result.
-        least: no share is below this.
-        most: no share is above this; None is no limit.
+        least: lower limit of each share.
+        most: upper limit of each share; None: no limit.
 
     Raises:
         ValueError: no such numbers exist.
     """
     most = total if most is None else most
-    if not len(wanted) * least <= total <= len(wanted) * most:
-        raise ValueError(f"{total} cannot be shared among {len(wanted)} with {least} to {most} each")
-    shares = [min(max(int(w), least), most) for w in wanted]
+    if not len(ideal) * least <= total <= len(ideal) * most:
+        raise ValueError(f"{total} cannot be divided into {len(ideal)} shares of {least} to {most}")
+    shares = [min(max(int(x), least), most) for x in ideal]
     while (left := total - sum(shares)) != 0:
         step = 1 if left > 0 else -1
         open_ = [i for i, s in enumerate(shares) if least <= s + step <= most]
-        open_.sort(key=lambda i: step * (shares[i] - wanted[i]))  # stable: the furthest from its ideal first
+        open_.sort(key=lambda i: step * (shares[i] - ideal[i]))  # stable: the furthest from the ideal first
         for i in open_[: abs(left)]:
             shares[i] += step
     return shares
@@ -119,7 +110,7 @@ def share_out(wanted: Sequence[float], total: int, least: int = 0, most: int | N
 
 @dataclass(frozen=True)
 class Budgeted:
-    """Argument and checks of a token method that keeps a budget; list it before `TokenMethod`.
+    """Argument and checks of a token method with a budget; list it before `TokenMethod`.
 
     Args:
         token_budget: LLM tokens kept per frame.
@@ -128,7 +119,6 @@ class Budgeted:
     token_budget: int = 64
 
     def __post_init__(self):
-        """Check the range."""
         at_least_one(self.token_budget)
 
     def check(self, tokens_per_frame: int) -> None:

@@ -1,7 +1,7 @@
 """Control methods: what any compression has to beat at the same number of tokens.
 
-`random` and `uniform` look at nothing, `uniform_frames` drops whole frames, `pixel_diff` is the simplest
-temporal rule. (`downsample`, which acts in the tower, has its own file; "only the last frames" is a memory.)
+`random` and `uniform` ignore the content, and `uniform_frames` drops whole frames. `downsample` and
+`pixel_diff` have their own files; "only the last frames" is a memory.
 """
 
 from __future__ import annotations
@@ -19,32 +19,30 @@ from stc_lmms.ops.transfer import to_device
 
 @dataclass(frozen=True)
 class FrameCount(State):
-    """How many frames a stream has had."""
+    """Number of frames of the stream so far."""
 
     frames: int = 0
 
 
 @dataclass(frozen=True)
 class Random(Budgeted, TokenMethod[FrameCount]):
-    """Random positions, drawn anew for every frame of a stream.
+    """Random positions, drawn independently for every frame.
 
-    The draw depends on the seed and on the number of the frame in its stream alone: two streams, and any
-    cut of one, get the same positions.
+    The draw depends only on the seed and on the number of the frame in its stream, so results do not depend
+    on how a stream is split into calls.
 
     Args:
-        seed: another seed, other positions.
+        seed: seed of the draw.
     """
 
     seed: int = 0
 
     def open_state(self) -> FrameCount:
-        """No frame yet."""
         return FrameCount()
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: FrameCount
     ) -> tuple[Compressed, FrameCount]:
-        """See `TokenMethod.compress`."""
         total = tokens_FND.shape[1]
         self.check(total)
         kept = [
@@ -62,11 +60,9 @@ class Uniform(Budgeted, TokenMethod[State]):
     """The same evenly spaced grid positions in every frame."""
 
     def open_state(self) -> State:
-        """Nothing to remember."""
         return State()
 
     def compress(self, tokens_FND: Tensor, context: Context, state: State) -> tuple[Compressed, State]:
-        """See `TokenMethod.compress`."""
         self.check(tokens_FND.shape[1])
         grid = token_grid(tokens_FND, context)
         kept = to_device(uniform_positions(grid, self.token_budget), tokens_FND.device)
@@ -75,25 +71,22 @@ class Uniform(Budgeted, TokenMethod[State]):
 
 @dataclass(frozen=True)
 class UniformFrames(Budgeted, TokenMethod[FrameCount]):
-    """Whole frames, evenly spaced in time; the others give no token at all.
+    """Whole frames, evenly spaced in time; the others have no tokens.
 
-    Frame t (from 0) is kept if ceil((t+1) k/N) > ceil(t k/N): the first one always is, and after T frames
-    ceil(T k/N) are.
+    Frame t (from 0) is kept if ceil((t+1) k/N) > ceil(t k/N): frame 0 always, and ceil(T k/N) of T frames.
     """
 
     @property
     def budget(self) -> BudgetKind:
-        """A frame has all of its tokens or none."""
+        """On average: a frame has all of its tokens or none."""
         return "on average"
 
     def open_state(self) -> FrameCount:
-        """No frame yet."""
         return FrameCount()
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: FrameCount
     ) -> tuple[Compressed, FrameCount]:
-        """See `TokenMethod.compress`."""
         total = tokens_FND.shape[1]
         self.check(total)
         everything = torch.arange(total, device=tokens_FND.device)

@@ -1,8 +1,8 @@
-"""Control: every frame at a lower resolution, so that it has fewer tokens to begin with.
+"""Control: every frame at a lower resolution, and so with fewer tokens.
 
 Frames are resized before the tower (antialiased), the position table is interpolated to the smaller grid as
-transformers does it, and the pooling is the usual one: 224 x 224 instead of 384 x 384 pixels are 16 x 16
-patches and 8 x 8 = 64 LLM tokens. The tower gets cheaper in the same measure.
+in transformers, and the pooling is the usual one: 224 x 224 instead of 384 x 384 pixels are 16 x 16 patches
+and 8 x 8 = 64 LLM tokens. The cost of the tower decreases accordingly.
 """
 
 from __future__ import annotations
@@ -27,31 +27,28 @@ class Downsample(TowerMethod):
     """Lower resolution.
 
     Args:
-        token_budget: LLM tokens per frame: rows times columns of a grid of about the tower's aspect.
+        token_budget: LLM tokens per frame: rows times columns of a grid of about the tower's aspect ratio.
     """
 
     token_budget: int = 64
 
     def __post_init__(self):
-        """Check the range."""
         budget.at_least_one(self.token_budget)
 
     @property
     def budget(self) -> BudgetKind:
-        """Met exactly."""
         return "per frame"
 
     def open_state(self) -> TowerState:
-        """Only counts."""
         return TowerState()
 
     def check(self, group: int) -> None:
-        """Refuse towers of any resolution (Qwen-VL): their processor sets it."""
+        """Refuse towers with variable resolution (Qwen-VL): their processor sets it."""
         if group > 1:
             raise SettingsError("downsample is for towers of one fixed resolution")
 
     def check_budget(self, grid: tuple[int, int], layers: int) -> None:
-        """Refuse a number of tokens that is no grid."""
+        """Refuse a number of tokens that does not form such a grid."""
         rows, columns = halved(grid)
         why = f"a frame becomes a smaller grid of about {rows} x {columns}"
         budget.one_of(self.token_budget, _grids(grid), why)
@@ -82,13 +79,13 @@ class Downsample(TowerMethod):
 
 
 def _grids(grid: tuple[int, int]) -> dict[int, tuple[int, int]]:
-    """Token grids of about the aspect of `halved(grid)`, by their number of tokens."""
+    """Token grids of about the aspect ratio of `halved(grid)`, by their number of tokens."""
     rows, columns = halved(grid)
     found: dict[int, tuple[int, int]] = {}
     for r in range(1, rows + 1):
         for c in range(1, columns + 1):
             skew = abs(r * columns - c * rows)
-            if skew <= max(rows, columns):  # within one row or column of the aspect
+            if skew <= max(rows, columns):  # within one row or column of the aspect ratio
                 other = found.get(r * c)
                 if other is None or skew < abs(other[0] * columns - other[1] * rows):
                     found[r * c] = (r, c)

@@ -14,43 +14,42 @@ from stc_lmms.methods.spec import MethodSpec
 
 @dataclass(frozen=True)
 class LastPixels(State):
-    """Pixel values [1,C,H,W] of the newest frame; None before the first."""
+    """Pixel values [1,C,H,W] of the newest frame; None before the first one."""
 
     pixels: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of that frame."""
         return 0 if self.pixels is None else self.pixels.nbytes
 
 
 @dataclass(frozen=True)
 class PixelDiff(Budgeted, TokenMethod[LastPixels]):
-    """The tokens under which the pixels changed most since the frame before.
+    """The tokens whose pixels changed most since the previous frame.
 
     The change of a token is the mean absolute difference of the normalised pixel values in its cell of the
-    grid. Equal changes (a still scene, and the first frame of a stream) go to evenly spaced positions.
+    grid. Ties (a still scene, and the first frame of a stream) are broken by evenly spaced positions.
     """
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Pixel values."""
         return frozenset({"pixels"})
 
     def open_state(self) -> LastPixels:
-        """No frame yet."""
         return LastPixels()
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: LastPixels
     ) -> tuple[Compressed, LastPixels]:
-        """See `TokenMethod.compress`; the context must hold the pixels.
+        """See `TokenMethod.compress`.
 
         Raises:
-            StcError: it does not.
+            StcError: the context has no pixels.
         """
         if context.pixels_FCHW is None:
-            raise StcError("pixel_diff needs the pixel values of the frames; this model does not give them")
+            raise StcError(
+                "pixel_diff needs the pixel values of the frames, which this model does not provide"
+            )
         self.check(tokens_FND.shape[1])
         grid, pixels = token_grid(tokens_FND, context), context.pixels_FCHW
         if len(pixels) == 0:

@@ -110,7 +110,6 @@ class STCCacher(TowerMethod):
     cut_similarity: float | None = None
 
     def __post_init__(self):
-        """Check ranges, and that the options make sense together."""
         cut, adaptive = self.cut_similarity, self.refresh == "adaptive"
         if self.cache_interval < 1:
             raise SettingsError(f"cache_interval={self.cache_interval} must be at least 1")
@@ -128,14 +127,12 @@ class STCCacher(TowerMethod):
             )
 
     def check(self, group: int) -> None:
-        """See `TowerMethod.check`."""
         if self.granularity == "group" and group == 1:
             raise SettingsError(
                 "granularity=group needs a tower that merges groups of tokens (Qwen-VL); this one does not"
             )
 
     def open_state(self) -> CacherState:
-        """Nothing seen yet."""
         return CacherState()
 
     def selected(self, tokens: int, group: int = 1) -> int:

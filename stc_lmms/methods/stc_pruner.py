@@ -1,8 +1,8 @@
-"""STC-Pruner: keep a budget of LLM tokens per frame, the ones most unlike the frame and the past.
+"""STC-Pruner: keep the LLM tokens of each frame that differ most from the frame and the past.
 
 Source: STC (arXiv 2512.00891), section on STC-Pruner, equations 7-9, and the authors' code, which
 differs from the paper: half of the channels (those with the highest variance) are dropped, the temporal
-anchor is the mean of the whole history with the current frame in it, and the default score is a sum of
+anchor is the mean of the whole history including the current frame, and the default score is a sum of
 Gaussian kernels.
 
 Deviation from the authors' code: the history belongs to the stream, so it never leaks from one video
@@ -27,24 +27,23 @@ from stc_lmms.ops.kernels import gaussian_similarity
 
 @dataclass(frozen=True)
 class PrunerState(State):
-    """Sum of the frame means so far (float64, [C] or [D]) and how many went into it."""
+    """Sum of the frame means so far (float64, [C] or [D]) and their number."""
 
     total: Tensor | None = None
     count: int = 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the running sum."""
         return 0 if self.total is None else self.total.nbytes
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of chunks and what led to them.
+    """Scores of chunks and their inputs.
 
     Attributes:
-        value: [B,F,N] as published: `gaussian` keeps the lowest, `dual_anchor` the highest.
-        channels: [B,C] kept channel ids in ascending order of variance.
+        value: [B,F,N]; `gaussian` keeps the lowest, `dual_anchor` the highest.
+        channels: [B,C] kept channels in ascending order of variance.
         memory: [B,C] temporal anchor of each chunk.
     """
 
@@ -59,11 +58,11 @@ class STCPruner(Budgeted, TokenMethod[PrunerState]):
 
     Args:
         strategy: `gaussian` (authors' default) or `dual_anchor` (weighted cosine distances, eq. 8).
-        history: `official` averages the per-frame means position by position although every frame has
-            its own channel order (what the authors' code does); `aligned` averages full-width means and
-            takes the current frame's channels.
+        history: `official` averages the frame means by position although every frame has its own channel
+            order (like the authors' code); `aligned` averages full-width means and takes the current
+            frame's channels.
         alpha: weight of the temporal anchor in `dual_anchor`.
-        channel_keep: fraction of channels scored, those of lowest variance.
+        channel_keep: fraction of channels used, those of lowest variance.
     """
 
     strategy: Literal["gaussian", "dual_anchor"] = "gaussian"
@@ -72,7 +71,6 @@ class STCPruner(Budgeted, TokenMethod[PrunerState]):
     channel_keep: float = 0.5
 
     def __post_init__(self):
-        """Check ranges."""
         super().__post_init__()
         if not 0 <= self.alpha <= 1:
             raise SettingsError(f"alpha={self.alpha} must be in [0, 1]")
@@ -80,17 +78,16 @@ class STCPruner(Budgeted, TokenMethod[PrunerState]):
             raise SettingsError(f"channel_keep={self.channel_keep} must be in (0, 1]")
 
     def open_state(self) -> PrunerState:
-        """Empty history."""
         return PrunerState()
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: PrunerState
     ) -> tuple[Compressed, PrunerState]:
-        """Keep `token_budget` tokens of each frame, in their order; every frame is its own chunk."""
+        """Keep `token_budget` tokens of each frame, in position order; every frame is a chunk."""
         return self.compress_chunks(tokens_FND[:, None], state)
 
     def compress_chunks(self, tokens_BFND: Tensor, state: PrunerState) -> tuple[Compressed, PrunerState]:
-        """The same for B chunks of F frames that share channel selection and one history entry."""
+        """The same for B chunks of F frames that share a channel selection and one history entry."""
         frames_FND = tokens_BFND.flatten(0, 1)
         self.check(frames_FND.shape[1])
         scores, state = self.score(tokens_BFND, state)
@@ -99,7 +96,7 @@ class STCPruner(Budgeted, TokenMethod[PrunerState]):
         return take(frames_FND, kept_BFK.flatten(0, 1)), state
 
     def score(self, tokens_BFND: Tensor, state: PrunerState) -> tuple[Scores, PrunerState]:
-        """Novelty of every token of B consecutive chunks, each scored against the history up to itself."""
+        """Novelty of every token of B consecutive chunks, each against the history up to itself."""
         x = tokens_BFND.float() if tokens_BFND.dtype != torch.float64 else tokens_BFND
         width = x.shape[-1]
         flat = x.flatten(1, 2)
@@ -108,7 +105,7 @@ class STCPruner(Budgeted, TokenMethod[PrunerState]):
         channels_BC = order_BD[:, : max(1, int(width * self.channel_keep))]
         x = x.gather(-1, channels_BC[:, None, None].expand(*x.shape[:-1], -1))
 
-        # Running means in float64, summed frame by frame: the same however the stream is cut.
+        # Running means in float64, summed frame by frame: independent of how the stream is split.
         mean = flat.mean(dim=1).double()
         if self.history == "official":
             mean = mean.gather(-1, channels_BC)

@@ -1,13 +1,11 @@
-"""StreamDyCoke: whole frames now and then; in between, the tokens unlike any of the last frames.
+"""StreamDyCoke: periodically keeps a whole frame; otherwise the tokens unlike those of the last frames.
 
-Source: the StreamDyCoke code (`ttm.py`). A token is compared with the same position of the last
-`window_size - 1` full frames; it is kept if the largest cosine is below a threshold, and if none is, the
-lowest one is kept. Nothing is averaged.
+Source: the StreamDyCoke code (`ttm.py`). A token is compared with the same position in the previous
+`window_size - 1` frames before compression; it is kept if the largest cosine is below a threshold, and if
+there is none, the lowest one is kept. Nothing is averaged.
 
-Deviation: by default the number kept follows from `token_budget` and not from a threshold, so that budgets
-compare. The pools behind it are `memory=bounded`.
-
-Frames are ragged: a memory must allow that (all of ours do).
+Deviation: by default the number of tokens follows from `token_budget` instead of a threshold. StreamDyCoke's
+pools are `memory=bounded`. Frames have different numbers of tokens.
 
 Shapes: F frames, N tokens per frame, D width, W buffered frames.
 """
@@ -32,10 +30,10 @@ class StreamDyCoke(TokenMethod[LastFrames]):
 
     Args:
         token_budget: LLM tokens kept per frame, on average over `anchor_every` frames.
-        similarity_threshold: keep what is less similar than this, whatever the budget (0.9 as published);
-            None: the budget decides.
-        window_size: a frame and the full frames before it that it is compared with.
-        anchor_every: one frame in so many stays whole.
+        similarity_threshold: keep tokens with a similarity below this, regardless of the budget (0.9 as
+            published); None: the budget decides.
+        window_size: number of frames compared, including the current one.
+        anchor_every: one frame in so many is kept whole.
     """
 
     token_budget: int = 64
@@ -44,7 +42,6 @@ class StreamDyCoke(TokenMethod[LastFrames]):
     anchor_every: int = 4
 
     def __post_init__(self):
-        """Check ranges."""
         for name, least in (("token_budget", 1), ("window_size", 2), ("anchor_every", 1)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name}={getattr(self, name)} must be at least {least}")
@@ -53,11 +50,10 @@ class StreamDyCoke(TokenMethod[LastFrames]):
 
     @property
     def budget(self) -> BudgetKind:
-        """On average over `anchor_every` frames; as published there is none."""
+        """On average over `anchor_every` frames; none with a threshold."""
         return "on average" if self.similarity_threshold is None else "none"
 
     def open_state(self) -> LastFrames:
-        """No frame yet."""
         return LastFrames()
 
     def check(self, tokens_per_frame: int) -> None:
@@ -68,29 +64,30 @@ class StreamDyCoke(TokenMethod[LastFrames]):
     def compress(
         self, tokens_FND: Tensor, context: Context, state: LastFrames
     ) -> tuple[Compressed, LastFrames]:
-        """See `TokenMethod.compress`."""
         frames, tokens, _ = tokens_FND.shape
         everything = torch.arange(tokens, device=tokens_FND.device)
-        known = tokens_FND if state.last is None else torch.cat((state.last, tokens_FND))
-        first = len(known) - frames
+        frames_TND = tokens_FND if state.last is None else torch.cat((state.last, tokens_FND))
+        first = len(frames_TND) - frames
         kept: list[Tensor] = []
         for i in range(frames):
-            place = (state.frames + i) % self.anchor_every
-            if place == 0:
+            position = (state.frames + i) % self.anchor_every
+            if position == 0:
                 kept.append(everything)
                 continue
-            score_N = self.score(tokens_FND[i], known[max(0, first + i - self.window_size + 1) : first + i])
-            kept.append(self._choose(score_N, place))
-        new = LastFrames(state.frames + frames, known[1 - self.window_size :].clone())
+            score_N = self.score(
+                tokens_FND[i], frames_TND[max(0, first + i - self.window_size + 1) : first + i]
+            )
+            kept.append(self._choose(score_N, position))
+        new = LastFrames(state.frames + frames, frames_TND[1 - self.window_size :].clone())
         return take_each(tokens_FND, kept), new
 
     def score(self, frame_ND: Tensor, earlier_WND: Tensor) -> Tensor:
-        """Largest cosine [N] of each token to its position in W earlier frames."""
+        """Largest cosine [N] of each token to the same position in W earlier frames."""
         return similarity(frame_ND, earlier_WND).amax(dim=0)
 
-    def _choose(self, score_N: Tensor, place: int) -> Tensor:
+    def _choose(self, score_N: Tensor, position: int) -> Tensor:
         if self.similarity_threshold is None:
-            count = between_anchors(self.token_budget, len(score_N), self.anchor_every)[place - 1]
+            count = between_anchors(self.token_budget, len(score_N), self.anchor_every)[position - 1]
             return lowest(score_N[None], count)[0]
         below = (score_N < self.similarity_threshold).nonzero()[:, 0]
         return below if len(below) else score_N.argmin()[None]

@@ -1,4 +1,4 @@
-"""What DyCoke and StreamDyCoke share: tokens compared with the same position of earlier frames.
+"""Shared by DyCoke and StreamDyCoke: tokens are compared with the same position in earlier frames.
 
 Shapes: N tokens per frame, W frames kept, D width.
 """
@@ -14,22 +14,21 @@ from stc_lmms.methods.budget import one_of, within
 
 @dataclass(frozen=True)
 class LastFrames(State):
-    """Frames seen, and the tokens [W,N,D] of the last few."""
+    """Number of frames so far, and the tokens [W,N,D] of the last ones."""
 
     frames: int = 0
     last: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the frames kept."""
         return 0 if self.last is None else self.last.nbytes
 
 
 def similarity(x: Tensor, y: Tensor) -> Tensor:
     """Cosine along the last axis, in float32.
 
-    Also of float64 tokens: where a frame repeats an earlier one, all cosines are 1 up to rounding, and
-    which is the lowest is that of float32, here and in the original.
+    Also for float64 tokens: where a frame repeats an earlier one, all cosines are 1 up to rounding, and the
+    order is that of float32 rounding, as in the original.
     """
     return functional.cosine_similarity(x.float(), y.float(), dim=-1)
 
@@ -37,10 +36,10 @@ def similarity(x: Tensor, y: Tensor) -> Tensor:
 def between_anchors(token_budget: int, tokens: int, every: int) -> tuple[int, ...]:
     """Tokens kept of each frame after an anchor, so that `every` frames keep `every * token_budget`.
 
-    The anchor keeps all. What does not divide evenly goes to the later frames.
+    The anchor keeps all tokens. The remainder of the division goes to the later frames.
 
     Raises:
-        SettingsError: the anchors alone are above the budget, or it is above what a frame has.
+        SettingsError: the anchors alone exceed the budget, or it exceeds the tokens of a frame.
     """
     within(token_budget, tokens)
     lowest = tokens if every == 1 else -(-tokens // every)

@@ -2,15 +2,15 @@
 
 Source: Token Merging (arXiv 2210.09461) and the authors' code. Between the attention and the MLP of a layer
 tokens are matched by their keys, averaged over heads, and merged into size-weighted means. With
-`proportional`, a token counts in the attention as often as the patches that went into it (the paper's
-equation 1), which weights that were not trained for merging need.
+`proportional`, attention weights a token by the number of its patches (the paper's equation 1), which weights
+that were not trained with merging need.
 
-The merged tokens lie on no grid. They bypass the 2x2 pooling: they are projected as they are, in the order
-of the positions at which they stand, and each is one LLM token. So the tower and the prefill get cheaper.
+The merged tokens form no grid. They bypass the 2x2 pooling: they are projected directly, in position order,
+and each becomes one LLM token. So both the tower and the prefill get cheaper.
 
-`tome_oneshot` is what STC's repository holds instead: the tower stays dense, and behind it a third of the
-tokens merges by the features themselves into unweighted means. Their file does this once, 729 to 486;
-here it is repeated until the budget is met (729, 486, 324, 216, 144, 96, 64).
+`tome_oneshot` is the variant in STC's repository: the tower stays dense, and after it a third of the tokens
+is merged by feature similarity into unweighted means. Their code does this once, 729 to 486; here it is
+repeated until the budget is met (729, 486, 324, 216, 144, 96, 64).
 
 Shapes: F frames, T tower tokens, D width.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Merging(TowerMethod):
-    """What both have in common: a budget, and merged tokens that lie on no grid.
+    """Shared by both: a budget, and merged tokens that form no grid.
 
     Args:
         token_budget: merged tokens per frame; all of them go to the LLM.
@@ -44,26 +44,22 @@ class _Merging(TowerMethod):
     token_budget: int = 64
 
     def __post_init__(self):
-        """Check the range."""
         budget.at_least_one(self.token_budget)
 
     @property
     def budget(self) -> BudgetKind:
-        """Met exactly."""
         return "per frame"
 
     def open_state(self) -> TowerState:
-        """Only counts."""
         return TowerState()
 
     def output_grid(self, grid: tuple[int, int]) -> None:
-        """None: merged tokens lie on no grid."""
         return None
 
     def check(self, group: int) -> None:
         """Refuse towers that need all tokens of a merge group (Qwen-VL)."""
         if group > 1:
-            raise SettingsError("ToMe cannot be used in a tower that joins groups of patches itself")
+            raise SettingsError("ToMe cannot be used in a tower that merges groups of patches itself")
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,8 @@ class ToMe(_Merging):
     """Merging in every layer.
 
     Args:
-        inflect: how the work is spread: 0 merges equally many tokens in every layer, -1 most in the first
-            layers and none in the last (the authors' faster schedule), 1 the other way round.
+        inflect: merging schedule: 0 merges the same number of tokens in every layer, -1 most in the first
+            layers and none in the last (the authors' faster schedule), 1 the reverse.
         proportional: proportional attention.
     """
 
@@ -80,56 +76,54 @@ class ToMe(_Merging):
     proportional: bool = True
 
     def __post_init__(self):
-        """Check ranges."""
         super().__post_init__()
         if not -1 <= self.inflect <= 1:
             raise SettingsError(f"inflect={self.inflect} must be in [-1, 1]")
 
     def check_budget(self, grid: tuple[int, int], layers: int) -> None:
-        """Refuse a budget that halving in every layer does not reach."""
+        """Refuse a budget that cannot be reached by halving in every layer."""
         tokens = grid[0] * grid[1]
         least = -(-tokens // 2**layers)
         why = f"the tower has {tokens} patches, and each of its {layers} layers can merge at most half"
         budget.one_of(self.token_budget, range(least, tokens + 1), why)
 
     def schedule(self, tokens: int, layers: int) -> list[int]:
-        """How many of `tokens` patches each layer merges away; see `merge_schedule`."""
+        """Tokens that each layer removes by merging; see `merge_schedule`."""
         return merge_schedule(tokens, layers, self.token_budget, self.inflect)
 
     @no_grad
     def encode(
         self, tower: Tower, x: Tensor, state: TowerState, *, taps: list[Tensor] | None = None
     ) -> Tensor:
-        """Merged features [F,budget,D] in position order, behind the class token where there is one."""
+        """Merged features [F,budget,D] in position order, after the class token if there is one."""
         h, layout = tower.embed(x)
         class_token = layout.tokens > _patches(tower)
         removed = self.schedule(layout.tokens - class_token, len(tower.blocks))
         size, work = None, 0
-        place = torch.arange(layout.tokens, device=h.device).expand(len(h), -1)
+        position = torch.arange(layout.tokens, device=h.device).expand(len(h), -1)
         for block, r in zip(tower.blocks, removed, strict=True):
             work += h.shape[1]
             h, size, matching = merging_block(block, h, size, r, class_token, self.proportional)
             if matching is not None:
-                place = place.gather(1, matching.sources())
+                position = position.gather(1, matching.sources())
         state.frames += len(h)
         state.tokens_seen += len(h) * layout.tokens
         state.tokens_recomputed += len(h) * round(work / len(removed))  # mean over the layers
-        return h.gather(1, place.argsort(dim=1)[..., None].expand_as(h))
+        return h.gather(1, position.argsort(dim=1)[..., None].expand_as(h))
 
 
 @dataclass(frozen=True)
 class ToMeOneShot(_Merging):
-    """Merging behind a dense tower, as in STC's repository."""
+    """Merging after a dense tower, as in STC's repository."""
 
     def check_budget(self, grid: tuple[int, int], layers: int) -> None:
-        """Refuse a budget above the patches."""
         budget.within(self.token_budget, grid[0] * grid[1])
 
     @no_grad
     def encode(
         self, tower: Tower, x: Tensor, state: TowerState, *, taps: list[Tensor] | None = None
     ) -> Tensor:
-        """Merged features [F,budget,D] in position order, behind the class token where there is one."""
+        """Merged features [F,budget,D] in position order, after the class token if there is one."""
         h = tower.encode(x, taps)
         first = h.shape[1] - _patches(tower)
         state.frames += len(h)
@@ -148,15 +142,15 @@ def merging_block(
     """One layer that merges r tokens between attention and MLP.
 
     Args:
-        block: without rotary positions.
+        block: a block without rotary positions.
         h_FTD: its input.
-        size_FT1: how many patches each token stands for; None: one each.
-        r: tokens to merge away.
-        class_token: row 0 is one.
-        proportional: weigh the attention by the sizes.
+        size_FT1: number of patches of each token; None: one each.
+        r: number of tokens to remove.
+        class_token: whether row 0 is a class token.
+        proportional: weight the attention by the sizes.
 
     Returns:
-        Its output, the sizes, and what was merged (None: nothing was).
+        Output, sizes, and what was merged (None: nothing).
     """
     q, k, v = block.qkv(block.norm1(h_FTD))
     bias = None
@@ -189,8 +183,8 @@ def merge_once(x_FTD: Tensor, r: int) -> Tensor:
 def published_schedule(layers: int, r: int | list[int], inflect: float = 0.0) -> list[int]:
     """The authors' `r` argument as tokens merged per layer.
 
-    A list is padded with zeros. A number is the mean: with `inflect` the layers go in a line from
-    r (1 - inflect) to r (1 + inflect), each cut to a whole number.
+    A list is padded with zeros. A number is the mean: with `inflect` the layers range linearly from
+    r (1 - inflect) to r (1 + inflect), each truncated to an integer.
     """
     if isinstance(r, list):
         return (r + [0] * layers)[:layers]
@@ -199,25 +193,25 @@ def published_schedule(layers: int, r: int | list[int], inflect: float = 0.0) ->
     return [int(first + step * i) for i in range(layers)]
 
 
-def merge_schedule(tokens: int, layers: int, wanted: int, inflect: float = 0.0) -> list[int]:
-    """Tokens merged per layer so that exactly `wanted` of `tokens` are left.
+def merge_schedule(tokens: int, layers: int, target: int, inflect: float = 0.0) -> list[int]:
+    """Tokens merged per layer so that exactly `target` of `tokens` are left.
 
-    Along the line of `published_schedule`, in whole numbers (with `inflect` 0: total // layers, one more in
-    the first total % layers). A layer can merge half of its tokens at most; what is too much for
-    the last layers is done earlier, what is too much for the first ones later.
+    Follows the line of `published_schedule`, in integers (with `inflect` 0: total // layers, one more in the
+    first total % layers). A layer can merge at most half of its tokens; what exceeds that in the last layers
+    is moved to earlier ones, and in the first layers to later ones.
 
     Raises:
-        ValueError: even halving in every layer does not get there.
+        ValueError: halving in every layer is not enough.
     """
-    if not -(-tokens // 2**layers) <= wanted <= tokens:
-        raise ValueError(f"{layers} layers cannot merge {tokens} tokens into {wanted}")
-    total = tokens - wanted
+    if not -(-tokens // 2**layers) <= target <= tokens:
+        raise ValueError(f"{layers} layers cannot merge {tokens} tokens into {target}")
+    total = tokens - target
     mean = total / layers
     slope = 2 * mean * inflect / max(layers - 1, 1)
     line = [mean * (1 - inflect) + slope * i for i in range(layers)]
     shares = budget.share_out(line, total)
     left = [tokens - sum(shares[:i]) for i in range(layers + 1)]
-    # Tokens that enter a layer are at most twice those that leave it.
+    # A layer has at most twice as many input tokens as output tokens.
     for i in range(layers - 1, 0, -1):
         left[i] = min(left[i], 2 * left[i + 1])
     for i in range(1, layers):

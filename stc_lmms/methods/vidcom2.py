@@ -1,19 +1,19 @@
-"""VidCom2: keep the tokens of a frame that stand out from the video and from their frame.
+"""VidCom2: keep the tokens that differ most from the video and from their frame.
 
 Source: VidCom2 (arXiv 2505.14454), section 3, and the authors' code. Channels: the half with the lowest
 variance over all tokens. A token's score is its similarity to the mean of all normalised tokens plus that
-to the mean of its frame's; the lowest are kept. Frames that stand out get a larger share of the budget.
+to the mean of its frame; the lowest are kept. Distinctive frames get a larger share of the budget.
 
-The original needs the whole video. Two forms work on a stream:
+The original needs the whole video. Two variants work on a stream:
 
 - `causal` (default): every frame keeps exactly `token_budget` tokens. The variances and the video's mean
-  are those of the frames so far, the present one included; where the selected channels change, each
+  are those of the frames so far, including the current one; where the selected channels change, each
   channel's mean is over the frames in which it was selected. On the first frame this is the original.
 - `original`: the original on windows of `window` frames, aligned to the start of the stream. Frames wait
-  until their window is full; a question sees those that wait compressed as a shorter window. The counts are
-  the original's rates rounded by largest remainder, so that a window of W frames keeps exactly
-  W * token_budget tokens (the authors round each frame on its own). `window=1` is the frame-by-frame port
-  in STC's repository.
+  until their window is complete; a question sees the waiting ones compressed as a shorter window. The counts
+  are the original's rates, rounded by largest remainder so that a window of W frames keeps exactly
+  W * token_budget tokens (the authors round each frame separately). `window=1` is the frame-by-frame port in
+  STC's repository.
 
 Shapes: T frames, N tokens per frame, D width, C = D/2 channels.
 """
@@ -36,7 +36,7 @@ CHANNEL_SHARE, TEMPERATURE = 0.5, 0.01
 
 
 class VideoScores(NamedTuple):
-    """Similarities of every token, high for the ordinary ones.
+    """Similarities of every token; high for ordinary ones.
 
     Attributes:
         channels_C: selected channels, ascending in variance.
@@ -62,33 +62,33 @@ def score_video(tokens_TND: Tensor) -> VideoScores:
 def frame_rates(video_TN: Tensor, base_rate: float) -> Tensor:
     """Share of its tokens that each frame keeps, [T]: R (1 + softmax(u / 0.01) - 1/T), at most 1.
 
-    u is minus the mean similarity to the video, so that frames unlike the rest get more.
+    u is minus the mean similarity to the video, so distinctive frames get more.
     """
     share_T = (-video_TN.mean(dim=1) / TEMPERATURE).softmax(dim=0)
     return (base_rate * (1 + share_T - 1 / len(video_TN))).clamp_max(1.0)
 
 
 def published_counts(rates_T: Tensor, tokens: int) -> list[int]:
-    """Tokens kept per frame as the authors round them; the total may miss the budget by some tokens."""
+    """Tokens kept per frame with the authors' rounding; the total may miss the budget by some tokens."""
     return (rates_T * tokens).round().clamp_min(1).long().tolist()
 
 
 def pick(scores: VideoScores, counts: list[int]) -> list[Tensor]:
-    """Numbers of the tokens with the lowest scores, `counts[t]` of frame t."""
+    """Indices of the tokens with the lowest scores, `counts[t]` of frame t."""
     total_TN = scores.video_TN + scores.frame_TN
     return [lowest(row[None], count)[0] for row, count in zip(total_TN, counts, strict=True)]
 
 
 @dataclass(frozen=True)
 class VidCom2State(State):
-    """What a stream has left.
+    """State of one stream.
 
     Attributes:
-        frames: frames scored.
+        frames: number of frames scored.
         square: sum over frames of (variance + squared mean) of each channel, float64 [D].
         mean: sum over frames of each channel's mean, float64 [D].
         centre: sum over frames of the mean normalised token, where selected, float64 [D].
-        selected: in how many frames each channel was selected, float64 [D].
+        selected: number of frames in which each channel was selected, float64 [D].
         waiting: tokens [w,N,D] of the frames that wait for their window to fill.
     """
 
@@ -101,7 +101,6 @@ class VidCom2State(State):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the sums and of the waiting tokens."""
         held = (self.square, self.mean, self.centre, self.selected, self.waiting)
         return sum(x.nbytes for x in held if x is not None)
 
@@ -111,7 +110,7 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
     """VidCom2 on a stream.
 
     Args:
-        mode: `causal` or `original`, see the top of this file.
+        mode: `causal` or `original`, see the module docstring.
         window: frames per window in mode `original`.
     """
 
@@ -119,14 +118,13 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
     window: int = 16
 
     def __post_init__(self):
-        """Check ranges."""
         super().__post_init__()
         if self.window < 1:
             raise SettingsError(f"window={self.window} must be at least 1")
 
     @property
     def budget(self) -> BudgetKind:
-        """Frames of a window share its budget."""
+        """With `original`, the frames of a window share its budget."""
         return "on average" if self.mode == "original" and self.window > 1 else "per frame"
 
     @property
@@ -135,13 +133,11 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
         return self.window - 1 if self.mode == "original" else 0
 
     def open_state(self) -> VidCom2State:
-        """Nothing seen yet."""
         return VidCom2State()
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: VidCom2State
     ) -> tuple[Compressed, VidCom2State]:
-        """See `TokenMethod.compress`."""
         if self.mode == "original":
             return self._compress_windows(tokens_FND, state)
         self.check(tokens_FND.shape[1])
@@ -153,7 +149,7 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
         if len(tokens_FND) == 0:
             return tokens_FND.new_zeros(tokens_FND.shape[:2]), state
         x = _wide(tokens_FND)
-        # All sums are float64 and grow frame by frame: the same however the stream is cut.
+        # All sums are float64 and updated frame by frame: independent of how the stream is split.
         mean_FD = x.mean(dim=1).double()
         square_FD = x.var(dim=1, correction=0).double() + mean_FD.square()
         mean_FD, square_FD = _running(state.mean, mean_FD), _running(state.square, square_FD)
@@ -185,11 +181,11 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
             return []
         scores = score_video(tokens_TND)
         rates_T = frame_rates(scores.video_TN, self.token_budget / tokens)
-        wanted = (rates_T * tokens).tolist()
-        return pick(scores, share_out(wanted, frames * self.token_budget, least=1, most=tokens))
+        ideal = (rates_T * tokens).tolist()
+        return pick(scores, share_out(ideal, frames * self.token_budget, least=1, most=tokens))
 
     def pending(self, state: VidCom2State) -> Compressed | None:
-        """The frames that wait, as one shorter window."""
+        """The waiting frames, as one shorter window."""
         if state.waiting is None:
             return None
         return take_each(state.waiting, self._pick(state.waiting))
@@ -200,13 +196,13 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _quiet(variance: Tensor) -> Tensor:
-    """The half of the channels with the lowest variance [..., D], ascending; of equal ones the first."""
+    """The half of the channels with the lowest variance [..., D], ascending; ties go to the first."""
     channels = max(1, int(variance.shape[-1] * CHANNEL_SHARE))
     return variance.sort(dim=-1, stable=True).indices[..., :channels]
 
 
 def _running(before: Tensor | None, x_FD: Tensor) -> Tensor:
-    """Sums over the frames so far, after each frame."""
+    """Running sums over the frames, after each frame."""
     return x_FD.cumsum(0) if before is None else torch.cat((before[None], x_FD)).cumsum(0)[1:]
 
 

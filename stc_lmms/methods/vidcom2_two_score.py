@@ -1,9 +1,9 @@
 """The memory-and-frame score that STC's repository runs under the name of VidCom2.
 
-Source: the compiled `vidcom2_for_rekv` module of STC's repository, strategy `vidcom2_two_score`. Kept = the
+Source: the compiled `vidcom2_for_rekv` module of STC's repository, strategy `vidcom2_two_score`. It keeps the
 tokens least similar to the mean of their frame and to the mean of all frames so far. This is STC-Pruner's
-own score, not VidCom2's (`vidcom2`); the row "VidCom2" of the published table is very likely it. It stands
-here under its own name so that the row can be reproduced.
+score, not VidCom2's (`vidcom2`), and very likely the row "VidCom2" of the published table, which this method
+can reproduce.
 """
 
 from __future__ import annotations
@@ -27,13 +27,11 @@ class VidCom2TwoScore(Budgeted, TokenMethod[PrunerState]):
         return STCPruner(self.token_budget, strategy="gaussian", history="official", channel_keep=0.5)
 
     def open_state(self) -> PrunerState:
-        """Empty history."""
         return self.pruner.open_state()
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: PrunerState
     ) -> tuple[Compressed, PrunerState]:
-        """See `TokenMethod.compress`."""
         return self.pruner.compress(tokens_FND, context, state)
 
 

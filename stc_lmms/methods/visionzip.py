@@ -6,15 +6,15 @@ mean over heads and queries, in the last tower layer used; scores are resized to
 the features are.
 
 - `stc` (default): dominant tokens only, as STC's repository runs it on LLaVA-OneVision. (Its function keeps
-  the lowest of the scores that it is given; what they were is not published. Here, as in the paper, the
-  tokens with the most attention are kept.)
+  the lowest of its input scores, which are not published. Here, as in the paper, the tokens with the most
+  attention are kept.)
 - `full`: dominant and contextual tokens, in the authors' proportion of 54 to 10 (also 108 + 20, 162 + 30).
-  The remaining tokens are merged: evenly spaced ones become targets, each other one joins the target with
-  the most similar key. As in the authors' code, a contextual token is the target *plus* the mean of those
-  that joined it, so it is about twice as long as a group mean would be.
+  The remaining tokens are merged: evenly spaced ones become targets, every other token joins the target with
+  the most similar key. As in the authors' code, a contextual token is the target *plus* the mean of the
+  tokens that joined it, so its norm is about twice that of a group mean.
 
-Both work on one frame alone, after the pooling, and give tokens in position order (the authors append the
-contextual ones). Keys are mean over heads, without the scale.
+Both work on single frames, after the pooling, and keep position order (the authors append the contextual
+tokens). Keys are averaged over heads, without the scale.
 
 Shapes: F frames, N tokens per frame, R remaining ones, C contextual ones, D width, E width of a key.
 """
@@ -46,28 +46,28 @@ class VisionZip(Budgeted, TokenMethod[State]):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Attention received; keys for merging."""
         return frozenset({"attention", "keys"} if self.mode == "full" else {"attention"})
 
     @property
     def contextual(self) -> int:
-        """How many of the tokens are merged ones: 10 of 64, 20 of 128, 30 of 192."""
+        """Number of merged tokens: 10 of 64, 20 of 128, 30 of 192."""
         return self.token_budget * 10 // 64 if self.mode == "full" else 0
 
     def open_state(self) -> State:
-        """Nothing to remember."""
         return State()
 
     def compress(self, tokens_FND: Tensor, context: Context, state: State) -> tuple[Compressed, State]:
-        """See `TokenMethod.compress`; the context must hold what `needs` names.
+        """See `TokenMethod.compress`.
 
         Raises:
-            StcError: it does not.
+            StcError: the context lacks what `needs` names.
         """
-        given = {"attention": context.attention_FN, "keys": context.keys_FNE}
+        available = {"attention": context.attention_FN, "keys": context.keys_FNE}
         for name in sorted(self.needs):
-            if given[name] is None:
-                raise StcError(f"visionzip needs the {name} of the vision tower; this model does not give it")
+            if available[name] is None:
+                raise StcError(
+                    f"visionzip needs the {name} of the vision tower, which this model does not provide"
+                )
         self.check(tokens_FND.shape[1])
         dominant_FK = lowest(-context.attention_FN, self.token_budget - self.contextual)
         if self.contextual == 0:
@@ -82,25 +82,25 @@ class VisionZip(Budgeted, TokenMethod[State]):
 
 
 def remaining(chosen_FK: Tensor, tokens: int) -> Tensor:
-    """The numbers 0..tokens-1 that were not chosen, ascending: [F,tokens-K]."""
+    """The indices 0..tokens-1 that were not chosen, ascending: [F,tokens-K]."""
     free_FN = torch.ones(len(chosen_FK), tokens, dtype=torch.bool, device=chosen_FK.device)
     free_FN.scatter_(1, chosen_FK, False)
-    # A stable sort brings the free ones to the front without asking the device how many there are.
+    # A stable sort moves the free ones to the front without a device synchronisation.
     order_FN = free_FN.sort(dim=1, descending=True, stable=True).indices
     return order_FN[:, : tokens - chosen_FK.shape[1]]
 
 
 def merge_contextual(rest_FRD: Tensor, keys_FRE: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Contextual tokens from those that are not dominant, which come in position order.
+    """Contextual tokens from those that are not dominant.
 
     Args:
-        rest_FRD: the tokens.
-        keys_FRE: what their similarity is measured on.
+        rest_FRD: the tokens, in position order.
+        keys_FRE: the keys that are compared.
         count: C, at most R.
 
     Returns:
-        Numbers [C] of the targets among the R, and the tokens [F,C,D]: each target plus the mean of the
-        tokens whose most similar target it is.
+        Indices [C] of the targets among the R, and the tokens [F,C,D]: each target plus the mean of the
+        tokens that joined it.
     """
     rest = rest_FRD.shape[1]
     step = max(1, rest // count)

@@ -18,19 +18,15 @@ class ImageBlock(Block):
         self.scale: float = layer.self_attn.scale
 
     def norm1(self, h: Tensor) -> Tensor:
-        """`layer_norm1`."""
         return self.layer.layer_norm1(h)
 
     def norm2(self, h: Tensor) -> Tensor:
-        """`layer_norm2`."""
         return self.layer.layer_norm2(h)
 
     def k(self, x: Tensor) -> Tensor:
-        """`k_proj`."""
         return self.layer.self_attn.k_proj(x)
 
     def qv(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`q_proj` and `v_proj`."""
         return self.layer.self_attn.q_proj(x), self.layer.self_attn.v_proj(x)
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,15 +35,12 @@ class ImageBlock(Block):
         return q, self.k(x), v
 
     def out(self, x: Tensor) -> Tensor:
-        """`out_proj`."""
         return self.layer.self_attn.out_proj(x)
 
     def mlp(self, x: Tensor) -> Tensor:
-        """`mlp`."""
         return self.layer.mlp(x)
 
     def dense(self, h_FTD: Tensor, layout: Layout) -> Tensor:
-        """The stock layer."""
         return compat.run_encoder_layer(self.layer, h_FTD)
 
 
@@ -62,7 +55,6 @@ class ImageTower(Tower):
 
     @property
     def patch_weight(self) -> Tensor:
-        """See `Tower.patch_weight`."""
         return self.core.embeddings.patch_embedding.weight
 
     @property
@@ -71,7 +63,6 @@ class ImageTower(Tower):
         return (self.config.image_size // self.config.patch_size) ** 2
 
     def embed(self, pixels_FCHW: Tensor) -> tuple[Tensor, Layout]:
-        """See `Tower.embed`."""
         size = self.config.image_size
         if not isinstance(pixels_FCHW, Tensor) or tuple(pixels_FCHW.shape[1:]) != (3, size, size):
             got = list(getattr(pixels_FCHW, "shape", ())) or type(pixels_FCHW).__name__

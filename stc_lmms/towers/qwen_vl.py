@@ -35,11 +35,9 @@ class QwenBlock(Block):
         self.scale: float = layer.attn.scaling
 
     def norm1(self, h: Tensor) -> Tensor:
-        """`norm1`."""
         return self.layer.norm1(h)
 
     def norm2(self, h: Tensor) -> Tensor:
-        """`norm2`."""
         return self.layer.norm2(h)
 
     def k(self, x: Tensor) -> Tensor:
@@ -51,15 +49,12 @@ class QwenBlock(Block):
         return self._third(x, 0), self._third(x, 2)
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The fused projection."""
         return self.layer.attn.qkv(x).chunk(3, dim=-1)
 
     def out(self, x: Tensor) -> Tensor:
-        """`attn.proj`."""
         return self.layer.attn.proj(x)
 
     def mlp(self, x: Tensor) -> Tensor:
-        """`mlp`."""
         return self.layer.mlp(x)
 
     def attend(
@@ -138,7 +133,6 @@ class QwenTower(Tower):
 
     @property
     def patch_weight(self) -> Tensor:
-        """See `Tower.patch_weight`."""
         return self.model.patch_embed.proj.weight
 
     def layout(self, size: tuple[int, int]) -> GridLayout:

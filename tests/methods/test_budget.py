@@ -50,7 +50,7 @@ def test_share_out_rounds_by_largest_remainder():
 
 @pytest.mark.parametrize(("total", "least", "most"), [(1, 1, 5), (11, 0, 5), (-1, 0, 5)])
 def test_share_out_refuses_the_impossible(total, least, most):
-    with pytest.raises(ValueError, match="cannot be shared"):
+    with pytest.raises(ValueError, match="cannot be divided"):
         budget.share_out([1.0, 2.0], total, least, most)
 
 
