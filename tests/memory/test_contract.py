@@ -130,7 +130,7 @@ def test_tokens_and_frames_must_agree(model):
     memory = model.open_stream().memory
     embeds = torch.zeros(5, 64)
     for lengths in ([4], [6, -1], []):
-        with pytest.raises(ValueError, match="5 tokens do not make frames of"):
+        with pytest.raises(ValueError, match="5 tokens cannot be split into frames of"):
             memory.append(embeds, lengths)
     memory.append(embeds[:0], [])
     memory.append(embeds[:0], [0])
