@@ -139,7 +139,7 @@ def test_the_llm_gets_the_merged_tokens_unpooled(load, clip):
 
 
 def test_towers_that_join_groups_are_refused():
-    with pytest.raises(SettingsError, match="joins groups"):
+    with pytest.raises(SettingsError, match="merges groups"):
         ToMe().check(4)
     ToMe().check(1)
 
