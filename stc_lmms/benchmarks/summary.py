@@ -67,9 +67,7 @@ class Summary(Counts):
 
 
 def summarise(
-    records: Iterable[Record],
-    expected: Mapping[str, Sequence[str]],
-    headline: Literal["macro", "micro"],
+    records: Iterable[Record], expected: Mapping[str, Sequence[str]], headline: Literal["macro", "micro"]
 ) -> Summary:
     """Summarise records, one per question; missing, unparsed and failed questions count as wrong.
 

@@ -47,16 +47,13 @@ class _Member:
     open: Callable[[], IO[bytes]]
 
 
-def extract_tar(
-    parts: Sequence[Path], to: Path, *, delete_parts: bool = False, progress: bool = True
-) -> Extraction:
+def extract_tar(parts: Sequence[Path], to: Path, *, delete_parts: bool = False) -> Extraction:
     """Extract an uncompressed tar that is split into parts.
 
     Args:
         parts: The parts in order; one complete tar is a single part.
         to: Folder to extract to.
         delete_parts: Delete each part as soon as every member in it is on disk.
-        progress: Show a progress bar.
 
     Raises:
         DataError: A part is missing, the archive is truncated, malformed or has an unsafe member (then
@@ -76,21 +73,16 @@ def extract_tar(
         members = [_tar_member(tar, info, to) for info in _plain_files(tar) if _wanted(info.name)]
         _require_end_of_archive(stream, tar.offset)
         if not delete_parts:
-            return _extract(members, to, label, progress)
+            return _extract(members, to, label)
         # A part is deleted when its last member is complete, so one part and one member are on disk twice.
         twice = max(part.stat().st_size for part in parts) + max((m.size for m in members), default=0)
-        result = _extract(members, to, label, progress, done=joined.delete_before, peak_bytes=twice)
+        result = _extract(members, to, label, done=joined.delete_before, peak_bytes=twice)
         joined.delete_before(joined.ends[-1])
     return result
 
 
 def extract_zip(
-    archive: Path,
-    to: Path,
-    *,
-    rename: Callable[[str], str] = str,
-    delete_archive: bool = False,
-    progress: bool = True,
+    archive: Path, to: Path, *, rename: Callable[[str], str] = str, delete_archive: bool = False
 ) -> Extraction:
     """Extract a zip.
 
@@ -99,7 +91,6 @@ def extract_zip(
         to: Folder to extract to.
         rename: Maps a member's name to its path relative to `to`.
         delete_archive: Delete the zip once everything is extracted.
-        progress: Show a progress bar.
 
     Raises:
         DataError: The archive is missing, malformed, encrypted, a decompression bomb or has an unsafe member
@@ -119,7 +110,7 @@ def extract_zip(
                 for info in infos
                 if _wanted(info.filename)
             ]
-            result = _extract(members, to, archive.name, progress)
+            result = _extract(members, to, archive.name)
         if delete_archive:
             archive.unlink()
     return result
@@ -227,7 +218,6 @@ def _extract(
     members: list[_Member],
     to: Path,
     label: str,
-    progress: bool,
     *,
     done: Callable[[int], None] | None = None,
     peak_bytes: int | None = None,
@@ -252,9 +242,7 @@ def _extract(
     missing_bytes = sum(chosen[key].size for key in missing)
     peak_bytes = missing_bytes if peak_bytes is None else min(missing_bytes, peak_bytes)
     require_space(to, peak_bytes, f"extracting {label}")
-    with tqdm(
-        total=missing_bytes, desc=label, unit="B", unit_scale=True, disable=None if progress else True
-    ) as bar:
+    with tqdm(total=missing_bytes, desc=label, unit="B", unit_scale=True, disable=None) as bar:
         for key, member in chosen.items():
             if key in missing:
                 _write(member, to / key, bar.update)

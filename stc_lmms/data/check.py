@@ -92,11 +92,7 @@ class VerifyReport:
 
 
 def verify(
-    benchmark: str,
-    root: Path,
-    rows: Iterable[tuple[Sequence[str], float]],
-    probe: Callable[[Path], Probed],
-    progress: bool = True,
+    benchmark: str, root: Path, rows: Iterable[tuple[Sequence[str], float]], probe: Callable[[Path], Probed]
 ) -> VerifyReport:
     """Check every video of a benchmark; a bad one does not stop the others.
 
@@ -107,7 +103,6 @@ def verify(
             second up to which it is needed. Rows with the same first candidate are one video, needed up to
             the latest of their times.
         probe: Opens a video, or raises VideoError. Called from several threads.
-        progress: Show a progress bar.
     """
     from tqdm import tqdm
 
@@ -126,7 +121,7 @@ def verify(
                 total=len(needed),
                 desc=f"{benchmark} videos",
                 unit="video",
-                disable=None if progress else True,
+                disable=None,
             )
         )
     problems = tuple(problem for problem in outcomes if problem is not None)

@@ -24,12 +24,7 @@ _MARKER_FOLDER = ".stc-lmms"
 
 
 def fetch(
-    source: DataSource,
-    to: Path,
-    portions: Sequence[str] | None = None,
-    *,
-    delete_parts: bool = False,
-    progress: bool = True,
+    source: DataSource, to: Path, portions: Sequence[str] | None = None, *, delete_parts: bool = False
 ) -> Path:
     """Download a benchmark and unpack it. Complete files are kept: call it again to resume.
 
@@ -42,7 +37,6 @@ def fetch(
         portions: Names of portions to download; None is the default one.
         delete_parts: Delete every archive as soon as it is unpacked. If unpacking a split tar is then
             interrupted, its deleted parts are downloaded again.
-        progress: Show progress bars while unpacking.
 
     Returns:
         The data root.
@@ -81,7 +75,7 @@ def fetch(
         for file in group:
             if not (to / file).is_file():
                 _download(source, file, to, hint)
-        _unpack(source, name, group, to, delete_parts, progress)
+        _unpack(source, name, group, to, delete_parts)
     if delete_parts:  # archives that an earlier run kept
         for file in (file for group in groups for file in group):
             (to / file).unlink(missing_ok=True)
@@ -164,15 +158,13 @@ def _download_url(url: str, target: Path, hint: str) -> None:
         unfinished.replace(target)
 
 
-def _unpack(
-    source: DataSource, portion: str, group: tuple[str, ...], to: Path, delete_parts: bool, progress: bool
-) -> None:
+def _unpack(source: DataSource, portion: str, group: tuple[str, ...], to: Path, delete_parts: bool) -> None:
     archives = [to / file for file in group]
     if group[0].endswith(".zip"):
         rename = partial(source.unpacked_path, portion, group[0]) if source.unpacked_path else str
-        done = extract_zip(archives[0], to, rename=rename, delete_archive=delete_parts, progress=progress)
+        done = extract_zip(archives[0], to, rename=rename, delete_archive=delete_parts)
     else:
-        done = extract_tar(archives, to, delete_parts=delete_parts, progress=progress)
+        done = extract_tar(archives, to, delete_parts=delete_parts)
     marker = _marker(to, group)
     marker.parent.mkdir(exist_ok=True)
     marker.write_text(json.dumps(done.sizes))

@@ -58,7 +58,7 @@ def test_report(root: Path) -> None:
         (["nan.mp4"], 1.0),
         (["good.mp4"], 100.5),
     ]
-    report = verify("ovobench", root, rows, probe, progress=False)
+    report = verify("ovobench", root, rows, probe)
     assert not report.ok
     assert report.videos == 9
     found = [(problem.video, problem.kind) for problem in report.problems]
@@ -88,27 +88,27 @@ def test_report(root: Path) -> None:
 
 
 def test_all_good(root: Path) -> None:
-    report = verify("x", root, [(["good.mp4"], 101.0), (["edge.mp4"], 10.0)], probe, progress=False)
+    report = verify("x", root, [(["good.mp4"], 101.0), (["edge.mp4"], 10.0)], probe)
     assert report.ok
     assert report.text() == f"x: 2 of 2 videos are good ({root})"
 
 
 def test_nothing_to_check_is_not_ok(root: Path) -> None:
-    assert not verify("x", root, [], probe, progress=False).ok
+    assert not verify("x", root, [], probe).ok
 
 
 def test_file_errors_are_reported_and_bugs_are_not_hidden(root: Path) -> None:
     def unreadable(path: Path) -> Info:
         raise PermissionError(13, "Permission denied")
 
-    report = verify("x", root, [(["good.mp4"], 1.0)], unreadable, progress=False)
+    report = verify("x", root, [(["good.mp4"], 1.0)], unreadable)
     assert report.problems[0].kind == "undecodable"
 
     def bug(path: Path) -> Info:
         raise TypeError("bug")
 
     with pytest.raises(TypeError, match="bug"):
-        verify("x", root, [(["good.mp4"], 1.0)], bug, progress=False)
+        verify("x", root, [(["good.mp4"], 1.0)], bug)
 
 
 def test_probes_run_in_parallel(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,11 +120,11 @@ def test_probes_run_in_parallel(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return Info(100.0)
 
     rows = [(["good.mp4"], 1.0), (["edge.mp4"], 1.0)]
-    assert verify("x", root, rows, waits_for_the_other, progress=False).ok
+    assert verify("x", root, rows, waits_for_the_other).ok
 
 
 def test_an_unknown_length_is_a_problem_not_a_traceback(root: Path) -> None:
-    report = verify("x", root, [(["good.mp4"], 1.0)], lambda _: Info(None), progress=False)
+    report = verify("x", root, [(["good.mp4"], 1.0)], lambda _: Info(None))
     assert [(problem.kind, problem.reason) for problem in report.problems] == [
         ("undecodable", "its duration is unknown; convert it again")
     ]
@@ -153,8 +153,8 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", ["good.mp4", "live.mkv", "long_sound.mkv"])
 def test_whole_videos_are_good_whatever_their_header_says(encoded: Path, name: str) -> None:
-    assert verify("x", encoded, [([name], 10.0)], real_probe, progress=False).ok
-    (problem,) = verify("x", encoded, [([name], 12.0)], real_probe, progress=False).problems
+    assert verify("x", encoded, [([name], 10.0)], real_probe).ok
+    (problem,) = verify("x", encoded, [([name], 12.0)], real_probe).problems
     assert (problem.kind, problem.reason) == ("short", "lasts 10.0 s but is needed until 12.0 s")
 
 
@@ -163,7 +163,7 @@ def test_whole_videos_are_good_whatever_their_header_says(encoded: Path, name: s
 def test_a_video_that_was_cut_is_reported_however_little_of_it_is_needed(
     encoded: Path, name: str, needed_s: float
 ) -> None:
-    report = verify("x", encoded, [(["good.mp4"], 1.0), ([name], needed_s)], real_probe, progress=False)
+    report = verify("x", encoded, [(["good.mp4"], 1.0), ([name], needed_s)], real_probe)
     delivered_s = real_probe(encoded / name).duration_s
     (problem,) = report.problems
     reason = f"cut short: claims 10.0 s, delivers {delivered_s:.1f} s; needed until {needed_s:.1f} s"
@@ -173,6 +173,6 @@ def test_a_video_that_was_cut_is_reported_however_little_of_it_is_needed(
 
 def test_files_that_are_no_videos_are_reported_in_one_line_each(encoded: Path) -> None:
     rows = [(["no_index.mp4"], 1.0), (["sound.mp4"], 1.0), (["raw.h264"], 20.0)]
-    report = verify("x", encoded, rows, real_probe, progress=False)
+    report = verify("x", encoded, rows, real_probe)
     assert [problem.kind for problem in report.problems] == ["undecodable", "undecodable", "short"]
     assert not any("\n" in problem.reason for problem in report.problems)

@@ -128,26 +128,26 @@ def videos_in(root: Path) -> dict[str, bytes]:
 
 
 def test_fetch_ovobench(hub: Hub, root: Path) -> None:
-    assert fetch(OVO, root, progress=False) == root
+    assert fetch(OVO, root) == root
     assert videos_in(root) == VIDEOS
     assert sorted(hub.downloads) == PARTS
     assert all((root / part).is_file() for part in PARTS)
     hub.downloads.clear()
-    fetch(OVO, root, progress=False)
+    fetch(OVO, root)
     assert hub.downloads == []
-    fetch(OVO, root, delete_parts=True, progress=False)  # now the parts may go
+    fetch(OVO, root, delete_parts=True)  # now the parts may go
     assert hub.downloads == []
     assert not any((root / part).exists() for part in PARTS)
 
 
 def test_fetch_after_delete_parts_downloads_nothing(hub: Hub, root: Path) -> None:
-    fetch(OVO, root, delete_parts=True, progress=False)
+    fetch(OVO, root, delete_parts=True)
     assert not any((root / part).exists() for part in PARTS)
     hub.downloads.clear()
-    fetch(OVO, root, progress=False)
+    fetch(OVO, root)
     assert hub.downloads == []
     (root / "src_videos/COIN/3.mp4").unlink()  # a lost video brings the archive back
-    fetch(OVO, root, progress=False)
+    fetch(OVO, root)
     assert sorted(hub.downloads) == PARTS
     assert videos_in(root) == VIDEOS
 
@@ -155,13 +155,13 @@ def test_fetch_after_delete_parts_downloads_nothing(hub: Hub, root: Path) -> Non
 def test_fetch_downloads_only_missing_parts(hub: Hub, root: Path) -> None:
     split(tar_bytes(VIDEOS), root, CUTS)
     (root / PARTS[2]).unlink()
-    fetch(OVO, root, progress=False)
+    fetch(OVO, root)
     assert hub.downloads == [PARTS[2]]
     assert videos_in(root) == VIDEOS
 
 
 def test_fetch_streamingbench_part(hub: Hub, tmp_path: Path) -> None:
-    fetch(SB, tmp_path, ["sqa"], delete_parts=True, progress=False)
+    fetch(SB, tmp_path, ["sqa"], delete_parts=True)
     assert videos_in(tmp_path) == {
         "videos/sample_1_sqa.mp4": b"\0" * 2_000,
         "videos/sample_26_sqa.mp4": b"\1" * 2_000,
@@ -178,16 +178,16 @@ def test_fetch_checks_the_disk_before_downloading(
     size = len(tar_bytes(VIDEOS))
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=2 * size - 1))
     with pytest.raises(DataError, match="downloading and unpacking ovobench needs"):
-        fetch(OVO, root, progress=False)
+        fetch(OVO, root)
     assert hub.downloads == []
-    fetch(OVO, root, delete_parts=True, progress=False)
+    fetch(OVO, root, delete_parts=True)
     assert videos_in(root) == VIDEOS
 
 
 def test_a_file_the_hub_lost(hub: Hub, root: Path) -> None:
     del hub.repositories["JoeLeelyf/OVO-Bench"][PARTS[1]]
     with pytest.raises(DataError, match=f"'{PARTS[1]}' is not in the hub dataset JoeLeelyf/OVO-Bench"):
-        fetch(OVO, root, progress=False)
+        fetch(OVO, root)
     assert hub.downloads == []
 
 
@@ -199,7 +199,7 @@ def test_a_download_that_breaks_off(hub: Hub, root: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", breaks)
     with pytest.raises(DataError, match=r"cannot write to .*No space left"):
-        fetch(OVO, root, progress=False)
+        fetch(OVO, root)
 
 
 def test_question_file_comes_from_the_repository(
@@ -215,12 +215,12 @@ def test_question_file_comes_from_the_repository(
         return path.open("rb")
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    fetch(OVO, tmp_path / "root", progress=False)
+    fetch(OVO, tmp_path / "root")
     assert asked == ["https://raw.githubusercontent.com/JoeLeelyf/OVO-Bench/main/data/ovo_bench_new.json"]
     assert (tmp_path / "root" / "ovo_bench_new.json").read_bytes() == body
     body = b"<html>sign in to this network</html>"
     with pytest.raises(DataError, match="another machine"):
-        fetch(OVO, tmp_path / "other", progress=False)
+        fetch(OVO, tmp_path / "other")
     assert not (tmp_path / "other" / "ovo_bench_new.json").exists()
 
 
@@ -267,7 +267,7 @@ def test_local_archives_need_no_network(root: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     split(tar_bytes(VIDEOS), root, CUTS)
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it tries again"))
-    fetch(OVO, root, progress=False)
+    fetch(OVO, root)
     assert videos_in(root) == VIDEOS
 
 
@@ -276,7 +276,7 @@ def test_offline_mode_holds_for_the_repository_too(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked the network"))
     split(tar_bytes(VIDEOS), tmp_path, CUTS)
     with pytest.raises(DataError, match=r"offline mode.*ovo_bench_new\.json on another machine"):
-        fetch(OVO, tmp_path, progress=False)
+        fetch(OVO, tmp_path)
 
 
 def test_a_damaged_marker_is_ignored(root: Path) -> None:
@@ -286,5 +286,5 @@ def test_a_damaged_marker_is_ignored(root: Path) -> None:
         marker.parent.mkdir(exist_ok=True)
         marker.write_text(text)
         (root / "src_videos/COIN/0.mp4").unlink(missing_ok=True)
-        fetch(OVO, root, progress=False)
+        fetch(OVO, root)
         assert videos_in(root) == VIDEOS

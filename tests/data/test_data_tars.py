@@ -3,7 +3,6 @@ import os
 import random
 import shutil
 import tarfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,6 @@ FILES = {
 }
 SIZE = len(tar_bytes(FILES))
 
-quiet_tar = partial(extract_tar, progress=False)
-quiet_zip = partial(extract_zip, progress=False)
-
 
 @pytest.mark.parametrize(
     "cuts",
@@ -46,7 +42,7 @@ quiet_zip = partial(extract_zip, progress=False)
 )
 def test_split_tar(tmp_path: Path, cuts: list[int]) -> None:
     parts = split(tar_bytes(FILES), tmp_path / "parts", cuts)
-    result = quiet_tar(parts, tmp_path / "out")
+    result = extract_tar(parts, tmp_path / "out")
     assert tree(tmp_path / "out") == FILES
     assert result.written == len(FILES)
     assert result.sizes == {name: len(data) for name, data in FILES.items()}
@@ -82,15 +78,15 @@ def test_resume_writes_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(archives, "_write", failing_write)
     with pytest.raises(KeyboardInterrupt):
-        quiet_tar(parts, out)
+        extract_tar(parts, out)
     monkeypatch.setattr(archives, "_write", real_write)
     (out / "src_videos/COIN/b&list=1.mp4").write_bytes(b"cut short")
     kept = (out / "src_videos/COIN/a.mp4").stat().st_mtime_ns
 
-    assert quiet_tar(parts, out).written == 2
+    assert extract_tar(parts, out).written == 2
     assert tree(out) == FILES  # and no c.mp4.part
     assert (out / "src_videos/COIN/a.mp4").stat().st_mtime_ns == kept
-    assert quiet_tar(parts, out).written == 0
+    assert extract_tar(parts, out).written == 0
 
 
 def test_a_failed_member_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +98,7 @@ def test_a_failed_member_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(archives, "_COPY_BYTES", 10_000)
     monkeypatch.setattr("tqdm.tqdm.update", full_disk)
     with pytest.raises(DataError, match="No space left on device"):
-        quiet_tar(parts, tmp_path / "out")
+        extract_tar(parts, tmp_path / "out")
     assert tree(tmp_path / "out") == {}
 
 
@@ -121,7 +117,7 @@ def watch_disk(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[int]:
 def test_no_second_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = split(tar_bytes(FILES), tmp_path / "parts", [90_000])
     usage = watch_disk(monkeypatch, tmp_path)
-    quiet_tar(parts, tmp_path / "out")
+    extract_tar(parts, tmp_path / "out")
     assert len(usage) > 150
     assert max(usage) <= SIZE + sum(map(len, FILES.values()))
 
@@ -131,7 +127,7 @@ def test_delete_parts_frees_space_on_the_way(tmp_path: Path, monkeypatch: pytest
     data = tar_bytes(files)
     parts = split(data, tmp_path / "parts", [50_000, 50_000, 100_100, 150_000])
     usage = watch_disk(monkeypatch, tmp_path)
-    quiet_tar(parts, tmp_path / "out", delete_parts=True)
+    extract_tar(parts, tmp_path / "out", delete_parts=True)
     assert tree(tmp_path / "out") == files
     assert not any(part.exists() for part in parts)
     assert max(usage) <= len(data) + 70_656 + 20_000  # everything once, one part and one member twice
@@ -156,7 +152,7 @@ def test_no_part_is_deleted_before_its_members_are_on_disk(
 
             monkeypatch.setattr(archives, "_write", write)
             with pytest.raises(KeyboardInterrupt):
-                quiet_tar(parts, folder / "out", delete_parts=True)
+                extract_tar(parts, folder / "out", delete_parts=True)
             starts = [0, cut, cut + 300]
             left = min((s for s, part in zip(starts, parts, strict=True) if part.exists()), default=len(data))
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
@@ -193,7 +189,7 @@ def test_unsafe_tar_members(tmp_path: Path, member: tarfile.TarInfo) -> None:
     parts = split(tar_bytes(FILES, [member]), tmp_path / "parts", [50_000])
     out = tmp_path / "folder" / "out"
     with pytest.raises(DataError, match=r"unsafe path|refused to extract") as error:
-        quiet_tar(parts, out)
+        extract_tar(parts, out)
     assert "\n" not in str(error.value)
     assert tree(tmp_path / "folder") == {}  # refused before anything was written
     assert not (tmp_path / "folder" / "evil.mp4").exists()
@@ -205,7 +201,7 @@ def test_pax_sparse_member(tmp_path: Path) -> None:
     info.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 40)}
     parts = split(tar_bytes(FILES, [info]), tmp_path / "parts", [])
     with pytest.raises(DataError, match=r"refused to extract 'sparse\.mp4'"):
-        quiet_tar(parts, tmp_path / "out")
+        extract_tar(parts, tmp_path / "out")
 
 
 def test_nothing_is_written_through_a_symlink(tmp_path: Path) -> None:
@@ -216,10 +212,10 @@ def test_nothing_is_written_through_a_symlink(tmp_path: Path) -> None:
     (out / "src_videos").symlink_to(outside)
     parts = split(tar_bytes(FILES), tmp_path / "parts", [])
     with pytest.raises(DataError):
-        quiet_tar(parts, out)
+        extract_tar(parts, out)
     archive = make_zip(tmp_path / "a.zip", {"src_videos/x.mp4": b"x"})
     with pytest.raises(DataError):
-        quiet_zip(archive, out)
+        extract_zip(archive, out)
     assert tree(outside) == {}
 
     # The unfinished file of an earlier run may have been replaced by a symlink.
@@ -227,7 +223,7 @@ def test_nothing_is_written_through_a_symlink(tmp_path: Path) -> None:
     victim.write_bytes(b"precious")
     (tmp_path / "out2").mkdir()
     (tmp_path / "out2" / "x.mp4.part").symlink_to(victim)
-    quiet_zip(make_zip(tmp_path / "b.zip", {"x.mp4": b"new"}), tmp_path / "out2")
+    extract_zip(make_zip(tmp_path / "b.zip", {"x.mp4": b"new"}), tmp_path / "out2")
     assert victim.read_bytes() == b"precious"
     assert (tmp_path / "out2" / "x.mp4").read_bytes() == b"new"
 
@@ -241,14 +237,14 @@ def test_damaged_tars(tmp_path: Path) -> None:
     for index, broken in enumerate((b"", b"no tar" * 200, cut_in_data, cut_between_members, garbled)):
         parts = split(broken, tmp_path / f"parts{index}", [])
         with pytest.raises(DataError, match=r"src_videos\.tar\.partaa is incomplete or damaged"):
-            quiet_tar(parts, tmp_path / "out", delete_parts=True)
+            extract_tar(parts, tmp_path / "out", delete_parts=True)
         assert parts[0].exists()
     assert tree(tmp_path / "out") == {}
 
     parts = split(data, tmp_path / "parts", [100_000])
     parts[1].unlink()
     with pytest.raises(DataError, match="partab is missing"):
-        quiet_tar(parts, tmp_path / "out")
+        extract_tar(parts, tmp_path / "out")
 
 
 def test_compressed_tar_is_refused(tmp_path: Path) -> None:
@@ -257,7 +253,7 @@ def test_compressed_tar_is_refused(tmp_path: Path) -> None:
     part = tmp_path / "x.tar"
     part.write_bytes(gzip.compress(tar_bytes(FILES)))
     with pytest.raises(DataError, match="damaged"):
-        quiet_tar([part], tmp_path / "out")
+        extract_tar([part], tmp_path / "out")
 
 
 def test_free_space_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,9 +262,9 @@ def test_free_space_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
     with pytest.raises(DataError, match=r"needs 0\.0 GB but .* free some space"):
-        quiet_tar(parts, tmp_path / "out")
+        extract_tar(parts, tmp_path / "out")
     assert tree(tmp_path / "out") == {}
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
-    quiet_tar(parts, tmp_path / "out")
+    extract_tar(parts, tmp_path / "out")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
-    assert quiet_tar(parts, tmp_path / "out").written == 0  # resuming counts only what is missing
+    assert extract_tar(parts, tmp_path / "out").written == 0  # resuming counts only what is missing

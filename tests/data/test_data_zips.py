@@ -12,8 +12,6 @@ from tests.data.data_helpers import make_zip, tree
 
 RANDOM = random.Random(0)
 
-quiet_zip = partial(extract_zip, progress=False)
-
 
 def test_zip_with_mac_litter(tmp_path: Path) -> None:
     videos = {f"sample_{i}/video.mp4": RANDOM.randbytes(3_000 + i) for i in (1, 2, 50)}
@@ -25,12 +23,12 @@ def test_zip_with_mac_litter(tmp_path: Path) -> None:
         ".DS_Store": b"?",
     }
     archive = make_zip(tmp_path / "a.zip", {"sample_1/": b"", **videos, **litter})
-    assert quiet_zip(archive, tmp_path / "out").written == 3
+    assert extract_zip(archive, tmp_path / "out").written == 3
     assert tree(tmp_path / "out") == videos
     (tmp_path / "out" / "sample_2/video.mp4").write_bytes(b"cut")
-    assert quiet_zip(archive, tmp_path / "out").written == 1
+    assert extract_zip(archive, tmp_path / "out").written == 1
     assert tree(tmp_path / "out") == videos
-    quiet_zip(archive, tmp_path / "out", delete_archive=True)
+    extract_zip(archive, tmp_path / "out", delete_archive=True)
     assert not archive.exists()
 
 
@@ -63,7 +61,7 @@ def test_unsafe_zip_members(tmp_path: Path, member: zipfile.ZipInfo) -> None:
         opened.writestr("good.mp4", b"x")
         opened.writestr(member, b"/etc/passwd")
     with pytest.raises(DataError, match=r"unsafe path|refused to extract"):
-        quiet_zip(archive, tmp_path / "folder" / "out")
+        extract_zip(archive, tmp_path / "folder" / "out")
     assert tree(tmp_path / "folder") == {}
 
 
@@ -73,23 +71,23 @@ def test_encrypted_zip(tmp_path: Path) -> None:
     data[data.index(b"PK\x01\x02") + 8] |= 1  # the flag in the central directory
     archive.write_bytes(data)
     with pytest.raises(DataError, match="encrypted"):
-        quiet_zip(archive, tmp_path / "out")
+        extract_zip(archive, tmp_path / "out")
 
 
 def test_decompression_bomb(tmp_path: Path) -> None:
     bomb = make_zip(tmp_path / "a.zip", {"a.mp4": bytes(4 << 20)}, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(DataError, match="decompression bomb"):
-        quiet_zip(bomb, tmp_path / "out")
+        extract_zip(bomb, tmp_path / "out")
     mixed = {"noise.mp4": RANDOM.randbytes(1 << 20), "a.mp4": bytes(4 << 20)}
     bomb = make_zip(tmp_path / "d.zip", mixed, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(DataError, match=r"'a\.mp4'.*decompression bomb"):
-        quiet_zip(bomb, tmp_path / "out")
+        extract_zip(bomb, tmp_path / "out")
     many = {f"{i}.mp4": bytes(1 << 20) for i in range(20)}  # each small enough, the sum is not
     bomb = make_zip(tmp_path / "b.zip", many, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(DataError, match=r"'b\.zip'.*decompression bomb"):
-        quiet_zip(bomb, tmp_path / "out")
+        extract_zip(bomb, tmp_path / "out")
     text = make_zip(tmp_path / "c.zip", {"a.txt": bytes(100_000)}, compression=zipfile.ZIP_DEFLATED)
-    assert quiet_zip(text, tmp_path / "out").written == 1
+    assert extract_zip(text, tmp_path / "out").written == 1
 
 
 def test_damaged_zips(tmp_path: Path) -> None:
@@ -100,11 +98,11 @@ def test_damaged_zips(tmp_path: Path) -> None:
         archive = tmp_path / f"{index}.zip"
         archive.write_bytes(broken)
         with pytest.raises(DataError, match="incomplete or damaged"):
-            quiet_zip(archive, tmp_path / "out", delete_archive=True)
+            extract_zip(archive, tmp_path / "out", delete_archive=True)
         assert archive.exists()
     assert tree(tmp_path / "out") == {}
     with pytest.raises(DataError, match="is missing"):
-        quiet_zip(tmp_path / "none.zip", tmp_path / "out")
+        extract_zip(tmp_path / "none.zip", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -141,5 +139,5 @@ def test_unpacked_paths(part: str, archive: str, member: str, expected: str) -> 
 def test_two_members_for_one_file(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", {"sample_1/video.mp4": b"a", "x/sample_1/video.mp4": b"b"})
     with pytest.raises(DataError, match="for the same file"):
-        quiet_zip(archive, tmp_path / "out", rename=partial(unpacked_path, "real", "a.zip"))
+        extract_zip(archive, tmp_path / "out", rename=partial(unpacked_path, "real", "a.zip"))
     assert tree(tmp_path / "out") == {}
