@@ -1,4 +1,4 @@
-"""Plays video files into a streaming model, forward only, and asks on the way."""
+"""Plays video files into a streaming model, forward only, and asks questions on the way."""
 
 import math
 from collections.abc import Callable
@@ -25,11 +25,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Note:
-    """What a record should say beside its answer.
+    """A remark in the record of an answer.
 
     Attributes:
-        text: one line; "" if there is nothing to say. The same for all questions it holds for.
-        past_end: the question lies past the end of the video, and was asked at the end.
+        text: one line, equal for all questions it applies to; may be empty.
+        past_end: the question's time is past the end of the video; it was asked at the end.
     """
 
     text: str = ""
@@ -37,16 +37,16 @@ class Note:
 
 
 class VideoSession:
-    """One open video and its stream; a question further on in the same video reads only the rest.
+    """One open video and its stream; a later question about the same video reads only the rest.
 
-    A question that goes back, or another video, opens a new stream. A video that failed is not tried again.
+    An earlier question, or another video, opens a new stream. A video that failed is not tried again.
 
     Args:
-        model: sees the frames and answers.
-        opener: opens a video in place of `open_video`.
+        model: answers the questions.
+        opener: replaces `open_video`.
 
     Attributes:
-        restarts: how often a clip's video was read from its start again.
+        restarts: how often a video was read from the start of a clip again.
     """
 
     def __init__(self, model: StreamingModel, opener: Callable[..., Any] | None = None):
@@ -56,42 +56,36 @@ class VideoSession:
         self._clip: Clip | None = None
         self._broken: dict[tuple[str, float], tuple[float, Exception]] = {}
         self._decode_ms = 0.0
-        self._question = ""  # what the stream watches for
+        self._question = ""  # that the stream watches for
         self._opened: set[tuple[str, float]] = set()
         self.restarts = 0
 
     def ask(
         self, prompt: str, clip: Clip, generation: Generation, search: str | None = None
     ) -> tuple[Answer, Note]:
-        """Observe up to the end of the clip, then answer; past the end of a whole video, answer at its end.
-
-        Args:
-            prompt: the question.
-            clip: what it sees.
-            generation: how to answer.
-            search: see `Stream.ask`.
+        """Observe up to the end of the clip or video, then answer; arguments as for `Stream.ask`.
 
         Raises:
             VideoError: the video cannot be read, has no frame in the clip, or was cut short before the
                 clip's end.
-            Exception: whatever the model raised. If it was while frames went in, later questions about
-                this video get the same at once, without decoding it again.
+            Exception: whatever the model raised. If it did so while observing, later questions about this
+                video raise the same at once, without decoding it again.
         """
         self._watch_up_to(clip)
         try:
             answer = self._stream.ask(prompt, generation, search=search)
         except Exception:
-            self.close()  # the stream's state is not to be trusted
+            self.close()  # the state of the stream is unknown
             raise
         return self._with_decoding(answer), self._note(clip)
 
     def poll(self, question: str, clip: Clip) -> tuple[Answer, Note]:
-        """Observe up to the end of the clip; then `Yes` or `No`: would the model answer by itself by now?
+        """Observe up to the end of the clip; then `Yes` or `No`: did the model decide to answer?
 
-        The model must be proactive. Only what it decided since the last poll of the same question counts.
+        The model must be proactive. Only decisions since the last poll of the same question count.
 
         Args:
-            question: what it watches for, from the start of the clip on.
+            question: that it watches for from the start of the clip on.
             clip: as for `ask`.
 
         Raises:
@@ -105,7 +99,7 @@ class VideoSession:
         since_s, error = self._broken.get(source, (math.inf, None))
         if error is not None and _end(clip) >= since_s:
             raise error
-        since_s = -math.inf  # a video that does not open has nothing for any question
+        since_s = -math.inf  # a video that does not open fails for every question
         try:
             if not self._continues(clip) or (question and question != self._question):
                 self._open(clip)
@@ -118,7 +112,7 @@ class VideoSession:
             self._broken[source] = (since_s, error)
             self.close()
             raise
-        if self._stream.position_s == -math.inf:  # the video is not broken: a later question may have frames
+        if self._stream.position_s == -math.inf:  # not a failed video: a later question may have frames
             end = "its end" if clip.end_s is None else f"{clip.end_s:g} s"
             raise VideoError(f"{clip.path}: no frame between {clip.start_s:g} s and {end}")
 
@@ -133,7 +127,7 @@ class VideoSession:
         self._video = self._stream = self._clip = None
 
     def _continues(self, clip: Clip) -> bool:
-        if self.model.select_frames is not None:  # its frames hang on the clip's end
+        if self.model.select_frames is not None:  # its frames depend on the clip's end
             return clip == self._clip
         if self._clip is None or (self._clip.path, self._clip.start_s) != (clip.path, clip.start_s):
             return False
@@ -156,12 +150,12 @@ class VideoSession:
         self._decode_ms, self._question = 0.0, ""
 
     def _selection(self, clip: Clip, how: dict[str, Any]) -> tuple[tuple[float, ...], FrameSelection]:
-        """Times of the frames that the model chooses for a clip, and what its stream should know of them."""
+        """Times of the frames that the model selects for a clip, and the selection for its stream."""
         with open_video(clip.path, **how) as video:
             count, rate = video.n_frames, video.avg_fps
         if count is None or rate is None:
             raise VideoError(
-                f"{clip.path}: the file does not say how many frames it has, so they cannot be spread over a "
+                f"{clip.path}: the file does not state its number of frames, so they cannot be spread over a "
                 "clip; use grid=fixed"
             )
         span = (
@@ -171,7 +165,7 @@ class VideoSession:
         return times_s, FrameSelection(len(times_s), clip.start_s, rate)
 
     def _advance(self, clip: Clip) -> None:
-        """Frames go in by groups, so that no more than one group is ever held."""
+        """Observe in groups, so that only one group of frames is held at a time."""
         self._clip = clip
         frames: list[np.ndarray] = []
         times_s: list[float] = []
@@ -183,7 +177,7 @@ class VideoSession:
                 frames, times_s = [], []
         if frames:
             self._stream.observe(np.stack(frames), times_s)
-        # An end that was reached lies before a frame that the clip should have.
+        # The video ended before the clip did.
         if self._video.ended and self._video.cut_short:
             raise VideoError(f"{clip.path}: {self._video.cut_short}; {AGAIN}")
 
