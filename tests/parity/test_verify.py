@@ -239,7 +239,7 @@ def test_areas_can_be_chosen(capsys, case, tmp_path):
 @pytest.mark.parametrize(
     ("content", "argv", "told"),
     [
-        (None, (), "is not a folder; give one that holds"),
+        (None, (), "is not a folder; give one with"),
         ({}, (), "no golden case below"),
         ({"a.json": '{"golden"'}, (), "a.json cannot be read as JSON"),
         ({"a.json": b"\xff\xfe"}, (), "a.json cannot be read as JSON"),
