@@ -162,10 +162,10 @@ def _projector(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> Ca
     checks.near("temporal table", wrapped, tensors["temporal_pos_rows_508_to_519"], _TABLES)
     choices, features = _Choices(), tensors["features"].to(dtype)
     forest = Forest(ForestOptions(**_options(config)), config["num_attention_heads"], choices)
-    places = model.PositionCodes(
+    codes = model.PositionCodes(
         grid, width, torch.device("cpu"), dtype, moments=config["temporal_pos_window"]
     )
-    forest.append(places.add(features, 0))
+    forest.append(codes.add(features, 0))
     first, second = (
         (tensors[f"mlp.{i}.weight"].to(dtype), tensors[f"mlp.{i}.bias"].to(dtype)) for i in (0, 2)
     )
@@ -191,7 +191,7 @@ def _e2e(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> CaseResu
     checks.near("pixel values", pixels[0], tensors["pixel_values_frame0"], _PIXELS)
     for name, i in (("frame0", 0), ("last", -1)):
         checks.near(name, forest.tower.encode(pixels[[i]])[0], tensors[f"tower_features_{name}"], 1e-5)
-    before, behind = _around(tensors["input_ids"][0])
+    before, after = _around(tensors["input_ids"][0])
     for step in (len(frames), 7):
         stream = forest.open_stream()
         for start in range(0, len(frames), step):
@@ -199,7 +199,7 @@ def _e2e(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> CaseResu
             stream.observe(group, [float(start + i) for i in range(len(group))])
         visual = stream.visual_tokens()
         checks.near(f"visual tokens, {step} frames a call", visual, tensors["visual_tokens"])
-        embeds = torch.cat((forest.llm.embed(before), visual, forest.llm.embed(behind)))
+        embeds = torch.cat((forest.llm.embed(before), visual, forest.llm.embed(after)))
         cache = forest.llm.new_cache()
         hidden = forest.llm.hidden(embeds, cache)
         checks.near("logits", forest.llm.head(hidden[-4:]), tensors["logits_last4"])

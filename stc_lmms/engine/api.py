@@ -226,10 +226,9 @@ class StreamingModel(ABC):
     """A loaded model. It holds no stream state; any number of streams may be open.
 
     Args:
-        settings: validated model arguments; loading the weights calls `check` first.
+        settings: validated model arguments; `check` is called before weights are loaded.
 
     Attributes:
-        settings: as given.
         proactive: whether its streams are `ProactiveStream`s.
         exact_grid: whether it counts seconds and so needs a frame every 1 / fps seconds, not every n-th.
         select_frames: where a model samples the clip of every question anew: (frames of the video, frame

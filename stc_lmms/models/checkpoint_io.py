@@ -22,7 +22,7 @@ from stc_lmms.errors import CheckpointError
 
 _INDEX = "model.safetensors.index.json"
 _CONFIG_FILES = ["*.json", "*.txt", "*.model"]
-_QWEN2_FIELDS = (
+_QWEN2_FIELDS = [
     "vocab_size",
     "hidden_size",
     "intermediate_size",
@@ -41,7 +41,7 @@ _QWEN2_FIELDS = (
     "tie_word_embeddings",
     "bos_token_id",
     "eos_token_id",
-)
+]
 _BUFFERS = (".inv_freq", ".position_ids")  # saved by old transformers; they follow from the config
 _SHOWN = 4  # problems in an error message
 

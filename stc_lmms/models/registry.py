@@ -111,7 +111,7 @@ _MODELS = (
     ),
     Model(
         "livecc",
-        "LiveCC (Qwen2-VL); comments on a video while it goes on",
+        "LiveCC (Qwen2-VL); comments on a video while it plays",
         "stc_lmms.models.livecc.model.LiveCC",
         "chenjoya/LiveCC-7B-Instruct",
         options="stc_lmms.models.livecc.options.LiveCCOptions",

@@ -119,6 +119,23 @@ def test_every_further_step_ends_the_turn_before(load_qwen):
     assert behind == "<|vision_end|><|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_a_question_is_another_turn_and_leaves_no_trace(load_qwen, clip_2fps):
+    frames, times = clip_2fps
+    model = load_qwen("livecc", **NONE)
+    asked, plain = model.open_commentary(max_new_tokens=5), commented(model, *clip_2fps)
+    before = asked.ask("Who?", Generation(3))
+    assert before.efficiency.context_tokens == len(model.ids(asked.question_text("Who?")))
+    for start in (0, 4, 8, 12):
+        asked.observe(frames[start : start + 4], times[start : start + 4])
+        asked.ask("Who?", Generation(3))
+    assert asked.comments == plain.comments and asked.memory.length == plain.memory.length
+    answers = [stream.ask("And now?", Generation(3)) for stream in (asked, plain)]
+    assert answers[0].token_ids == answers[1].token_ids
+    turn = len(model.ids("<|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"))
+    assert answers[1].efficiency.context_tokens == plain.memory.length + turn
+    assert answers[1].efficiency.frames_seen == 13
+
+
 def test_pauses_are_cut_off_and_silence_is_empty():
     said = [spoken(text) for text in ("He runs ...", " ...", "and shoots", " scores!")]
     assert said == [("He runs", True), ("", True), ("and shoots", False), ("scores!", False)]
