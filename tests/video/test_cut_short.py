@@ -8,6 +8,7 @@ import pytest
 
 from stc_lmms.errors import VideoError
 from stc_lmms.video import backends, open_video, probe, process
+from stc_lmms.video.sampling import Sampling
 from tests import media
 from tests.video.clock import Clock, hang
 from tests.video.reading import expected
@@ -150,11 +151,13 @@ def test_probe_sees_a_cut_between_two_packets_and_a_torn_last_one(ok, tmp_path):
     assert info.cut_short == "damaged at its end: claims 10.0 s, delivers 9.8 s"
 
 
-def test_a_scan_decodes_nothing(ok, monkeypatch):
-    source = backends.PyAVSource(str(ok), lambda: None)
-    monkeypatch.setattr(backends.PyAVSource, "_decode", lambda self: pytest.fail("decoded"))
+def test_a_scan_decodes_nothing(ok, tmp_path):
+    damaged = str(media.damage(ok, tmp_path / "damaged.mp4"))  # packets that are there but cannot be decoded
+    source, decoding = (backends.PyAVSource(damaged, lambda: None) for _ in range(2))
     delivery = source.scan()
     assert (delivery.claimed_s, delivery.delivered_s, delivery.damaged_at_end) == (10.0, 10.0, False)
+    list(decoding.frames(Sampling(0.0, 1.0), 0))
+    assert source.n_damaged == 0 < decoding.n_damaged
 
 
 @pytest.mark.parametrize(
