@@ -35,7 +35,7 @@ def run_case(
     )
     frames = tensors["frames"].to(dtype)
     trace = Trace()
-    last = tower.finish(_encode(cacher, tower, frames, case.get("frames_per_chunk", 1), trace))
+    last = tower.finish(encode(cacher, tower, frames, case.get("frames_per_chunk", 1), trace))
 
     errors = [distance(last, tensors["last_hidden_state"])]
     if "hidden_states" in tensors:
@@ -59,7 +59,7 @@ def run_case(
 
 
 @torch.no_grad()
-def _encode(cacher: STCCacher, tower: Tower, frames: Tensor, chunk: int, trace: Trace) -> Tensor:
+def encode(cacher: STCCacher, tower: Tower, frames: Tensor, chunk: int, trace: Trace) -> Tensor:
     """Features of all frames in one call; the frames of a chunk share one role."""
     h_FTD, layout = tower.embed(frames)
     state = cacher.open_state()
