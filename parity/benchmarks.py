@@ -1,6 +1,6 @@
 """Golden checks of the `benchmarks` area: recorded prompts, scores and grids of the original evaluators.
 
-`run_case` is called by the verify command for one case at a time. Cases are told apart by their kind only;
+`run_case` is called for one case at a time. Cases are distinguished only by their kind;
 prompts need annotation rows, which are pooled from all annotation cases of the area and found by their id.
 """
 

@@ -18,7 +18,7 @@ class Settings:
     To change a common argument, use `dataclasses.replace`; to change the method, `settings.with_method`.
 
     Attributes:
-        model: short name of the model, see `stc_lmms/models/registry.py`; chosen beside the arguments.
+        model: short name of the model, see `stc_lmms/models/registry.py`; not one of the arguments.
         pretrained: hub id or local folder of the checkpoint; `demo` is the small trained
             LLaVA-OneVision that ships with the package.
         method: compression method, see `stc-lmms methods`.

@@ -1,7 +1,7 @@
 """Errors a user can act on.
 
 The message of every `StcError` is one line that names the offending value and the fix. Command-line
-entry points print it without a traceback and exit with status 2; a batch records it and goes on.
+entry points print it without a traceback and exit with status 2; a batch records it and continues.
 """
 
 import sys
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 
 class StcError(Exception):
-    """A problem with the user's input or environment, told in one line."""
+    """A problem with the user's input or environment; the message is one line."""
 
 
 class SettingsError(StcError, ValueError):

@@ -56,7 +56,7 @@ def _measured(entry: Entry, options: Options, say: Callable[[str], None]) -> dic
     card["static"] = [_work(entry, pair, card["prompt_tokens"], count) for count in options.frames]
     say(render.head(card))
 
-    with _memory_errors("measuring its rates beside the model"):
+    with _memory_errors("measuring its rates with the model loaded"):
         machine = measure_machine(pair.dense.device, pair.dense.dtype)
     card["machine"] = {"flops_per_s": machine.flops_per_s, "bytes_per_s": machine.bytes_per_s}
     card["gpu_before"] = gpu_state()

@@ -14,7 +14,7 @@ DESCRIPTION = (
     "Draws the first frames of a video, with the patches that the vision tower recomputed and the LLM tokens "
     "that were kept."
 )
-MOST_FRAMES = {".png": 64, ".mp4": 1000}  # all are held in memory, and nobody looks at more
+MOST_FRAMES = {".png": 64, ".mp4": 1000}  # all are held in memory
 FRAMES_PER_SECOND = 2  # of an mp4: slow enough to follow
 
 

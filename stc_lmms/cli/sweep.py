@@ -248,7 +248,7 @@ def _merge(args: argparse.Namespace) -> int:
             print(f"{found.recipe} on {task}: {len(jobs)} jobs are not done, or lost their samples ({first})")
     print(f"merged {merged} recipes in {sweep.root / 'merged'}")
     if left_out:
-        print(f"go on with: stc-lmms sweep resume {sweep.root}")
+        print(f"continue with: stc-lmms sweep resume {sweep.root}")
     if merged:
         formats = [name for name in leaderboard_command.FORMATS if name != "html" or find_spec("jinja2")]
         board = argparse.Namespace(

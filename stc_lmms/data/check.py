@@ -39,7 +39,7 @@ class Probed(Protocol):
 
 @dataclass(frozen=True)
 class VideoProblem:
-    """A video that cannot be evaluated as it is: its first candidate path, and one line for the user."""
+    """A video that cannot be evaluated: its first candidate path, and one line for the user."""
 
     video: str
     kind: Kind

@@ -1,6 +1,6 @@
 """`pretrained=demo`: the small trained LLaVA-OneVision that ships with the package.
 
-It was trained from scratch on StreamWorld (`training/demo` in the repository; its model card lies beside the
+It was trained from scratch on StreamWorld (`training/demo` in the repository; its model card is next to the
 weights). Its folder is a plain Hugging Face checkpoint; the checksums are ours.
 """
 

@@ -50,7 +50,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a stream has taken in.
+    """What a stream has observed.
 
     Attributes:
         frames: frames observed.
@@ -100,7 +100,7 @@ class Stream(ABC):
     @property
     @abstractmethod
     def progress(self) -> Progress:
-        """What it has taken in so far."""
+        """What it has observed so far."""
 
     def begin_clip(self, selection: FrameSelection) -> None:
         """Announce that the frames to come were selected; a frame may then repeat, with its time stamp.
@@ -231,7 +231,7 @@ class StreamingModel(ABC):
     Attributes:
         proactive: whether its streams are `ProactiveStream`s.
         exact_grid: whether it counts seconds and so needs a frame every 1 / fps seconds, not every n-th.
-        select_frames: where a model samples the clip of every question anew: (frames of the video, frame
+        select_frames: if the model samples frames separately for every question: (frames of the video, frame
             rate, start and end in seconds or None for the whole video) to frame indices in order, which may
             repeat. None: a fixed rate of `fps`.
 
@@ -259,7 +259,7 @@ class StreamingModel(ABC):
 
     @abstractmethod
     def with_settings(self, settings: Settings) -> Self:
-        """A model on the same weights, for instance with another method; this one stays as it is.
+        """A model on the same weights, for instance with another method; this one is unchanged.
 
         Args:
             settings: `pretrained`, `revision`, `dtype`, `device` and `attn_implementation` as in the

@@ -42,12 +42,12 @@ def greedy(
     """Prefill the prompt and append the most likely token until an end, a stop string or the limit."""
     ids: list[int] = []
 
-    def likeliest(embeds_LD: Tensor) -> Tensor:
+    def most_likely(embeds_LD: Tensor) -> Tensor:
         logits = reader.next_logits(embeds_LD)
         return (logits if adjust is None else adjust(logits, ids)).argmax()
 
     start = time.perf_counter()
-    best = likeliest(prompt_LD)
+    best = most_likely(prompt_LD)
     token = int(best)
     first = time.perf_counter()
     text = ""
@@ -56,7 +56,7 @@ def greedy(
         text, stopped = truncate_at_stop(decode_text(ids), generation.stop)
         if stopped or len(ids) >= generation.max_new_tokens:
             break
-        best = likeliest(embed(best[None]))
+        best = most_likely(embed(best[None]))
         token = int(best)
     steps = len(ids) - 1
     further = (time.perf_counter() - first) * 1e3 / steps if steps > 0 else None

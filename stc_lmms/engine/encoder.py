@@ -98,7 +98,7 @@ class FrameEncoder:
         dense: Callable[[Tensor], Tensor] | None = None,
         taps: list[Tensor] | None = None,
     ) -> Tensor:
-        """The same without the method, whose state stays as it is."""
+        """The same without the method, whose state does not change."""
         with self.clock.stage("vit_ms"):
             features = self.tower.encode(x, taps) if dense is None else dense(x)
         self._count(x, None)

@@ -86,7 +86,7 @@ class Status:
     Attributes:
         time_s: time stamp of the newest frame.
         ms_per_frame: mean time that the model took for a frame of the last group.
-        progress: what the stream has taken in.
+        progress: what the stream has observed.
         nbytes: bytes of its state.
         dropped: frames left out so far.
         backlog: the most frames that ever waited.
@@ -176,7 +176,7 @@ def play(
 
 
 def comments(stream: CommentaryStream, source: LiveSource, at_most: int) -> Iterator[Comment]:
-    """Observe a source until it ends; yields every comment as soon as it is made.
+    """Observe a source until it ends; yields every comment as soon as it is complete.
 
     Args:
         stream: an empty one.

@@ -95,7 +95,7 @@ class ModelStream(Stream):
 
     @property
     def group_frames(self) -> int:
-        """At most so many frames make the next group."""
+        """Largest size of the next group of frames."""
         return self.model.settings.prefill_frames
 
     @property

@@ -171,7 +171,7 @@ class RequestDialogue(Dialogue):
             extra = visual if isinstance(visual, dict) else {}
             texts = {name: extra.get(name) or "" for name in ("opening", "watch")}
             return Round(prompt, clip, search=extra.get("search") or None, **texts)
-        except Exception as error:  # the batch goes on; the sample is recorded as failed
+        except Exception as error:  # the sample is recorded as failed; the batch continues
             return Round(failed=reason(error))
 
 

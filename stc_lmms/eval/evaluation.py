@@ -127,7 +127,7 @@ class Evaluation:
                 answer, note = session.poll(asked.watch, asked.clip)
             else:
                 answer, note = session.ask(asked.prompt, asked.clip, generation, asked.search)
-        # A bad sample is recorded and counted as wrong and failed; the batch goes on.
+        # A bad sample is recorded and counted as wrong and failed; the batch continues.
         except Exception as error:
             why = str(error) if isinstance(error, StcError) else reason(error)
             logger.warning("failed: %s", why)

@@ -1,4 +1,4 @@
-"""The lmms-eval model: streaming models behind `generate_until` and `generate_until_multi_round`.
+"""The lmms-eval model: streaming models for `generate_until` and `generate_until_multi_round` requests.
 
 All requests of a run arrive in one call.
 """

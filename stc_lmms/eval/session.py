@@ -1,4 +1,4 @@
-"""Plays video files into a streaming model, forward only, and asks questions on the way."""
+"""Plays video files into a streaming model, forward only, and asks questions while they play."""
 
 import math
 from collections.abc import Callable

@@ -42,7 +42,7 @@ class Bounded(Memory):
         eviction: which demoted token is evicted when there are too many: `fifo`, `lrr` (the same, see
             `dp_cache.py`), or `decay`: the lowest attention, decaying over time.
         decay: decay rate per frame.
-        refresh_every: restore demoted tokens every so many frames; 0 is never.
+        refresh_every: number of frames after which demoted tokens are restored; 0 is never.
         refresh_top_k: number of tokens restored.
         importance: a token's attention: `novelty` in its frame, or `order`.
     """

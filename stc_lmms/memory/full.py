@@ -43,7 +43,7 @@ class Full(Memory):
         """Refuse a layer that the decoder does not have."""
         if self.decode_prune and self.decode_prune_layer >= layers:
             raise SettingsError(
-                f"decode_prune_layer={self.decode_prune_layer} is behind the last of {layers} layers "
+                f"decode_prune_layer={self.decode_prune_layer} is beyond the last of {layers} layers "
                 f"(0 to {layers - 1}), so decode_prune={self.decode_prune} would do nothing"
             )
 

@@ -87,7 +87,7 @@ class STCCacher(TowerMethod):
     """STC-Cacher.
 
     Args:
-        cache_interval: one reference frame every so many frames; 1 encodes every frame densely.
+        cache_interval: distance between reference frames; 1 encodes every frame densely.
         update_ratio: fraction of tokens recomputed in a selective frame, in (0, 1].
         selection: `per_layer` selects tokens in every block (the paper); `shared` selects in the first block
             and uses these tokens in all of them (newer official code).

@@ -33,7 +33,7 @@ class StreamDyCoke(TokenMethod[LastFrames]):
         similarity_threshold: keep tokens with a similarity below this, regardless of the budget (0.9 as
             published); None: the budget decides.
         window_size: number of frames compared, including the current one.
-        anchor_every: one frame in so many is kept whole.
+        anchor_every: distance between frames that are kept complete.
     """
 
     token_budget: int = 64

@@ -226,5 +226,5 @@ def _patches(tower: Tower) -> int:
 PAPER = "2210.09461"
 SPECS = (
     MethodSpec("tome", "merge similar tokens in every tower layer; no pooling after", ToMe, paper=PAPER),
-    MethodSpec("tome_oneshot", "merge similar tokens behind the tower, by thirds", ToMeOneShot, paper=PAPER),
+    MethodSpec("tome_oneshot", "merge similar tokens after the tower, by thirds", ToMeOneShot, paper=PAPER),
 )

@@ -1,1 +1,1 @@
-"""Streaming models behind one interface."""
+"""Streaming models with a common interface."""

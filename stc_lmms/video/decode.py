@@ -27,7 +27,7 @@ from stc_lmms.video.process import DecoderProcess
 from stc_lmms.video.sampling import FixedTimes, Sampling, check_fps
 
 DECODERS = ("auto", "decord", "pyav", "torchcodec")
-# decord hangs on MPEG-TS and reports wrong times for AVI, so it only gets containers it reads well.
+# decord freezes on MPEG-TS and reports wrong times for AVI, so it only gets containers it reads well.
 _DECORD_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm"})
 _PLAYLIST_STARTS = (b"#EXTM3U", b"ffconcat")
 AGAIN = "download or convert it again"
@@ -82,7 +82,7 @@ class VideoStream:
         fallback_reason: Why the decoder in use is not the first choice; None if it is.
         n_damaged: Damaged packets skipped so far.
         decode_ms: Time spent waiting for the decoder so far, including its start, in milliseconds.
-        warnings: What the user should know, one line each.
+        warnings: Messages for the user.
 
     Raises:
         SettingsError: An argument is out of range.

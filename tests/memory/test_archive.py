@@ -192,7 +192,7 @@ def refusal(checkpoint, **args):
 
 def test_what_cannot_work_is_refused_before_weights(checkpoint, tmp_path):
     assert "n_local=35 is too small: a frame has 36 tokens" in refusal(checkpoint, memory="rekv", n_local=35)
-    assert "decode_prune_layer=3 is behind the last of 2 layers" in refusal(checkpoint, decode_prune=0.7)
+    assert "decode_prune_layer=3 is beyond the last of 2 layers" in refusal(checkpoint, decode_prune=0.7)
     told = refusal(checkpoint, memory="rekv", retrieve_size=5, retrieve_chunk=2)
     assert told == "retrieve_size=5 is no multiple of retrieve_chunk=2"
     told = refusal(checkpoint, memory="recent", attn_implementation="eager")

@@ -126,11 +126,11 @@ class StreamDataset(VideoBaseDataset):
         return [video, {"type": "text", "value": line["question"]}]
 
     def evaluate(self, eval_file: str, **_: Any) -> dict[str, Any]:
-        """Score a result table; leaves tables, the summary and the efficiency record beside it.
+        """Score a result table; writes tables and the run's record next to it.
 
         Raises:
             DataError: the journal does not have every answer of a model of ours.
-            StcError: all its answers failed. VLMEvalKit logs it and goes on with the next dataset.
+            StcError: all its answers failed. VLMEvalKit logs it and continues with the next dataset.
         """
         folder, model = Path(eval_file).parent, Path(eval_file).parent.name
         settings = self.run.settings.get(model)

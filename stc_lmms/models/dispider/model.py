@@ -315,7 +315,7 @@ class Dispider(LoadedModel):
 
     @property
     def off_distribution(self) -> list[str]:
-        """How the settings differ from those that Dispider was trained with, one line each."""
+        """Differences between the settings and those Dispider was trained with."""
         lines = []
         if self.settings.fps != TRAINED_FPS and self.select_frames is None:
             lines.append(f"fps={self.settings.fps:g}: Dispider was trained at about {TRAINED_FPS:g} fps")

@@ -52,7 +52,7 @@ def released_sampling(
         avg_fps: its average frame rate, frames per second.
         frames_per_clip: frames of a clip, which therefore spans about as many seconds.
         max_clips: limit; frames are then further apart.
-        min_clips: at least so many; frames are then closer.
+        min_clips: minimum number of clips; the distance between frames decreases if necessary.
     """
     total = frames_per_clip * min(max(round(frames / avg_fps / frames_per_clip), min_clips), max_clips)
     piece = (frames - 1) / total

@@ -29,14 +29,14 @@ FIRST_S, STEP_S = 3, 1
 
 
 class Commentary(QwenVLStream, CommentaryStream):
-    """One video and what was said about it.
+    """One video and the comments on it.
 
     Steps count from the first frame. A step with missing frames ends with its time; one without any frame is
     left out. A question is another turn after the complete steps, which sees no frames of a later one.
 
     Args:
         model: a LiveCC.
-        task: what the model is asked to do, said once.
+        task: the instruction, given once.
         max_new_tokens: limit of a comment.
 
     Attributes:

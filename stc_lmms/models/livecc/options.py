@@ -16,7 +16,7 @@ class LiveCCOptions(QwenVLOptions):
 
     Attributes:
         grid: `fixed` samples `fps` frames per second, each once for all questions. `released` is the
-            whole-clip reader of LiveCC's evaluation: two frames per second, at most 480, spread anew over
+            whole-clip reader of LiveCC's evaluation: two frames per second, at most 480, spread over
             what every question sees; a slice has at most 768 LLM tokens, fewer the longer the clip is (105
             from about 460 frames on), instead of `slice_tokens`.
         repetition_penalty: as above; LiveCC's demo uses 1.05.

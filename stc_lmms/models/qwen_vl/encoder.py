@@ -44,7 +44,7 @@ class FramePairEncoder(FrameEncoder):
 
     Attributes:
         kept: LLM tokens of every pair emitted.
-        pair_tokens: at most so many LLM tokens per pair before compression; applied at the first frame.
+        pair_tokens: limit of LLM tokens per pair before compression; applied at the first frame.
     """
 
     video_frames = 2
@@ -176,7 +176,7 @@ class FramePairEncoder(FrameEncoder):
         times_s: Sequence[float],
         resized: Tensor | None,
     ) -> tuple[list[FramePair], Any, _Held]:
-        """Pairs emitted, and the new state of the token method; the present one stays as it is."""
+        """Pairs emitted, and the new state of the token method; the present one is unchanged."""
         grid = (patches.size[0] // self.tower.merge, patches.size[1] // self.tower.merge)
         pair_times = [(a + b) / 2 for a, b in zip(times_s[::2], times_s[1::2], strict=True)]
         held = self._held + [(t, None if deep is None else deep[:, i]) for i, t in enumerate(pair_times)]

@@ -12,9 +12,9 @@ class QwenVLOptions:
     """Arguments of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 
     Attributes:
-        slice_tokens: a temporal slice (two frames) has at most so many LLM tokens before compression;
+        slice_tokens: most LLM tokens of a temporal slice (two frames) before compression;
             frames are resized to that, once for a whole stream. 384 is LiveCC's live limit.
-        min_slice_tokens: and about at least so many.
+        min_slice_tokens: approximate minimum.
         repetition_penalty: divides the likelihood of every token that occurs before the answer; 1 is off.
         answer: `generate` decodes an answer; `choices` takes the most likely of Yes, No, 0 to 9 and A to E
             after "The answer is:", as LiveCC's evaluation of OVO-Bench does.

@@ -52,7 +52,7 @@ class Forest:
         trace: see `Trace`, for verification.
 
     Attributes:
-        frames: frames taken in.
+        frames: frames observed.
         now: the newest frames, [now_tokens,C] each.
         recent: all frames that are not part of an event, [short_tokens,C] each, those of `now` included.
         similarities: cosine similarity of each of `recent` but the last to the next, over all tokens; on

@@ -14,7 +14,7 @@ class ForestOptions:
     Attributes:
         now_frames: newest frames, kept at `now_tokens` each.
         now_tokens: their tokens per frame; at most those of the tower.
-        short_frames: at least so many frames before those are kept at `short_tokens` each.
+        short_frames: minimum number of frames before those, kept at `short_tokens` each.
         short_tokens: their tokens per frame.
         event_window: once there are `short_frames + event_window` short frames, the oldest become an event,
             cut at the least similar of the first `event_window` pairs of neighbours.
@@ -66,7 +66,7 @@ class StreamForestOptions(ForestOptions):
             `short_online_v2`.
         grid: `fixed` samples `fps` frames per second from the clip's start, each frame once for all
             questions. `dynamic_fps1` is the sampling of the released evaluation: about one frame per second,
-            spread anew over each question's clip, which is read from its start again.
+            spread over each question's clip, which is encoded again from its start.
     """
 
     time_text: Literal["short_online_v2", "short_online", "none"] = "short_online_v2"
