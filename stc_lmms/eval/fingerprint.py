@@ -68,10 +68,10 @@ NOT_DECIDING = {
     "engine.live": "the `stream` command",
     "video.live": "the `stream` command",
     "video.live_input": "the `stream` command",
-    "models.dispider.bench": "cost model",
-    "models.llava_onevision.bench": "cost model",
-    "models.qwen_vl.bench": "cost model",
-    "models.streamforest.bench": "cost model",
+    **{
+        f"models.{name}.bench": "cost model"
+        for name in ("dispider", "livecc", "llava_onevision", "qwen_vl", "streamforest")
+    },
 }
 LIBRARIES = ("torch", "transformers")
 DECODERS = {"auto": ("decord", "av"), "decord": ("decord",), "pyav": ("av",), "torchcodec": ("torchcodec",)}
