@@ -71,6 +71,7 @@ def test_wheel_ships_tasks_and_recipes(installed):
     assert packages - {"bin"} == {"stc_lmms"}
     code = "from stc_lmms.demo.pretrained import demo_folder; print(demo_folder())"
     assert run_installed(installed, code).startswith(str(installed))
+    assert not {"parity", "training", "tests"} & {path.name for path in installed.iterdir()}
     metadata = next(installed.glob("stc_lmms-*.dist-info"))
     entries = (metadata / "entry_points.txt").read_text()
     assert "[lmms_eval.models]" in entries and "stc-lmms = stc_lmms.cli.main:main" in entries

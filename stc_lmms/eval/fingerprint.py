@@ -29,7 +29,7 @@ from stc_lmms.settings import Settings
 
 # Modules and packages of stc_lmms whose code can change an answer.
 DECIDING = (
-    "benchmarks",
+    "benchmarks.base",
     "compat",
     "compat_llm",
     "compat_qwen_vl",
@@ -37,6 +37,7 @@ DECIDING = (
     "engine",
     "eval.dialogue",
     "eval.evaluation",
+    "eval.lmms_tasks",
     "eval.session",
     "memory",
     "methods",
@@ -49,6 +50,7 @@ DECIDING = (
 # Modules that are reached from those, or lie within them, and cannot change an answer.
 NOT_DECIDING = {
     "__init__": "version number",
+    "benchmarks": "makes rows with their prompts, which are in the request, and scores answers",
     "data": "finds questions and videos; both are in the request",
     "demo": "a checkpoint, which counts as such",
     "errors": "exception classes",
@@ -62,8 +64,6 @@ NOT_DECIDING = {
     "eval.stopping": "when a run ends",
     "results": "stores answers",
     "text_table": "layout of tables",
-    "benchmarks.parsing": "scores answers",
-    "benchmarks.summary": "averages scores",
     "engine.timers": "measures",
     "engine.live": "the `stream` command",
     "video.live": "the `stream` command",
@@ -124,15 +124,10 @@ def checkpoint_identity(pretrained: str, revision: str | None) -> list[Any]:
     return [pretrained, Path(config).parent.name if isinstance(config, str) else revision]
 
 
-def versions(distributions: Iterable[str]) -> dict[str, str | None]:
-    """Versions of installed distributions; None for those that are not installed."""
-    found: dict[str, str | None] = dict.fromkeys(distributions)
-    for name in found:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def versions(libraries: Iterable[str]) -> dict[str, str | None]:
+    """Versions of libraries; None for those that are not installed."""
+    installed = importlib.metadata.distributions
+    return {name: next((found.version for found in installed(name=name)), None) for name in libraries}
 
 
 def decides(module: str) -> bool | None:
@@ -177,12 +172,8 @@ def normalised(path: Path) -> str:
 
 
 def _is_text(node: ast.AST) -> bool:
-    """A string that stands alone: a docstring, or the description of a constant."""
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    """Whether a statement is only a string: a docstring, or the description of a constant."""
+    return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
 def plugin_digest(classes: Iterable[type]) -> str:
@@ -219,14 +210,12 @@ def _is_foreign(module: str) -> bool:
 
 
 def _source(module: str) -> Path | None:
-    if module in sys.modules:
-        origin = getattr(sys.modules[module], "__file__", None)
-    else:
-        try:
-            spec = importlib.util.find_spec(module)
-        except (ImportError, ValueError):  # a name in a module, not a module
-            return None
+    """The file of a module; None for a name that is not a module."""
+    try:
+        spec = importlib.util.find_spec(module)
         origin = spec.origin if spec is not None else None
+    except (ImportError, ValueError):  # a name in a module, or `__main__`
+        origin = getattr(sys.modules.get(module), "__file__", None)
     return Path(origin) if origin and Path(origin).is_file() else None
 
 

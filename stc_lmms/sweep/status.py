@@ -148,8 +148,10 @@ def text(progress: Status) -> str:
     if progress.troubles:
         lines += ["", *(f"{name}: {state}: {reason}" for name, state, reason in progress.troubles)]
     total = sum(sum(line.states.values()) for line in progress.lines)
-    left = progress.left_s
-    when = "" if left is None else f"; about {duration(left)} left, until {clock(left)}"
+    when = ""
+    if (left := progress.left_s) is not None:
+        end = time.strftime("%a %H:%M", time.localtime(time.time() + left))
+        when = f"; about {duration(left)} left, until {end}"
     lines += ["", f"{progress.count('done')} of {total} jobs done{when}"]
     return "\n".join(lines)
 
@@ -169,8 +171,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def clock(seconds: float) -> str:
-    """Weekday and time, this many seconds from now."""
-    return time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
