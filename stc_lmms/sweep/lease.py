@@ -11,7 +11,6 @@ import os
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from stc_lmms.errors import StcError
@@ -53,9 +52,7 @@ class Lease:
                     raise
                 time.sleep(0.5)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Release it."""
         os.ftruncate(self.fd, 0)
         os.close(self.fd)

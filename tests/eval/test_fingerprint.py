@@ -226,7 +226,8 @@ def test_a_library_that_is_missing_has_no_version():
 ANSWER = """
 import os, signal, sys
 from pathlib import Path
-from stc_lmms.data.rows import load_rows
+import torch
+from stc_lmms.benchmarks.registry import find
 from stc_lmms.eval.dialogue import RowDialogue
 from stc_lmms.eval.evaluation import Evaluation, open_journal, resume, write_entry
 from stc_lmms.eval.fingerprint import dialogue_key, run_identity
@@ -234,10 +235,10 @@ checkpoint, folder, method, limit = sys.argv[1:]
 run = Evaluation()
 run.registered = "llava_ov"
 run.open_run({"pretrained": checkpoint, "method": method, "token_budget": 9}, "cpu")
-identity, journal = run_identity(run.settings, run._device), open_journal(Path(folder), 0, "")
-rows = load_rows("ovobench", "backward", "mini")[:4]
-keys = {RowDialogue(row, number): row for number, row in enumerate(rows)}
-keys = {dialogue: dialogue_key(dialogue, identity) for dialogue in keys}
+identity, journal = run_identity(run.settings, torch.device("cpu")), open_journal(Path(folder), 0, "")
+rows = find("ovobench").load_rows("backward", "mini")[:4]
+dialogues = [RowDialogue(row, number) for number, row in enumerate(rows)]
+keys = {dialogue: dialogue_key(dialogue, identity) for dialogue in dialogues}
 todo = [dialogue for dialogue in keys if resume(journal, keys[dialogue], dialogue) is None]
 for number, dialogue in enumerate(run.play(todo), 1):
     write_entry(journal, keys[dialogue], dialogue, None)
