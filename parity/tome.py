@@ -11,8 +11,8 @@ from torch import Tensor
 
 from parity import networks
 from parity.base import Case, CaseResult, distance, tensor_file, worst
-from stc_lmms.methods.tome import merge_once, merging_block, published_schedule
-from stc_lmms.ops.merge import match, merge_weighted
+from stc_lmms.methods.tome import merge_once, merging_block
+from stc_lmms.ops.merge import Matching, match, merge_weighted
 from stc_lmms.towers import open_tower
 
 # Stated in the cases. A float64 case in float32 arithmetic is allowed the rounding of float32.
@@ -47,6 +47,19 @@ def _schedules(case: Case) -> CaseResult:
     return CaseResult(float(wrong), 0.0, not wrong and bool(case["cases"]), detail)
 
 
+def published_schedule(layers: int, r: int | list[int], inflect: float = 0.0) -> list[int]:
+    """The authors' `r` argument as tokens merged per layer.
+
+    A list is padded with zeros. A number is the mean: with `inflect` the layers range linearly from
+    r (1 - inflect) to r (1 + inflect), each truncated to an integer.
+    """
+    if isinstance(r, list):
+        return (r + [0] * layers)[:layers]
+    first = int(r * (1 - inflect))
+    step = 2 * (r - first) / max(layers - 1, 1)
+    return [int(first + step * i) for i in range(layers)]
+
+
 def _match(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> Outcome:
     metric, x = tensors["metric"].to(dtype), tensors["x"].to(dtype)
     found = match(metric, config["r_requested"], config["class_token"], config["distill_token"])
@@ -64,11 +77,26 @@ def _match(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtyp
         "source": found.sum(everyone),
         "out_mean_mode": found.sum(x) / found.sum(ones),
         # The authors' unmerge does not undo the reordering of a distillation token.
-        "unmerged": replace(found, distill_token=False).unmerge(unit),
+        "unmerged": _unmerge(replace(found, distill_token=False), unit),
     }
     errors = {name: distance(got[name], tensors[name]) for name in got if name in tensors}
     tolerance = MATCH if dtype == tensors["x"].dtype else SINGLE
     return errors, tolerance, f"{x.shape[1]} to {weighted.shape[1]} tokens, groups and order equal"
+
+
+def token_groups(matching: Matching) -> Tensor:
+    """For each of the N tokens, the index among the M of the token it became: [F,N]."""
+    order_FM = matching.sources()
+    rank_FM = torch.arange(order_FM.shape[1], device=order_FM.device).expand_as(order_FM)
+    rank_FN = order_FM.new_zeros(len(order_FM), matching.tokens).scatter(1, order_FM, rank_FM)
+    target_rank = rank_FN.gather(1, 2 * matching.target_Fr + 1)
+    return rank_FN.scatter(1, 2 * matching.source_Fr, target_rank)
+
+
+def _unmerge(matching: Matching, x_FMC: Tensor) -> Tensor:
+    """Copy each merged token back to all tokens that were merged into it: [F,N,C]."""
+    index_FN1 = token_groups(matching)[..., None]
+    return x_FMC.gather(1, index_FN1.expand(-1, -1, x_FMC.shape[-1]))
 
 
 def _encoder(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> Outcome:
@@ -81,7 +109,7 @@ def _encoder(config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dt
         plain = block.dense(plain, layout)
         h, size, found = merging_block(block, h, size, r, class_token=False, proportional=config["prop_attn"])
         if found is not None:
-            groups = found.groups().gather(1, groups)
+            groups = token_groups(found).gather(1, groups)
         errors[f"hidden.{depth}"] = distance(h, tensors[f"hidden.{depth}"])
         if f"size.{depth}" in tensors:
             expected = tensors[f"size.{depth}"]

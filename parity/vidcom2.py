@@ -12,7 +12,7 @@ from parity.base import Case, CaseResult, distance, tensor_file, worst
 from parity.markers import with_markers
 from stc_lmms.methods.select import take, take_each
 from stc_lmms.methods.stc_pruner import PrunerState, STCPruner
-from stc_lmms.methods.vidcom2 import frame_rates, pick, published_counts, score_video
+from stc_lmms.methods.vidcom2 import frame_rates, pick, score_video
 from stc_lmms.ops.kernels import gaussian_similarity
 from stc_lmms.ops.rows import lowest
 
@@ -31,6 +31,11 @@ def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch
     errors, done = runs[kind](case["config"], tensors, dtype)
     problems = [f"{name} differs" for name, error in errors.items() if not error <= TOLERANCE]
     return CaseResult(worst(errors.values()), TOLERANCE, not problems, "; ".join(problems) or done)
+
+
+def published_counts(rates_T: Tensor, tokens: int) -> list[int]:
+    """Tokens kept per frame with the authors' rounding; the total may miss the budget by some tokens."""
+    return (rates_T * tokens).round().clamp_min(1).long().tolist()
 
 
 def _pipeline(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.budget import BudgetKind
@@ -51,9 +51,11 @@ class TowerState(State):
 class TowerMethod(ABC):
     """Replaces the encoding of a vision tower."""
 
-    @abstractmethod
+    state_class: ClassVar[type[TowerState]] = TowerState
+
     def open_state(self) -> TowerState:
         """State of a new stream."""
+        return self.state_class()
 
     @abstractmethod
     def encode(
@@ -150,6 +152,8 @@ def whole(tokens_FND: Tensor) -> Compressed:
 class TokenMethod(ABC, Generic[S]):
     """Chooses or makes the LLM tokens of each frame."""
 
+    state_class: ClassVar[type[State]] = State
+
     @property
     def budget(self) -> BudgetKind:
         """How the token budget is met, see `budget.py`."""
@@ -165,9 +169,9 @@ class TokenMethod(ABC, Generic[S]):
         """Maximum number of frames that are held back until later ones arrive."""
         return 0
 
-    @abstractmethod
     def open_state(self) -> S:
         """State of a new stream."""
+        return self.state_class()
 
     @abstractmethod
     def compress(self, tokens_FND: Tensor, context: Context, state: S) -> tuple[Compressed, S]:

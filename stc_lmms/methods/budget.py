@@ -32,22 +32,6 @@ def usage(kept: Sequence[int]) -> Usage:
     return Usage(sum(kept) / len(kept), max(kept)) if kept else Usage(0.0, 0)
 
 
-def holds(kind: BudgetKind, kept: Sequence[int], budget: int, dense: int) -> bool:
-    """Whether a stream meets its budget.
-
-    Args:
-        kind: how the method meets it.
-        kept: tokens of each frame so far, including frames held back.
-        budget: k.
-        dense: tokens of a frame without compression (N).
-    """
-    if kind == "per frame":
-        return all(count == budget for count in kept)
-    if kind == "on average":
-        return abs(sum(kept) - len(kept) * budget) < dense
-    return True
-
-
 def at_least_one(budget: int) -> None:
     """Raise `SettingsError` for a budget below one token."""
     if budget < 1:

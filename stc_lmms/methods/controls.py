@@ -35,10 +35,9 @@ class Random(Budgeted, TokenMethod[FrameCount]):
         seed: seed of the draw.
     """
 
-    seed: int = 0
+    state_class = FrameCount
 
-    def open_state(self) -> FrameCount:
-        return FrameCount()
+    seed: int = 0
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: FrameCount
@@ -59,9 +58,6 @@ class Random(Budgeted, TokenMethod[FrameCount]):
 class Uniform(Budgeted, TokenMethod[State]):
     """The same evenly spaced grid positions in every frame."""
 
-    def open_state(self) -> State:
-        return State()
-
     def compress(self, tokens_FND: Tensor, context: Context, state: State) -> tuple[Compressed, State]:
         self.check(tokens_FND.shape[1])
         grid = token_grid(tokens_FND, context)
@@ -76,13 +72,12 @@ class UniformFrames(Budgeted, TokenMethod[FrameCount]):
     Frame t (from 0) is kept if ceil((t+1) k/N) > ceil(t k/N): frame 0 always, and ceil(T k/N) of T frames.
     """
 
+    state_class = FrameCount
+
     @property
     def budget(self) -> BudgetKind:
         """On average: a frame has all of its tokens or none."""
         return "on average"
-
-    def open_state(self) -> FrameCount:
-        return FrameCount()
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: FrameCount

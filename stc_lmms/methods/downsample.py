@@ -39,9 +39,6 @@ class Downsample(TowerMethod):
     def budget(self) -> BudgetKind:
         return "per frame"
 
-    def open_state(self) -> TowerState:
-        return TowerState()
-
     def check(self, group: int) -> None:
         """Refuse towers with variable resolution (Qwen-VL): their processor sets it."""
         if group > 1:

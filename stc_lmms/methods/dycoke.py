@@ -41,6 +41,8 @@ class DyCoke(TokenMethod[LastFrames]):
             regardless of the budget; None: the budget decides.
     """
 
+    state_class = LastFrames
+
     token_budget: int = 64
     merge_ratio: float | None = None
 
@@ -53,9 +55,6 @@ class DyCoke(TokenMethod[LastFrames]):
     def budget(self) -> BudgetKind:
         """On average over a window; none with `merge_ratio`."""
         return "on average" if self.merge_ratio is None else "none"
-
-    def open_state(self) -> LastFrames:
-        return LastFrames()
 
     def check(self, tokens_per_frame: int) -> None:
         """Refuse a budget that the whole frames alone exceed."""

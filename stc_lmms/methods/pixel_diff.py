@@ -31,12 +31,11 @@ class PixelDiff(Budgeted, TokenMethod[LastPixels]):
     grid. Ties (a still scene, and the first frame of a stream) are broken by evenly spaced positions.
     """
 
+    state_class = LastPixels
+
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"pixels"})
-
-    def open_state(self) -> LastPixels:
-        return LastPixels()
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: LastPixels

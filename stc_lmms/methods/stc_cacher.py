@@ -102,6 +102,8 @@ class STCCacher(TowerMethod):
     Limits: attention weights are not available, so methods that read them cannot be combined with it.
     """
 
+    state_class = CacherState
+
     cache_interval: int = 4
     update_ratio: float = 0.25
     selection: Literal["per_layer", "shared"] = "per_layer"
@@ -131,9 +133,6 @@ class STCCacher(TowerMethod):
             raise SettingsError(
                 "granularity=group needs a tower that merges groups of tokens (Qwen-VL); this one does not"
             )
-
-    def open_state(self) -> CacherState:
-        return CacherState()
 
     def selected(self, tokens: int, group: int = 1) -> int:
         """Tokens recomputed in a selective frame: K = max(1, floor(T * update_ratio)).

@@ -65,6 +65,8 @@ class STCPruner(Budgeted, TokenMethod[PrunerState]):
         channel_keep: fraction of channels used, those of lowest variance.
     """
 
+    state_class = PrunerState
+
     strategy: Literal["gaussian", "dual_anchor"] = "gaussian"
     history: Literal["official", "aligned"] = "official"
     alpha: float = 0.5
@@ -76,9 +78,6 @@ class STCPruner(Budgeted, TokenMethod[PrunerState]):
             raise SettingsError(f"alpha={self.alpha} must be in [0, 1]")
         if not 0 < self.channel_keep <= 1:
             raise SettingsError(f"channel_keep={self.channel_keep} must be in (0, 1]")
-
-    def open_state(self) -> PrunerState:
-        return PrunerState()
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: PrunerState

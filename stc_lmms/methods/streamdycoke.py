@@ -36,6 +36,8 @@ class StreamDyCoke(TokenMethod[LastFrames]):
         anchor_every: distance between frames that are kept complete.
     """
 
+    state_class = LastFrames
+
     token_budget: int = 64
     similarity_threshold: float | None = None
     window_size: int = 4
@@ -52,9 +54,6 @@ class StreamDyCoke(TokenMethod[LastFrames]):
     def budget(self) -> BudgetKind:
         """On average over `anchor_every` frames; none with a threshold."""
         return "on average" if self.similarity_threshold is None else "none"
-
-    def open_state(self) -> LastFrames:
-        return LastFrames()
 
     def check(self, tokens_per_frame: int) -> None:
         """Refuse a budget that the whole frames alone exceed."""

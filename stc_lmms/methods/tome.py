@@ -50,9 +50,6 @@ class _Merging(TowerMethod):
     def budget(self) -> BudgetKind:
         return "per frame"
 
-    def open_state(self) -> TowerState:
-        return TowerState()
-
     def output_grid(self, grid: tuple[int, int]) -> None:
         return None
 
@@ -180,25 +177,13 @@ def merge_once(x_FTD: Tensor, r: int) -> Tensor:
     return mean.gather(1, order[..., None].expand_as(mean))
 
 
-def published_schedule(layers: int, r: int | list[int], inflect: float = 0.0) -> list[int]:
-    """The authors' `r` argument as tokens merged per layer.
-
-    A list is padded with zeros. A number is the mean: with `inflect` the layers range linearly from
-    r (1 - inflect) to r (1 + inflect), each truncated to an integer.
-    """
-    if isinstance(r, list):
-        return (r + [0] * layers)[:layers]
-    first = int(r * (1 - inflect))
-    step = 2 * (r - first) / max(layers - 1, 1)
-    return [int(first + step * i) for i in range(layers)]
-
-
 def merge_schedule(tokens: int, layers: int, target: int, inflect: float = 0.0) -> list[int]:
     """Tokens merged per layer so that exactly `target` of `tokens` are left.
 
-    Follows the line of `published_schedule`, in integers (with `inflect` 0: total // layers, one more in the
-    first total % layers). A layer can merge at most half of its tokens; what exceeds that in the last layers
-    is moved to earlier ones, and in the first layers to later ones.
+    The layers range linearly from r (1 - inflect) to r (1 + inflect), with r the mean, in integers (with
+    `inflect` 0: total // layers, one more in the first total % layers). A layer can merge at most half of its
+    tokens; what exceeds that in the last layers is moved to earlier ones, and in the first layers to later
+    ones.
 
     Raises:
         ValueError: halving in every layer is not enough.

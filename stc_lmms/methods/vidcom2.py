@@ -68,11 +68,6 @@ def frame_rates(video_TN: Tensor, base_rate: float) -> Tensor:
     return (base_rate * (1 + share_T - 1 / len(video_TN))).clamp_max(1.0)
 
 
-def published_counts(rates_T: Tensor, tokens: int) -> list[int]:
-    """Tokens kept per frame with the authors' rounding; the total may miss the budget by some tokens."""
-    return (rates_T * tokens).round().clamp_min(1).long().tolist()
-
-
 def pick(scores: VideoScores, counts: list[int]) -> list[Tensor]:
     """Indices of the tokens with the lowest scores, `counts[t]` of frame t."""
     total_TN = scores.video_TN + scores.frame_TN
@@ -114,6 +109,8 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
         window: frames per window in mode `original`.
     """
 
+    state_class = VidCom2State
+
     mode: Literal["causal", "original"] = "causal"
     window: int = 16
 
@@ -131,9 +128,6 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
     def delay_frames(self) -> int:
         """The first frame of a window waits for all others."""
         return self.window - 1 if self.mode == "original" else 0
-
-    def open_state(self) -> VidCom2State:
-        return VidCom2State()
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: VidCom2State

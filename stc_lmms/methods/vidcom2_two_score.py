@@ -21,13 +21,12 @@ from stc_lmms.methods.stc_pruner import PrunerState, STCPruner
 class VidCom2TwoScore(Budgeted, TokenMethod[PrunerState]):
     """STC-Pruner with the arguments that make it this score."""
 
+    state_class = PrunerState
+
     @property
     def pruner(self) -> STCPruner:
         """The pruner that does the work."""
         return STCPruner(self.token_budget, strategy="gaussian", history="official", channel_keep=0.5)
-
-    def open_state(self) -> PrunerState:
-        return self.pruner.open_state()
 
     def compress(
         self, tokens_FND: Tensor, context: Context, state: PrunerState

@@ -53,9 +53,6 @@ class VisionZip(Budgeted, TokenMethod[State]):
         """Number of merged tokens: 10 of 64, 20 of 128, 30 of 192."""
         return self.token_budget * 10 // 64 if self.mode == "full" else 0
 
-    def open_state(self) -> State:
-        return State()
-
     def compress(self, tokens_FND: Tensor, context: Context, state: State) -> tuple[Compressed, State]:
         """See `TokenMethod.compress`.
 

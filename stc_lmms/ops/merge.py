@@ -51,20 +51,6 @@ class Matching:
         indices = 2 * self.unmerged_FU[..., None], b.expand(len(self.unmerged_FU), -1)[..., None]
         return self._order(*indices)[..., 0]
 
-    def groups(self) -> Tensor:
-        """For each of the N tokens, the index among the M of the token it became: [F,N]."""
-        order_FM = self.sources()
-        rank_FN = order_FM.new_zeros(len(order_FM), self.tokens)
-        rank_FN.scatter_(
-            1, order_FM, torch.arange(order_FM.shape[1], device=order_FM.device).expand_as(order_FM)
-        )
-        target_rank = rank_FN.gather(1, 2 * self.target_Fr + 1)
-        return rank_FN.scatter(1, 2 * self.source_Fr, target_rank)
-
-    def unmerge(self, x_FMC: Tensor) -> Tensor:
-        """Copy each merged token back to all tokens that were merged into it: [F,N,C]."""
-        return _rows(x_FMC, self.groups())
-
     def _order(self, unmerged: Tensor, merged: Tensor) -> Tensor:
         if self.distill_token:
             return torch.cat((unmerged[:, :1], merged[:, :1], unmerged[:, 1:], merged[:, 1:]), dim=1)

@@ -9,6 +9,7 @@ from stc_lmms.methods import budget
 from stc_lmms.methods.registry import METHODS
 from stc_lmms.models.llava_onevision.config import check_settings
 from stc_lmms.settings import resolve
+from tests.methods.budget_rule import holds
 
 
 def test_usage():
@@ -31,13 +32,13 @@ def test_usage():
     ],
 )
 def test_rule(kind, kept, expected):
-    assert budget.holds(kind, kept, 9, dense=36) is expected
+    assert holds(kind, kept, 9, dense=36) is expected
 
 
 def test_dycoke_schedule_is_within_the_rule():
     kept = [196, 20, 20, 20] * 5
-    assert all(budget.holds("on average", kept[:n], 64, 196) for n in range(21))
-    assert not budget.holds("on average", [196, 58, 58, 58] * 5, 64, 196)  # 47 % is another budget
+    assert all(holds("on average", kept[:n], 64, 196) for n in range(21))
+    assert not holds("on average", [196, 58, 58, 58] * 5, 64, 196)  # 47 % is another budget
 
 
 def test_share_out_rounds_by_largest_remainder():

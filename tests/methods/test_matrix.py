@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
-from stc_lmms.methods.budget import holds, usage
+from stc_lmms.methods.budget import usage
 from stc_lmms.methods.registry import METHODS
 from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
+from tests.methods.budget_rule import holds
 from tests.methods.streams import QUESTION, ROWS, SHORT, logits, play, row_id
 
 every_method = pytest.mark.parametrize(("method", "args"), ROWS, ids=map(row_id, ROWS))

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
+from parity.tome import published_schedule, token_groups
 from stc_lmms.errors import SettingsError
-from stc_lmms.methods.tome import ToMe, ToMeOneShot, merge_once, merge_schedule, published_schedule
+from stc_lmms.methods.tome import ToMe, ToMeOneShot, merge_once, merge_schedule
 from stc_lmms.ops.merge import match, merge_weighted
 from tests.methods.streams import logits, play
 from tests.methods.towers import drifting_frames, tiny_tower
@@ -41,7 +42,7 @@ def test_equal_tokens_merge_first():
     x[0, 4] = x[0, 7] * 2  # the same direction
     found = match(x, 1)
     assert found.source_Fr.tolist() == [[2]] and found.target_Fr.tolist() == [[3]]  # 4 is A's 2, 7 is B's 3
-    assert found.groups()[0, 4] == found.groups()[0, 7]
+    assert token_groups(found)[0, 4] == token_groups(found)[0, 7]
     assert found.sources()[0].sort().values.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
 
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from parity.vidcom2 import published_counts
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods.base import Context
 from stc_lmms.methods.stc_pruner import STCPruner
-from stc_lmms.methods.vidcom2 import VidCom2, frame_rates, published_counts, score_video
+from stc_lmms.methods.vidcom2 import VidCom2, frame_rates, score_video
 from stc_lmms.methods.vidcom2_two_score import VidCom2TwoScore
 from tests.methods.test_stc_pruner import tokens
 
