@@ -9,7 +9,6 @@ def recorded(output):
     found = []
     for path in sorted(Path(output).glob("stc_run_*/run.json")):
         record = json.loads(path.read_text())
-        lines = [(path.parent / file["file"]).read_text().splitlines() for file in record["answers"]]
-        assert [len(each) for each in lines] == [file["answers"] for file in record["answers"]]
-        found.append(record | {"answers": [json.loads(line) for each in lines for line in each]})
+        lines = (path.parent / record["answers"]).read_text().splitlines() if record["answers"] else []
+        found.append(record | {"answers": [json.loads(line) for line in lines]})
     return found

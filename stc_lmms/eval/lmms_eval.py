@@ -171,7 +171,8 @@ class Harness(Evaluation, lmms):
         """End of generation: write the run, free the model."""
         self._recorder.gather()
         try:
-            self._recorder.write_answers()
+            if self._recorder.to_run().answers:
+                self._recorder.write(answers=True)
         except StcError as error:
             fail(error)
         self._model = None

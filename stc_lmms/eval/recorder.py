@@ -4,6 +4,7 @@ lmms-eval gives the task functions nothing but texts. The adapter of a harness o
 task functions find it by `current`. Models of lmms-eval's own open none: their runs have scores but no costs.
 """
 
+import itertools
 import logging
 import os
 import sys
@@ -19,9 +20,9 @@ from stc_lmms.benchmarks.registry import find
 from stc_lmms.benchmarks.summary import Summary
 from stc_lmms.eval.scoring import AnsweredRound
 from stc_lmms.eval.shard import VARIABLE as SHARD
-from stc_lmms.results.schema import AnswerFile, Run
+from stc_lmms.results.schema import ANSWERS, Run
 from stc_lmms.results.totals import notes, total
-from stc_lmms.results.write import write_answers, write_run
+from stc_lmms.results.write import write_run
 
 logger = logging.getLogger(__name__)
 _ROW_KEYS = ("benchmark", "size", "part", "video")
@@ -35,19 +36,6 @@ def new_run(name: str, world_size: int = 1) -> str:
 
         broadcast_object_list(run)
     return run[0]
-
-
-@dataclass
-class _Rank:
-    """What one process contributes to a run."""
-
-    costs: list[dict[str, Any]]
-    failures: Counter[str]
-    answers: int = 0
-    replayed: int = 0
-    restarts: int = 0
-    broken_videos: int = 0
-    model: dict[str, Any] | None = None
 
 
 @dataclass(eq=False)
@@ -84,14 +72,15 @@ class Recorder:
     benchmarks: dict[str, Summary] = field(default_factory=dict)
     _rounds: dict[tuple[str, ...], list[AnsweredRound]] = field(default_factory=dict)
     _scored: dict[str, dict[str, list[Record]]] = field(default_factory=dict)
-    _ranks: list[_Rank] = field(default_factory=list)
+    _shares: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
         self, task: str, doc_id: int, row: Mapping[str, Any], rounds: Sequence[AnsweredRound], replayed: bool
     ) -> None:
         """Record the answers to one row; `replayed` ones were measured by an earlier run."""
+        about = {"task": task, "doc_id": doc_id} | ({"rank": self.rank} if self.world_size > 1 else {})
         mark = {"replayed": True} if replayed else {}
-        self.answers += [{"task": task, "doc_id": doc_id} | each.record() | mark for each in rounds]
+        self.answers += [about | each.record() | mark for each in rounds]
         if (key := _row_key(row)) is not None:
             self._rounds[key] = list(rounds)
 
@@ -112,34 +101,30 @@ class Recorder:
         self.benchmarks[name] = find(benchmark).summarise(so_far)
         return self.benchmarks[name]
 
-    def _own(self) -> _Rank:
-        return _Rank(
-            costs=[answer["efficiency"] for answer in self.answers if "efficiency" in answer],
-            failures=Counter(answer["failed"] for answer in self.answers if answer.get("failed")),
-            answers=len(self.answers),
-            replayed=sum("replayed" in answer for answer in self.answers),
-            restarts=self.restarts,
-            broken_videos=self.broken_videos,
-            model=self.model,
-        )
-
     def gather(self) -> None:
         """Collect what every rank has answered; all ranks must call it, because it waits for the others."""
-        self._ranks = [self._own()]
+        self._shares = [self._share()]
         if self.world_size > 1:
             from accelerate.utils import gather_object
 
-            self._ranks = gather_object(self._ranks)
+            self._shares = gather_object(self._shares)
+
+    def _share(self) -> dict[str, Any]:
+        names = ("answers", "restarts", "broken_videos", "model")
+        return {name: getattr(self, name) for name in names}
+
+    def _all(self, name: str) -> list[Any]:
+        """A value of each rank after `gather`, else of this one."""
+        return [share[name] for share in self._shares or [self._share()]]
 
     def to_run(self) -> Run:
         """The run so far: of all ranks after `gather`, else of this one."""
-        ranks = self._ranks or [self._own()]
-        failures = sum((each.failures for each in ranks), Counter())
-        costs = [cost for each in ranks for cost in each.costs]
-        answers, failed = sum(each.answers for each in ranks), failures.total()
-        model = next((each.model for each in ranks if each.model), None) or {}
+        answers = [answer for own in self._all("answers") for answer in own]
+        costs = [answer["efficiency"] for answer in answers if "efficiency" in answer]
+        failures = Counter(answer["failed"] for answer in answers if answer.get("failed"))
+        model = next(filter(None, self._all("model")), {})
         limit = model.get("context_limit")
-        replayed = sum(each.replayed for each in ranks)
+        replayed = sum("replayed" in answer for answer in answers)
         beyond = sum(limit is not None and cost["context_tokens"] > limit for cost in costs)
         return Run(
             run=self.run,
@@ -148,20 +133,16 @@ class Recorder:
             settings=dict(self.settings),
             model=model,
             world_size=self.world_size,
-            answered=answers - failed,
-            failed=failed,
+            answered=len(answers) - failures.total(),
+            failed=failures.total(),
             replayed=replayed,
-            restarts=sum(each.restarts for each in ranks),
+            restarts=sum(self._all("restarts")),
             beyond_context=beyond,
             efficiency=total(costs) if answers else {},
             benchmarks=self.benchmarks,
             failures=dict(failures),
-            notes=notes(replayed, beyond, answers),
-            answers=[
-                AnswerFile(file=f"answers_rank{rank}.jsonl", answers=each.answers)
-                for rank, each in enumerate(ranks)
-                if each.answers
-            ],
+            notes=notes(replayed, beyond, len(answers)),
+            answers=ANSWERS if answers else "",
         )
 
     def echo(self) -> dict[str, Any]:
@@ -170,33 +151,20 @@ class Recorder:
         names = ("run", "world_size", "answered", "failed", "restarts", "replayed", "beyond_context")
         return {name: getattr(run, name) for name in names} | {"rank": self.rank} | run.efficiency
 
-    def write(self) -> None:
-        """Write `run.json`, if there is an output path.
-
-        Raises:
-            StcError: it cannot be written.
-        """
-        if self.output is not None:
-            write_run(self.output, self.to_run())
-
-    def write_answers(self) -> None:
-        """Write the answers of this rank, and on the first one `run.json`.
+    def write(self, answers: bool = False) -> None:
+        """Write `run.json`, and the answers if asked to, on the first rank if there is an output path.
 
         Raises:
             StcError: a file cannot be written.
         """
-        if self.output is None or not self.answers:
+        if self.output is None or self.rank:
             return
-        write_answers(self.output, self.run, self.rank, self.answers)
-        if self.rank:
-            return
-        self.write()
         run = self.to_run()
-        if run.beyond_context:
-            limit = run.model["context_limit"]
-            why = (
-                f"{run.beyond_context} answers had more context than the {limit} tokens the model is made for"
-            )
+        given = itertools.chain(*self._all("answers")) if answers and run.answers else None
+        write_run(self.output, run, given)
+        if answers and run.beyond_context:
+            limit, count = run.model["context_limit"], run.beyond_context
+            why = f"{count} answers had more context than the {limit} tokens the model is made for"
             logger.warning("%s; lower token_budget or fps", why)
 
     def check(self) -> None:
@@ -205,7 +173,7 @@ class Recorder:
         A shard may consist of broken videos only; those count as failed wherever they are.
         """
         run = self.to_run()
-        if os.environ.get(SHARD) and run.failed == sum(each.broken_videos for each in self._ranks):
+        if os.environ.get(SHARD) and run.failed == sum(self._all("broken_videos")):
             return
         if run.failed and not run.answered:
             if self.rank == 0:

@@ -186,7 +186,7 @@ def _collect(paths: Sequence[Path], tell: Callable[[str], None]) -> list[FoundRu
             if path.name == FILE:
                 run = _typed(content)
                 folder = path.parent.parent
-                files = [path.parent / each.file for each in run.answers]
+                files = [path.parent / run.answers] if run.answers else []
                 ours[folder, run.run] = FoundRun(run, folder, folder.resolve().name, files=files)
             elif legacy.is_legacy(path):
                 _check(FoundRun(run := legacy.to_run([content]), path.parent, ""))

@@ -1,7 +1,7 @@
 """What one evaluation run leaves on disk: `run.json`, typed and versioned.
 
-    <output path>/stc_run_<run>/run.json              this file: scores, settings, costs, environment
-    <output path>/stc_run_<run>/answers_rank<r>.jsonl every answer of rank r with its cost, one per line
+    <output path>/stc_run_<run>/run.json       this file: scores, settings, costs, environment
+    <output path>/stc_run_<run>/answers.jsonl  every answer with its cost, one per line
 
 `<run>` is the start time and the method, so a second run with the same output path has a folder of its own and
 names sort by time. Accuracies are fractions from 0 to 1, times milliseconds, sizes bytes.
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
-FILE = "run.json"
+FILE, ANSWERS = "run.json", "answers.jsonl"
 
 
 class Model(BaseModel):
@@ -92,13 +92,6 @@ class Score(Model):
     ours: bool = True
 
 
-class AnswerFile(Model):
-    """Where the answers of one rank are, relative to `run.json`, and how many there are."""
-
-    file: str
-    answers: int
-
-
 class Run(Model):
     """One run.
 
@@ -117,7 +110,7 @@ class Run(Model):
         foreign: scores of other tasks; filled in when results are read, from the files of the harness.
         failures: how many answers failed, by reason.
         notes: what a reader of the numbers must know.
-        answers: files with the single answers.
+        answers: file with the single answers, beside `run.json`; "" if there is none.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -137,7 +130,7 @@ class Run(Model):
     foreign: tuple[Score, ...] = ()
     failures: dict[str, int] = {}
     notes: tuple[str, ...] = ()
-    answers: tuple[AnswerFile, ...] = ()
+    answers: str = ""
 
     @property
     def method(self) -> str:

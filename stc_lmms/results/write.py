@@ -1,4 +1,4 @@
-"""Writes runs: one folder per run with `run.json` and the answers of every rank, see `results/schema.py`."""
+"""Writes runs: one folder per run with `run.json` and the answers, see `results/schema.py`."""
 
 import json
 import os
@@ -7,42 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import StcError
-from stc_lmms.results.schema import FILE, Run
+from stc_lmms.results.schema import ANSWERS, FILE, Run
 
 FOLDER = "stc_run_"
 
 
-def run_folder(output: Path, run: str) -> Path:
-    """Where a run with this output path and name is written."""
-    return output / f"{FOLDER}{run}"
+def write_run(output: Path, run: Run, answers: Iterable[Mapping[str, Any]] | None = None) -> None:
+    """Write or replace a run in an output path.
 
-
-def write_run(output: Path, run: Run) -> Path:
-    """Write or replace `run.json`.
-
-    Returns:
-        Its path.
+    Args:
+        output: the output path.
+        run: written to `run.json`.
+        answers: written first, one JSON object per line; None leaves those that are there.
 
     Raises:
-        StcError: it cannot be written; the old file stays.
+        StcError: a file cannot be written; the old one stays.
     """
-    path = run_folder(output, run.run) / FILE
-    write_text(path, run.model_dump_json(indent=1) + "\n")
-    return path
-
-
-def write_answers(output: Path, run: str, rank: int, answers: Iterable[Mapping[str, Any]]) -> str:
-    """Write the answers of one rank, one JSON object per line.
-
-    Returns:
-        The name of the file.
-
-    Raises:
-        StcError: it cannot be written.
-    """
-    name = f"answers_rank{rank}.jsonl"
-    write_text(run_folder(output, run) / name, "".join(json.dumps(answer) + "\n" for answer in answers))
-    return name
+    folder = output / f"{FOLDER}{run.run}"
+    if answers is not None:
+        write_text(folder / ANSWERS, "".join(json.dumps(answer) + "\n" for answer in answers))
+    write_text(folder / FILE, run.model_dump_json(indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

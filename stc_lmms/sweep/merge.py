@@ -2,7 +2,7 @@
 
 lmms-eval's sample files hold, for every video, the values that its metrics aggregate. They are put into the
 order of an unsharded run and passed to the aggregations named in the task's YAML, the same functions that
-lmms-eval calls. The answers of the shards become the ranks of one run.
+lmms-eval calls. The answers of the shards become those of one run.
 """
 
 import contextlib
@@ -12,15 +12,14 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import StcError
 from stc_lmms.eval.recorder import Recorder, finish, new_run, start
 from stc_lmms.results.read import FoundRun, newest_run
-from stc_lmms.results.schema import AnswerFile, Run
+from stc_lmms.results.schema import ANSWERS, Run
 from stc_lmms.results.totals import notes, total
-from stc_lmms.results.write import write_answers, write_run
+from stc_lmms.results.write import write_run
 from stc_lmms.sweep import samples, tasks
 from stc_lmms.sweep.files import write_json
 from stc_lmms.sweep.folder import Sweep, SweepJob
@@ -84,30 +83,25 @@ def _merge(sweep: Sweep, recipe: str, jobs: dict[str, list[SweepJob]]) -> dict[s
         if task.means:
             results[task.name] = _means(task, results)
     finish()
-    write_run(folder, _merged_run(recorder.to_run(), shards, folder))
+    answers = [answer for shard in shards for answer in shard.answers()]
+    write_run(folder, _with_costs(recorder.to_run(), shards, answers), answers)
     write_json(folder / f"{recorder.run}_results.json", _results(sweep, recipe, found, results, recorder))
     for path in before:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return results
 
 
-def _merged_run(run: Run, shards: Sequence[FoundRun], folder: Path) -> Run:
-    """The run with the costs and answers of all shards, whose processes become its ranks."""
-    costs, files = [], []
-    for shard in shards:
-        answers = list(shard.answers())
-        costs += [answer["efficiency"] for answer in answers if answer.get("efficiency")]
-        name = write_answers(folder, run.run, len(files), answers)
-        files.append(AnswerFile(file=name, answers=len(answers)))
+def _with_costs(run: Run, shards: Sequence[FoundRun], answers: Sequence[dict[str, Any]]) -> Run:
+    """The run with the counts and costs of all shards."""
     records = [shard.record for shard in shards]
     names = ("answered", "failed", "replayed", "restarts", "beyond_context", "world_size")
     counts = {name: sum(getattr(record, name) for record in records) for name in names}
     update = {
         "model": next((record.model for record in records if record.model), {}),
-        "efficiency": total(costs),
+        "efficiency": total([answer["efficiency"] for answer in answers if answer.get("efficiency")]),
         "failures": dict(sum((Counter(record.failures) for record in records), Counter())),
-        "notes": notes(counts["replayed"], counts["beyond_context"], counts["answered"] + counts["failed"]),
-        "answers": tuple(files),
+        "notes": notes(counts["replayed"], counts["beyond_context"], len(answers)),
+        "answers": ANSWERS,
     }
     return run.model_copy(update=counts | update)
 

@@ -43,8 +43,7 @@ def write_run(folder, questions, answers, method="stc", model=MODEL, stamp="2026
     recorder.answers = list(answers)
     if questions:
         recorder.summarise("ovobench", "", questions)
-    recorder.write_answers()
-    recorder.write()
+    recorder.write(answers=True)
     return folder / f"stc_run_{recorder.run}" / "run.json"
 
 

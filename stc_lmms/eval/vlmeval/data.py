@@ -146,7 +146,7 @@ class StreamDataset(VideoBaseDataset):
         print(f"\n{name}: {about}\n{format_table(summary, None if others else only)}\n")
         self._dump_tables(eval_file, scored, summary)
         recorder.summarise(self.rows[0]["benchmark"], self.rows[0]["size"], scored)
-        recorder.write_answers() if settings else recorder.write()
+        recorder.write(answers=settings is not None)
         if settings:
             _check([answer for of_row in answers for answer in of_row])
         self.run.evaluated.add((model, Path(eval_file).stem.removeprefix(f"{model}_")))
