@@ -32,6 +32,22 @@ MODELS = {
     for family in qwen_checkpoint.FAMILIES
 }
 
+# Settings in the results, for models with defaults of their own.
+ECHOED = {
+    "streamforest_stc": {
+        "model": "streamforest",
+        "memory": "forest",
+        "method": "stc_cacher",
+        "fps": 0.5,
+        "now_tokens": 729,
+        "cache_interval": 4,
+        "update_ratio": 0.25,
+        "long_quota": 5120,
+        "grid": "fixed",
+    },
+    "livecc_stc": {"model": "livecc", "fps": 2.0, "slice_tokens": 12, "token_budget": 6},
+}
+
 
 @pytest.mark.parametrize("model", MODELS)
 def test_benchmarks_run_unchanged(model, tmp_path, monkeypatch):
@@ -54,4 +70,11 @@ def test_benchmarks_run_unchanged(model, tmp_path, monkeypatch):
     (record,) = recorded(tmp_path / "out")
     ours = sum(found["results"][task]["n,none"] for task in OURS)
     assert ours > 10 and record["failed"] == 1 and record["answered"] == answered + ours
-    assert record["efficiency"]["tower_tokens_recomputed"] < record["efficiency"]["tower_tokens"]
+    assert found["config"]["resolved_cli_args"]["stc_settings"].items() >= ECHOED.get(model, {}).items()
+    efficiency = record["efficiency"]
+    assert efficiency["tower_tokens_recomputed"] < efficiency["tower_tokens"]
+    if "token_budget" in args:
+        assert efficiency["llm_tokens_max"] == 6
+    if model == "streamforest_stc":
+        assert record["model"]["execution"] == "grouped"
+        assert 0.3 < efficiency["tower_tokens_recomputed"] / efficiency["tower_tokens"] < 0.8

@@ -1,8 +1,6 @@
 """LiveCC's commentary, on a tiny checkpoint, real videos and the real commands."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,7 +17,6 @@ from tests.fake_cuda import FakeCuda
 from tests.media import encode_video, moving_square_frames
 from tests.models.qwen_checkpoint import SMALL
 from tests.models.test_qwen_vl import message
-from tests.runs import recorded
 
 NONE = {"method": "none", "repetition_penalty": 1.0}
 
@@ -267,19 +264,3 @@ def test_the_static_card_prints_what_the_tower_saves(capsys):
         assert f"is static, of one slice: nothing is loaded or measured; leave out {option}" in (
             capsys.readouterr().err
         )
-
-
-@pytest.mark.slow
-def test_lmms_eval_runs_a_mini_task(qwen_checkpoint, tmp_path):
-    command = [sys.executable, "-m", "lmms_eval", "--model", "livecc_stc", "--tasks", "streamingbench_mini"]
-    command += ["--model_args", arguments(qwen_checkpoint("qwen2_vl"), token_budget=4), "--device", "cpu"]
-    command += ["--output_path", str(tmp_path), "--log_samples", "--limit", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stdout + done.stderr
-    records = recorded(tmp_path)
-    assert records, done.stdout + done.stderr
-    assert records[0]["failed"] == 0 and records[0]["answered"] > 0
-    assert records[0]["efficiency"]["llm_tokens_max"] == 4
-    (path,) = tmp_path.glob("*/[0-9]*_results.json")
-    settings = json.loads(path.read_text())["config"]["resolved_cli_args"]["stc_settings"]
-    assert (settings["model"], settings["fps"], settings["slice_tokens"]) == ("livecc", 2.0, 12)
