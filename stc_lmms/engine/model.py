@@ -86,6 +86,10 @@ class LoadedModel(StreamingModel):
         """Why no frame of this model can be a captured graph, if that is known before the first."""
         return ""
 
+    def project(self, features_FTD: Tensor) -> Tensor:
+        """Tower features [F,T,D] to the tokens [F,N,E] that a stream takes in; by default, no change."""
+        return features_FTD
+
     @classmethod
     def from_parts(cls, settings: Settings, *parts: Any) -> Self:
         """A model around networks that are loaded already, in eval mode on their device.

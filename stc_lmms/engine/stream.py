@@ -67,9 +67,10 @@ class ModelStream(Stream):
         self.encoder = self.open_encoder()
         self.reset()
 
-    @abstractmethod
     def open_encoder(self) -> FrameEncoder:
         """Tower and projector of this stream."""
+        model = self.model
+        return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, model.project)
 
     @abstractmethod
     def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:

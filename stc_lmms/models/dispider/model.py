@@ -24,7 +24,6 @@ from transformers import PreTrainedTokenizerBase
 from stc_lmms import compat, compat_llm
 from stc_lmms.config import Settings
 from stc_lmms.engine.api import Answer, Decision, Generation, ProactiveStream, checkpoint
-from stc_lmms.engine.encoder import FrameEncoder
 from stc_lmms.engine.model import LoadedModel, move
 from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.errors import CheckpointError, StcError
@@ -94,10 +93,6 @@ class DispiderStream(ModelStream, ProactiveStream):
     """
 
     model: "Dispider"
-
-    def open_encoder(self) -> FrameEncoder:
-        model = self.model
-        return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, model.net.merge)
 
     def start(self) -> None:
         """The question that is watched for is forgotten, too."""
@@ -335,6 +330,9 @@ class Dispider(LoadedModel):
     def pixels(self, frames: np.ndarray) -> Tensor:
         """Frames uint8 [F,H,W,3] to the pixel values [F,3,S,S] of the tower."""
         return pixel_values(frames, self.tower.config.image_size, self.device, self.dtype)
+
+    def project(self, features_FTD: Tensor) -> Tensor:
+        return self.net.merge(features_FTD)
 
     def perceive(self, tokens_FRC: Tensor, span_s: tuple[float, float]) -> ClipState:
         """A clip, complete or not, from its merged tokens and its start and end in seconds."""

@@ -22,7 +22,6 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from stc_lmms import compat, compat_llm
 from stc_lmms.config import Settings
 from stc_lmms.engine.api import Generation
-from stc_lmms.engine.encoder import FrameEncoder
 from stc_lmms.engine.model import LoadedModel, load_stock
 from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.methods.base import ATTENTION, Compressed, Context, whole
@@ -46,10 +45,6 @@ class LlavaOnevisionStream(ModelStream):
     """One video in a `LlavaOnevision` model."""
 
     model: "LlavaOnevision"
-
-    def open_encoder(self) -> FrameEncoder:
-        model = self.model
-        return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, model.project)
 
     def start(self) -> None:
         token = self.model.method.token

@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerBase
 from stc_lmms import compat, compat_llm
 from stc_lmms.config import Settings
 from stc_lmms.engine.api import Generation, checkpoint
-from stc_lmms.engine.encoder import FrameEncoder
 from stc_lmms.engine.model import LoadedModel, move
 from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.errors import StcError
@@ -87,11 +86,6 @@ class StreamForestStream(ModelStream):
     """
 
     model: "StreamForest"
-
-    def open_encoder(self) -> FrameEncoder:
-        """Projection comes after the memory."""
-        model = self.model
-        return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, lambda tokens: tokens)
 
     def start(self) -> None:
         self.forest = Forest(self.model.options, self.model.spec.vision.num_attention_heads)
