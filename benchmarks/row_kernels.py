@@ -90,8 +90,8 @@ def _runs(tower: Tower, pixels: Tensor) -> dict[str, tuple[Callable, Callable[[]
     }
     for name, kernels in KERNELS.items():
         with kernels():
-            for role, plan in (("reference", FrameRoles((True,))), ("selective", FrameRoles((False,)))):
-                found[f"frame {role} {name}"] = kernels, _graph(capture, _frame(tower, cacher, pixels, plan))
+            for role, roles in (("reference", FrameRoles((True,))), ("selective", FrameRoles((False,)))):
+                found[f"frame {role} {name}"] = kernels, _graph(capture, _frame(tower, cacher, pixels, roles))
 
         def group() -> Tensor:
             return cacher.encode(tower, pixels, cacher.open_state())
@@ -100,13 +100,13 @@ def _runs(tower: Tower, pixels: Tensor) -> dict[str, tuple[Callable, Callable[[]
     return found
 
 
-def _frame(tower: Tower, cacher: STCCacher, pixels: Tensor, plan: FrameRoles) -> Callable[[], Tensor]:
+def _frame(tower: Tower, cacher: STCCacher, pixels: Tensor, roles: FrameRoles) -> Callable[[], Tensor]:
     state = cacher.open_state()
     cacher.encode(tower, pixels[:1], state)  # makes the references
 
     def run() -> Tensor:
         h_1TD, layout = tower.embed(pixels[1:2])
-        return cacher.run(tower, h_1TD, layout, plan, state.references)
+        return cacher.run(tower, h_1TD, layout, roles, state.references)
 
     return run
 

@@ -27,7 +27,7 @@ class Variant:
     Attributes:
         folder: its name below `checkpoints`.
         sha256: of the list of its files' checksums.
-        defaults: defaults of model arguments where those of the big models do not fit it.
+        defaults: defaults of model arguments where those of the large models do not fit.
     """
 
     folder: str
@@ -46,21 +46,21 @@ VARIANTS = {
 
 
 def is_demo(pretrained: str) -> bool:
-    """Whether a value of `pretrained` means one of the shipped checkpoints, or tries to.
+    """Whether a value of `pretrained` names a shipped checkpoint, existing or not.
 
-    A folder of the user's with the shipped one's very name is `./demo`.
+    A user's folder with the same name is `./demo`.
     """
     return pretrained == NAME or (pretrained.startswith(f"{NAME}-") and not Path(pretrained).exists())
 
 
 def defaults_of(pretrained: str) -> Mapping[str, Any]:
-    """Defaults of model arguments that a value of `pretrained` brings along."""
+    """Defaults of model arguments that come with a value of `pretrained`."""
     return VARIANTS[pretrained].defaults if is_demo(pretrained) and pretrained in VARIANTS else {}
 
 
 @functools.cache
 def demo_folder(variant: str = NAME) -> Path:
-    """Folder of a shipped checkpoint, its files checked.
+    """Folder of a shipped checkpoint, with its files checked.
 
     Raises:
         CheckpointError: there is no such variant, or a file is missing, damaged or not ours.
@@ -73,18 +73,18 @@ def demo_folder(variant: str = NAME) -> Path:
 
 
 def check(folder: Path, sha256: str) -> None:
-    """Compare the files of a folder with its `SHA256SUMS`, and that list with its own checksum.
+    """Compare the files of a folder with its `SHA256SUMS`, and that list with its checksum.
 
     Raises:
         CheckpointError: names the first file that differs, or that is not listed.
     """
     known = {CHECKSUMS, CARD}
     for line in _checked(folder / CHECKSUMS, sha256).decode().splitlines():
-        wanted, _, name = line.partition("  ")
-        _checked(folder / name, wanted)
+        expected, _, name = line.partition("  ")
+        _checked(folder / name, expected)
         known.add(name)
     for path in sorted(folder.iterdir()):
-        if path.name not in known:  # an adapter_config.json, for one, is loaded because it is there
+        if path.name not in known:  # transformers loads an adapter_config.json, for example, if there is one
             raise CheckpointError(f"{path} is not part of the demo checkpoint: delete it")
 
 
@@ -100,10 +100,10 @@ def _checked(path: Path, sha256: str) -> bytes:
 
 
 def write_checksums(folder: Path) -> str:
-    """List the checksums of all files that are loaded from a folder, for a new checkpoint.
+    """Write the checksums of all files that are loaded from a folder, for a new checkpoint.
 
     Returns:
-        The list's own, for `VARIANTS`.
+        The checksum of the list, for `VARIANTS`.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     loaded = [name for name in names if name not in (CHECKSUMS, CARD)]

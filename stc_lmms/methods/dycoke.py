@@ -89,7 +89,7 @@ class DyCoke(TokenMethod[LastFrames]):
 SPECS = (
     MethodSpec(
         "dycoke",
-        "one frame in four whole, of the others the tokens that changed most",
+        "one frame in four whole; of the others, the tokens that changed most",
         token=DyCoke,
         paper="2411.15024",
     ),

@@ -92,4 +92,8 @@ class StreamDyCoke(TokenMethod[LastFrames]):
         return below if len(below) else score_N.argmin()[None]
 
 
-SPECS = (MethodSpec("streamdycoke", "whole frames now and then, in between what is new", token=StreamDyCoke),)
+SPECS = (
+    MethodSpec(
+        "streamdycoke", "periodic whole frames; of the others, the tokens that are new", token=StreamDyCoke
+    ),
+)

@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stc_lmms.errors import DataError
+from stc_lmms.arguments import parse_pairs
+from stc_lmms.errors import DataError, SettingsError
 from stc_lmms.results import legacy
 from stc_lmms.results.schema import FILE, SCHEMA_VERSION, Run, Score
 from stc_lmms.results.scores import of_benchmark, of_results, of_status
@@ -317,7 +318,10 @@ def _command_line(config: dict[str, Any]) -> dict[str, Any]:
     """Model and arguments of another model's run: `a=1,b=2` as a dictionary."""
     given = config.get("model_args")
     if isinstance(given, str):
-        given = dict(pair.partition("=")[::2] for pair in given.split(",") if pair)
+        try:
+            given = parse_pairs(given, "model_args")
+        except SettingsError:  # another program's own syntax
+            given = {"model_args": given}
     about = {key: config[key] for key in ("model", "limit", "gen_kwargs") if config.get(key)}
     return about | (given if isinstance(given, dict) else {})
 
