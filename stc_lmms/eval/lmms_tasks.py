@@ -36,7 +36,7 @@ def rows(dataset: Any) -> Any:
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[dict[str, Any]]:
-    """The clip of the first round."""
+    """The video clip of the first round."""
     return [_visual(doc, next_round(doc, []))]
 
 
@@ -73,7 +73,7 @@ def _visual(doc: dict[str, Any], asked: Any) -> dict[str, Any]:
 
 
 def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, Any]:
-    """Score one video's answers. Keys are the metrics of the YAML, values what their aggregations take."""
+    """Score the answers about one video: the inputs of the aggregations, by metric of the YAML."""
     (responses,) = results
     rounds = rounds_of(doc, responses)
     records = score(doc, rounds)

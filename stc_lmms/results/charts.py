@@ -11,7 +11,7 @@ from stc_lmms.results.leaderboard import Row, by_hardware
 
 WIDTH, HEIGHT = 560, 330
 LEFT, RIGHT, TOP, BOTTOM = 52, 18, 16, 46
-_CHARACTER, _LINE = 6.3, 14  # of the labels, in SVG units; a wrong guess costs an overlap, nothing else
+_CHARACTER, _LINE = 6.3, 14  # size of labels in SVG units; a wrong guess only causes an overlap
 _LONGEST = 26
 
 
@@ -98,7 +98,7 @@ def _chart(rows: Sequence[Row], cost: str, front: str, title: str, x_title: str)
     ]
     _label(points)
     ends = sorted({(point.x, point.y) for point in points if point.front})
-    # a step: at every cost, the best accuracy that a run has reached with no more
+    # steps: for each cost, the best accuracy of any run that costs no more
     corners = [corner for before, after in itertools.pairwise(ends) for corner in _step(before, after)]
     return Chart(
         title,
@@ -122,7 +122,7 @@ def _tip(row: Row) -> str:
 
 
 def _label(points: Sequence[Point]) -> None:
-    """Label points where there is room, those of the front first."""
+    """Label points where there is room; points on the front first."""
     taken = [(p.x - 6, p.y - 6, p.x + 6, p.y + 6) for p in points]
     for point in sorted(points, key=lambda p: not p.front):
         text = point.row.cells["run"]

@@ -166,7 +166,7 @@ def text(found: Sequence[dict[str, Any]], on_gpu: bool) -> str:
             "questions, with a paired bootstrap over videos"
         )
         peak = "of the device, of each run" if on_gpu else "of the process so far, so it never falls"
-        lines.append(f"KV, max: largest of any answer; peak: {peak}")
+        lines.append(f"KV: largest of any answer; peak: {peak}")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """Accuracy of one run against another on the same questions, with a bootstrap over videos.
 
-Questions of one video are answered from one stream, so they are not independent: whole videos are drawn.
+Questions about one video share a stream and are not independent, so whole videos are resampled.
 """
 
 from collections.abc import Iterable
@@ -16,9 +16,9 @@ class Difference:
     """Difference of two accuracies, pooled over questions, in percentage points.
 
     Attributes:
-        mean: ours minus the base's.
-        low, high: 95 % percentile interval; None with a single video, of which there is no spread.
-        videos, questions: what it rests on.
+        mean: ours minus the base.
+        low, high: 95 % percentile interval; None for a single video.
+        videos, questions: sample sizes.
     """
 
     mean: float
@@ -35,8 +35,8 @@ def paired_difference(
 
     Args:
         scores: (video, our score, the base's score) of every question, scores from 0 to 1.
-        draws: bootstrap samples; in each, as many videos as there are, drawn with replacement.
-        seed: of the draws.
+        draws: bootstrap samples, each of as many videos as there are, drawn with replacement.
+        seed: of the random draws.
 
     Raises:
         ValueError: there are no questions.
@@ -46,7 +46,7 @@ def paired_difference(
         gains.setdefault(video, []).append(ours - base)
     if not gains:
         raise ValueError("no question was answered by both")
-    # In an order of their own, so that the order of the questions does not change the draws.
+    # Sorted, so that the order of the questions does not change the draws.
     gain_V = np.array([sum(gains[video]) for video in sorted(gains)], dtype=np.float64)
     count_V = np.array([len(gains[video]) for video in sorted(gains)], dtype=np.float64)
     mean, videos, questions = 100 * gain_V.sum() / count_V.sum(), len(gains), int(count_V.sum())

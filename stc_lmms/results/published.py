@@ -13,14 +13,14 @@ from stc_lmms.results.schema import Score
 
 PAPER = "arXiv 2512.00891"
 REKV, DISPIDER, LIVECC, FOREST = "LLaVA-OneVision 7B", "Dispider", "LiveCC", "StreamForest"
-# How a checkpoint's name shows that it is one of these models.
+# Parts of checkpoint names that identify these models.
 _CHECKPOINTS = {
     REKV: ("llava-onevision-qwen2-7b", "llava_onevision_qwen2_7b"),
     DISPIDER: ("dispider",),
     LIVECC: ("livecc",),
     FOREST: ("streamforest",),
 }
-# Settings of the published runs on ReKV; those of a run that differ are named beside its gap.
+# Settings of the published runs on ReKV; a run's gap names those that differ.
 _PROTOCOL = {"memory": "rekv", "prompt": "rekv", "token_budget": 64}
 NOTES = (
     "The paper's seconds for 16 frames (ViT 103.7, prefill 482.4) are implausible: the released timer "
@@ -75,7 +75,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Gap:
-    """A run of ours beside a published row, in percentage points; `differs` says what is not alike."""
+    """One of our runs against a published row, in percentage points; `differs` names differing settings."""
 
     run: FoundRun
     score: Score
@@ -167,7 +167,7 @@ PUBLISHED = (
 
 
 def gaps(row: Published, runs: Sequence[FoundRun]) -> list[Gap]:
-    """Our runs of the same model, method and whole benchmark; never a mini one or another checkpoint."""
+    """Our runs of the same model, method and whole benchmark; never of a mini set or another checkpoint."""
     return [
         _gap(row, run, score)
         for run in runs
