@@ -52,7 +52,7 @@ COST = (
 )
 DEFINITIONS = {
     "accuracy %": "the average that the benchmark itself reports, by its official scorer; missing, unparsed "
-    "and failed answers count as wrong. In plain lmms-eval files: the first metric of which higher is better; "
+    "and failed answers count as wrong. In plain lmms-eval files: the first metric where higher is better; "
     "values of at most 1 are read as fractions",
     "strict %": "by the strict scorer, in the same average",
     "macro %, micro %": "mean over parts of the mean over their tasks; pooled over all questions",
@@ -67,7 +67,7 @@ DEFINITIONS = {
     "device; peak memory of the device, or of the process where there is no GPU",
     "frames": "frames encoded in the whole run",
     "Pareto front": "runs that no other run beats in accuracy or cost without being worse in the other. Only "
-    "runs on the same benchmark with the same number of questions and, for time, the same hardware are compared",
+    "runs on the same benchmark, with the same number of questions and (for time) hardware, are compared",
     "costs": "over all answers of a run, that is, over all benchmarks evaluated together",
 }
 
@@ -87,7 +87,11 @@ def costs(efficiency: Mapping[str, Any]) -> dict[str, Any]:
         "ttft_ms": efficiency.get("ttft_ms"),
         "token_ms": efficiency.get("per_token_ms"),
     }
-    for key, field in (("kv_mib", "kv_bytes"), ("state_mib", "state_bytes"), ("peak_mib", "peak_memory_bytes")):
+    for key, field in (
+        ("kv_mib", "kv_bytes"),
+        ("state_mib", "state_bytes"),
+        ("peak_mib", "peak_memory_bytes"),
+    ):
         cells[key] = efficiency[field] / MIB if field in efficiency else None
     return cells
 

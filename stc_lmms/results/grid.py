@@ -86,10 +86,10 @@ class Outcome:
 def rows(outcomes: Sequence[Outcome], seed: int = 0) -> list[dict[str, Any]]:
     """One row per cell, as plain JSON values.
 
-    `run` is the path of the cell's `run.json` in the grid's folder. `accuracy` is the official score pooled over
-    all questions, in percent, `interval` its confidence interval; `difference` is the paired difference to `none`,
-    None if `none` did not run; `subtasks` is [questions, accuracy] by task and sub-task. The costs are repeated
-    from the run so that a recorded grid can be kept without the folders of its cells.
+    `run` is the path of the cell's `run.json` in the grid's folder. `accuracy` is the official score pooled
+    over all questions, in percent, `interval` its confidence interval; `difference` is the paired difference
+    to `none`, None if `none` did not run; `subtasks` is [questions, accuracy] by task and sub-task. The costs
+    are repeated from the run so that a recorded grid can be kept without the folders of its cells.
     """
     base = next((o.scores for o in outcomes if o.cell.method == BASE and o.scores), None)
     return [_row(outcome, base, seed) for outcome in outcomes]

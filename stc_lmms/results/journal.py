@@ -2,7 +2,7 @@
 
 lmms-eval hands all requests to the model in one call and keeps the answers in memory until the end. The
 journal is an append-only JSONL file per rank. A run reads the files of all ranks in its folder when it starts
-and skips the requests that they answer; failed ones are recorded, but tried again. A run that is told to stop
+and skips the requests that they answer; failed ones are recorded, but tried again. A run that is asked to stop
 also records the answers of requests that it has only begun.
 
 A line starts with a CRC-32 of the rest, the key and the state, in this order, so that opening a journal
@@ -118,7 +118,7 @@ class Journal:
         Args:
             key: its key.
             entry: plain JSON values; with a text in `failed`, the request is tried again.
-            begun: the request is answered in part; it goes on from there.
+            begun: the request is partly answered, and resumes from there.
 
         Raises:
             StcError: the file cannot be written, as on a full disk.

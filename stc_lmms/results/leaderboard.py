@@ -14,6 +14,7 @@ from stc_lmms.results.read import FoundRun
 from stc_lmms.results.schema import Score
 from stc_lmms.text_table import text_table
 
+
 @dataclass(frozen=True)
 class Row:
     """One run on one benchmark: `cells` has the keys of `HEADINGS`, and `front_tokens`, `front_ms`."""
@@ -166,7 +167,7 @@ def to_text(rows: Sequence[Row], runs: Sequence[FoundRun]) -> str:
             "Accuracy",
             _text([row.cells for row in rows], accuracy, left=3),
             "macro: mean over parts of the mean over their tasks; micro: pooled over questions;",
-            "accuracy and strict: official and strict scorer, in the average that the benchmark itself reports",
+            "accuracy and strict: official and strict scorer, in the average that the benchmark reports",
             "",
             "Efficiency",
             _text(list(of_runs.values()), efficiency, left=2),

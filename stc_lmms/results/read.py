@@ -1,8 +1,8 @@
 """The only reader of runs: finds them below folders, whatever wrote them.
 
 Reads `run.json` (`results/schema.py`), the files of older versions of this package (`results/legacy.py`),
-lmms-eval's `*_results.json` and VLMEvalKit's `status.json` of any model. A run of ours and the result file that
-lmms-eval wrote for it are one run. Every file that cannot be used is reported in one line and skipped.
+lmms-eval's `*_results.json` and VLMEvalKit's `status.json` of any model. A run of ours and the result file
+that lmms-eval wrote for it are one run. Every file that cannot be used is reported in one line and skipped.
 """
 
 import json
@@ -79,7 +79,11 @@ class FoundRun:
         for path in self.files:
             try:
                 text = path.read_text(encoding="utf-8")
-                lines = json.loads(text)["answers"] if path.suffix == ".json" else map(json.loads, text.split("\n")[:-1])
+                lines = (
+                    json.loads(text)["answers"]
+                    if path.suffix == ".json"
+                    else map(json.loads, text.split("\n")[:-1])
+                )
                 yield from lines
             except (OSError, ValueError, LookupError, TypeError) as error:
                 raise DataError(f"{path} is not readable ({type(error).__name__}); {_RERUN}") from None
@@ -88,8 +92,8 @@ class FoundRun:
 def find_runs(folders: Sequence[Path], tell: Callable[[str], None]) -> list[FoundRun]:
     """Every finished run below the folders, with distinct labels.
 
-    Of several runs in one folder with equal settings, the newest score on each benchmark counts. Of a sweep, its
-    merged runs count.
+    Of several runs in one folder with equal settings, the newest score on each benchmark counts. Of a sweep,
+    its merged runs count.
 
     Args:
         folders: searched recursively.

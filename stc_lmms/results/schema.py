@@ -3,8 +3,8 @@
     <output path>/stc_run_<run>/run.json       this file: scores, settings, costs, environment
     <output path>/stc_run_<run>/answers.jsonl  every answer with its cost, one per line
 
-`<run>` is the start time and the method, so a second run with the same output path has a folder of its own and
-names sort by time. Accuracies are fractions from 0 to 1, times milliseconds, sizes bytes.
+`<run>` is the start time and the method, so a second run with the same output path has a folder of its own
+and names sort by time. Accuracies are fractions from 0 to 1, times milliseconds, sizes bytes.
 """
 
 from typing import Any, Literal

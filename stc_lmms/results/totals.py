@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 STAGES = ("decode_ms", "preprocess_ms", "vit_ms", "project_ms", "method_ms", "prefill_ms")
-_SUMMED = ("frames_encoded", "frames_graphed", "tower_tokens", "tower_tokens_recomputed", "new_tokens", *STAGES)
+_SUMMED = (
+    "frames_encoded",
+    "frames_graphed",
+    "tower_tokens",
+    "tower_tokens_recomputed",
+    "new_tokens",
+    *STAGES,
+)
 _AVERAGED = ("ttft_ms", "per_token_ms", "llm_tokens_mean")
 _LARGEST = (
     "llm_tokens_max",

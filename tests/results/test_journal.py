@@ -24,7 +24,7 @@ def test_what_is_put_is_on_disk_at_once_and_found_again(tmp_path):
     first.put("k1", ENTRY)
     assert first.get("k1")["responses"] == ["A", "B"] and first.get("k2") is None
     again = reopened(tmp_path / "new" / "folder")  # the first is still open: nothing waits in a buffer
-    assert again.get("k1") .items() >= ENTRY.items() and len(again) == 1
+    assert again.get("k1").items() >= ENTRY.items() and len(again) == 1
     first.close()
 
 

@@ -251,7 +251,12 @@ def test_results_of_vlmevalkit_are_found(tmp_path):
         tmp_path / "their", fraction=fraction, percent=percent, **dict(zip("xyz", unfinished, strict=True))
     )
     (run,) = find_runs([tmp_path], pytest.fail)
-    assert (run.name, run.model_name, run.method, run.record.run) == ("Their-7B", "Their-7B", "-", "2026-01-02")
+    assert (run.name, run.model_name, run.method, run.record.run) == (
+        "Their-7B",
+        "Their-7B",
+        "-",
+        "2026-01-02",
+    )
     found = {score.benchmark: (score.accuracy, score.average, score.n, score.ours) for score in run.scores}
     assert found == {"fraction": (50, "Overall", None, False), "percent": (61.5, "a", None, False)}
 

@@ -11,8 +11,8 @@ import pytest
 from stc_lmms.results.leaderboard import build
 from stc_lmms.results.page import to_html
 from stc_lmms.results.read import find_runs
-from tests.results.test_leaderboard import plain_results
 from tests.results.helpers import answer, question, write_run
+from tests.results.test_leaderboard import plain_results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
