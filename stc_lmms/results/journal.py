@@ -2,8 +2,8 @@
 
 lmms-eval hands all requests to the model in one call and keeps the answers in memory until the end. The
 journal is an append-only JSONL file per rank. A run reads the files of all ranks in its folder when it starts
-and skips the requests that they answer; failed ones are recorded, but tried again. A run that is asked to stop
-also records the answers of requests that it has only begun.
+and skips the requests that they answer; failed ones are recorded, but tried again. A run that is asked to
+stop also records the answers of requests that it has only begun.
 
 A line starts with a CRC-32 of the rest, the key and the state, in this order, so that opening a journal
 parses no JSON. Only the positions of the entries are kept in memory; `get` reads the entry itself.
