@@ -37,7 +37,7 @@ card() { # NAME OPTIONS...: options of stc-lmms bench
   local name=$1
   shift
   [[ -z $small ]] || set -- "$@" --size 0.5b --layers 1 --llm-layers 1 --frames 2 --repeats 1 --warmup 0
-  step "card_$name" "$python" -m stc_lmms.cli bench "$@"
+  step "card_$name" "$python" -m stc_lmms.cli.bench "$@"
 }
 
 step parity "$python" benchmarks/gpu_parity.py ${small:+--small}

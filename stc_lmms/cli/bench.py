@@ -1,10 +1,11 @@
 """`stc-lmms bench`: a latency card that compares a method with the unmodified model, stage by stage."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from stc_lmms.bench.options import DTYPES, PROTOCOLS, Options
-from stc_lmms.errors import SettingsError
+from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.models.registry import model
 from stc_lmms.suggest import unknown
 
@@ -107,3 +108,18 @@ def _count(name: str, text: str | None, least: int = 1) -> int | None:
 
 def _frames(text: str) -> tuple[int, ...]:
     return tuple(sorted({_count("--frames", part.strip()) for part in text.split(",")}))
+
+
+def main() -> int:
+    """`python -m stc_lmms.cli.bench`: this command alone, for machines with only torch and transformers."""
+    parser = argparse.ArgumentParser(description=DESCRIPTION)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args())
+    except StcError as error:
+        print(f"stc-lmms: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
