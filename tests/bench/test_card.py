@@ -21,7 +21,8 @@ REPO = Path(__file__).resolve().parents[2]
 # asking whether it is there, as transformers does, is answered with no.
 BLOCKED = """
 import importlib.util, sys
-MISSING = {"lmms_eval", "decord", "datasets", "av", "accelerate", "torchvision", "pandas", "PIL", "rich", "pydantic"}
+MISSING = {"lmms_eval", "decord", "datasets", "av", "accelerate", "torchvision", "pandas", "PIL"}
+MISSING |= {"rich", "pydantic"}
 find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *a: None if name.split(".")[0] in MISSING else find_spec(name, *a)
 class Blocked:
