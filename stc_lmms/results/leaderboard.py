@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stc_lmms.results.columns import COST, DEFINITIONS, HEADINGS, SCORE, costs, shown
-from stc_lmms.results.published import NOTES, PUBLISHED, gaps
+from stc_lmms.results.published import NOTES, comparison
 from stc_lmms.results.read import FoundRun
 from stc_lmms.results.schema import Score
 from stc_lmms.text_table import text_table
@@ -81,34 +81,6 @@ def _cells(run: FoundRun, score: Score) -> dict[str, Any]:
 def known_columns(rows: Sequence[Row]) -> dict[str, str]:
     """The columns in which any row has a value."""
     return {key: name for key, name in HEADINGS.items() if any(row.cells[key] is not None for row in rows)}
-
-
-def comparison(runs: Sequence[FoundRun]) -> list[dict[str, Any]]:
-    """Every published row with the gaps of our runs, in percentage points."""
-    return [
-        {
-            "benchmark": row.benchmark,
-            "model": row.base,
-            "method": row.label,
-            "published": row.accuracy,
-            "published_parts": row.parts,
-            "speed": row.speed,
-            "caveat": row.caveat,
-            "source": row.source,
-            "ours": [
-                {
-                    "run": gap.run.label,
-                    "method": gap.run.method,
-                    "accuracy": gap.score.accuracy,
-                    "gap": gap.points,
-                    "gap_parts": gap.parts,
-                    "differs": gap.differs,
-                }
-                for gap in gaps(row, runs)
-            ],
-        }
-        for row in PUBLISHED
-    ]
 
 
 def plain(rows: Sequence[Row], runs: Sequence[FoundRun]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from stc_lmms import __version__
 from stc_lmms.errors import StcError
 from stc_lmms.results.charts import charts
 from stc_lmms.results.columns import DEFINITIONS, TEXT, shown
-from stc_lmms.results.leaderboard import Row, comparison, groups, known_columns
-from stc_lmms.results.published import NOTES
+from stc_lmms.results.leaderboard import Row, groups, known_columns
+from stc_lmms.results.published import NOTES, comparison
 from stc_lmms.results.read import FoundRun, differing_settings
 
 _TEMPLATE = "leaderboard.html.j2"
