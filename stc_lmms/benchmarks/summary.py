@@ -1,7 +1,9 @@
 """Counts, accuracies and averages of records, and their table."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import Literal
+
+from typing_extensions import TypedDict  # typing's cannot be validated by pydantic in Python 3.11
 
 from stc_lmms.benchmarks.base import Record
 from stc_lmms.text_table import text_table
@@ -63,7 +65,7 @@ class Summary(Counts):
     total: Scores | None
     micro: Scores | None
     absent: list[str]
-    headline: str
+    headline: Literal["macro", "micro"]
 
 
 def summarise(
@@ -85,7 +87,7 @@ def summarise(
     return {
         **_counts(records),
         "parts": parts,
-        "total": None if not parts or absent else _mean([part["macro"] for part in parts.values()]),
+        "total": None if not parts or absent else mean([part["macro"] for part in parts.values()]),
         "micro": _accuracy(records) if records else None,
         "absent": absent
         + [f"{p}/{t}" for p in parts for t in expected.get(p, ()) if t not in parts[p]["tasks"]],
@@ -129,7 +131,7 @@ def format_table(summary: Summary, only: str | None = None) -> str:
 def _part(groups: Mapping[str, list[Record]], tasks: Sequence[str]) -> PartSummary:
     summaries = {task: _task(groups[task]) for task in _ordered(groups, tasks)}
     pooled = [record for records in groups.values() for record in records]
-    macro = _mean([task["accuracy"] for task in summaries.values()])
+    macro = mean([task["accuracy"] for task in summaries.values()])
     return {**_counts(pooled), "tasks": summaries, "macro": macro, "micro": _accuracy(pooled)}
 
 
@@ -149,10 +151,11 @@ def _counts(records: Sequence[Record]) -> Counts:
 
 
 def _accuracy(records: Sequence[Record]) -> Scores:
-    return _mean([{"official": record["official"], "strict": record["strict"]} for record in records])
+    return mean([{"official": record["official"], "strict": record["strict"]} for record in records])
 
 
-def _mean(values: Sequence[Scores]) -> Scores:
+def mean(values: Sequence[Scores]) -> Scores:
+    """The mean by each scorer."""
     official, strict = (sum(value[name] for value in values) / len(values) for name in ("official", "strict"))
     return {"official": official, "strict": strict}
 

@@ -181,27 +181,25 @@ def _collect(paths: Sequence[Path], tell: Callable[[str], None]) -> list[FoundRu
     """The runs that the files make up."""
     ours: dict[tuple[Path, str], FoundRun] = {}
     old: dict[tuple[Path, str], list[tuple[Path, dict[str, Any]]]] = {}
-    results: list[tuple[Path, dict[str, Any]]] = []
-    statuses: list[tuple[Path, dict[str, Any]]] = []
+    results: list[tuple[str, FoundRun]] = []  # the name of our run, if any, and what lmms-eval says of it
+    statuses: list[FoundRun] = []
     for path in paths:
         if path.name in _OWN_OUTPUTS:
             continue
         try:
             content = _load(path)
             if path.name == FILE:
-                run = _typed(content)
-                folder = path.parent.parent
+                run = _validated(content)
                 files = [path.parent / run.answers] if run.answers else []
-                ours[folder, run.run] = FoundRun(run, folder, folder.resolve().name, files=files)
+                ours[path.parent.parent, run.run] = _found(run, path.parent.parent, files)
             elif legacy.is_legacy(path):
-                _check(FoundRun(run := legacy.to_run([content]), path.parent, ""))
+                run = _found(legacy.to_run([content]), path.parent).record
                 old.setdefault((path.parent, run.run), []).append((path, content))
             elif path.name.endswith("_results.json"):
-                _check(_foreign(path, content, of_results(content), "lmms-eval"))
-                results.append((path, content))
+                stamp = str(_cli_args(content).get("stc_run") or "")
+                results.append((stamp, _of_harness(path, content, of_results(content), "lmms-eval")))
             elif path.name == _STATUS:
-                _check(_foreign(path, content, of_status(content), "VLMEvalKit"))
-                statuses.append((path, content))
+                statuses.append(_of_harness(path, content, of_status(content), "VLMEvalKit"))
             else:
                 raise _NoRunError("not a file of a run")
         except _NoRunError as error:
@@ -209,34 +207,30 @@ def _collect(paths: Sequence[Path], tell: Callable[[str], None]) -> list[FoundRu
         except (KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
             tell(f"skipped {path}: not a file of a run ({_reason(error)}); delete it, or give another folder")
     for (folder, name), files in old.items():
-        run = legacy.to_run([content for _, content in files])
         ranks = [path for path, _ in files if path.name.startswith(legacy.EFFICIENCY)]
-        ours.setdefault((folder, name), FoundRun(run, folder, folder.resolve().name, files=ranks))
-    for run in ours.values():
-        run.scores = [of_benchmark(*item) for item in run.record.benchmarks.items()]
+        run = legacy.to_run([content for _, content in files])
+        ours.setdefault((folder, name), _found(run, folder, ranks))
     return [*_join(ours, results, statuses)]
 
 
 def _join(
     ours: dict[tuple[Path, str], FoundRun],
-    results: Sequence[tuple[Path, dict[str, Any]]],
-    statuses: Sequence[tuple[Path, dict[str, Any]]],
+    results: Sequence[tuple[str, FoundRun]],
+    statuses: Sequence[FoundRun],
 ) -> Iterator[FoundRun]:
     """Put our runs and the result files of the harnesses together."""
     others, joined = [], set()
-    for path, content in reversed(results):  # an old summary without a run belongs to the newest
-        scores, stamp = of_results(content), str(_cli_args(content).get("stc_run") or "")
+    for stamp, alone in reversed(results):  # an old summary without a run belongs to the newest
         # lmms-eval writes its results one folder below the output path
-        keys = [(folder, stamp) for folder in (path.parent.parent, path.parent)]
+        keys = [(folder, stamp) for folder in (alone.folder.parent, alone.folder)]
         key = next((key for key in keys if key in ours and key not in joined), None)
-        alone = _foreign(path, content, scores, "lmms-eval")
         if key is None:
             others.append(alone)
             continue
         joined.add(key)
         run, theirs = ours[key], alone.record
         # the run's own scores have more detail than those of our tasks in lmms-eval's file
-        run.scores += [score for score in scores if not (score.ours and run.scores)]
+        run.scores += [score for score in alone.scores if not (score.ours and run.scores)]
         run.limited = alone.limited
         run.record = run.record.model_copy(
             update={
@@ -247,11 +241,11 @@ def _join(
         )
     yield from ours.values()
     yield from reversed(others)
-    for path, content in statuses:
-        scored = any(folder == path.parent and run.scores for (folder, _), run in ours.items())
-        scores = [score for score in of_status(content) if not (score.ours and scored)]
-        if scores:
-            yield _foreign(path, content, scores, "VLMEvalKit")
+    for status in statuses:
+        scored = any(folder == status.folder and run.scores for (folder, _), run in ours.items())
+        status.scores = [score for score in status.scores if not (score.ours and scored)]
+        if status.scores:
+            yield status
 
 
 class _NoRunError(Exception):
@@ -268,24 +262,24 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _typed(content: dict[str, Any]) -> Run:
+def _validated(content: dict[str, Any]) -> Run:
     version = content.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         why = f"schema_version {version} of a newer stc-lmms, this one reads up to {SCHEMA_VERSION}"
         raise _NoRunError(f"{why}; upgrade stc-lmms")
     if version != SCHEMA_VERSION:
         raise _NoRunError(f"schema_version {version!r} is unknown; delete it and {_RERUN}")
-    run = Run.model_validate(content)
-    _check(FoundRun(run, Path(), ""))
-    return run
+    return Run.model_validate(content)
 
 
-def _foreign(path: Path, content: dict[str, Any], scores: list[Score], harness: str) -> FoundRun:
-    """What a harness's own file says about a run.
+def _found(run: Run, folder: Path, files: Sequence[Path] = ()) -> FoundRun:
+    """A run of ours with its scores; any exception means that its content is malformed."""
+    scores = [of_benchmark(*item) for item in run.benchmarks.items()]
+    return _checked(FoundRun(run, folder, folder.resolve().name, scores, list(files)))
 
-    Raises:
-        _NoRunError: it has no scores.
-    """
+
+def _of_harness(path: Path, content: dict[str, Any], scores: list[Score], harness: str) -> FoundRun:
+    """What a harness's own file says about a run; _NoRunError if it has no scores."""
     if not scores:
         raise _NoRunError(f"no scores of a run of {harness} in it; evaluate again")
     config, settings = content.get("config") or {}, _cli_args(content).get("stc_settings")
@@ -295,15 +289,15 @@ def _foreign(path: Path, content: dict[str, Any], scores: list[Score], harness: 
         harness=harness.lower(),
         model_name="" if settings else name,
         settings=settings or _command_line(config),
-        foreign=scores,
     )
     name = name or path.parent.resolve().name
-    return FoundRun(record, path.parent, name, list(record.foreign), limited=bool(config.get("limit")))
+    return _checked(FoundRun(record, path.parent, name, scores, limited=bool(config.get("limit"))))
 
 
-def _check(run: FoundRun) -> None:
-    """Raises an exception if parts that are plain dictionaries are not of the form that tables need."""
+def _checked(run: FoundRun) -> FoundRun:
+    """The run; raises if parts that are plain dictionaries lack what tables need."""
     str((run.hardware, run.method, run.model_name))
+    return run
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,9 @@ and names sort by time. Accuracies are fractions from 0 to 1, times milliseconds
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
+
+from stc_lmms.benchmarks.summary import Summary
 
 SCHEMA_VERSION = 1
 FILE, ANSWERS = "run.json", "answers.jsonl"
@@ -19,48 +21,6 @@ class Model(BaseModel):
     """Immutable; unknown fields and numbers that are not finite are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
-class Accuracy(Model):
-    """By each scorer."""
-
-    official: float
-    strict: float
-
-
-class Counts(Model):
-    """Questions, and how many of them went wrong before scoring; all of them stay in n."""
-
-    n: int
-    n_missing: int = 0
-    n_unparsed: int = 0
-    n_failed: int = 0
-    n_past_end: int = 0
-
-
-class TaskScores(Counts):
-    """One sub-task."""
-
-    correct: dict[str, int] = {}
-    accuracy: Accuracy
-
-
-class PartScores(Counts):
-    """One part: `macro` is the mean over its tasks, `micro` is pooled over its questions."""
-
-    tasks: dict[str, TaskScores]
-    macro: Accuracy
-    micro: Accuracy
-
-
-class BenchmarkScores(Counts):
-    """One benchmark; the fields are those of `stc_lmms.benchmarks.summary.Summary`."""
-
-    parts: dict[str, PartScores] = Field(min_length=1)
-    total: Accuracy | None
-    micro: Accuracy
-    absent: list[str] = []
-    headline: Literal["macro", "micro"]
 
 
 class Score(Model):
@@ -107,7 +67,6 @@ class Run(Model):
         beyond_context: answers whose context was longer than the model supports.
         efficiency: see `stc_lmms.results.totals.total`; empty when nothing was measured.
         benchmarks: scores by benchmark, such as `ovobench_mini`.
-        foreign: scores of other tasks; filled in when results are read, from the files of the harness.
         failures: how many answers failed, by reason.
         notes: what a reader of the numbers must know.
         answers: file with the single answers, beside `run.json`; "" if there is none.
@@ -126,8 +85,7 @@ class Run(Model):
     restarts: int = 0
     beyond_context: int = 0
     efficiency: dict[str, float | int | None] = {}
-    benchmarks: dict[str, BenchmarkScores] = {}
-    foreign: tuple[Score, ...] = ()
+    benchmarks: dict[str, Summary] = {}
     failures: dict[str, int] = {}
     notes: tuple[str, ...] = ()
     answers: str = ""

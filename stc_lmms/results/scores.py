@@ -5,35 +5,39 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from stc_lmms.benchmarks.registry import find_label
+from stc_lmms.benchmarks.summary import Summary, mean
 from stc_lmms.errors import DataError
-from stc_lmms.results.schema import Accuracy, BenchmarkScores, PartScores, Score
+from stc_lmms.results.schema import Score
 
 _PREFERRED = ("acc", "accuracy", "exact_match", "score", "overall")
 
 
-def of_benchmark(label: str, scores: BenchmarkScores) -> Score:
+def of_benchmark(label: str, summary: Summary) -> Score:
     """The score of a run on one of our benchmarks.
 
     Args:
         label: benchmark and size, such as `ovobench_mini`.
-        scores: in `run.json`.
+        summary: in `run.json`.
     """
-    macro, kind = scores.total or _mean_of_parts(scores.parts), scores.headline
-    own = macro if kind == "macro" else scores.micro
+    parts, kind = summary["parts"], summary["headline"]
+    averages = {
+        "macro": summary["total"] or mean([part["macro"] for part in parts.values()]),
+        "micro": summary["micro"],
+    }
     return Score(
-        benchmark=task_name(label, scores.parts if scores.total is None else None),
-        accuracy=100 * own.official,
+        benchmark=task_name(label, parts if summary["total"] is None else None),
+        accuracy=100 * averages[kind]["official"],
         average=kind,
-        strict=100 * own.strict,
-        macro=100 * macro.official,
-        micro=100 * scores.micro.official,
-        parts={part: 100 * getattr(values, kind).official for part, values in scores.parts.items()},
+        strict=100 * averages[kind]["strict"],
+        macro=100 * averages["macro"]["official"],
+        micro=100 * averages["micro"]["official"],
+        parts={name: 100 * part[kind]["official"] for name, part in parts.items()},
         tasks={
-            f"{part} / {task}": (100 * values.accuracy.official, values.n)
-            for part, of_part in scores.parts.items()
-            for task, values in of_part.tasks.items()
+            f"{name} / {task}": (100 * values["accuracy"]["official"], values["n"])
+            for name, part in parts.items()
+            for task, values in part["tasks"].items()
         },
-        **{key: getattr(scores, key) for key in ("n", "n_missing", "n_unparsed", "n_failed")},
+        **{key: summary[key] for key in ("n", "n_missing", "n_unparsed", "n_failed")},
     )
 
 
@@ -47,15 +51,6 @@ def task_name(label: str, parts: Iterable[str] | None = None) -> str:
     except DataError:
         return label if parts is None else f"{label} ({', '.join(parts)})"
     return benchmark.task_name(size, parts)
-
-
-def _mean_of_parts(parts: Mapping[str, PartScores]) -> Accuracy:
-    """Mean over the present parts of their macro averages, by each scorer."""
-    macros = [part.macro for part in parts.values()]
-    return Accuracy(
-        official=sum(each.official for each in macros) / len(macros),
-        strict=sum(each.strict for each in macros) / len(macros),
-    )
 
 
 def of_results(content: Mapping[str, Any]) -> list[Score]:
