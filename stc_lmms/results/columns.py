@@ -36,20 +36,6 @@ HEADINGS = {
 }
 TEXT = frozenset({"run", "method", "benchmark", "memory", "model"})
 SCORE = ("n", "n_missing", "n_unparsed", "n_failed", "accuracy", "strict", "macro", "micro")
-COST = (
-    "frames",
-    "recomputed",
-    "tokens_mean",
-    "tokens_max",
-    "frame_ms",
-    "vit_ms",
-    "prefill_ms",
-    "ttft_ms",
-    "token_ms",
-    "kv_mib",
-    "state_mib",
-    "peak_mib",
-)
 DEFINITIONS = {
     "accuracy %": "the average that the benchmark itself reports, by its official scorer; missing, unparsed "
     "and failed answers count as wrong. In plain lmms-eval files: the first metric where higher is better; "
@@ -73,10 +59,14 @@ DEFINITIONS = {
 
 
 def costs(efficiency: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of `COST` from a run's efficiency, see `stc_lmms.results.totals.total`; None: not known."""
+    """The cost cells of a run from its efficiency (`stc_lmms.results.totals.total`); None where unknown."""
     frames = efficiency.get("frames_encoded")
     stages = ("vit_ms", "project_ms", "method_ms", "prefill_ms")
-    cells = {
+
+    def mib(name: str) -> float | None:
+        return efficiency[name] / MIB if name in efficiency else None
+
+    return {
         "frames": frames,
         "recomputed": recomputed_percent(efficiency),
         "tokens_mean": efficiency.get("llm_tokens_mean"),
@@ -86,14 +76,13 @@ def costs(efficiency: Mapping[str, Any]) -> dict[str, Any]:
         "prefill_ms": efficiency.get("prefill_ms_per_frame"),
         "ttft_ms": efficiency.get("ttft_ms"),
         "token_ms": efficiency.get("per_token_ms"),
+        "kv_mib": mib("kv_bytes"),
+        "state_mib": mib("state_bytes"),
+        "peak_mib": mib("peak_memory_bytes"),
     }
-    for key, field in (
-        ("kv_mib", "kv_bytes"),
-        ("state_mib", "state_bytes"),
-        ("peak_mib", "peak_memory_bytes"),
-    ):
-        cells[key] = efficiency[field] / MIB if field in efficiency else None
-    return cells
+
+
+COST = tuple(costs({}))
 
 
 def shown(value: Any) -> str:

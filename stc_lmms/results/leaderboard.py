@@ -4,15 +4,18 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from stc_lmms.results.columns import COST, DEFINITIONS, HEADINGS, SCORE, costs, shown
 from stc_lmms.results.published import NOTES, comparison
 from stc_lmms.results.read import FoundRun
 from stc_lmms.results.schema import Score
 from stc_lmms.text_table import text_table
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -36,20 +39,22 @@ def build(runs: Sequence[FoundRun]) -> list[Row]:
     return rows
 
 
+def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Key -> its items, in the order in which they first appear."""
+    found: dict[K, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
+
+
 def groups(rows: Sequence[Row]) -> list[list[Row]]:
     """Comparable rows: the same benchmark, parts, average and number of questions."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row.score.benchmark, row.score.average, row.score.n), []).append(row)
-    return list(found.values())
+    return [*group_by(rows, lambda row: (row.score.benchmark, row.score.average, row.score.n)).values()]
 
 
 def by_hardware(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Hardware -> its rows."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row.run.hardware, []).append(row)
-    return found
+    return group_by(rows, lambda row: row.run.hardware)
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
@@ -83,9 +88,9 @@ def known_columns(rows: Sequence[Row]) -> dict[str, str]:
     return {key: name for key, name in HEADINGS.items() if any(row.cells[key] is not None for row in rows)}
 
 
-def plain(rows: Sequence[Row], runs: Sequence[FoundRun]) -> dict[str, Any]:
-    """Rows with sub-tasks, and runs with their settings and costs, as plain JSON values."""
-    return {
+def to_json(rows: Sequence[Row], runs: Sequence[FoundRun], published: bool = True) -> str:
+    """Rows with sub-tasks, runs with settings and costs; optionally published numbers and definitions."""
+    content: dict[str, Any] = {
         "rows": [
             row.cells
             | {"parts": row.score.parts}
@@ -107,11 +112,6 @@ def plain(rows: Sequence[Row], runs: Sequence[FoundRun]) -> dict[str, Any]:
             for run in runs
         ],
     }
-
-
-def to_json(rows: Sequence[Row], runs: Sequence[FoundRun], published: bool = True) -> str:
-    """Rows and runs, and with `published` the published numbers and the definitions."""
-    content = plain(rows, runs)
     if published:
         content |= {"published": comparison(runs), "published_notes": NOTES, "definitions": DEFINITIONS}
     return json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n"

@@ -6,9 +6,9 @@ from typing import Any
 
 from stc_lmms import __version__
 from stc_lmms.errors import StcError
-from stc_lmms.results.charts import charts
+from stc_lmms.results.charts import FRAME, charts
 from stc_lmms.results.columns import DEFINITIONS, TEXT, shown
-from stc_lmms.results.leaderboard import Row, groups, known_columns
+from stc_lmms.results.leaderboard import Row, group_by, groups, known_columns
 from stc_lmms.results.published import NOTES, comparison
 from stc_lmms.results.read import FoundRun, differing_settings
 
@@ -29,9 +29,10 @@ def to_html(rows: Sequence[Row], runs: Sequence[FoundRun]) -> str:
         runs=runs,
         columns=known_columns(rows),
         text_columns=TEXT,
+        frame=FRAME,
         benchmarks=list(dict.fromkeys(row.score.benchmark for row in rows)),
         comparisons=[_comparison(group) for group in groups(rows)],
-        published=_by_benchmark(comparison(runs)),
+        published=group_by(comparison(runs), lambda line: line["benchmark"]),
         published_notes=NOTES,
         differing=differing_settings(runs),
         definitions=DEFINITIONS,
@@ -70,13 +71,6 @@ def _comparison(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _by_benchmark(lines: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        found.setdefault(line["benchmark"], []).append(line)
-    return found
-
-
 def _heat(rows: Sequence[Row]) -> dict[str, Any] | None:
     """Sub-tasks by runs; `share` is a cell's position between the lowest and the highest, from 0 to 1."""
     tasks = list(dict.fromkeys(task for row in rows for task in row.score.tasks))
@@ -84,21 +78,17 @@ def _heat(rows: Sequence[Row]) -> dict[str, Any] | None:
     if not values:
         return None
     low, high = min(values), max(values)
-    lines = []
-    for row in rows:
-        found = [row.score.tasks.get(task) for task in tasks]
-        cells = [
-            None if cell is None else {"value": cell[0], "n": cell[1], "share": _share(cell[0], low, high)}
-            for cell in found
-        ]
-        lines.append({"row": row, "cells": cells})
-    return {
-        "tasks": [task.rpartition(" / ")[::2] for task in tasks],
-        "lines": lines,
-        "low": low,
-        "high": high,
-    }
 
+    def cell(row: Row, task: str) -> dict[str, Any] | None:
+        if task not in row.score.tasks:
+            return None
+        value, n = row.score.tasks[task]
+        return {
+            "value": value,
+            "n": n,
+            "share": round((value - low) / (high - low), 3) if high > low else 0.0,
+        }
 
-def _share(value: float, low: float, high: float) -> float:
-    return round((value - low) / (high - low), 3) if high > low else 0.0
+    lines = [{"row": row, "cells": [cell(row, task) for task in tasks]} for row in rows]
+    names = [task.rpartition(" / ")[::2] for task in tasks]
+    return {"tasks": names, "lines": lines, "low": low, "high": high}

@@ -1,8 +1,8 @@
-"""The only reader of runs: finds them below folders, whatever wrote them.
+"""Finds runs below folders: `run.json` (`results/schema.py`), files of older versions (`results/legacy.py`),
+lmms-eval's `*_results.json` and VLMEvalKit's `status.json` of any model.
 
-Reads `run.json` (`results/schema.py`), the files of older versions of this package (`results/legacy.py`),
-lmms-eval's `*_results.json` and VLMEvalKit's `status.json` of any model. A run of ours and the result file
-that lmms-eval wrote for it are one run. Every file that cannot be used is reported in one line and skipped.
+One of our runs and the result file that lmms-eval wrote for it are one run. Every unusable file is reported in
+one line and skipped.
 """
 
 import json
@@ -31,11 +31,9 @@ class FoundRun:
     """A run and where it was found.
 
     Attributes:
-        record: the run.
         folder: its output path.
         name: name of that folder, or of the model for a run that is not ours.
-        scores: on every benchmark.
-        files: with its answers, see `answers`.
+        files: where `answers` finds its answers.
         limited: lmms-eval asked only some of the questions.
         label: distinguishes it from the other runs, see `set_labels`.
     """
@@ -50,7 +48,7 @@ class FoundRun:
 
     @property
     def method(self) -> str:
-        """Name of the method."""
+        """Name of the method, `-` for a model without."""
         return self.record.method
 
     @property
@@ -79,12 +77,10 @@ class FoundRun:
         for path in self.files:
             try:
                 text = path.read_text(encoding="utf-8")
-                lines = (
-                    json.loads(text)["answers"]
-                    if path.suffix == ".json"
-                    else map(json.loads, text.split("\n")[:-1])
-                )
-                yield from lines
+                if path.suffix == ".json":
+                    yield from json.loads(text)["answers"]
+                else:
+                    yield from map(json.loads, text.split("\n")[:-1])
             except (OSError, ValueError, LookupError, TypeError) as error:
                 raise DataError(f"{path} is not readable ({type(error).__name__}); {_RERUN}") from None
 
@@ -92,12 +88,8 @@ class FoundRun:
 def find_runs(folders: Sequence[Path], tell: Callable[[str], None]) -> list[FoundRun]:
     """Every finished run below the folders, with distinct labels.
 
-    Of several runs in one folder with equal settings, the newest score on each benchmark counts. Of a sweep,
-    its merged runs count.
-
-    Args:
-        folders: searched recursively.
-        tell: called with one line for each file that is skipped.
+    Of several runs in one folder with equal settings, the newest score on each benchmark counts; of a sweep,
+    its merged runs count. `tell` is called with one line for each file that is skipped.
 
     Raises:
         DataError: no run was found.
@@ -131,9 +123,8 @@ def set_labels(runs: Sequence[FoundRun]) -> None:
     """Set `label`: the name; for equal names also the settings that differ, then the time or a number."""
     by_name: dict[str, list[FoundRun]] = {}
     for run in runs:
-        run.label = run.name
         by_name.setdefault(run.name, []).append(run)
-    for same in (group for group in by_name.values() if len(group) > 1):
+    for same in by_name.values():
         telling = _distinguishing_settings(same)
         for run in same:
             settings = run.record.settings
