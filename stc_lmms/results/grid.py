@@ -12,7 +12,7 @@ from stc_lmms.results.write import FOLDER
 from stc_lmms.text_table import text_table
 
 BASE = "none"
-# Key of a row in compare.json to the column it is shown in.
+# Key in compare.json -> key of the column.
 _COSTS = {
     "recomputed": "recomputed",
     "vit_ms_per_frame": "vit_ms",
@@ -30,9 +30,8 @@ class Cell:
     """One configuration of the grid.
 
     Attributes:
-        method: name of the method.
         budget: LLM tokens per frame; None for a method without a budget.
-        varied: other arguments of the method that differ over the grid, (name, value).
+        varied: (name, value) of the other arguments of the method that differ over the grid.
     """
 
     method: str
@@ -41,7 +40,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of the cell and of its folder."""
+        """Also the name of the cell's folder."""
         plain = self.method if self.budget is None else f"{self.method}_{self.budget}"
         return ",".join((plain, *("=".join(pair) for pair in self.varied)))
 
@@ -69,11 +68,8 @@ class Outcome:
     """The result of a cell.
 
     Attributes:
-        cell: which.
         error: why it was skipped or failed, in one line; "" if it ran.
         skipped: it was never started: its budget or arguments are invalid.
-        run: its run; None if it has none.
-        scores: of every question.
     """
 
     cell: Cell
@@ -108,13 +104,14 @@ def _row(outcome: Outcome, base: Scores | None, seed: int) -> dict[str, Any]:
     about = {"name": cell.name, "method": cell.method, "budget": cell.budget, "varied": dict(cell.varied)}
     if not scores or run is None:
         return about | {"error": outcome.error, "skipped": outcome.skipped}
+    own = paired_difference([(one.video, one.score, 0.0) for one in scores.values()], seed=seed)
     found: dict[str, Any] = {
         "run": f"{cell.name}/{FOLDER}{run.run}/{FILE}",
         "n": len(scores),
         "n_failed": run.failed,
         "replayed": run.replayed,
         "accuracy": 100 * sum(one.score for one in scores.values()) / len(scores),
-        "interval": _interval(scores, seed),
+        "interval": [own.low, own.high],
         "difference": None,
         "subtasks": _subtasks(scores),
     }
@@ -123,11 +120,6 @@ def _row(outcome: Outcome, base: Scores | None, seed: int) -> dict[str, Any]:
         found["difference"] = dataclasses.asdict(paired_difference(pairs, seed=seed))
     cells = costs(run.efficiency)
     return about | found | {name: cells[key] for name, key in _COSTS.items()}
-
-
-def _interval(scores: Scores, seed: int) -> list[float | None]:
-    own = paired_difference([(one.video, one.score, 0.0) for one in scores.values()], seed=seed)
-    return [own.low, own.high]
 
 
 def _subtasks(scores: Scores) -> dict[str, dict[str, tuple[int, float]]]:

@@ -1,8 +1,8 @@
-"""Finds runs below folders: `run.json` (`results/schema.py`), files of older versions (`results/legacy.py`),
-lmms-eval's `*_results.json` and VLMEvalKit's `status.json` of any model.
+"""Finds runs below folders, whatever wrote them, and reads them.
 
-One of our runs and the result file that lmms-eval wrote for it are one run. Every unusable file is reported in
-one line and skipped.
+Reads `run.json` (`results/schema.py`), the files of older versions (`results/legacy.py`), lmms-eval's
+`*_results.json` and VLMEvalKit's `status.json` of any model. One of our runs and the result file that
+lmms-eval wrote for it are one run. Every unusable file is reported in one line and skipped.
 """
 
 import json
@@ -49,7 +49,7 @@ class FoundRun:
     @property
     def method(self) -> str:
         """Name of the method, `-` for a model without."""
-        return self.record.method
+        return str(self.record.settings.get("method", "-"))
 
     @property
     def model_name(self) -> str:

@@ -56,20 +56,20 @@ class Run(Model):
     """One run.
 
     Attributes:
-        run: its name, see the top of this file; "" for a run that this package did not record.
+        run: its name, see above; "" for a run that this package did not record.
         harness: `lmms-eval`, `vlmevalkit` or `sweep` (a merge of runs).
         settings: resolved model arguments; of a model that is not ours, those of its command line.
-        model: what the model says of itself: execution, attention, dtype, context limit, environment.
+        model: `StreamingModel.describe()`: execution, attention, dtype, context limit, environment.
         world_size: processes that shared the questions.
         answered, failed: answers with and without a result.
         replayed: answers taken from the journal of an earlier run, with the times of that run.
-        restarts: videos that had to be read again from the start.
+        restarts: how often a video was read from the start again.
         beyond_context: answers whose context was longer than the model supports.
         efficiency: see `stc_lmms.results.totals.total`; empty when nothing was measured.
         benchmarks: scores by benchmark, such as `ovobench_mini`.
-        failures: how many answers failed, by reason.
+        failures: reason -> number of failed answers.
         notes: what a reader of the numbers must know.
-        answers: file with the single answers, beside `run.json`; "" if there is none.
+        answers: file with every answer, beside `run.json`; "" if there is none.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -89,8 +89,3 @@ class Run(Model):
     failures: dict[str, int] = {}
     notes: tuple[str, ...] = ()
     answers: str = ""
-
-    @property
-    def method(self) -> str:
-        """Name of the method, `-` for a model without."""
-        return str(self.settings.get("method", "-"))

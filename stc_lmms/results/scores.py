@@ -64,23 +64,22 @@ def of_results(content: Mapping[str, Any]) -> list[Score]:
     inside = {sub for subs in groups.values() for sub in subs}
     scores = []
     for task in (name for name in results if name not in inside):
-        metric = _metric(content, task, groups.get(task, ()))
+        subs = groups.get(task, ())
+        metric = _metric(content, task, subs)
         if metric is None:
             continue
-        subs = [sub for sub in groups.get(task, ()) if _value(results.get(sub), metric) is not None]
         values = {name: _value(results.get(name), metric) for name in (task, *subs)}
         known = {name: value for name, value in values.items() if value is not None}
         ours = any(_value(results[name], "acc_strict") is not None for name in known)
         scale = 1 if ours or max(map(abs, known.values())) > 1 else 100
         own = known.get(task)
-        counts = {name: _count(content, name, groups) for name in known}
         scores.append(
             Score(
                 benchmark=task,
                 accuracy=scale * (sum(known.values()) / len(known) if own is None else own),
                 average=metric if own is not None else f"mean {metric}",
                 n=_count(content, task, groups),
-                tasks={name: (scale * known[name], counts[name]) for name in subs},
+                tasks={s: (scale * known[s], _count(content, s, groups)) for s in subs if s in known},
                 ours=ours,
             )
         )
@@ -99,7 +98,8 @@ def of_status(content: Mapping[str, Any]) -> list[Score]:
         value = _value(metrics, metric) if metric else None
         if value is None:
             continue
-        ours = _value(metrics, "acc_strict") is not None
+        strict = _value(metrics, "acc_strict")
+        ours = strict is not None
         n = _value(metrics, "n") if ours else None
         scores.append(
             Score(
@@ -107,7 +107,7 @@ def of_status(content: Mapping[str, Any]) -> list[Score]:
                 accuracy=value if ours or abs(value) > 1 else 100 * value,
                 average=metric,
                 n=None if n is None else int(n),
-                strict=_value(metrics, "acc_strict"),
+                strict=strict,
                 ours=ours,
             )
         )
@@ -118,12 +118,17 @@ def _metric(content: Mapping[str, Any], task: str, subs: Sequence[str]) -> str |
     better = content.get("higher_is_better") or {}
     for name in (task, *subs):
         values = content["results"].get(name) or {}
-        metrics = dict.fromkeys(key.partition(",")[0] for key in values if not _is_error(key))
-        metrics = [m for m in metrics if _value(values, m) is not None]
-        metrics = [m for m in metrics if (better.get(name) or {}).get(m, True) is not False]
-        metrics.sort(key=lambda m: _PREFERRED.index(m) if m in _PREFERRED else len(_PREFERRED))
-        if metrics:
-            return metrics[0]
+        metrics = dict.fromkeys(key.partition(",")[0] for key in values)
+        usable = [
+            metric
+            for metric in metrics
+            if metric not in ("alias", "samples")
+            and "_stderr" not in metric
+            and _value(values, metric) is not None
+            and (better.get(name) or {}).get(metric, True) is not False
+        ]
+        if usable:
+            return min(usable, key=lambda m: _PREFERRED.index(m) if m in _PREFERRED else len(_PREFERRED))
     return None
 
 
@@ -134,10 +139,6 @@ def _value(values: Mapping[str, Any] | None, metric: str) -> float | None:
         if key.partition(",")[0] == metric and number:
             return float(value)
     return None
-
-
-def _is_error(key: str) -> bool:
-    return "_stderr" in key.partition(",")[0] or key in ("alias", "samples")
 
 
 def _count(content: Mapping[str, Any], task: str, groups: Mapping[str, Sequence[str]]) -> int | None:

@@ -55,7 +55,7 @@ def recomputed_percent(efficiency: dict[str, Any]) -> float | None:
 
 
 def notes(replayed: int, beyond_context: int, answers: int) -> tuple[str, ...]:
-    """What a reader of the costs must know."""
+    """Caveats for the readers of a run's costs."""
     found = []
     if replayed:
         found.append(f"{replayed} of {answers} answers were timed by the run that it resumed")
