@@ -15,10 +15,10 @@ import statistics
 from pathlib import Path
 
 import torch
+from alternate import alternate
 
 from stc_lmms import compat
 from stc_lmms.bench.cost import saving, selective_over_dense
-from stc_lmms.bench.measure import alternate
 from stc_lmms.engine.timers import environment
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.towers import Patches, Tower, open_tower

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from alternate import alternate
 
 from stc_lmms.bench.cost import prefill_macs
-from stc_lmms.bench.measure import alternate
 from stc_lmms.bench.options import Options
 from stc_lmms.engine.timers import environment
 from stc_lmms.models.llava_onevision.bench import ENTRY

@@ -2,8 +2,8 @@
 
 In the JSON, `arithmetic_bound` is FLOPs of the method over FLOPs of dense. `bound`, to which
 `measured_over_bound` refers, is the ratio of the least times at the machine's measured rates (`floor_ms`): in
-calls of few frames a stage waits for its weights, which both sides read. `work` is by stage; where `launch`
-is a graph, the times, floors and bounds of `vit_ms` include projector and pooling.
+calls of few frames a stage waits for its weights, which both sides read. Where `launch` is a graph, the
+times, floors and bounds of `vit_ms` include projector and pooling.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,9 +45,8 @@ def _measured(entry: Entry, options: Options, say: Callable[[str], None]) -> dic
     if options.video is None:
         frames, times_s = synthetic_frames(max(options.frames))
     else:
-        frames, times_s, decode_ms = video_frames(
-            options.video, options.frames, settings.fps, options.repeats
-        )
+        sampled = video_frames(options.video, options.frames, settings.fps, options.repeats)
+        frames, times_s, decode_ms = sampled
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     with _memory_errors("holding the model"):
@@ -58,21 +57,15 @@ def _measured(entry: Entry, options: Options, say: Callable[[str], None]) -> dic
 
     with _memory_errors("measuring its rates with the model loaded"):
         machine = measure_machine(pair.dense.device, pair.dense.dtype)
-    card["machine"] = {"flops_per_s": machine.flops_per_s, "bytes_per_s": machine.bytes_per_s}
+    card["machine"] = vars(machine)
     card["gpu_before"] = gpu_state()
     say(render.machine(card))
     card["rows"], card["slower_than_dense"] = [], []
     for static in card.pop("static"):
         count = static["frames"]
         with _memory_errors(f"{count} frames"):
-            measured = compare(
-                pair,
-                frames[:count],
-                times_s[:count],
-                repeats=options.repeats,
-                warmup=options.warmup,
-                new_tokens=options.new_tokens,
-            )
+            rounds = {name: getattr(options, name) for name in ("repeats", "warmup", "new_tokens")}
+            measured = compare(pair, frames[:count], times_s[:count], **rounds)
         row = _row(card, static, measured, machine, decode_ms.get(count))
         card["rows"].append(row)
         card["slower_than_dense"] += [{"frames": count} | stage for stage in measured.slower()]
@@ -134,11 +127,7 @@ def _work(entry: Entry, pair: Pair, prompt: dict[str, int], frames: int) -> dict
 
 
 def _row(
-    card: dict[str, Any],
-    static: dict[str, Any],
-    measured: Comparison,
-    machine: Machine,
-    decode_ms: list[float] | None,
+    card: dict, static: dict, measured: Comparison, machine: Machine, decode_ms: list[float] | None
 ) -> dict[str, Any]:
     frames, ratios = static["frames"], _rounded(measured.ratios())
     sides = {"dense": measured.dense, "method": measured.method}
@@ -162,7 +151,10 @@ def _row(
         "measured_over_bound": {
             stage: round(ratios[stage] / least, 4) for stage, least in bound.items() if ratios[stage]
         },
-        "summary_ms": {side: samples.summary() for side, samples in sides.items()},
+        "summary_ms": {
+            side: {stage: summary(times) for stage, times in samples.ms.items()}
+            for side, samples in sides.items()
+        },
         "samples_ms": {side: samples.ms for side, samples in sides.items()},
         "decode_ms": None if decode_ms is None else summary(decode_ms) | {"samples": decode_ms},
         "sizes": {

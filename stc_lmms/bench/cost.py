@@ -28,16 +28,11 @@ def saving(tokens: int, width: int, mlp: int, selected: int, interval: int) -> f
     return (1 - 1 / interval) * (1 - selective_over_dense(tokens, width, mlp, selected))
 
 
-def patch_embed_macs(tokens: int, width: int, patch: int) -> int:
-    """The strided convolution that turns RGB pixels into tokens."""
-    return tokens * width * 3 * patch**2
-
-
 def tower_macs(shape: TowerShape, dense: int, selective: int = 0, selected: int = 0) -> int:
     """A whole tower over `dense` frames and `selective` frames that recompute `selected` tokens each."""
     sizes = shape.tokens, shape.width, shape.mlp
     blocks = dense * dense_block_macs(*sizes) + selective * selective_block_macs(*sizes, selected)
-    embed = (dense + selective) * patch_embed_macs(shape.tokens, shape.width, shape.patch)
+    embed = (dense + selective) * shape.tokens * shape.width * 3 * shape.patch**2
     return shape.layers * blocks + embed
 
 

@@ -50,7 +50,6 @@ class Entry(ABC):
     Attributes:
         sizes: config fields of the language model, by size.
         vision: config fields of the vision tower.
-        model_class: class of the model.
         preprocessing: how frames become pixel values, in words.
     """
 
@@ -169,16 +168,9 @@ class StandInProcessor:
 
     def video_processor(self, videos: list[Tensor], **_: Any) -> dict[str, list[Tensor]]:
         """Frames uint8 [F,3,H,W] to pixel values float32 [F,3,side,side]."""
-        size = (self.side, self.side)
+        bicubic = {"size": (self.side, self.side), "mode": "bicubic", "antialias": True}
         pixels = [
-            functional.interpolate(
-                to_device(video, self.device).float(),
-                size=size,
-                mode="bicubic",
-                antialias=True,
-                align_corners=False,
-            )
-            for video in videos
+            functional.interpolate(to_device(video, self.device).float(), **bicubic) for video in videos
         ]
         return {"pixel_values_videos": [x.clamp_(0, 255).div_(127.5).sub_(1) for x in pixels]}
 

@@ -5,7 +5,6 @@ Rates come from one large matrix product and one large copy through torch, not f
 measured while other programs run is no limit.
 """
 
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -40,8 +39,7 @@ def synchronize(device: torch.device) -> None:
 
 def measure_machine(device: torch.device, dtype: torch.dtype, side: int | None = None) -> Machine:
     """Time a `side` x `side` matrix product (random data: zeros can run faster) and a copy."""
-    if side is None:
-        side = 8192 if device.type == "cuda" else 1024
+    side = side or (8192 if device.type == "cuda" else 1024)
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(side, side, device=device, dtype=dtype, generator=generator) for _ in range(2))
     # The copy has 16 times the elements: 2 GiB in bfloat16 on a GPU, far more than any cache.
@@ -66,15 +64,12 @@ def _least_s(run: Callable[[], object], device: torch.device) -> float:
 
 def gpu_state() -> dict[str, str] | None:
     """Driver, clocks, power and temperature as reported by nvidia-smi; None without it."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    query = [program, f"--query-gpu={_QUERY}", "--format=csv,noheader"]
+    query = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader"]
     try:
-        reported = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+        reported = subprocess.run(
+            query, capture_output=True, text=True, timeout=20, check=True
+        ).stdout.strip()
     except (subprocess.SubprocessError, OSError):
         return None
-    if not reported.strip():
-        return None
-    values = [value.strip() for value in reported.strip().splitlines()[0].split(",")]
-    return dict(zip(_QUERY.split(","), values, strict=True))
+    values = [value.strip() for value in reported.partition("\n")[0].split(",")]
+    return dict(zip(_QUERY.split(","), values, strict=True)) if reported else None

@@ -8,7 +8,7 @@ so the stages up to the prefill must add up to nearly that.
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,10 +41,6 @@ class Samples:
     ms: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
     sizes: dict[str, Any] = field(default_factory=dict)
 
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Minimum, median and 95th percentile (nearest rank) of every stage."""
-        return {stage: summary(times) for stage, times in self.ms.items()}
-
 
 def summary(times: Sequence[float]) -> dict[str, float]:
     """Minimum, median and 95th percentile (nearest rank)."""
@@ -65,9 +61,8 @@ class Comparison:
 
         None for a stage that dense does not have.
         """
-        return {
-            stage: statistics.median(ratios) if (ratios := self._ratios(stage)) else None for stage in STAGES
-        }
+        by_stage = {stage: self._ratios(stage) for stage in STAGES}
+        return {stage: statistics.median(ratios) if ratios else None for stage, ratios in by_stage.items()}
 
     def minima(self) -> dict[str, float | None]:
         """Method over dense, fastest round of each: the figure to trust on a shared machine."""
@@ -80,10 +75,8 @@ class Comparison:
         for stage, ratio in self.ratios().items():
             if ratio is not None and ratio > SLOWER:
                 ratios = self._ratios(stage)
-                lost = sum(one > 1 for one in ratios)
-                found.append(
-                    {"stage": stage, "ratio": round(ratio, 4), "slower": lost, "rounds": len(ratios)}
-                )
+                rounds = {"slower": sum(one > 1 for one in ratios), "rounds": len(ratios)}
+                found.append({"stage": stage, "ratio": round(ratio, 4)} | rounds)
         return found
 
     def _ratios(self, stage: str) -> list[float]:
@@ -91,42 +84,19 @@ class Comparison:
         return [method / dense for method, dense in rounds if dense > 0]
 
 
-def alternate(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Wall-clock milliseconds of every run, alternated (a, b, a, b, ...); the first round is a warm-up."""
-    samples: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number:
-                samples[name].append((time.perf_counter() - start) * 1e3)
-    return samples
-
-
 def compare(
-    pair: Pair,
-    frames: np.ndarray,
-    times_s: Sequence[float],
-    *,
-    repeats: int,
-    warmup: int,
-    new_tokens: int,
-    run: Callable[..., tuple[dict[str, float], dict[str, Any]]] | None = None,
+    pair: Pair, frames: np.ndarray, times_s: Sequence[float], *, repeats: int, warmup: int, new_tokens: int
 ) -> Comparison:
     """Run both models on `frames` uint8 [F,H,W,3] alternately; the first `warmup` rounds are dropped.
 
     Each model keeps one stream, which is reset after every round, so buffers and captured graphs are made
     during the warm-up.
     """
-    run = run or one_round
     result = Comparison()
-    sides = [
-        (model, model.open_stream(), samples)
-        for model, samples in ((pair.dense, result.dense), (pair.method, result.method))
-    ]
+    streams = [model.open_stream() for model in pair]
     for number in range(warmup + repeats):
-        for model, stream, samples in sides:
-            ms, sizes = run(model, stream, frames, times_s, new_tokens)
+        for model, stream, samples in zip(pair, streams, (result.dense, result.method), strict=True):
+            ms, sizes = one_round(model, stream, frames, times_s, new_tokens)
             if number >= warmup:
                 for stage in STAGES:
                     samples.ms[stage].append(round(ms[stage], 4))
@@ -137,11 +107,7 @@ def compare(
 def one_round(
     model: StreamingModel, stream: Stream, frames: np.ndarray, times_s: Sequence[float], new_tokens: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The empty stream observes all frames, answers once and is reset: milliseconds by stage, and sizes.
-
-    Peak memory is that of tensors on the device, weights included. Scratch memory of captured graphs belongs
-    to the graphs and is not counted.
-    """
+    """The empty stream observes all frames, answers once and is reset: milliseconds by stage, and sizes."""
     device = model.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -153,9 +119,8 @@ def one_round(
     efficiency = stream.ask(QUESTION, Generation(max_new_tokens=new_tokens)).efficiency
     synchronize(device)
     ms = {stage: getattr(efficiency, stage) for stage in STAGES if stage != "observe_ms"}
-    sizes = {name: getattr(efficiency, name) for name in SIZES}
+    sizes = {name: getattr(efficiency, name) for name in (*SIZES, "peak_memory_bytes")}
     tower_state = getattr(stream, "tower_state", None)
     sizes["tower_reference_bytes"] = tower_state.nbytes if tower_state is not None else 0
-    sizes["peak_memory_bytes"] = efficiency.peak_memory_bytes
     stream.reset()  # or its cache would count in the peak of the other model
     return ms | {"observe_ms": observe_ms}, sizes

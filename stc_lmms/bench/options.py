@@ -12,8 +12,6 @@ class Protocol:
     """How frames are run (dense and method alike), with default frame counts and rounds.
 
     Attributes:
-        summary: one line for the card.
-        execution: name of the way in which frames are run.
         prefill_frames: frames encoded and prefilled together.
         cuda_graphs: whether a single frame may run as one captured graph.
         frames, warmup, repeats: defaults of the options with these names.
@@ -48,7 +46,7 @@ class Options:
     """Options of one card.
 
     Attributes:
-        model, method: names; the method is compared with the dense model.
+        method: compared with the dense model.
         method_args: fields of the method, as text.
         size, layers, llm_layers: of the random model; None keeps all vision or language model layers.
         pretrained: checkpoint to measure instead of a random model.

@@ -1,17 +1,14 @@
 """Estimated cost of a benchmark: seconds and frames read, KV bytes, FLOPs.
 
 Two protocols for the same questions. Chunks, as published: one clip per question, encoded from its start.
-Streams, as in the tasks here: every video is played once and questions are asked meanwhile.
-
-All times are those of the annotations. They are not clamped to the lengths of the videos, which are unknown
-here, so a time past the end of a video counts in full (some annotations have typos such as 12450 s).
+Streams, as in the tasks here: every video is played once and questions are asked meanwhile. The lengths of
+the videos are unknown here, so a time past the end of a video (a typo such as 12450 s) counts in full.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stc_lmms.bench.shapes import ModelShape
 from stc_lmms.bench.work import Workload, kv_bytes_per_token, stages
@@ -25,8 +22,7 @@ from stc_lmms.video.sampling import Sampling
 ALL = "all"  # all parts in one run: a video of several parts is played once
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(NamedTuple):
     """A video played from `start_s` to `end_s`."""
 
     video: str
@@ -34,8 +30,7 @@ class Stream:
     end_s: float
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What a part reads: clip seconds of every round, streams (one per video and start), question count."""
 
     chunks: tuple[float, ...]
@@ -59,11 +54,7 @@ class Reading:
 
 
 def load_parts(name: str, files: Sequence[Path]) -> dict[str, list[Row]]:
-    """Rows of every part that the question files contain.
-
-    Args:
-        name: a benchmark whose questions have times.
-        files: published question files; some benchmarks have one per part.
+    """Rows of every part that the published question files (one, or one per part) contain.
 
     Raises:
         DataError: a file is malformed, or the benchmark is unknown.
@@ -122,7 +113,7 @@ def plan(
     found = {name: reading(rows) for name, rows in parts.items()}
     if len(found) > 1:
         found[ALL] = reading(row for rows in parts.values() for row in rows)
-    costs = {method.name: _Costs(shape, method) for method in methods}
+    costs = {method.name: ClipCosts(shape, method) for method in methods}
     return {
         "fps": fps,
         "tokens_per_frame": shape.tokens_per_frame,
@@ -131,31 +122,27 @@ def plan(
     }
 
 
-class _Costs:
-    """FLOPs and KV bytes of clips with one method; clips of equal length are computed once."""
+class ClipCosts:
+    """Tokens kept per frame (`kept`), their KV bytes (`frame_bytes`) and FLOPs of clips with one method."""
 
     def __init__(self, shape: ModelShape, method: Method):
-        self.kept = getattr(method.token, "token_budget", shape.tokens_per_frame)
+        self.shape, self.method = shape, method
+        self.kept: int = getattr(method.token, "token_budget", shape.tokens_per_frame)
         self.frame_bytes = self.kept * kv_bytes_per_token(shape)
 
-        @cache
-        def flops(count: int) -> tuple[int, int] | None:
+    def flops(self, frame_counts: Iterable[int]) -> dict[str, int] | None:
+        """Sum over clips of `vit` and `prefill`; None for a method without a cost model."""
+        total = {"vit": 0, "prefill": 0}
+        for count, clips in Counter(frame_counts).items():
             # A single group: FLOPs do not depend on the grouping.
-            found = stages(shape, method, Workload(count, max(count, 1), 0, 0))
-            return None if found is None else (found["vit_ms"].flops, found["prefill_ms"].flops)
-
-        self._flops = flops
-
-    def flops(self, counts: Iterable[int]) -> dict[str, int] | None:
-        """Sum over clips with these numbers of frames."""
-        found = [self._flops(count) for count in counts]
-        if None in found:
-            return None
-        vit, prefill = (sum(values) for values in zip(*found, strict=True))
-        return {"vit": vit, "prefill": prefill}
+            work = stages(self.shape, self.method, Workload(count, max(count, 1), 0, 0))
+            if work is None:
+                return None
+            total = {stage: n + clips * work[f"{stage}_ms"].flops for stage, n in total.items()}
+        return total
 
 
-def _part(part: Reading, costs: Mapping[str, _Costs], fps: float) -> dict[str, Any]:
+def _part(part: Reading, costs: Mapping[str, ClipCosts], fps: float) -> dict[str, Any]:
     lengths = sorted(part.stream_lengths, reverse=True)
     chunk_frames = [frames(seconds, fps) for seconds in part.chunks]
     stream_frames = [frames(seconds, fps) for seconds in lengths]
@@ -166,11 +153,7 @@ def _part(part: Reading, costs: Mapping[str, _Costs], fps: float) -> dict[str, A
         "chunks": {"clips": len(part.chunks), "seconds": sum(part.chunks), "frames": sum(chunk_frames)},
         "streams": {"clips": len(lengths), "seconds": sum(lengths), "frames": sum(stream_frames)},
         "ratio": part.ratio,
-        "longest": {
-            "video": longest.video,
-            "seconds": lengths[0],
-            "next_seconds": (lengths[1:] or [None])[0],
-        },
+        "longest": {"video": longest.video, "seconds": lengths[0], "next_seconds": [*lengths, None][1]},
         "methods": {
             name: {
                 "tokens_per_frame": cost.kept,

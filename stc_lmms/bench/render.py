@@ -7,10 +7,23 @@ from typing import Any
 
 from stc_lmms.bench.cost import saving
 from stc_lmms.bench.measure import SLOWER, STAGES
+from stc_lmms.text_table import text_table
 
 _INTERVALS = (2, 4, 8)
 _SIDES = ("dense", "method")
 _IN_GRAPH = ", with projector and pooling in vit, its floor and its bound"
+_WORK = (("vit_ms", "flops", 1e12), ("prefill_ms", "flops", 1e12), ("per_token_ms", "bytes", 1e9))
+_WORK_HEAD = (
+    "tower TFLOP",
+    "method",
+    "ratio",
+    "prefill TFLOP",
+    "method",
+    "ratio",
+    "GB per token",
+    "method",
+    "ratio",
+)
 _SHOWN = ("cache_interval", "update_ratio", "selection", "token_budget")
 
 
@@ -20,14 +33,14 @@ def head(card: dict[str, Any]) -> str:
     settings = card["settings"]
     shown = " ".join(f"{name}={settings[name]}" for name in _SHOWN if name in settings)
     group, per_frame = card["prefill_frames"], card["shape"]["tokens_per_frame"]
+    launch_reason = f" ({card['launch_reason']})" if card["launch_reason"] else ""
     lines = [
         f"{card['model']} ({card['weights']}), {card['dtype']}, {env['device']}, torch {env['torch']}, "
         f"{env['threads']} CPU threads",
         f"{card['method']} {shown}, against dense",
         f"protocol {card['protocol']}: {card['protocol_summary']}; {_frames(group)} per call, "
         f"{card['warmup']} warm-ups, {card['repeats']} rounds, dense and {card['method']} in turn",
-        f"{card['execution']}, launch {card['launch']}"
-        + (f" ({card['launch_reason']})" if card["launch_reason"] else ""),
+        f"{card['execution']}, launch {card['launch']}{launch_reason}",
         f"attention: {card['attention']}; token rows: {card['row_kernels']}",
         f"frames: {card['frames_from']}; preprocess: {card['preprocess']}",
         f"tower {tower['layers']} layers x {tower['tokens']} tokens x {tower['width']}; language model "
@@ -36,10 +49,8 @@ def head(card: dict[str, Any]) -> str:
         f"KV {_size(card['kv_bytes_per_token'])} per token; tower reference {_size(card['reference_bytes'])}",
         "",
         "Work, method / dense: the bound by arithmetic alone (per token: by bytes alone)",
-        f"{'':>6}{'tower TFLOP':>27}{'prefill TFLOP':>27}{'GB per token':>27}",
-        f"{'frames':>6}" + f"{'dense':>10}{'method':>9}{'ratio':>8}" * 3,
+        text_table(["frames", *_WORK_HEAD], [_work_cells(static) for static in card["static"]], left=0),
     ]
-    lines += [_work_line(static) for static in card["static"]]
     return "\n".join(lines)
 
 
@@ -55,20 +66,20 @@ def machine(card: dict[str, Any]) -> str:
 
 def row(row: dict[str, Any], method: str) -> str:
     """The measurements of one frame count."""
-    lines = [
-        f"\n{_frames(row['frames'])}, ms: min / median / p95",
-        f"{'stage':<12}{'dense':>30}{method:>30}{'ratio':>8}{'bound':>8}{'x bound':>8}{'floor':>10}",
-        _decode_line(row["decode_ms"]),
-    ]
+    decoding = (
+        [_times(row["decode_ms"]), "the same"] if row["decode_ms"] else ["not measured (no --video)", ""]
+    )
+    cells = [["decode", *decoding, "", "", "", ""]]
     for stage in STAGES:
-        cells = [_times(row["summary_ms"][side][stage]) for side in _SIDES]
-        numbers = [row["ratio"][stage], row["bound"].get(stage), row["measured_over_bound"].get(stage)]
-        floor = row["floor_ms"].get("method", {}).get(stage)
-        lines.append(
-            f"{stage.removesuffix('_ms'):<12}{cells[0]:>30}{cells[1]:>30}"
-            + "".join(f"{'-' if x is None else format(x, '.3f'):>8}" for x in numbers)
-            + f"{'-' if floor is None else format(floor, '.2f'):>10}"
-        )
+        ratios = [row["ratio"][stage], row["bound"].get(stage), row["measured_over_bound"].get(stage)]
+        numbers = [
+            *(_number(ratio) for ratio in ratios),
+            _number(row["floor_ms"].get("method", {}).get(stage), ".2f"),
+        ]
+        times = [_times(row["summary_ms"][side][stage]) for side in _SIDES]
+        cells.append([stage.removesuffix("_ms"), *times, *numbers])
+    head = ["stage", "dense", method, "ratio", "bound", "x bound", "floor"]
+    lines = [f"\n{_frames(row['frames'])}, ms: min / median / p95", text_table(head, cells)]
     for side, sizes in row["sizes"].items():
         lines.append(
             f"{method if side == 'method' else side}: {sizes['llm_tokens_mean']:.0f} tokens and "
@@ -79,7 +90,7 @@ def row(row: dict[str, Any], method: str) -> str:
     launch = row["launch"]["method"]
     lines.append(f"launch: {launch}" + (_IN_GRAPH if launch.startswith("graph") else ""))
     if row["launch"]["dense"] != row["launch"]["method"]:
-        lines.append(f"WARNING: dense was launched as {row['launch']['dense']}: so the ratio is not fair")
+        lines.append(f"WARNING: dense was launched as {row['launch']['dense']}, so the ratio is not fair")
     return "\n".join(lines)
 
 
@@ -116,25 +127,18 @@ def _interval_bounds(card: dict[str, Any]) -> list[str]:
     ]
 
 
-def _work_line(static: dict[str, Any]) -> str:
-    line = f"{static['frames']:>6}"
-    for stage, what, unit in (
-        ("vit_ms", "flops", 1e12),
-        ("prefill_ms", "flops", 1e12),
-        ("per_token_ms", "bytes", 1e9),
-    ):
+def _work_cells(static: dict[str, Any]) -> list[str]:
+    cells = [str(static["frames"])]
+    for stage, what, unit in _WORK:
         work = [static["work"].get(side, {}).get(stage) for side in _SIDES]
-        counts = [None if one is None else getattr(one, what) for one in work]
-        cells = ["-" if count is None else format(count / unit, ".3g") for count in counts]
-        ratio = format(counts[1] / counts[0], ".3f") if counts[0] and counts[1] is not None else "-"
-        line += f"{cells[0]:>10}{cells[1]:>9}{ratio:>8}"
-    return line
+        dense, method = (None if one is None else getattr(one, what) / unit for one in work)
+        ratio = method / dense if dense and method is not None else None
+        cells += [_number(dense, ".3g"), _number(method, ".3g"), _number(ratio)]
+    return cells
 
 
-def _decode_line(decode_ms: dict[str, Any] | None) -> str:
-    if decode_ms is None:
-        return f"{'decode':<12}{'not measured (no --video)':>30}{'':>30}"
-    return f"{'decode':<12}{_times(decode_ms):>30}{'the same':>30}"
+def _number(value: float | None, how: str = ".3f") -> str:
+    return "-" if value is None else format(value, how)
 
 
 def _frames(count: int) -> str:

@@ -47,16 +47,9 @@ class DecoderShape:
     @classmethod
     def of(cls, config: Any) -> "DecoderShape":
         """Shape of a decoder whose config has the fields of Qwen2."""
-        heads = config.num_attention_heads
-        return cls(
-            config.num_hidden_layers,
-            config.hidden_size,
-            heads,
-            config.num_key_value_heads,
-            config.hidden_size // heads,
-            config.intermediate_size,
-            config.vocab_size,
-        )
+        width, heads = config.hidden_size, config.num_attention_heads
+        attention = heads, config.num_key_value_heads, width // heads
+        return cls(config.num_hidden_layers, width, *attention, config.intermediate_size, config.vocab_size)
 
     @property
     def token_macs(self) -> int:
@@ -85,12 +78,8 @@ class ModelShape:
     itemsize: int
 
 
-def public_shape(size: str, itemsize: int = 2) -> ModelShape:
-    """Shape of a public LLaVA-OneVision checkpoint.
-
-    Args:
-        size: `0.5b` or `7b`.
-        itemsize: bytes of one element; 2 for float16 and bfloat16.
+def public_shape(size: str) -> ModelShape:
+    """Shape of a public LLaVA-OneVision checkpoint, `0.5b` or `7b`, in 16 bit.
 
     Raises:
         SettingsError: there is no such size.
@@ -101,4 +90,4 @@ def public_shape(size: str, itemsize: int = 2) -> ModelShape:
     side = vision.image_size // vision.patch_size
     tower = TowerShape.of(vision, vision.num_hidden_layers, side**2)
     decoder = DecoderShape.of(SimpleNamespace(**LLAVA_ONEVISION[size]))
-    return ModelShape(tower, decoder, math.ceil(side / 2) ** 2, itemsize)
+    return ModelShape(tower, decoder, math.ceil(side / 2) ** 2, 2)

@@ -16,11 +16,9 @@ from stc_lmms.methods.stc_cacher import STCCacher
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs and bytes of one call, or of several calls in sequence.
+    """FLOPs and bytes of one call, or of several `calls` in sequence.
 
-    Attributes:
-        calls: the calls of a sum; empty for one call. They are kept apart because one call may be bound by
-            arithmetic and another by memory.
+    The calls of a sum are kept, because one may be bound by arithmetic and another by memory.
     """
 
     flops: int = 0
@@ -51,9 +49,8 @@ class Workload:
     @property
     def groups(self) -> list[range]:
         """Frame numbers of every call."""
-        return [
-            range(start, min(start + self.group, self.frames)) for start in range(0, self.frames, self.group)
-        ]
+        starts = range(0, self.frames, self.group)
+        return [range(start, min(start + self.group, self.frames)) for start in starts]
 
 
 def stages(shape: ModelShape, method: Method, workload: Workload) -> dict[str, Work] | None:

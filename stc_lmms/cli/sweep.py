@@ -16,8 +16,7 @@ from pathlib import Path
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.suggest import unknown
 from stc_lmms.sweep import local, slurm
-from stc_lmms.sweep.files import read_json, write_json
-from stc_lmms.sweep.folder import Sweep, create
+from stc_lmms.sweep.folder import Sweep, create, read_json, write_json
 from stc_lmms.sweep.lease import Lease, holder_of, is_free
 
 HELP = "many recipes on many GPUs"

@@ -1,7 +1,7 @@
 """Estimates GPU hours, memory and disk of every job of a sweep, before anything is submitted.
 
-FLOPs and bytes follow from the cost model (`bench/work.py`) and the frames and rounds of the plan; the speed
-of a machine comes from a latency card of `stc-lmms bench`, or from a guess that is printed with the result.
+Work follows from the cost model (`bench/work.py`); the speed of a machine comes from a latency card of
+`stc-lmms bench`, or from a guess that is printed with the result.
 """
 
 import json
@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from stc_lmms.bench.plan import ClipCosts
 from stc_lmms.bench.shapes import DecoderShape, ModelShape, TowerShape, public_shape
 from stc_lmms.bench.work import Workload, kv_bytes_per_token, reference_bytes, stages
 from stc_lmms.config import Settings
@@ -29,16 +30,11 @@ NOTES = (
     "Memory: weights, the KV cache of the longest stream, and the cacher's reference, in 16 bit; without "
     "activations.",
 )
+_STAGES = ("vit_ms", "prefill_ms", "ttft_ms")
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Speed of a machine with one model.
-
-    Attributes:
-        flops_per_s: achieved FLOP/s by stage (`vit_ms`, `prefill_ms`, and `ttft_ms` for questions).
-        bytes_per_s: achieved bandwidth while a token is decoded.
-    """
+class Speed(NamedTuple):
+    """FLOP/s that one model achieves by stage, and bytes per second while it decodes a token."""
 
     flops_per_s: Mapping[str, float]
     bytes_per_s: float
@@ -49,8 +45,6 @@ class Estimate:
     """Estimate of one job.
 
     Attributes:
-        recipe, task, shard: the job.
-        frames, rounds: number of frames and questions.
         hours: GPU hours; None without a cost model.
         bound: `hours` is an upper bound, that of dense, because the method has no cost model.
         memory_bytes: GPU memory; None without a cost model.
@@ -82,12 +76,8 @@ class Card:
             content = json.loads(path.read_text(encoding="utf-8"))
             shape, row = content["shape"], max(content["rows"], key=lambda row: row["frames"])
             self.model, self.method = str(content["model"]), str(content["method"])
-            self.shape = ModelShape(
-                TowerShape(**shape["tower"]),
-                DecoderShape(**shape["decoder"]),
-                shape["tokens_per_frame"],
-                shape["itemsize"],
-            )
+            parts = {"tower": TowerShape(**shape["tower"]), "decoder": DecoderShape(**shape["decoder"])}
+            self.shape = ModelShape(**shape | parts)
             self._speeds = {who: _achieved(row, who, content) for who in ("dense", "method")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"{type(error).__name__}: {error}"
@@ -99,19 +89,13 @@ class Card:
 
 
 def _achieved(row: Mapping[str, Any], who: str, content: Mapping[str, Any]) -> Speed:
-    work, spent = row["work"].get(who) or row["work"]["dense"], row["summary_ms"][who]
-    rates = {
-        stage: work[stage]["flops"] / (1e-3 * spent[stage]["median"])
-        for stage in ("vit_ms", "prefill_ms", "ttft_ms")
-        if stage in work and spent[stage]["median"]
-    }
-    per_token_s = 1e-3 * spent["per_token_ms"]["median"]
-    machine = content["machine"]
-    moved = work["per_token_ms"]["bytes"] if "per_token_ms" in work else machine["bytes_per_s"] * per_token_s
-    rates |= {
-        stage: machine["flops_per_s"] for stage in ("vit_ms", "prefill_ms", "ttft_ms") if stage not in rates
-    }
-    return Speed(rates, moved / per_token_s)
+    work, machine = row["work"].get(who) or row["work"]["dense"], content["machine"]
+    seconds = {stage: 1e-3 * times["median"] for stage, times in row["summary_ms"][who].items()}
+    rates = dict.fromkeys(_STAGES, machine["flops_per_s"])
+    rates |= {s: work[s]["flops"] / seconds[s] for s in _STAGES if s in work and seconds[s]}
+    if "per_token_ms" not in work:
+        return Speed(rates, machine["bytes_per_s"])
+    return Speed(rates, work["per_token_ms"]["bytes"] / seconds["per_token_ms"])
 
 
 def estimate(spec: Spec, plan: Mapping[str, Any], cards: Sequence[Card], tflops: float) -> list[Estimate]:
@@ -119,7 +103,7 @@ def estimate(spec: Spec, plan: Mapping[str, Any], cards: Sequence[Card], tflops:
 
     Args:
         spec: the sweep.
-        plan: its plan, see `spec.make_plan`.
+        plan: see `spec.make_plan`.
         cards: latency cards; the last one of each model is used.
         tflops: TFLOP/s that a GPU sustains, for models without a card.
 
@@ -132,70 +116,51 @@ def estimate(spec: Spec, plan: Mapping[str, Any], cards: Sequence[Card], tflops:
 
 
 class _CostModel:
-    """The costs of one recipe; streams of equal length are computed once."""
+    """The costs of one recipe."""
 
     def __init__(self, config: RunConfig, cards: Mapping[str, Card], tflops: float):
         self.settings: Settings = check(config)
         card = cards.get(self.settings.model)
         self.shape = card.shape if card else _known_shape(self.settings)
-        guess = Speed(dict.fromkeys(("vit_ms", "prefill_ms", "ttft_ms"), 1e12 * tflops), GUESSED_BYTES_PER_S)
+        guess = Speed(dict.fromkeys(_STAGES, 1e12 * tflops), GUESSED_BYTES_PER_S)
         self.speed = card.speed(self.settings.method) if card else guess
         self.method = self.settings.build_method()
         self.memory = self.settings.build_memory()  # None: the model's own
         self.bound = False
-        if self.shape is not None and stages(self.shape, self.method, Workload(1, 1, 0, 0)) is None:
-            self.bound, self.method = True, type(self.method)("none")
-        self._seconds: dict[int, float] = {}
+        if self.shape is not None:
+            if stages(self.shape, self.method, Workload(1, 1, 0, 0)) is None:
+                self.bound, self.method = True, type(self.method)("none")
+            self.clips = ClipCosts(self.shape, self.method)
 
     def estimate(self, job: Mapping[str, Any]) -> Estimate:
         """Estimate one job."""
-        frames, hours, memory = sum(job["streams"]), None, None
+        streams, rounds = job["streams"], job["rounds"]
+        frames, disk_bytes, hours, memory = sum(streams), rounds * RECORD_BYTES, None, None
         if self.shape is not None:
-            longest = max(job["streams"], default=0)
-            playing = sum(self._stream_s(count) for count in job["streams"])
-            hours = (playing + job["rounds"] * self._answer_s(frames // max(1, len(job["streams"])))) / 3600
-            memory = _weight_bytes(self.shape) + self._kv_tokens(longest) * kv_bytes_per_token(self.shape)
+            hours = (
+                self._playing_s(streams) + rounds * self._answer_s(frames // max(1, len(streams)))
+            ) / 3600
+            stream_bytes = max(streams, default=0) * self.clips.frame_bytes
+            most = self.memory.most_tokens(self.clips.kept) if self.memory else None
+            kv_bytes = math.inf if most is None else most * kv_bytes_per_token(self.shape)
+            memory = _weight_bytes(self.shape) + min(stream_bytes, kv_bytes)
             memory += reference_bytes(self.shape, self.method.tower)
-        return Estimate(
-            job["recipe"],
-            job["task"],
-            job["shard"],
-            frames,
-            job["rounds"],
-            hours,
-            self.bound,
-            memory,
-            self.bound or self.memory is None,
-            job["rounds"] * RECORD_BYTES + self._archive_bytes(job),
-        )
+            if self.settings.flat().get("archive_dir"):  # ReKV's archive is deleted with its stream
+                disk_bytes += stream_bytes
+        memory_bound = self.bound or self.memory is None
+        name = job["recipe"], job["task"], job["shard"]
+        return Estimate(*name, frames, rounds, hours, self.bound, memory, memory_bound, disk_bytes)
 
-    def _kept(self) -> int:
-        return getattr(self.method.token, "token_budget", self.shape.tokens_per_frame)
-
-    def _kv_tokens(self, frames: int) -> int:
-        most = self.memory.most_tokens(self._kept()) if self.memory else None
-        return frames * self._kept() if most is None else min(frames * self._kept(), most)
-
-    def _stream_s(self, count: int) -> float:
-        if count not in self._seconds:
-            work = stages(self.shape, self.method, Workload(count, max(count, 1), 0, 0))
-            rates = self.speed.flops_per_s
-            self._seconds[count] = sum(work[s].flops / rates[s] for s in ("vit_ms", "prefill_ms"))
-        return self._seconds[count]
+    def _playing_s(self, streams: Sequence[int]) -> float:
+        flops = self.clips.flops(streams)
+        return sum(count / self.speed.flops_per_s[f"{stage}_ms"] for stage, count in flops.items())
 
     def _answer_s(self, frames: int) -> float:
         """Seconds of a question in the middle of a stream of average length, and its answer."""
-        work = stages(
-            self.shape, self.method, Workload(max(1, frames // 2), max(1, frames), 0, QUESTION_TOKENS)
-        )
+        middle = Workload(max(1, frames // 2), max(1, frames), 0, QUESTION_TOKENS)
+        work = stages(self.shape, self.method, middle)
         first = work["ttft_ms"].flops / self.speed.flops_per_s["ttft_ms"]
         return first + ANSWER_TOKENS * work["per_token_ms"].bytes / self.speed.bytes_per_s
-
-    def _archive_bytes(self, job: Mapping[str, Any]) -> int:
-        """ReKV's archive on disk for the longest stream; each is deleted with its stream."""
-        if self.shape is None or not self.settings.flat().get("archive_dir"):
-            return 0
-        return max(job["streams"], default=0) * self._kept() * kv_bytes_per_token(self.shape)
 
 
 def _known_shape(settings: Settings) -> ModelShape | None:
@@ -226,8 +191,8 @@ def as_json(estimates: Sequence[Estimate]) -> dict[str, Any]:
 
 def text(estimates: Sequence[Estimate], by_job: bool = False) -> str:
     """A table with one row per recipe and task, or per job, and a row for the total."""
-    counts = ("jobs", "frames", "rounds")
-    head = ("recipe", "task", *counts, "GPU h", "GPU h of longest job", "GPU GiB", "disk MiB")
+    head = ["recipe", "task", "jobs", "frames", "rounds"]
+    head += ["GPU h", "GPU h of longest job", "GPU GiB", "disk MiB"]
     groups: dict[tuple[str, str], list[Estimate]] = {}
     for job in estimates:
         name = f"{job.task}/{job.shard:03d}" if by_job else job.task

@@ -13,6 +13,7 @@ merged/<recipe>/                 the results as those of one unsharded run
 leaderboard/
 """
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -21,12 +22,35 @@ from pathlib import Path
 from typing import Any
 
 from stc_lmms.errors import StcError
-from stc_lmms.sweep.files import read_json, write_json
+from stc_lmms.results.write import write_text
 from stc_lmms.sweep.lease import is_free
 
 VERSION = 1  # of the plan in `sweep.json`
 HEARTBEAT_S = 10
 LOST_S = 12 * HEARTBEAT_S  # a running job without a heartbeat for so long is dead
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a file in one step, creating its folder if needed.
+
+    Raises:
+        StcError: it cannot be written, for example because the disk is full; the old file stays.
+    """
+    write_text(path, json.dumps(content) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file; None if it does not exist.
+
+    Raises:
+        StcError: it is not readable as JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StcError(f"{path} is not readable ({' '.join(str(error).split())})") from None
 
 
 @dataclass(frozen=True)
@@ -35,7 +59,6 @@ class SweepJob:
 
     Attributes:
         index: position in the plan, and in a Slurm array.
-        recipe, task, shard: what it runs.
         leaves: tasks that lmms-eval evaluates, with their keys in the shard file.
         videos: the shard's videos by key, as the shard file lists them.
         streams, rounds: frames of every clip it plays, and number of questions, see `shards.Load`.
@@ -89,10 +112,7 @@ class SweepJob:
 
 
 class Sweep:
-    """An existing sweep.
-
-    Args:
-        root: its folder.
+    """The existing sweep in a folder.
 
     Raises:
         StcError: the folder holds no sweep, or one of another version.

@@ -1,8 +1,8 @@
 """Leases: one process at a time starts a sweep's jobs, and one at a time runs a job.
 
-A lease is a file lock, which the kernel releases when its holder dies, however it dies. A child process may
-inherit it and keeps it while it lives. The file names the holder. Where file locks do not exist, or do not
-reach other machines, the file's modification time is a heartbeat: a file that was touched recently is held.
+A lease is a file lock, which the kernel releases when its holder (or a child that inherited it) dies. The
+file names the holder. Where file locks do not exist, or do not reach other machines, the modification time is
+a heartbeat: a file that was touched recently is held.
 """
 
 import fcntl
@@ -53,7 +53,6 @@ class Lease:
                 time.sleep(0.5)
 
     def __exit__(self, *_: object) -> None:
-        """Release it."""
         os.ftruncate(self.fd, 0)
         os.close(self.fd)
 
@@ -70,8 +69,9 @@ class Lease:
         lock = _lock(fd, fcntl.LOCK_EX)
         holder = holder_of(self.path)
         lock_says_nothing = lock == "none" or (bool(holder) and holder["host"] != me()["host"])
-        alive = lock_says_nothing and _has_heartbeat(self.path, holder) and not _is_requeued(holder)
-        if lock == "held" or alive:
+        # If the holder is this very Slurm job before it was requeued, it is gone.
+        requeued = bool(holder and me()["slurm"]) and holder["slurm"] == me()["slurm"]
+        if lock == "held" or (lock_says_nothing and _has_heartbeat(self.path, holder) and not requeued):
             os.close(fd)
             raise Held(f"{self.what} is in use by {_describe(holder)}; wait for it, or cancel it")
         try:
@@ -122,11 +122,6 @@ def _lock(fd: int, kind: int) -> str:
 
 def _has_heartbeat(path: Path, holder: dict[str, Any]) -> bool:
     return bool(holder) and time.time() - path.stat().st_mtime < STALE_S
-
-
-def _is_requeued(holder: dict[str, Any]) -> bool:
-    """Whether the holder was this very Slurm job before Slurm requeued it: then it is gone."""
-    return bool(me()["slurm"]) and holder["slurm"] == me()["slurm"]
 
 
 def _describe(holder: dict[str, Any]) -> str:

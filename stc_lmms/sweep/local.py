@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.eval.stopping import end_with_parent
@@ -61,7 +61,7 @@ def run(
     Args:
         sweep: the sweep of the jobs.
         lease: the lease on its folder, kept alive.
-        jobs: what to run.
+        jobs: the jobs.
         devices: see `slots`.
         report: receives a line for every job that has ended.
 
@@ -76,7 +76,10 @@ def run(
         nonlocal stopped
         stopped = True
 
-    before = {number: signal.signal(number, stop) for number in _stop_signals()}
+    stopping = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        stopping.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in stopping}
     try:
         while waiting or running:
             while waiting and free:
@@ -87,7 +90,8 @@ def run(
             if stopped and not forwarded:
                 forwarded = True
                 waiting.clear()
-                _terminate(process for process, _, _ in running)
+                for process, _, _ in running:
+                    process.terminate()
             for ended in [entry for entry in running if entry[0].poll() is not None]:
                 running.remove(ended)
                 _, job, device = ended
@@ -96,24 +100,13 @@ def run(
                 reason = f" ({status['reason']})" if status["reason"] else ""
                 report(f"{job.name}: {status['state']}{reason}")
     finally:
-        left = [process for process, _, _ in running]  # empty, unless an exception was raised
-        _terminate(left)
-        for process in left:
+        for process, _, _ in running:  # none, unless an exception was raised
+            process.terminate()
+        for process, _, _ in running:
             process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
     return not stopped
-
-
-def _stop_signals() -> list[signal.Signals]:
-    """Signals that stop the sweep; under nohup, SIGHUP does not."""
-    found = [signal.SIGINT, signal.SIGTERM]
-    return found if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*found, signal.SIGHUP]
-
-
-def _terminate(processes: Iterable[subprocess.Popen]) -> None:
-    for process in processes:
-        process.terminate()
 
 
 def _start(sweep: Sweep, job: SweepJob, device: str | None) -> subprocess.Popen:

@@ -1,12 +1,12 @@
 """Merges the shards of a recipe into the results of one unsharded run, bit for bit.
 
-lmms-eval's sample files hold, for every video, the values that its metrics aggregate. They are put into the
-order of an unsharded run and passed to the aggregations named in the task's YAML, the same functions that
-lmms-eval calls. The answers of the shards become those of one run.
+The samples of the shards (see `samples.py`) are put into the order of an unsharded run and passed to the
+aggregations named in the task's YAML, the same functions that lmms-eval calls.
 """
 
 import contextlib
 import io
+import json
 import math
 import shutil
 from collections import Counter
@@ -21,8 +21,8 @@ from stc_lmms.results.schema import ANSWERS, Run
 from stc_lmms.results.totals import notes, total
 from stc_lmms.results.write import write_run
 from stc_lmms.sweep import samples, tasks
-from stc_lmms.sweep.files import write_json
-from stc_lmms.sweep.folder import Sweep, SweepJob
+from stc_lmms.sweep.folder import Sweep, SweepJob, write_json
+from stc_lmms.sweep.samples import is_open
 
 _AGAIN = "delete that file and resume: the journal has its answers"
 
@@ -32,7 +32,6 @@ class Merged:
     """The merge of one recipe.
 
     Attributes:
-        recipe: its name.
         results: metrics by task and group, in lmms-eval's form, of the tasks whose shards are all done.
         missing: for each task that was not merged, its jobs that are not done or whose output is incomplete.
         error: why finished shards could not be merged; the last merge stays.
@@ -50,20 +49,13 @@ def merge(sweep: Sweep) -> Iterator[Merged]:
     for job in sweep.jobs:
         recipes.setdefault(job.recipe, {}).setdefault(job.task, []).append(job)
     for recipe, by_task in recipes.items():
-        missing = {
-            task: open_jobs
-            for task, jobs in by_task.items()
-            if (open_jobs := [job.name for job in jobs if not _is_done(job)])
-        }
+        unfinished = {task: [job.name for job in jobs if is_open(job)] for task, jobs in by_task.items()}
+        missing = {task: names for task, names in unfinished.items() if names}
         done = {task: jobs for task, jobs in by_task.items() if task not in missing}
         try:
             yield Merged(recipe, _merge(sweep, recipe, done) if done else {}, missing)
         except StcError as error:
             yield Merged(recipe, {}, missing, str(error))
-
-
-def _is_done(job: SweepJob) -> bool:
-    return job.status()["state"] == "done" and not samples.missing(job)
 
 
 def _merge(sweep: Sweep, recipe: str, jobs: dict[str, list[SweepJob]]) -> dict[str, dict[str, Any]]:
@@ -77,9 +69,8 @@ def _merge(sweep: Sweep, recipe: str, jobs: dict[str, list[SweepJob]]) -> dict[s
     results: dict[str, dict[str, Any]] = {}
     for task in found:
         for leaf in task.leaves:
-            values = _samples(leaf, jobs[task.name], sweep.plan["tasks"][task.name][leaf.name])
-            with contextlib.redirect_stdout(io.StringIO()):  # the table; reports print it
-                results[leaf.name] = _metrics(leaf, values)
+            order = sweep.plan["tasks"][task.name][leaf.name]
+            results[leaf.name] = _metrics(leaf, _samples(leaf, jobs[task.name], order))
         if task.means:
             results[task.name] = _means(task, results)
     finish()
@@ -114,7 +105,8 @@ def _samples(leaf: tasks.Leaf, jobs: Sequence[SweepJob], order: Sequence[str]) -
             continue
         path = samples.newest(job.out, leaf.name)
         try:
-            mine = {s["acc"]["records"][0]["video"]: s for s in samples.read(path)} if path else {}
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path else []
+            mine = {s["acc"]["records"][0]["video"]: s for s in map(json.loads, lines)}
         except (OSError, ValueError, LookupError, TypeError) as error:
             why = f"job {job.name}: {path} is not readable ({type(error).__name__})"
             raise StcError(f"{why}; {_AGAIN}") from None
@@ -127,10 +119,9 @@ def _samples(leaf: tasks.Leaf, jobs: Sequence[SweepJob], order: Sequence[str]) -
 def _metrics(leaf: tasks.Leaf, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Aggregated metrics in lmms-eval's form: `name,none`."""
     results: dict[str, Any] = {"alias": leaf.name}
-    for metric, path in leaf.metrics:
-        function = tasks.aggregation(path)
-        items = [sample[metric] for sample in found]
-        results[f"{metric},none"] = function(items)
+    for metric, path in leaf.metrics.items():
+        with contextlib.redirect_stdout(io.StringIO()):  # the table; reports print it
+            results[f"{metric},none"] = tasks.aggregation(path)([sample[metric] for sample in found])
         results[f"{metric}_stderr,none"] = "N/A"
     return results
 
@@ -150,11 +141,7 @@ def _means(task: tasks.Task, results: dict[str, dict[str, Any]]) -> dict[str, An
 
 
 def _results(
-    sweep: Sweep,
-    recipe: str,
-    found: Sequence[tasks.Task],
-    results: dict[str, dict[str, Any]],
-    recorder: Recorder,
+    sweep: Sweep, recipe: str, found: Sequence[tasks.Task], results: dict[str, dict], recorder: Recorder
 ) -> dict[str, Any]:
     """A result file like lmms-eval's, as far as reports read it."""
     about = sweep.plan["recipes"][recipe]
@@ -164,7 +151,7 @@ def _results(
         "results": {name: _finite(values) for name, values in results.items()},
         "group_subtasks": {task.name: [leaf.name for leaf in task.leaves] for task in found if task.means},
         "versions": {leaf.name: leaf.version for leaf in leaves},
-        "higher_is_better": {leaf.name: dict(leaf.higher_is_better) for leaf in leaves},
+        "higher_is_better": {leaf.name: leaf.higher_is_better for leaf in leaves},
         "n-samples": {name: {"original": count, "effective": count} for name, count in rows.items()},
         "config": {
             "model": about["model"],

@@ -3,6 +3,7 @@
 import heapq
 import math
 import random
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,12 +15,7 @@ Video = tuple[str, str]
 
 
 class Load(NamedTuple):
-    """What a video costs a model.
-
-    Attributes:
-        streams: frames of each clip that is decoded, encoded and prefilled.
-        rounds: questions and polls, at most.
-    """
+    """What a video costs: frames of each clip that is played, and number of questions and polls at most."""
 
     streams: tuple[int, ...]
     rounds: int
@@ -40,11 +36,10 @@ def video_loads(rows: Iterable[Mapping[str, Any]], fps: float) -> dict[Video, Lo
         fps: frames sampled per second.
     """
     ends: dict[Video, dict[float, float]] = {}  # end of each stream by its start
-    n_rounds: dict[Video, int] = {}
+    n_rounds: Counter[Video] = Counter()
     for row in rows:
         video = (row["benchmark"], row["video"])
         streams = ends.setdefault(video, {})
-        n_rounds.setdefault(video, 0)
         for asked in rounds(row):  # plain iteration answers no poll with yes: an upper bound
             end_s = duration_s(row["path"]) if asked.end_s == NO_TIME_S else asked.end_s
             streams[asked.start_s] = max(streams.get(asked.start_s, asked.start_s), end_s)
@@ -97,10 +92,10 @@ def assign_to_ranks(
     """
     if ranks == 1:
         return {task: list(videos) for task, videos in tasks.items()}
-    tasks_of: dict[Video, list[str]] = {}
+    tasks_of: dict[Video, list[str]] = defaultdict(list)
     for task, videos in tasks.items():
         for video in videos:
-            tasks_of.setdefault(video, []).append(task)
+            tasks_of[video].append(task)
     by_cost = sorted(tasks_of, key=lambda video: (-len(tasks_of[video]), -loads[video].cost))
     shared = [video for video in by_cost if len(tasks_of[video]) > 1]
     best = _assign(tasks, loads, ranks, tasks_of, by_cost)
@@ -116,11 +111,8 @@ def assign_to_ranks(
 
 def count_split(order: Mapping[str, Sequence[Any]], ranks: int) -> int:
     """How many videos are played by more than one rank when the rows are in this order."""
-    played_by: dict[Any, set[int]] = {}
-    for videos in order.values():
-        for row, video in enumerate(videos):
-            played_by.setdefault(video, set()).add(row % ranks)
-    return sum(len(by) > 1 for by in played_by.values())
+    played = {(video, row % ranks) for videos in order.values() for row, video in enumerate(videos)}
+    return sum(count > 1 for count in Counter(video for video, _ in played).values())
 
 
 def _assign(

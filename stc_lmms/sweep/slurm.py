@@ -1,6 +1,7 @@
 """Slurm: writes, submits, queries and cancels sbatch arrays with one element per job."""
 
 import dataclasses
+import itertools
 import re
 import shlex
 import shutil
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stc_lmms.errors import SettingsError, StcError
+from stc_lmms.results.write import write_text
 from stc_lmms.suggest import unknown
-from stc_lmms.sweep.files import read_json, write_json
-from stc_lmms.sweep.folder import Sweep
+from stc_lmms.sweep.folder import Sweep, read_json, write_json
 
 ARRAY = 1000  # elements of an array: Slurm's default MaxArraySize is 1001
 ENDING_S = 45.0  # Slurm kills a job 30 s after asking it to end (KillWait)
@@ -28,13 +29,11 @@ class SlurmOptions:
     """How the jobs of a sweep run on a cluster; None leaves the choice to the cluster.
 
     Attributes:
-        partition, account, qos: as in sbatch.
-        time: time limit of a job, as in sbatch. A job that reaches it is requeued and resumes.
+        partition, account, qos, time: as in sbatch. A job at its time limit is requeued and resumes.
         nodes: nodes that the sweep uses at the same time; with `gpus_per_node`, limits the array.
         gpus_per_node: GPUs of a node; 0 for nodes without.
         cpus_per_job, mem_per_job: `--cpus-per-task` and `--mem`.
-        array_limit: jobs at the same time of one start or resume; by default as many as fit `nodes` and
-            `gpus_per_node`, else all.
+        array_limit: concurrent jobs of one start or resume; by default as many as fit on the nodes, else all.
         notice_s: seconds before the time limit at which a job is asked to stop.
         setup: shell lines that precede a job, such as `module load cuda`.
     """
@@ -76,32 +75,23 @@ class SlurmOptions:
 
 
 class Element(NamedTuple):
-    """A job that Slurm still has: the id of its array, and Slurm's state of the job."""
+    """A job that Slurm still has: the id of its array, and the job's state in Slurm."""
 
     array: str
     state: str
 
 
 def write_scripts(sweep: Sweep, indices: Sequence[int], options: SlurmOptions) -> list[Path]:
-    """Write one script for each thousand jobs, with those that shall run.
+    """Write scripts that run the jobs with these indices, one for each thousand jobs of the sweep.
 
     Raises:
         StcError: the folder cannot be written.
     """
-    folder = sweep.root.resolve() / "slurm"
-    stamp = time.strftime("%Y%m%d_%H%M%S")
-    chunks: dict[int, list[int]] = {}
-    for index in indices:
-        chunks.setdefault(index // ARRAY * ARRAY, []).append(index)
+    stamp = sweep.root.resolve() / "slurm" / time.strftime("%Y%m%d_%H%M%S")
     paths = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for offset, chunk in chunks.items():
-            path = folder / f"{stamp}_{offset:05d}.sbatch"
-            path.write_text(script(sweep, chunk, offset, options), encoding="utf-8")
-            paths.append(path)
-    except OSError as error:
-        raise StcError(f"cannot write to {folder} ({error.strerror})") from None
+    for offset, chunk in itertools.groupby(sorted(indices), lambda index: index // ARRAY * ARRAY):
+        paths.append(stamp.with_name(f"{stamp.name}_{offset:05d}.sbatch"))
+        write_text(paths[-1], script(sweep, list(chunk), offset, options))
     return paths
 
 
@@ -128,10 +118,9 @@ def script(sweep: Sweep, indices: Sequence[int], offset: int, options: SlurmOpti
         "output": f'"{root}/slurm/{offset:05d}_%A_%a.log"',
         "comment": f'"stc-lmms {offset} {root}"',  # identifies the array, whoever submits it
     }
+    chosen = {name: value for name, value in directives.items() if value is not None}
     lines = ["#!/bin/bash"]
-    for name, value in directives.items():
-        if value is not None:
-            lines.append(f"#SBATCH --{name}" + ("" if value is True else f"={value}"))
+    lines += [f"#SBATCH --{name}" + ("" if value is True else f"={value}") for name, value in chosen.items()]
     worker = shlex.join([sys.executable, "-m", "stc_lmms.sweep.worker", str(root)])
     # exec: Slurm's signals reach the worker rather than a shell
     lines += [*options.setup.splitlines(), f"exec {worker} $(({offset} + SLURM_ARRAY_TASK_ID))"]
@@ -157,14 +146,13 @@ def check(options: SlurmOptions) -> None:
         SettingsError: there is no such partition.
     """
     known = set(_call(["sinfo", "--noheader", "--format=%R"]).split())
-    if options.partition is not None:
-        for name in options.partition.split(","):
-            if name not in known:
-                raise SettingsError(unknown("partition", name, known))
+    for name in options.partition.split(",") if options.partition else ():
+        if name not in known:
+            raise SettingsError(unknown("partition", name, known))
 
 
 def submit(sweep: Sweep, scripts: Sequence[Path], in_sequence: bool) -> list[str]:
-    """Submit scripts and keep their array ids in the folder.
+    """Submit scripts; stores the array ids in the folder, and returns them.
 
     Args:
         sweep: the sweep they belong to.
@@ -172,19 +160,15 @@ def submit(sweep: Sweep, scripts: Sequence[Path], in_sequence: bool) -> list[str
         in_sequence: start each array when the previous one has ended: Slurm limits only the jobs of one
             array.
 
-    Returns:
-        The array ids.
-
     Raises:
         StcError: Slurm refuses one, with its reason; those before it are submitted.
     """
     submitted: list[str] = []
     for path in scripts:
         after = [f"--dependency=afterany:{submitted[-1]}"] if in_sequence and submitted else []
-        array = _call(["sbatch", "--parsable", *after, str(path)]).strip().partition(";")[0]
-        submitted.append(array)
-        offset = int(path.stem.rpartition("_")[2])
-        write_json(sweep.root / "slurm.json", [*_submitted(sweep), {"id": array, "offset": offset}])
+        submitted.append(_call(["sbatch", "--parsable", *after, str(path)]).strip().partition(";")[0])
+        array = {"id": submitted[-1], "offset": int(path.stem.rpartition("_")[2])}
+        write_json(sweep.root / "slurm.json", [*_submitted(sweep), array])
     return submitted
 
 
@@ -195,15 +179,6 @@ def commands(scripts: Sequence[Path], in_sequence: bool) -> list[str]:
         return [f"sbatch {path}" for path in paths]
     after = "--dependency=afterany:${id%%;*} "
     return [f"id=$(sbatch --parsable {after if i else ''}{path})" for i, path in enumerate(paths)]
-
-
-def queued(sweep: Sweep) -> dict[int, Element]:
-    """Jobs that Slurm still has, by index; empty if none can have been submitted.
-
-    Raises:
-        StcError: Slurm does not answer.
-    """
-    return dict(_elements(sweep))
 
 
 def settled(sweep: Sweep, wait_s: float = ENDING_S) -> dict[int, Element]:
@@ -229,7 +204,7 @@ def cancel(sweep: Sweep) -> list[str]:
     Raises:
         StcError: Slurm does not answer.
     """
-    arrays = list(dict.fromkeys(element.array for _, element in _elements(sweep)))
+    arrays = list(dict.fromkeys(element.array for element in queued(sweep).values()))
     if arrays:
         _call(["scancel", *arrays])
     return arrays
@@ -250,18 +225,22 @@ def _submitted(sweep: Sweep) -> list[dict]:
     return read_json(sweep.root / "slurm.json") or []
 
 
-def _elements(sweep: Sweep) -> list[tuple[int, Element]]:
-    """Index and element of every job in our arrays that Slurm still has, whoever submitted them."""
+def queued(sweep: Sweep) -> dict[int, Element]:
+    """Jobs that Slurm still has, by index, whoever submitted them; empty if none can have been submitted.
+
+    Raises:
+        StcError: Slurm does not answer.
+    """
     offsets = {array["id"]: array["offset"] for array in _submitted(sweep)}
     if not offsets and not any((sweep.root / "slurm").glob("*.sbatch")):
-        return []
-    root, found = str(sweep.root.resolve()), []
+        return {}
+    root, found = str(sweep.root.resolve()), {}
     for line in _call(["squeue", "--noheader", "--array", "--me", "--format=%F %K %T %k"]).splitlines():
         array, element, state, comment = [*line.split(maxsplit=3), *[""] * 4][:4]
         ours = _COMMENT.fullmatch(comment.strip())
         offset = int(ours[1]) if ours and ours[2] == root else offsets.get(array)
         if offset is not None and element.isdecimal():
-            found.append((offset + int(element), Element(array, state)))
+            found[offset + int(element)] = Element(array, state)
     return found
 
 

@@ -10,8 +10,10 @@ slurm: {partition: gpu, time: "4:00:00"}
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ def read(path: Path, **slurm: Any) -> Spec:
 
     Args:
         path: the YAML file; files of recipes are relative to it.
-        slurm: options that override those of the file, unless they are None.
+        slurm: options that override those of the file.
 
     Raises:
         SettingsError: a key or a value is wrong.
@@ -68,7 +70,7 @@ def read(path: Path, **slurm: Any) -> Spec:
     for key, value in counts.items():
         if value < 1:
             raise SettingsError(f"{path}: {key}={value} must be at least 1")
-    chosen = SlurmOptions(**options | {key: value for key, value in slurm.items() if value is not None})
+    chosen = SlurmOptions(**options | slurm)
     if chosen.gpus_per_node and chosen.gpus_per_node < counts["gpus_per_job"]:
         raise SettingsError(
             f"{path}: gpus_per_job={counts['gpus_per_job']} is more than the {chosen.gpus_per_node} of a "
@@ -80,8 +82,7 @@ def read(path: Path, **slurm: Any) -> Spec:
     chosen_tasks = tuple(_names(path, content, "tasks")) if "tasks" in content else ()
     for task in chosen_tasks or [task for config in configs for task in config.tasks]:
         tasks.find(task)
-    overrides = _typed(path, content, "model_args", dict, {})
-    configs = run_config.override_args(configs, overrides)
+    configs = run_config.override_args(configs, _typed(path, content, "model_args", dict, {}))
     return Spec(output, tuple(configs), chosen_tasks, slurm=chosen, **counts)
 
 
@@ -95,59 +96,51 @@ def make_plan(spec: Spec) -> dict[str, Any]:
         DataError: a benchmark's annotations or all its videos are missing.
     """
     settings = {config.name: run_config.check(config) for config in spec.recipes}
-    sharded: dict[tuple[str, float], _ShardedTask] = {}
+    order: dict[str, dict[str, list[str]]] = {}
     jobs: list[dict[str, Any]] = []
+    sharded = cache(partial(_shards, count=spec.shards, ranks=spec.gpus_per_job))
     for config in spec.recipes:
         for name in spec.tasks or config.tasks:
-            fps = settings[config.name].fps
-            if (name, fps) not in sharded:
-                sharded[name, fps] = _ShardedTask(name, fps, spec.shards, spec.gpus_per_job)
-            for index, shard in enumerate(sharded[name, fps].shards):
+            order[name], task_shards = sharded(name, settings[config.name].fps)
+            for index, shard in enumerate(task_shards):
                 jobs.append({"recipe": config.name, "task": name, "shard": index} | shard)
-    return {
-        "version": VERSION,
-        "shards": spec.shards,
-        "gpus_per_job": spec.gpus_per_job,
-        "recipes": {
-            config.name: {
-                "model": config.model,
-                "model_args": dict(config.model_args),
-                "device": str(config.others.get("device") or settings[config.name].device),
-                "batch_size": config.others.get("batch_size", 1),
-            }
-            for config in spec.recipes
-        },
-        "tasks": {name: task.order for (name, _), task in sharded.items()},
-        "jobs": jobs,
+    recipes = {
+        config.name: {
+            "model": config.model,
+            "model_args": dict(config.model_args),
+            "device": str(config.others.get("device") or settings[config.name].device),
+            "batch_size": config.others.get("batch_size", 1),
+        }
+        for config in spec.recipes
     }
+    counts = {"shards": spec.shards, "gpus_per_job": spec.gpus_per_job}
+    return {"version": VERSION} | counts | {"recipes": recipes, "tasks": order, "jobs": jobs}
 
 
-class _ShardedTask:
-    """The shards of a task at a frame rate, and the order of its videos in an unsharded run."""
-
-    def __init__(self, name: str, fps: float, count: int, ranks: int):
-        leaves = tasks.find(name).leaves
-        rows = {leaf.name: leaf.rows() for leaf in leaves}
-        keys = {leaf.name: leaf.key for leaf in leaves}
-        self.order = {leaf: [row["video"] for row in found] for leaf, found in rows.items()}
-        loads = shards.video_loads((row for found in rows.values() for row in found), fps)
-        videos = {leaf: [(row["benchmark"], row["video"]) for row in found] for leaf, found in rows.items()}
-        self.shards = []
-        for chosen in shards.shard_videos(loads, count):
-            inside = set(chosen)
-            by_leaf = {
-                leaf: [video for video in listed if video in inside] for leaf, listed in videos.items()
+def _shards(
+    name: str, fps: float, count: int, ranks: int
+) -> tuple[dict[str, list[str]], list[dict[str, Any]]]:
+    """The order of a task's videos in an unsharded run, and its shards at a frame rate."""
+    leaves = tasks.find(name).leaves
+    keys = {leaf.name: leaf.key for leaf in leaves}
+    rows = {leaf.name: leaf.rows() for leaf in leaves}
+    videos = {leaf: [(row["benchmark"], row["video"]) for row in found] for leaf, found in rows.items()}
+    loads = shards.video_loads(itertools.chain(*rows.values()), fps)
+    made = []
+    for chosen in shards.shard_videos(loads, count):
+        inside = set(chosen)
+        by_leaf = {leaf: [video for video in listed if video in inside] for leaf, listed in videos.items()}
+        used = {leaf: listed for leaf, listed in by_leaf.items() if listed}
+        ordered = shards.assign_to_ranks(used, loads, ranks)
+        made.append(
+            {
+                "leaves": {leaf: keys[leaf] for leaf in ordered},
+                "videos": {keys[leaf]: [name for _, name in listed] for leaf, listed in ordered.items()},
+                "streams": [frames for video in chosen for frames in loads[video].streams],
+                "rounds": sum(loads[video].rounds for video in chosen),
             }
-            used = {leaf: listed for leaf, listed in by_leaf.items() if listed}
-            ordered = shards.assign_to_ranks(used, loads, ranks)
-            self.shards.append(
-                {
-                    "leaves": {leaf: keys[leaf] for leaf in ordered},
-                    "videos": {keys[leaf]: [name for _, name in listed] for leaf, listed in ordered.items()},
-                    "streams": [frames for video in chosen for frames in loads[video].streams],
-                    "rounds": sum(loads[video].rounds for video in chosen),
-                }
-            )
+        )
+    return {leaf: [row["video"] for row in found] for leaf, found in rows.items()}, made
 
 
 def _typed(path: Path, content: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:

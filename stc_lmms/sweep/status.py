@@ -1,7 +1,7 @@
 """Progress of a sweep: counts of jobs, rates, the time left, and why jobs failed."""
 
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ class Line:
         rows, all_rows: number of answered videos, and of all.
         failed_rows: answered videos with a failed answer, which counts as wrong.
         cost, left: cost done and to do, see `shards.Load`.
-        seconds: run time of its jobs, whether or not they finished.
+        seconds: run time of all attempts.
     """
 
     recipe: str
@@ -44,12 +44,7 @@ class Line:
 
 @dataclass
 class Status:
-    """A sweep at one moment.
-
-    Attributes:
-        lines: one per recipe and task.
-        troubles: name, state and reason of failed, stopped and lost jobs.
-    """
+    """A sweep at one moment; `troubles`: name, state and reason of failed, stopped and lost jobs."""
 
     lines: list[Line]
     troubles: list[tuple[str, str, str]]
@@ -78,12 +73,7 @@ class Status:
 
 
 def status(sweep: Sweep, queued: Container[int] | None = None) -> Status:
-    """Read the state of all jobs.
-
-    Args:
-        sweep: which sweep.
-        queued: the jobs that Slurm has, see `slurm.queued`; None if unknown.
-    """
+    """Read the state of all jobs; `queued`: those that Slurm has, see `slurm.queued`; None if unknown."""
     logs = {} if queued is None else slurm.logs(sweep)
     lines: dict[tuple[str, str], Line] = {}
     troubles = []
@@ -95,7 +85,14 @@ def status(sweep: Sweep, queued: Container[int] | None = None) -> Status:
         elif state == "waiting" and job.index in logs:
             state, found["reason"] = "lost", start_failure(logs[job.index])
         line = lines.setdefault((job.recipe, job.task), Line(job.recipe, job.task))
-        _add(line, job, found, state)
+        line.states[state] += 1
+        share = 1.0 if found["state"] == "done" else min(1.0, found["rows"] / job.rows)
+        line.rows += job.rows if found["state"] == "done" else found["rows"]
+        line.all_rows += job.rows
+        line.failed_rows += found.get("failed_rows", 0)
+        line.cost += share * job.cost
+        line.left += (1 - share) * job.cost
+        line.seconds += found["seconds"]
         if state in ("failed", "stopped", "lost"):
             troubles.append((job.name, state, found["reason"]))
     return Status(list(lines.values()), troubles)
@@ -108,29 +105,10 @@ def start_failure(log: Path) -> str:
     return f"ended before it started ({last[:200]}); see {log}"
 
 
-def unfinished(sweep: Sweep, excluded: Iterable[int] = ()) -> list[SweepJob]:
-    """Jobs that are neither done nor running, except those with the excluded indices.
-
-    A job whose output files were lost is not done: its journal restores them without the model.
-    """
-    skip = set(excluded)
-    return [job for job in sweep.jobs if job.index not in skip and _is_open(job)]
-
-
-def _is_open(job: SweepJob) -> bool:
-    state = job.status()["state"]
-    return bool(samples.missing(job)) if state == "done" else state != "running"
-
-
-def _add(line: Line, job: SweepJob, found: Mapping[str, Any], state: str) -> None:
-    line.states[state] += 1
-    share = 1.0 if found["state"] == "done" else min(1.0, found["rows"] / job.rows)
-    line.rows += job.rows if found["state"] == "done" else found["rows"]
-    line.all_rows += job.rows
-    line.failed_rows += found.get("failed_rows", 0)
-    line.cost += share * job.cost
-    line.left += (1 - share) * job.cost
-    line.seconds += found["seconds"]
+def unfinished(sweep: Sweep, excluded: Container[int] = ()) -> list[SweepJob]:
+    """Jobs that are neither done nor running, except those with the excluded indices."""
+    jobs = [job for job in sweep.jobs if job.index not in excluded]
+    return [job for job in jobs if job.status()["state"] != "running" and samples.is_open(job)]
 
 
 def text(progress: Status) -> str:
@@ -139,11 +117,9 @@ def text(progress: Status) -> str:
     head = ["recipe", "task", *states, "videos", "failed videos", "frames/s per job"]
     rows = []
     for line in progress.lines:
-        cells = [str(line.states[state]) for state in states]
+        cells = [*(line.states[state] for state in states), f"{line.rows}/{line.all_rows}", line.failed_rows]
         rate = f"{line.rate:.2f}" if line.rate else "-"
-        rows.append(
-            [line.recipe, line.task, *cells, f"{line.rows}/{line.all_rows}", str(line.failed_rows), rate]
-        )
+        rows.append([line.recipe, line.task, *map(str, cells), rate])
     lines = [text_table(head, rows, left=2)]
     if progress.troubles:
         lines += ["", *(f"{name}: {state}: {reason}" for name, state, reason in progress.troubles)]

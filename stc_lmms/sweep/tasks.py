@@ -34,19 +34,17 @@ class Leaf:
     """A task with rows: one part of one benchmark.
 
     Attributes:
-        name: name of the task.
         benchmark, part, size: see `stc_lmms.benchmarks.benchmark.Benchmark.load_rows`.
         metrics: name of each metric and the dotted path of its aggregation.
         higher_is_better: by metric.
-        version: version of the task.
     """
 
     name: str
     benchmark: str
     part: str
     size: str
-    metrics: tuple[tuple[str, str], ...]
-    higher_is_better: tuple[tuple[str, bool], ...]
+    metrics: dict[str, str]
+    higher_is_better: dict[str, bool]
     version: Any
 
     @property
@@ -68,7 +66,6 @@ class Task:
     """A task or a group of tasks, as users name it.
 
     Attributes:
-        name: name of the task or group.
         leaves: the tasks of the group; of a task, itself.
         means: a metric is averaged over the group if its name contains one of these.
     """
@@ -127,11 +124,9 @@ def _leaf(path: Path, content: dict[str, Any]) -> Leaf:
     (source,) = json.loads(file.read_text(encoding="utf-8"))
     metrics = content["metric_list"]
     return Leaf(
-        name=content["task"],
-        benchmark=source["benchmark"],
-        part=source["part"],
-        size=source.get("size", ""),
-        metrics=tuple((metric["metric"], metric["aggregation"]) for metric in metrics),
-        higher_is_better=tuple((metric["metric"], metric["higher_is_better"]) for metric in metrics),
+        content["task"],
+        **{"size": ""} | source,
+        metrics={metric["metric"]: metric["aggregation"] for metric in metrics},
+        higher_is_better={metric["metric"]: metric["higher_is_better"] for metric in metrics},
         version=content["metadata"]["version"],
     )

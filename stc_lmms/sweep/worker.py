@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,8 +21,7 @@ from stc_lmms.eval.shard import VARIABLE
 from stc_lmms.eval.stopping import STOPPED, end_with_parent
 from stc_lmms.results.journal import header
 from stc_lmms.sweep import samples
-from stc_lmms.sweep.files import write_json
-from stc_lmms.sweep.folder import HEARTBEAT_S, Sweep, SweepJob
+from stc_lmms.sweep.folder import HEARTBEAT_S, Sweep, SweepJob, write_json
 from stc_lmms.sweep.lease import STALE_S, Held, Lease, me
 from stc_lmms.sweep.reason import reason
 
@@ -85,11 +84,7 @@ class Worker:
                 print(f"stc-lmms: job {self.job.name} is already done", file=sys.stderr)
                 return DONE
             answered = self.progress.read()
-            self.status = me() | {
-                "attempt": before["attempt"] + 1,
-                "seconds": before["seconds"],
-                "stalls": before.get("stalls", 0),
-            }
+            self.status = me() | {"attempt": before["attempt"] + 1, "stalls": before.get("stalls", 0)}
             return self._finish(self._lmms_eval(lease, before["seconds"]), answered)
 
     def ask_to_stop(self, number: int, frame: object) -> None:
@@ -159,27 +154,22 @@ class Worker:
             return FAILED
         self.status["stalls"] = 0 if self.progress.read() > answered_before else self.status["stalls"] + 1
         if self.stop == signal.SIGUSR1 and self.status["stalls"] >= STALLS:
-            self._write(
-                "failed", f"{STALLS} attempts reached the time limit without an answer; give more time"
-            )
+            why = f"{STALLS} attempts reached the time limit without an answer; give more time"
+            self._write("failed", why)
             return FAILED
         name = signal.Signals(self.stop).name if self.stop else "a signal"
         self._write("stopped", f"stopped by {name}")
-        if self.stop == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:
-            subprocess.run(["scontrol", "requeue", _slurm_job(os.environ)], check=False)
+        if self.stop == signal.SIGUSR1 and (slurm_job := os.environ.get("SLURM_JOB_ID")):
+            array, element = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+            if array and element:  # one element of each array has the array's own id, which means all of them
+                slurm_job = f"{array}_{element}"
+            subprocess.run(["scontrol", "requeue", slurm_job], check=False)
         return STOPPED
 
     def _write(self, state: str, why: str = "") -> None:
         rows, _ = self.progress.read()
-        changed = {"state": state, "reason": why, "rows": rows, "failed_rows": self.progress.failed}
-        self.job.set_status(**self.status | changed | {"heartbeat": time.time()})
-
-
-def _slurm_job(environ: Mapping[str, str]) -> str:
-    """The id of this job alone: one element of each array has the array's own id, which means all of them."""
-    if "SLURM_ARRAY_JOB_ID" in environ and "SLURM_ARRAY_TASK_ID" in environ:
-        return f"{environ['SLURM_ARRAY_JOB_ID']}_{environ['SLURM_ARRAY_TASK_ID']}"
-    return environ["SLURM_JOB_ID"]
+        counts = {"rows": rows, "failed_rows": self.progress.failed}
+        self.job.set_status(**self.status, **counts, state=state, reason=why, heartbeat=time.time())
 
 
 class Progress:
@@ -202,17 +192,15 @@ class Progress:
             with path.open("rb") as file:
                 file.seek(self._offsets.get(path, 0))
                 for line in file:
-                    if line.endswith(b"\n"):
-                        self._offsets[path] = self._offsets.get(path, 0) + len(line)
-                        self._count(line)
+                    if not line.endswith(b"\n"):
+                        break
+                    self._offsets[path] = self._offsets.get(path, 0) + len(line)
+                    entry = header(line)  # None: damaged; the journal reports it when it is opened
+                    if entry is not None and entry.state == "begun":
+                        self._begun[entry.key] = len(json.loads(line)["responses"])
+                    elif entry is not None:
+                        self._finished[entry.key] = entry.state == "failed"
         return len(self._finished), sum(n for key, n in self._begun.items() if key not in self._finished)
-
-    def _count(self, line: bytes) -> None:
-        found = header(line)  # None: damaged; the journal reports it when it is opened
-        if found is not None and found.state == "begun":
-            self._begun[found.key] = len(json.loads(line)["responses"])
-        elif found is not None:
-            self._finished[found.key] = found.state == "failed"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """The decoders that run inside the worker: decord, PyAV and (on request) torchcodec.
 
-All have the interface `Source`: open a file, describe it, and yield the frame on screen at every sampling
-time in one sequential pass. Times start at 0 with the video stream, whatever offset the container has.
+All have the interface `Source`. Times start at 0 with the video stream, whatever offset the container has.
 Library errors become `VideoError` with a reason in plain words and no path. decord and PyAV return the same
-pixels: both follow the file's colour matrix and range and apply its rotation (decord by itself, PyAV with our
-help). torchcodec handles both in its own way.
+pixels: both follow the file's colour matrix and range and apply its rotation (PyAV with our help). torchcodec
+handles both in its own way.
 """
 
 import math
@@ -74,7 +73,9 @@ class PyAVSource:
             )
         except (self._av.error.FFmpegError, OSError) as error:
             raise VideoError(f"{_BROKEN} ({error.strerror})") from error
-        streams = [s for s in self._container.streams.video if not _is_cover_picture(s)]
+        cover = "attached_pic"  # the picture of an audio file
+        videos = self._container.streams.video
+        streams = [s for s in videos if cover not in str(getattr(s, "disposition", ""))]
         if not streams:
             raise VideoError(_NO_VIDEO)
         self._stream = streams[0]
@@ -110,7 +111,8 @@ class PyAVSource:
             # If the last packet is truncated, frame threads lose their frames; how many depends on the core
             # count. Decode the tail again without them.
             n_damaged, self._threads = self.n_damaged, "SLICE"
-            self._reopen()
+            self._container.close()
+            self._open()
             yield from (decoded for decoded in self._decode_from(last_s) if decoded[0] > last_s)
             self.n_damaged = n_damaged
 
@@ -129,12 +131,9 @@ class PyAVSource:
                 yield first
                 yield from sought
                 return
-            self._reopen()
+            self._container.close()
+            self._open()
         yield from self._decode()
-
-    def _reopen(self) -> None:
-        self._container.close()
-        self._open()
 
     def _decode(self) -> Iterator[tuple[float, float, Any]]:
         stream = self._stream
@@ -277,10 +276,9 @@ class TorchcodecSource:
                 "torchcodec cannot be loaded: pip install 'stc-lmms[torchcodec]' and FFmpeg's libraries"
             ) from error
         self._tick = tick
+        how = {"dimension_order": "NHWC", "num_ffmpeg_threads": 0, "seek_mode": "exact"}
         try:
-            self._decoder = VideoDecoder(
-                path, dimension_order="NHWC", num_ffmpeg_threads=0, seek_mode="exact"
-            )
+            self._decoder = VideoDecoder(path, **how)
             metadata = self._decoder.metadata
             self._begin_s = float(metadata.begin_stream_seconds)
             self.end_s = float(metadata.end_stream_seconds) - self._begin_s
@@ -333,11 +331,6 @@ def _upright_rgb(frame: Any) -> np.ndarray:
     )
     quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4  # counter-clockwise, as rot90
     return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), quarter_turns))
-
-
-def _is_cover_picture(stream: Any) -> bool:
-    """Whether a "video" stream is the cover picture of an audio file."""
-    return "attached_pic" in str(getattr(stream, "disposition", ""))
 
 
 SOURCES: dict[str, Callable[[str, Callable[[], None]], Source]] = {

@@ -7,8 +7,7 @@
             ...
 
 Decoding runs in a worker process with a timeout, because decord hangs and aborts on some files. With
-`decoder="auto"` PyAV takes over at the same frame when decord fails, and the stream reports it (`backend`,
-`fallback_reason`, `warnings`).
+`decoder="auto"` PyAV takes over at the same frame when decord fails, and `backend` and `warnings` say so.
 """
 
 import math
@@ -35,24 +34,17 @@ AGAIN = "download or convert it again"
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Description of a video; None where the file does not say. Width and height are those of the frames.
+    """How long a video is.
 
     Attributes:
         duration_s: Where the last readable video packet ends, seconds from the first frame.
-        claimed_s: Where the video ends according to the file.
+        claimed_s: Where the video ends according to the file; None if it does not say.
         cut_short: Why `duration_s` is not the length of the whole video, in one line; "" if it is.
     """
 
-    path: Path
     duration_s: float
     claimed_s: float | None
     cut_short: str
-    n_frames: int | None
-    avg_fps: float | None
-    width: int
-    height: int
-    backend: str
-    warnings: tuple[str, ...]
 
 
 class VideoStream:
@@ -70,16 +62,12 @@ class VideoStream:
         exact: Sample every `1 / fps` seconds; see `Sampling.of`.
 
     Attributes:
-        path: The file.
-        start_s: Where the clip starts, seconds in the source video.
         position_s: Every sampled frame before this time has been read.
         ended: The end of the video has been reached.
         cut_short: Once `ended`: why this is not the end of the whole video, in one line; "" if it is.
         duration_s: Length of the video: as the decoder expects it, measured once `ended`; or None.
         n_frames: Number of frames the decoder expects, or None.
         avg_fps: Average frame rate of the source, or None.
-        sampling: The sampling times.
-        fallback_reason: Why the decoder in use is not the first choice; None if it is.
         n_damaged: Damaged packets skipped so far.
         decode_ms: Time spent waiting for the decoder so far, including its start, in milliseconds.
         warnings: Messages for the user.
@@ -113,17 +101,16 @@ class VideoStream:
         self.ended = False
         self.cut_short = ""
         self.duration_s: float | None = None
-        self.n_frames: int | None = None
         self.avg_fps: float | None = None
-        self.fallback_reason: str | None = None
         self.n_damaged = 0
         self.decode_ms = 0.0
         self.warnings: list[str] = []
-        self._backends = _decoder_order(decoder, self.path.suffix.lower(), start_s)
+        self._backends = [decoder]
+        if decoder == "auto":
+            by_decord = self.path.suffix.lower() in _DECORD_SUFFIXES and start_s == 0
+            self._backends = ["decord", "pyav"] if by_decord else ["pyav"]
         self._worker: DecoderProcess | None = None
-        self._pending: tuple[int, np.ndarray] | None = None
-        self._next_k = 0
-        self._closed = False
+        self._next_k, self._closed = 0, False
         self._pending = self._receive(just_open=True)
 
     @property
@@ -147,8 +134,7 @@ class VideoStream:
             VideoError: Every decoder that may be used has failed.
             ValueError: `until_s` is not a number, or the stream is closed.
         """
-        if until_s is None:
-            until_s = math.inf
+        until_s = math.inf if until_s is None else until_s
         if math.isnan(until_s):
             raise ValueError(f"until_s={until_s!r} must be a number of seconds")
         # Sampling times are known, so the window is complete without decoding anything after it.
@@ -170,15 +156,18 @@ class VideoStream:
     def close(self) -> None:
         """Stop decoding; the stream cannot be read afterwards. Safe to call twice."""
         self._closed = True
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        self._stop_worker()
 
     def __enter__(self) -> "VideoStream":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _stop_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
 
     def _receive(self, just_open: bool = False) -> tuple[int, np.ndarray] | None:
         """The next (k, frame), or None at the end; switches to the next decoder when one fails."""
@@ -220,10 +209,7 @@ class VideoStream:
         if header["kind"] == "frame":
             shape = header["height"], header["width"], 3
             return header["k"], np.frombuffer(pixels, np.uint8).reshape(shape)
-        self._finish(_delivery(header))
-        return None
-
-    def _finish(self, delivery: Delivery) -> None:
+        delivery = _delivery(header)
         self.duration_s = delivery.delivered_s
         self.ended, self.position_s = True, max(self.position_s, self.duration_s)
         self.cut_short = delivery.cut_short(self.avg_fps)
@@ -232,19 +218,17 @@ class VideoStream:
         if self.cut_short:
             self.warnings.append(f"{self.path}: {self.cut_short}")
         self.close()
+        return None
 
     def _fall_back(self, error: VideoError) -> None:
         """Continue with the next decoder, or give up."""
-        failed, *others = self._backends
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
+        self._stop_worker()
+        others = self._backends[1:]
         if not others:
-            self.close()
+            self._closed = True
             fix = AGAIN if self._decoder in ("auto", "pyav") else "try decoder=auto"
             raise VideoError(f"cannot decode {self.path}: {error}; {fix}") from error
         self._backends = others
-        self.fallback_reason = f"{failed}: {error}"
         self.warnings.append(
             f"{self.path}: decoding with {others[0]} from {self.position_s:g} s on ({error})"
         )
@@ -264,7 +248,7 @@ def iter_frames(
 
 
 def probe(path: str | os.PathLike, *, timeout_s: float = 60.0) -> VideoInfo:
-    """Describe a video after decoding its first frame and reading all its packets.
+    """The length of a video, after decoding its first frame and reading all its packets.
 
     Fast, because the packets are not decoded, and enough to find most broken files.
 
@@ -272,46 +256,21 @@ def probe(path: str | os.PathLike, *, timeout_s: float = 60.0) -> VideoInfo:
         VideoError: The file is missing or has no frame that can be decoded; one line.
     """
     with open_video(path, timeout_s=timeout_s) as stream:
-        first = next(stream.read(), None)
-    if first is None:
-        raise VideoError(f"cannot decode {stream.path}: it has no frames; {AGAIN}")
-    delivery = _scan(stream.path, timeout_s)
-    height, width, _ = first[1].shape
-    return VideoInfo(
-        stream.path,
-        delivery.delivered_s,
-        delivery.claimed_s,
-        delivery.cut_short(stream.avg_fps),
-        stream.n_frames,
-        stream.avg_fps,
-        width,
-        height,
-        stream.backend,
-        tuple(stream.warnings),
-    )
-
-
-def _scan(path: Path, timeout_s: float) -> Delivery:
-    """Read a file's packets in a process that can be killed."""
-    worker = DecoderProcess({"backend": "scan", "path": str(path)}, timeout_s)
+        if next(stream.read(), None) is None:
+            raise VideoError(f"cannot decode {stream.path}: it has no frames; {AGAIN}")
+    worker = DecoderProcess({"backend": "scan", "path": str(stream.path)}, timeout_s)
     try:
         header, _ = worker.receive()
     except VideoError as error:
-        raise VideoError(f"cannot read {path} to its end: {error}; {AGAIN}") from error
+        raise VideoError(f"cannot read {stream.path} to its end: {error}; {AGAIN}") from error
     finally:
         worker.close()
-    return _delivery(header)
+    delivery = _delivery(header)
+    return VideoInfo(delivery.delivered_s, delivery.claimed_s, delivery.cut_short(stream.avg_fps))
 
 
 def _delivery(header: dict[str, Any]) -> Delivery:
     return Delivery(header["claimed_s"], header["delivered_s"], header["damaged_at_end"])
-
-
-def _decoder_order(decoder: str, suffix: str, start_s: float) -> list[str]:
-    """Decoders to try, in order."""
-    if decoder != "auto":
-        return [decoder]
-    return ["decord", "pyav"] if suffix in _DECORD_SUFFIXES and start_s == 0 else ["pyav"]
 
 
 def _local_video(path: str | os.PathLike) -> Path:

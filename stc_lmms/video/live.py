@@ -92,8 +92,8 @@ class LiveSource:
         self.name, self.backlog, self.stall_s, self.realtime = source, backlog, stall_s, realtime
         self.n_dropped = self.longest_backlog = 0
         self.failure: VideoError | None = None
-        job = {"backend": "live", "fps": fps, "start_s": 0.0, "avg_fps": None, "first_k": 0}
-        job |= {"exact": exact} | describe_source(source, follow) | {"stall_s": stall_s}
+        job = {"backend": "live", "fps": fps, "start_s": 0.0, "avg_fps": None, "first_k": 0, "exact": exact}
+        job |= describe_source(source, follow) | {"stall_s": stall_s}
         # The worker itself ends a file that stops growing, so give it time to do so.
         self._worker = DecoderProcess(job, stall_s + (5.0 if follow else 0.0))
         self._frames: deque[tuple[float, np.ndarray]] = deque()
@@ -125,9 +125,7 @@ class LiveSource:
         """Stop the decoder."""
         self._closed = True
         self._worker.close()
-        with self._arrived:
-            self._ended = True
-            self._arrived.notify_all()
+        self._end()
 
     def __enter__(self) -> "LiveSource":
         return self
@@ -153,9 +151,12 @@ class LiveSource:
             if not self._closed:  # otherwise we stopped the worker ourselves
                 self.failure = VideoError(f"{self.name} broke off: {type(error).__name__}: {error}")
         finally:
-            with self._arrived:
-                self._ended = True
-                self._arrived.notify_all()
+            self._end()
+
+    def _end(self) -> None:
+        with self._arrived:
+            self._ended = True
+            self._arrived.notify_all()
 
     def _put(self, time_s: float, image: np.ndarray) -> None:
         with self._arrived:

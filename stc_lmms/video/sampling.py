@@ -39,15 +39,11 @@ def check_fps(fps: float) -> float:
 
 
 def frame_step(avg_fps: float, fps: float) -> int:
-    """Source frames per sampled frame, at least 1.
+    """Source frames per sampled frame, at least 1, from the frame rate of the video and the sampling rate.
 
     The source rate is rounded to a whole number first, half to even, as in ReKV and STC: 0.5 fps of 29.97 fps
     video is every 60th frame. Where those fail with a step of 0 (sampling faster than the video), every frame
     is taken.
-
-    Args:
-        avg_fps: Average frame rate of the video, frames per second.
-        fps: Sampling rate, frames per second.
 
     Raises:
         SettingsError: A rate is not finite and positive.

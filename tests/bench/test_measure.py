@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.alternate import alternate
+from stc_lmms.bench import measure
 from stc_lmms.bench.entry import Pair, StandInProcessor
 from stc_lmms.bench.frames import synthetic_frames, video_frames
 from stc_lmms.bench.hardware import measure_machine
@@ -15,7 +17,6 @@ from stc_lmms.bench.measure import (
     SIZES,
     STAGES,
     Comparison,
-    alternate,
     compare,
     one_round,
     summary,
@@ -35,15 +36,16 @@ def fixed(values):
     return result
 
 
-def test_dense_and_method_alternate_and_warm_ups_are_dropped():
+def test_dense_and_method_alternate_and_warm_ups_are_dropped(monkeypatch):
     calls = []
 
     def run(model, stream, frames, times_s, new_tokens):
         calls.append(stream)
         return dict.fromkeys(STAGES, float(len(calls))), {"of": stream}
 
+    monkeypatch.setattr(measure, "one_round", run)
     models = Pair(*(SimpleNamespace(open_stream=lambda name=name: name) for name in ("dense", "stc")))
-    result = compare(models, None, [], repeats=3, warmup=2, new_tokens=2, run=run)
+    result = compare(models, None, [], repeats=3, warmup=2, new_tokens=2)
     assert calls == ["dense", "stc"] * 5
     assert result.dense.ms["vit_ms"] == [5.0, 7.0, 9.0] and result.method.ms["vit_ms"] == [6.0, 8.0, 10.0]
     assert (result.dense.sizes, result.method.sizes) == ({"of": "dense"}, {"of": "stc"})

@@ -84,7 +84,7 @@ def unsharded(task: str) -> dict:
         items = [scored(doc, Recorder("whole", "lmms-eval")) for doc in leaf.rows()]
         args = Namespace(output_path=None)
         values = {}
-        for metric, path in leaf.metrics:
+        for metric, path in leaf.metrics.items():
             column = [item[metric] for item in items]
             function = tasks.aggregation(path)
             values[f"{metric},none"] = acc(column, args) if metric == "acc" else function(column)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from stc_lmms.cli.main import main
-from stc_lmms.sweep.files import write_json
+from stc_lmms.sweep.folder import write_json
 from tests.sweep.helpers import pretend_done
 
 

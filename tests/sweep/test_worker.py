@@ -250,7 +250,7 @@ def test_a_running_job_without_a_heartbeat_is_lost(job):
 
 def test_a_full_disk_is_one_line_and_keeps_the_last_status(tmp_path):
     code = (
-        "import resource, sys; from pathlib import Path; from stc_lmms.sweep.files import write_json\n"
+        "import resource, sys; from pathlib import Path; from stc_lmms.sweep.folder import write_json\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
         "write_json(Path(sys.argv[1]), {'a': 1}); write_json(Path(sys.argv[1]), 'x' * 1000)"
     )

@@ -104,11 +104,9 @@ def test_damage_in_the_middle_is_no_cut(ok, tmp_path):
 # --- probe ---------------------------------------------------------------------------------------------
 
 
-def test_probe_describes_a_video(ok):
+def test_probe_says_how_long_a_video_is(ok):
     info = probe(ok)
-    assert (info.path, info.n_frames, info.width, info.height, info.backend) == (ok, 100, 96, 64, "decord")
     assert (info.duration_s, info.claimed_s, info.cut_short) == (10.0, 10.0, "")
-    assert info.avg_fps == 10 and info.warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +144,7 @@ def test_probe_tells_what_a_cut_file_claims_and_what_it_delivers(tmp_path, sound
 
 def test_probe_sees_a_cut_between_two_packets_and_a_torn_last_one(ok, tmp_path):
     info = probe(media.cut_after(ok, tmp_path / "part.mp4", 61))
-    assert (info.claimed_s, info.duration_s, info.backend) == (10.0, 6.1, "decord")
+    assert (info.claimed_s, info.duration_s) == (10.0, 6.1)
     info = probe(media.truncate(ok, tmp_path / "torn.mp4", 0.99))
     assert info.cut_short == "damaged at its end: claims 10.0 s, delivers 9.8 s"
 

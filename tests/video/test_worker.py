@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -70,10 +71,9 @@ def test_pyav_takes_over_from_a_decoder_that_hangs_or_dies(ok, tmp_path, monkeyp
     before = children()
     with open_video(ok, fps=1, timeout_s=5) as stream:
         got = [(t, media.read_number(image)) for t, image in stream.read()]
-        assert stream.backend == "pyav" and stream.fallback_reason.startswith("decord: ")
-        assert len(stream.warnings) == 1
-        with pytest.raises(VideoError, match=reason):
-            raise VideoError(stream.fallback_reason)
+        assert stream.backend == "pyav"
+        (warning,) = stream.warnings
+        assert re.search(f"decoding with pyav from .*{reason}", warning)
     assert got == expected(100, 10, 10)  # nothing twice, nothing missing
     with pytest.raises(VideoError, match=reason):
         list(iter_frames(ok, decoder="decord", fps=1, timeout_s=5))
