@@ -24,6 +24,7 @@ from torch import Tensor
 from parity import cacher as golden_cacher
 from parity import networks
 from parity import pruner as golden_pruner
+from parity.unfused import unfused
 from stc_lmms import compat
 from stc_lmms.bench.frames import synthetic_frames
 from stc_lmms.bench.options import Options
@@ -156,7 +157,7 @@ def fused_equals_torch(device: str) -> Iterator[Check]:
             "overlay": fused.overlay_(x.clone(), old, more, place, False),
             "overlay add": fused.overlay_(x.clone(), old, more, place, True),
         }
-        with rows.unfused():
+        with unfused():
             wanted = rows.cosine(new, old[:, None]).flatten(0, 1)
             error = (score - wanted).abs().max().item()
             yield Check(f"fused cosine {name}", error, 1e-5, error <= 1e-5, "largest difference")

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from parity.unfused import unfused
 from stc_lmms import compat
 from stc_lmms.engine.api import open_device
 from stc_lmms.engine.graphs import CudaCapture
@@ -28,7 +29,7 @@ from stc_lmms.models.public_sizes import SO400M
 from stc_lmms.ops import rows
 from stc_lmms.towers import Tower, open_tower
 
-KERNELS = {"fused": nullcontext, "torch": rows.unfused}
+KERNELS = {"fused": nullcontext, "torch": unfused}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from parity.base import Case, CaseResult, tensor_file, worst
-from stc_lmms.memory.dp_cache import DPCache, Pools, Schedule
+from stc_lmms.memory.dp_cache import DPCache, Pools
 from stc_lmms.methods.base import Context
 from stc_lmms.methods.streamdycoke import StreamDyCoke
 
@@ -105,7 +105,6 @@ def _play(
     """One seed under one policy, with the names of the recorded results."""
     method, cache = _method(config), DPCache(config["dp_capacity"], policy, config["decay_lambda"])
     pools = Pools(config["active_capacity"], cache)
-    schedule = Schedule(config["refresh_every"], config["refresh_top_k"])
     rows: dict[str, list[int]] = {"in_active": [], "in_dp": [], "kept_after_ttm_total": []}
     state, kept_total = method.open_state(), 0
     for frame_ND, attention_N in zip(frames_TND, attention_TN, strict=True):
@@ -116,7 +115,7 @@ def _play(
         pools.take_frame(entries, attention_N[kept].tolist())
         for name, value in zip(rows, (len(pools.active), len(cache), kept_total), strict=True):
             rows[name].append(value)
-        pools.refresh(schedule)
+        pools.refresh(config["refresh_every"], config["refresh_top_k"])
     return {
         "ttm_total_reduction": 1 - kept_total / attention_TN.numel(),
         "dp_inserts": cache.inserts,

@@ -9,8 +9,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from stc_lmms import compat_llm
 from stc_lmms.errors import CheckpointError
-from stc_lmms.ops.mrope import axis_of_frequency, rotation_3d
+from stc_lmms.ops.mrope import axis_of_frequency
 from stc_lmms.ops.positions import PositionedEmbeds
+from stc_lmms.ops.rope import rotation
 
 _CLASSES = {
     "qwen2_vl": "Qwen2VLForConditionalGeneration",
@@ -61,5 +62,5 @@ class MropeLanguageModel(compat_llm.PositionedLanguageModel):
         return arguments
 
     def rotation(self, position_ids_AL: Tensor) -> tuple[Tensor, Tensor]:
-        """See `ops.mrope.rotation_3d`."""
-        return rotation_3d(position_ids_AL, self.inv_freq, self._axis, self.dtype)
+        """See `ops.rope.rotation`."""
+        return rotation(position_ids_AL[self._axis].T, self.inv_freq, self.dtype)

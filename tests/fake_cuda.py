@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import stc_lmms
-from stc_lmms.ops import rows
+from parity.unfused import unfused
 
 PACKAGE = str(Path(stc_lmms.__file__).parent)
 _READ = torch.ops.aten._local_scalar_dense.default  # what `item`, `tolist`, `bool` and `int` come to
@@ -40,7 +40,7 @@ class FakeCuda(TorchDispatchMode):
     def __enter__(self):
         for name, stub in _STUBS.items():
             self._stack.enter_context(mock.patch(name, stub))
-        self._stack.enter_context(rows.unfused())  # Triton wants numbers
+        self._stack.enter_context(unfused())  # Triton wants numbers
         self._stack.enter_context(self._fake)
         return super().__enter__()
 

@@ -22,13 +22,7 @@ CHECKSUMS, CARD = "SHA256SUMS", "README.md"
 
 @dataclass(frozen=True)
 class Variant:
-    """A shipped checkpoint.
-
-    Attributes:
-        folder: its name below `checkpoints`.
-        sha256: of the list of its files' checksums.
-        defaults: defaults of model arguments where those of the large models do not fit.
-    """
+    """A shipped checkpoint: its folder, the checksum of its `SHA256SUMS`, and its model arguments."""
 
     folder: str
     sha256: str
@@ -46,10 +40,7 @@ VARIANTS = {
 
 
 def is_demo(pretrained: str) -> bool:
-    """Whether a value of `pretrained` names a shipped checkpoint, existing or not.
-
-    A user's folder with the same name is `./demo`.
-    """
+    """Whether `pretrained` names a shipped checkpoint, existing or not; a user's folder is `./demo`."""
     return pretrained == NAME or (pretrained.startswith(f"{NAME}-") and not Path(pretrained).exists())
 
 
@@ -60,11 +51,7 @@ def defaults_of(pretrained: str) -> Mapping[str, Any]:
 
 @functools.cache
 def demo_folder(variant: str = NAME) -> Path:
-    """Folder of a shipped checkpoint, with its files checked.
-
-    Raises:
-        CheckpointError: there is no such variant, or a file is missing, damaged or not ours.
-    """
+    """Folder of a shipped checkpoint; `CheckpointError` if it or a file is missing, damaged or not ours."""
     if variant not in VARIANTS:
         raise CheckpointError(unknown("demo variant", variant, VARIANTS))
     folder = Path(__file__).parent / "checkpoints" / VARIANTS[variant].folder
@@ -97,16 +84,3 @@ def _checked(path: Path, sha256: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise CheckpointError(f"{path} is damaged or not the shipped file (sha256): {cure}")
     return content
-
-
-def write_checksums(folder: Path) -> str:
-    """Write the checksums of all files that are loaded from a folder, for a new checkpoint.
-
-    Returns:
-        The checksum of the list, for `VARIANTS`.
-    """
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    loaded = [name for name in names if name not in (CHECKSUMS, CARD)]
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in loaded]
-    (folder / CHECKSUMS).write_bytes("".join(lines).encode())
-    return hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest()

@@ -15,14 +15,15 @@ Shapes: L layers, G key heads, T tokens of a slab, M tokens, B blocks, d head wi
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from stc_lmms.errors import StcError
 from stc_lmms.lazy import Tensor, torch
@@ -34,8 +35,7 @@ SLAB_TOKENS = 2048
 _MERGED_MEANS = 1024
 
 
-@dataclass(frozen=True)
-class BlockPosition:
+class BlockPosition(NamedTuple):
     """Position of a block: `length` tokens from `start` on in a slab."""
 
     slab: int
@@ -43,21 +43,11 @@ class BlockPosition:
     length: int
 
 
-@dataclass
-class _Slab:
-    data_LT2Gd: Tensor
-    path: Path | None
-
-    def __len__(self) -> int:
-        return self.data_LT2Gd.shape[1]
-
-
 class Archive:
     """Blocks of one stream, numbered from 0 in order of arrival.
 
     Args:
-        layers, kv_heads, head_dim, dtype: of the model's keys and values.
-        device: of the model.
+        layers, kv_heads, head_dim, dtype, device: of the model's keys and values.
         folder: keep them in files below this folder, deleted on `close`; None: in host memory.
         cap_bytes: upper limit of the slabs' bytes; None: no limit.
 
@@ -78,16 +68,16 @@ class Archive:
     ):
         self._shape = (layers, 2, kv_heads, head_dim)
         self._dtype, self._device = dtype, device
-        self.token_nbytes = layers * 2 * kv_heads * head_dim * dtype.itemsize
+        self.token_nbytes = math.prod(self._shape) * dtype.itemsize
         self._cap_tokens = None if cap_bytes is None else cap_bytes // self.token_nbytes
         self._slab_tokens = SLAB_TOKENS
         if self._cap_tokens is not None:
             self._slab_tokens = max(1, min(SLAB_TOKENS, self._cap_tokens // 8))
-        self._slabs: dict[int, _Slab] = {}
+        self._slabs: dict[int, Tensor] = {}  # [L,T,2,G,d]
         self._blocks: list[BlockPosition] = []  # including forgotten ones
         self._means: list[Tensor] = []  # [L,B,G*d] pieces, oldest first, from block _means_start on
         self._means_start = 0
-        self._first = 0
+        self.first = 0  # the oldest block that is not forgotten
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._folder: Path | None = None
         if folder is not None:
@@ -99,29 +89,15 @@ class Archive:
             self._cleanup = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
 
     @property
-    def first(self) -> int:
-        """The oldest block that is not forgotten."""
-        return self._first
-
-    @property
     def count(self) -> int:
         """Blocks ever committed; `first` to `count - 1` are held."""
         return len(self._blocks)
 
     @property
     def nbytes(self) -> int:
-        tokens = sum(block.length for block in self._blocks[self._first :])
-        blocks = self.count - self._first
-        wide = 8 if self._dtype == torch.float64 else 4
-        return tokens * self.token_nbytes + blocks * self._shape[0] * self._shape[2] * self._shape[3] * wide
-
-    @property
-    def slab_nbytes(self) -> int:
-        return sum(slab.data_LT2Gd.nbytes for slab in self._slabs.values())
-
-    def length(self, block: int) -> int:
-        """Tokens of a block."""
-        return self._blocks[block].length
+        tokens = sum(block.length for block in self._blocks[self.first :])
+        mean_nbytes = math.prod(self._shape) // 2 * (8 if self._dtype == torch.float64 else 4)
+        return tokens * self.token_nbytes + (self.count - self.first) * mean_nbytes
 
     def reserve(self, lengths: Sequence[int]) -> list[BlockPosition]:
         """Reserve space for the next blocks, which become part of the archive with `commit`.
@@ -135,7 +111,7 @@ class Archive:
             slab, end = slab + 1, 0
         blocks: list[BlockPosition] = []
         for length in lengths:
-            if slab in self._slabs and end + length > len(self._slabs[slab]):
+            if slab in self._slabs and end + length > self._slabs[slab].shape[1]:
                 slab, end = slab + 1, 0
             if slab not in self._slabs:
                 oldest_needed = blocks[0].slab if blocks else slab
@@ -152,11 +128,8 @@ class Archive:
             packed_M2Gd.record_stream(self._copies)
             self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._copies) if self._copies else nullcontext():
-            at = 0
-            for slab, start, length in _runs(blocks):
-                target = self._slabs[slab].data_LT2Gd[layer, start : start + length]
-                target.copy_(packed_M2Gd[at : at + length], non_blocking=True)
-                at += length
+            for tokens, rows_T2Gd in self._rows(layer, blocks):
+                rows_T2Gd.copy_(packed_M2Gd[tokens], non_blocking=True)
 
     def commit(self, blocks: Sequence[BlockPosition], means_LBC: Tensor) -> None:
         """Add reserved blocks, with all layers written, and their mean keys [L,B,G*d]."""
@@ -174,8 +147,8 @@ class Archive:
     def scores(self, layer: int, query_C: Tensor) -> Tensor:
         """Dot products [count - first] of a query [G*d] with the mean keys, computed on the CPU."""
         query_C = query_C.to("cpu")
-        found = [piece[layer] @ query_C for piece in self._means]
-        return torch.cat(found)[self._first - self._means_start :] if found else query_C[:0]
+        scores = [piece[layer] @ query_C for piece in self._means]
+        return torch.cat(scores)[self.first - self._means_start :] if scores else query_C[:0]
 
     def load(self, layer: int, blocks: Sequence[int]) -> KV:
         """Keys and values of these blocks, concatenated, on the device."""
@@ -184,12 +157,22 @@ class Archive:
         out_M2Gd = torch.empty(tokens, *self._shape[1:], dtype=self._dtype, device=self._device)
         if self._copies is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._copies)
-        at = 0
-        for slab, start, length in _runs(positions):
-            source = self._slabs[slab].data_LT2Gd[layer, start : start + length]
-            out_M2Gd[at : at + length].copy_(source, non_blocking=True)
-            at += length
+        for part, rows_T2Gd in self._rows(layer, positions):
+            out_M2Gd[part].copy_(rows_T2Gd, non_blocking=True)
         return KV(*out_M2Gd.permute(1, 2, 0, 3).unbind(0))
+
+    def _rows(self, layer: int, blocks: Sequence[BlockPosition]) -> Iterator[tuple[slice, Tensor]]:
+        """The slab rows of blocks, contiguous ones joined, and which of the blocks' tokens they are."""
+        runs: list[BlockPosition] = []
+        for block in blocks:
+            if runs and block[:2] == (runs[-1].slab, runs[-1].start + runs[-1].length):
+                runs[-1] = runs[-1]._replace(length=runs[-1].length + block.length)
+            else:
+                runs.append(block)
+        at = 0
+        for slab, start, length in runs:
+            yield slice(at, at + length), self._slabs[slab][layer, start : start + length]
+            at += length
 
     def snapshot(self) -> tuple[int, tuple[Tensor, ...], int]:
         """The current blocks, for `restore`."""
@@ -200,7 +183,7 @@ class Archive:
         count, means, self._means_start = snapshot
         del self._blocks[count:]
         self._means = list(means)
-        self._first = min(self._first, count)
+        self.first = min(self.first, count)
         last = self._blocks[-1].slab if self._blocks else -1
         for slab in [number for number in self._slabs if number > last]:
             self._drop(slab)
@@ -210,13 +193,13 @@ class Archive:
         """Release memory and files."""
         for slab in list(self._slabs):
             self._drop(slab)
-        self._blocks, self._means, self._means_start, self._first = [], [], 0, 0
+        self._blocks, self._means, self._means_start, self.first = [], [], 0, 0
         if self._folder is not None:
             self._cleanup()
 
     def _make_slab(self, number: int, tokens: int, oldest_needed: int) -> None:
         if self._cap_tokens is not None:
-            have = sum(map(len, self._slabs.values()))
+            have = sum(slab.shape[1] for slab in self._slabs.values())
             while have + tokens > self._cap_tokens:
                 oldest = min(self._slabs, default=oldest_needed)
                 if oldest >= oldest_needed:
@@ -224,15 +207,14 @@ class Archive:
                         f"archive_cap_gib allows {self._cap_tokens} tokens, fewer than one call adds; "
                         "raise it or lower prefill_frames"
                     )
-                have -= len(self._slabs[oldest])
+                have -= self._slabs[oldest].shape[1]
                 self._forget(oldest)
-        layers, *rest = self._shape
-        shape = (layers, tokens, *rest)
+        shape = (self._shape[0], tokens, *self._shape[1:])
         if self._folder is None:
-            data = torch.empty(shape, dtype=self._dtype, pin_memory=self._copies is not None)
-            self._slabs[number] = _Slab(data, None)
+            pinned = self._copies is not None
+            self._slabs[number] = torch.empty(shape, dtype=self._dtype, pin_memory=pinned)
             return
-        path = self._folder / f"slab-{number:06d}"
+        path = self._folder / f"slab-{number}"
         size = tokens * self.token_nbytes
         try:
             with path.open("wb") as file:
@@ -244,37 +226,23 @@ class Archive:
                 f"({error.strerror}); set archive_cap_gib"
             ) from error
         raw = torch.from_file(str(path), shared=True, size=size, dtype=torch.uint8)
-        self._slabs[number] = _Slab(raw.view(self._dtype).view(shape), path)
+        self._slabs[number] = raw.view(self._dtype).view(shape)
 
     def _forget(self, number: int) -> None:
-        if self._first == 0:
+        if self.first == 0:
             logger.warning("the archive is at its cap: the oldest frames of the stream are being forgotten")
         self._drop(number)
-        while self._first < len(self._blocks) and self._blocks[self._first].slab <= number:
-            self._first += 1
+        while self.first < len(self._blocks) and self._blocks[self.first].slab <= number:
+            self.first += 1
         self._trim_means()
 
     def _trim_means(self) -> None:
-        while self._means and self._means_start + self._means[0].shape[1] <= self._first:
+        while self._means and self._means_start + self._means[0].shape[1] <= self.first:
             self._means_start += self._means.pop(0).shape[1]
 
     def _drop(self, number: int) -> None:
         if self._copies is not None:
             self._copies.synchronize()
-        path = self._slabs.pop(number).path
-        if path is not None:
-            path.unlink(missing_ok=True)
-
-
-def _runs(blocks: Sequence[BlockPosition]) -> Iterator[tuple[int, int, int]]:
-    """Blocks that are contiguous in a slab, joined: (slab, start, length)."""
-    run: tuple[int, int, int] | None = None
-    for block in blocks:
-        if run and (block.slab, block.start) == (run[0], run[1] + run[2]):
-            run = (run[0], run[1], run[2] + block.length)
-            continue
-        if run:
-            yield run
-        run = (block.slab, block.start, block.length)
-    if run:
-        yield run
+        del self._slabs[number]
+        if self._folder is not None:
+            (self._folder / f"slab-{number}").unlink(missing_ok=True)

@@ -6,9 +6,8 @@ from `ask`, which may be read to the end, abandoned half way, or opened twice: n
 
 Frames may have different numbers of tokens, including none.
 
-Models that position tokens themselves (M-RoPE) pass `ops.positions.PositionedEmbeds` wherever embeddings are
-expected here. A memory passes them on to `LanguageModel.hidden` and asks that model for position ids and
-rotations; a memory that numbers positions itself is `one_axis`, and is refused for such models.
+Models that position tokens themselves (M-RoPE) pass `ops.positions.PositionedEmbeds` as embeddings. A memory
+that numbers positions itself is `one_axis`, and is refused for such models; others ask the language model.
 
 Invariants (tests/memory/test_contract.py):
   - what a question reads depends on the frames, not on how they were split into `append` calls;
@@ -36,10 +35,7 @@ class Reader(ABC):
     @property
     @abstractmethod
     def context_tokens(self) -> int:
-        """Tokens of the stream that the question attends to: the maximum over layers.
-
-        Known after the first `next_logits`.
-        """
+        """Tokens of the stream that the question attends to (maximum over layers), after `next_logits`."""
 
     @abstractmethod
     def next_logits(self, embeds_LD: Tensor) -> Tensor:
@@ -84,24 +80,19 @@ class StreamMemory(ABC):
 
     @abstractmethod
     def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
-        """Append the tokens of the next F frames.
-
-        Args:
-            embeds_MD: tokens of all frames, in frame order.
-            tokens_per_frame: tokens of each frame; sums to M.
+        """Append the tokens of the next F frames; `tokens_per_frame` sums to M.
 
         Raises:
-            ValueError: it does not sum to M.
+            ValueError: it does not.
             StcError: a frame does not fit this memory.
         """
 
     @abstractmethod
     def ask(self, question_LD: Tensor | None = None) -> Reader:
-        """A reader for one question; a context manager.
+        """A reader for one question.
 
         Args:
-            question_LD: the query, for memories that search. None or empty: the first embeddings that are
-                read.
+            question_LD: the query, for memories that search; None or empty: the first embeddings read.
         """
 
     @abstractmethod
@@ -124,25 +115,18 @@ class Memory(ABC):
 
     @abstractmethod
     def open(self, llm: LanguageModel) -> StreamMemory:
-        """The empty memory of a new stream.
-
-        Raises:
-            SettingsError: the options do not fit the model.
-        """
+        """The empty memory of a new stream; `SettingsError` if the options do not fit the model."""
 
     def most_tokens(self, tokens_per_frame: int) -> int | None:
         """Most tokens of a stream whose KV is on the device at once; None: all of them."""
         return None
 
     def check(self, layers: int, tokens_per_frame: int | None) -> None:  # noqa: B027 - most fit all
-        """Check that the options fit a decoder, before any weight is loaded.
+        """Raise `SettingsError` if the options do not fit a decoder; before any weight is loaded.
 
         Args:
             layers: decoder layers.
             tokens_per_frame: tokens of every frame; None where a token method decides.
-
-        Raises:
-            SettingsError: they do not.
         """
 
 

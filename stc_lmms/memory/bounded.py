@@ -25,8 +25,9 @@ import numpy as np
 from stc_lmms.errors import SettingsError
 from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.memory.base import Memory, Reader, StreamMemory, check_append
-from stc_lmms.memory.dp_cache import DPCache, Eviction, Pools, Schedule
+from stc_lmms.memory.dp_cache import DPCache, Eviction, Pools
 from stc_lmms.ops.transfer import to_device
+from stc_lmms.ops.wide import wide
 
 if TYPE_CHECKING:
     from stc_lmms.compat_llm import LanguageModel
@@ -58,13 +59,8 @@ class Bounded(Memory):
     one_axis = True
 
     def __post_init__(self):
-        for name, least in (
-            ("active_tokens", 1),
-            ("pool_tokens", 1),
-            ("decay", 0),
-            ("refresh_every", 0),
-            ("refresh_top_k", 1),
-        ):
+        least_of = {"active_tokens": 1, "pool_tokens": 1, "decay": 0, "refresh_every": 0, "refresh_top_k": 1}
+        for name, least in least_of.items():
             if not getattr(self, name) >= least:
                 raise SettingsError(f"{name}={getattr(self, name)} must be at least {least}")
 
@@ -92,7 +88,6 @@ class BoundedMemory(StreamMemory):
 
     def __init__(self, llm: LanguageModel, options: Bounded):
         self.llm, self.options = llm, options
-        self._schedule = Schedule(options.refresh_every, options.refresh_top_k)
         cache = DPCache(options.pool_tokens, options.eviction, options.decay)
         self._state = _State(Pools(options.active_tokens, cache))
 
@@ -119,19 +114,14 @@ class BoundedMemory(StreamMemory):
         for count in tokens_per_frame:
             at = seen - old.seen
             pools.take_frame(list(range(seen, seen + count)), attention[at : at + count])
-            pools.refresh(self._schedule)
+            pools.refresh(self.options.refresh_every, self.options.refresh_top_k)
             seen += count
         tokens = embeds_MD if old.tokens is None else torch.cat((old.tokens, embeds_MD))
         new = np.arange(old.seen, seen)
         ids = new if old.ids is None else np.concatenate((old.ids, new))
         kept = np.isin(ids, [*pools.active, *pools.cache.ids])
         self._state = _State(
-            pools,
-            old.prefix_LD,
-            _rows(tokens, kept),
-            ids[kept],
-            old.length + len(embeds_MD),
-            seen,
+            pools, old.prefix_LD, _rows(tokens, kept), ids[kept], old.length + len(embeds_MD), seen
         )
 
     def ask(self, question_LD: Tensor | None = None) -> Reader:
@@ -144,9 +134,7 @@ class BoundedMemory(StreamMemory):
         parts = [] if state.prefix_LD is None else [state.prefix_LD]
         if state.tokens is not None:
             parts.append(_rows(state.tokens, np.isin(state.ids, state.pools.active)))
-        if not parts:
-            return torch.empty(0)
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else torch.empty(0)
 
     def snapshot(self) -> object:
         return self._state  # `append` never changes it
@@ -182,6 +170,5 @@ def importance(tokens_ND: Tensor, kind: str) -> Tensor:
     """Substitute for the attention of the N tokens of a frame [N]."""
     if kind == "order":
         return torch.linspace(0.1, 1, len(tokens_ND))
-    wide = tokens_ND if tokens_ND.dtype == torch.float64 else tokens_ND.float()
-    mean = wide.mean(dim=0, keepdim=True)
-    return (1 - functional.cosine_similarity(wide, mean, dim=-1)) / 2
+    x = wide(tokens_ND)
+    return (1 - functional.cosine_similarity(x, x.mean(dim=0, keepdim=True), dim=-1)) / 2

@@ -9,6 +9,7 @@ attention, a restored entry returns to the cache immediately, with a fresh clock
 room.
 """
 
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -18,7 +19,7 @@ Eviction = Literal["fifo", "lrr", "decay"]
 
 
 class DPCache:
-    """Demoted entries in order of insertion, at most `capacity`.
+    """Demoted entries in order of insertion; its arrays are never modified in place.
 
     Args:
         capacity: maximum number of entries.
@@ -30,10 +31,8 @@ class DPCache:
     def __init__(self, capacity: int, eviction: Eviction, decay: float):
         self.capacity, self.eviction, self.decay = capacity, eviction, decay
         self.clock = self.inserts = self.evictions = self.restores = 0
-        self.ids = np.empty(0, dtype=np.int64)
+        self.ids = self.inserted_at = self.last_access = np.empty(0, dtype=np.int64)
         self.attention = np.empty(0)
-        self.inserted_at = np.empty(0, dtype=np.int64)
-        self.last_access = np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,36 +61,14 @@ class DPCache:
         """Decayed attention of all entries."""
         return self.attention * np.exp(-self.decay * (self.clock - self.last_access))
 
-    def copy(self) -> "DPCache":
-        """An independent copy; the arrays are never modified in place."""
-        other = object.__new__(DPCache)
-        other.__dict__.update(self.__dict__)
-        return other
-
     def _remove(self, index: int | np.ndarray) -> None:
         for name in ("ids", "attention", "inserted_at", "last_access"):
             setattr(self, name, np.delete(getattr(self, name), index))
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Restore `top_k` demoted entries after every `every` frames; 0 is never."""
-
-    every: int
-    top_k: int
-
-
 @dataclass
 class Pools:
-    """The active list and the cache of demoted entries.
-
-    Attributes:
-        capacity: of the active list.
-        cache: demoted entries.
-        active: numbers of the active entries, in order of insertion.
-        attention: attention of the active entries.
-        frames: number of frames so far.
-    """
+    """The active list, in order of insertion and at most `capacity`, and the cache of demoted entries."""
 
     capacity: int
     cache: DPCache
@@ -107,18 +84,16 @@ class Pools:
         self.frames += 1
         self._rebalance()
 
-    def refresh(self, schedule: Schedule) -> None:
-        """Restore entries if they are due after this frame."""
-        if schedule.every and self.frames % schedule.every == 0:
-            for entry, attention in self.cache.restore(schedule.top_k):
+    def refresh(self, every: int, top_k: int) -> None:
+        """Restore `top_k` demoted entries after every `every` frames; 0 is never."""
+        if every and self.frames % every == 0:
+            for entry, attention in self.cache.restore(top_k):
                 self.active.append(entry)
                 self.attention.append(attention)
             self._rebalance()
 
     def copy(self) -> "Pools":
-        return replace(
-            self, cache=self.cache.copy(), active=list(self.active), attention=list(self.attention)
-        )
+        return replace(self, cache=copy(self.cache), active=[*self.active], attention=[*self.attention])
 
     def _rebalance(self) -> None:
         excess = len(self.active) - self.capacity

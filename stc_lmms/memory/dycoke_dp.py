@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from stc_lmms.lazy import Tensor, functional, torch
 from stc_lmms.ops.attention import attend
+from stc_lmms.ops.wide import wide
 
 GATE = 0.9
 
@@ -25,7 +26,7 @@ class DecodePruning:
 
     Args:
         visual: cache positions of the visual tokens.
-        prune: share of them to hide; int(n * (1 - prune)) stay visible.
+        prune: share of them to hide.
         layer: the first layer that reads fewer; the layer below it measures the attention.
     """
 
@@ -61,6 +62,5 @@ class DecodePruning:
 
 def weights(q_H1d: Tensor, k_GSd: Tensor, scale: float) -> Tensor:
     """Attention weights [H,S] of one query, float32 or wider."""
-    wide = torch.float64 if q_H1d.dtype == torch.float64 else torch.float32
-    q_GRd = q_H1d[:, 0].to(wide).unflatten(0, (len(k_GSd), -1))
-    return (q_GRd @ k_GSd.to(wide).mT * scale).softmax(-1).flatten(0, 1)
+    q_GRd = wide(q_H1d[:, 0]).unflatten(0, (len(k_GSd), -1))
+    return (q_GRd @ wide(k_GSd).mT * scale).softmax(-1).flatten(0, 1)

@@ -102,9 +102,7 @@ class FullMemory(StreamMemory):
 class CacheReader(Reader):
     """Appends to the stream's own cache, and crops it on closing.
 
-    Args:
-        memory: whose cache.
-        pruning: hides visual tokens from everything that follows the prompt (the first call); None: nothing.
+    `pruning` hides visual tokens from everything that follows the prompt (the first call).
     """
 
     def __init__(self, memory: FullMemory, pruning: DecodePruning | None = None):

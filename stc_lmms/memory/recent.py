@@ -166,18 +166,15 @@ class RecentMemory(StreamMemory):
             before = k[:, seen - origin : start - origin], v[:, seen - origin : start - origin]
             here = k[:, start - origin : stop - origin], v[:, start - origin : stop - origin]
             parts.append(windowed(q_HLd[:, start - first : stop - first], before, here, scale))
-        return Part(torch.cat([p.out_HLd for p in parts], 1), torch.cat([p.lse_HL for p in parts], 1))
+        return Part.join(parts)
 
     @staticmethod
     def _shift(runs: list[tuple[int, int, int]], starts: Sequence[int], shifts_FA: Tensor) -> Tensor:
         """Position shift [A,M] of new tokens that puts the first frame they see right after the text."""
         # Views with lengths known to the host: indices would have to be copied to the device.
         first = [len(starts) - 1 - starts[::-1].index(seen) for _, _, seen in runs]
-        pieces = (
-            shifts_FA[i, :, None].expand(-1, stop - start)
-            for i, (start, stop, _) in zip(first, runs, strict=True)
-        )
-        return torch.cat(tuple(pieces), dim=1)
+        pairs = zip(first, runs, strict=True)
+        return torch.cat([shifts_FA[i, :, None].expand(-1, b - a) for i, (a, b, _) in pairs], dim=1)
 
     def ask(self, question_LD: Tensor | None = None) -> Reader:
         """See `StreamMemory.ask`; sees the text before the video and the last frames."""

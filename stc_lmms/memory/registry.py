@@ -9,32 +9,19 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.memory.base import Memory
 from stc_lmms.suggest import unknown
 
-_CLASSES = {
-    "full": "Full",
-    "recent": "Recent",
-    "rekv": "ReKV",
-    "bounded": "Bounded",
-}
+_CLASSES = {"full": "Full", "recent": "Recent", "rekv": "ReKV", "bounded": "Bounded"}
 MEMORIES: dict[str, type[Memory]] = {
     name: getattr(import_module(f"{__package__}.{name}"), cls) for name, cls in _CLASSES.items()
 }
 
 
 def fields(name: str) -> dict[str, dataclasses.Field]:
-    """Options of a memory by name; they are model arguments.
-
-    Raises:
-        SettingsError: there is no such memory; names the nearest.
-    """
+    """Options of a memory by name, which are model arguments; `SettingsError` if there is no such memory."""
     return {field.name: field for field in dataclasses.fields(_find(name))}
 
 
 def build(name: str, options: Mapping[str, Any]) -> Memory:
-    """A memory with its options.
-
-    Raises:
-        SettingsError: there is no such memory, or a value is out of range.
-    """
+    """A memory with its options; `SettingsError` for an unknown name or a value out of range."""
     return _find(name)(**options)
 
 

@@ -38,6 +38,7 @@ from stc_lmms.memory.kv import KV, empty
 from stc_lmms.ops.attention import attend, attend_masked, combine, windowed
 from stc_lmms.ops.rope import rotate, rotation
 from stc_lmms.ops.transfer import to_device
+from stc_lmms.ops.wide import wide
 
 if TYPE_CHECKING:
     from stc_lmms.compat_llm import LanguageModel
@@ -93,10 +94,7 @@ def _too_small(n_local: int, why: str) -> str:
 
 @dataclass(frozen=True)
 class _State:
-    """KV on the device, per layer, and the length of the stream so far.
-
-    Keys of `init` are not rotated; those of `window` are, at their position in the stream.
-    """
+    """KV per layer; keys of `init` are not rotated, those of `window` are at their position in the stream."""
 
     init: tuple[KV, ...]
     window: tuple[KV, ...]
@@ -108,16 +106,9 @@ class ReKVMemory(StreamMemory):
 
     def __init__(self, llm: LanguageModel, options: ReKV):
         self.llm, self.options = llm, options
-        cap = options.archive_cap_gib
-        self.archive = Archive(
-            llm.layers,
-            llm.kv_heads,
-            llm.head_dim,
-            llm.dtype,
-            llm.device,
-            folder=options.archive_dir,
-            cap_bytes=None if cap is None else int(cap * 2**30),
-        )
+        cap = None if options.archive_cap_gib is None else int(options.archive_cap_gib * 2**30)
+        shape = (llm.layers, llm.kv_heads, llm.head_dim)
+        self.archive = Archive(*shape, llm.dtype, llm.device, folder=options.archive_dir, cap_bytes=cap)
         nothing = (empty(llm),) * llm.layers
         self.state = _State(nothing, nothing)
 
@@ -136,9 +127,8 @@ class ReKVMemory(StreamMemory):
     def begin(self, prefix_LD: Tensor) -> None:
         """See `StreamMemory.begin`; these tokens are the sink."""
         if len(prefix_LD) > self.options.n_local:
-            raise StcError(
-                _too_small(self.options.n_local, f"the text before the video has {len(prefix_LD)} tokens")
-            )
+            why = f"the text before the video has {len(prefix_LD)} tokens"
+            raise StcError(_too_small(self.options.n_local, why))
         init: list[KV] = []
         self._prefill(prefix_LD, (), lambda layer, k, v: init.append(KV(k, v)))
         self.state = _State(tuple(init), self.state.window, self.state.end)
@@ -297,30 +287,21 @@ class ReKVReader(Reader):
 
 def block_means(k_GMd: Tensor, lengths: Sequence[int]) -> Tensor:
     """Mean key of every block [F,G*d], float32 or wider, of M tokens in blocks of these lengths."""
-    wide = k_GMd if k_GMd.dtype == torch.float64 else k_GMd.float()
-    means = [block.mean(dim=1).flatten() for block in wide.split(list(lengths), dim=1)]
-    return torch.stack(means)
+    blocks = wide(k_GMd).split(list(lengths), dim=1)
+    return torch.stack([block.mean(dim=1).flatten() for block in blocks])
 
 
 def mean_query(q_HLd: Tensor, groups: int) -> Tensor:
-    """Mean query [G*d], summed over the query heads that share a key head.
-
-    Its dot product with a block's mean key is the block's score.
-    """
-    wide = q_HLd if q_HLd.dtype == torch.float64 else q_HLd.float()
-    return wide.mean(dim=1).unflatten(0, (groups, -1)).sum(dim=1).flatten()
+    """Mean query [G*d], summed over the query heads that share a key head."""
+    return wide(q_HLd).mean(dim=1).unflatten(0, (groups, -1)).sum(dim=1).flatten()
 
 
 def choose(scores_B: Tensor, size: int, chunk: int) -> list[int]:
-    """Indices, ascending, of the `size` best blocks in chunks of `chunk`; all if there are no more.
-
-    The last chunk may be shorter; then the result may be shorter, too.
-    """
+    """Indices, ascending, of the `size` best blocks in chunks of `chunk`; the last may be shorter."""
     blocks = len(scores_B)
     if blocks <= size:
         return list(range(blocks))
-    group_scores = chunk_means(scores_B, chunk)
-    best = group_scores.topk(size // chunk).indices.sort().values.tolist()
+    best = chunk_means(scores_B, chunk).topk(size // chunk).indices.sort().values.tolist()
     return [i for group in best for i in range(group * chunk, min((group + 1) * chunk, blocks))]
 
 

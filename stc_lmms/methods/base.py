@@ -1,7 +1,7 @@
 """The contracts of compression methods.
 
-A method is a frozen dataclass of hyper-parameters; its fields are model arguments. It is stateless: the state
-of a stream is an object that the stream owns.
+A method is a frozen dataclass of hyper-parameters; its fields are model arguments. It has no state: that of a
+stream is an object that the stream owns.
 
 Shapes: F frames, N tokens per frame before a token method, M kept tokens of all frames, T tower tokens,
 D width.
@@ -27,12 +27,12 @@ S = TypeVar("S", bound="State")
 
 
 class State:
-    """State of a method in one stream."""
+    """State of a method in one stream; a dataclass."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors held."""
-        return 0
+        return sum(getattr(value, "nbytes", 0) for value in vars(self).values())
 
 
 @dataclass
@@ -42,6 +42,12 @@ class TowerState(State):
     frames: int = 0
     tokens_seen: int = 0
     tokens_recomputed: int = 0
+
+    def count(self, frames: int, seen: int, recomputed: int) -> None:
+        """Add frames with `seen` tokens each, of which `recomputed` passed through every layer."""
+        self.frames += frames
+        self.tokens_seen += frames * seen
+        self.tokens_recomputed += frames * recomputed
 
     def reset(self) -> None:
         """Return to the start of a stream; allocated memory may be reused."""
@@ -67,7 +73,7 @@ class TowerMethod(ABC):
 
         Args:
             tower: the vision tower.
-            x: the input of `tower.embed`: pixel values [F,3,S,S], or the patches of F temporal slices.
+            x: the input of `tower.embed`.
             state: the stream's state.
             taps: if given, the hidden states [F,T,D] after the blocks `tower.taps` are appended to it.
 
@@ -78,17 +84,12 @@ class TowerMethod(ABC):
     def role(self, state: TowerState) -> str | None:
         """Role of the next single frame, if the host knows it before encoding; else None.
 
-        A method with roles has `begin`, `run` and `commit` as in `STCCacher`: `run` is the device side of a
-        frame, with the same kernels on the same addresses for every frame of a role.
+        A method with roles has `begin`, `run` and `commit` as in `STCCacher`.
         """
         return None
 
     def check(self, group: int) -> None:  # noqa: B027 - most methods fit every tower
-        """Raise `SettingsError` if the hyper-parameters do not fit a tower.
-
-        Args:
-            group: `Layout.group` of the tower, 1 where it does not merge tokens.
-        """
+        """Raise `SettingsError` if the hyper-parameters do not fit a tower with this `Layout.group`."""
 
     @property
     def budget(self) -> BudgetKind:
@@ -98,8 +99,7 @@ class TowerMethod(ABC):
     def output_grid(self, grid: tuple[int, int]) -> tuple[int, int] | None:
         """Rows and columns of the output of `encode`, for a tower with `grid` patches.
 
-        None: the output is no grid (merged tokens). The model then projects it without pooling, and each
-        token becomes one LLM token.
+        None: it is no grid (merged tokens), so the model projects each token to one LLM token, unpooled.
         """
         return grid
 
@@ -134,7 +134,7 @@ class Compressed:
     Attributes:
         tokens_MD: the kept or merged tokens of all frames, in frame order.
         kept_M: int64 index of each in the flattened [G*N] tokens of those frames.
-        tokens_per_frame: tokens of each of the G frames; sums to M.
+        tokens_per_frame: for each of the G frames; sums to M.
     """
 
     tokens_MD: Tensor

@@ -32,12 +32,6 @@ def usage(kept: Sequence[int]) -> Usage:
     return Usage(sum(kept) / len(kept), max(kept)) if kept else Usage(0.0, 0)
 
 
-def at_least_one(budget: int) -> None:
-    """Raise `SettingsError` for a budget below one token."""
-    if budget < 1:
-        raise SettingsError(f"token_budget={budget} must be at least 1")
-
-
 def within(budget: int, dense: int) -> None:
     """Raise `SettingsError` for a budget above `dense`, the tokens of a frame."""
     if budget > dense:
@@ -48,16 +42,7 @@ def within(budget: int, dense: int) -> None:
 
 
 def one_of(budget: int, possible: Iterable[int], why: str) -> None:
-    """Refuse a budget that is not among the possible ones.
-
-    Args:
-        budget: k.
-        possible: all budgets that the method can meet.
-        why: the reason, for the error message.
-
-    Raises:
-        SettingsError: k is not possible; names the nearest one or two.
-    """
+    """Raise `SettingsError`, with the nearest possible budgets, for one that is not among `possible`."""
     possible = set(possible)
     if budget not in possible:
         gap = min(abs(p - budget) for p in possible)
@@ -68,13 +53,9 @@ def one_of(budget: int, possible: Iterable[int], why: str) -> None:
 
 
 def share_out(ideal: Sequence[float], total: int, least: int = 0, most: int | None = None) -> list[int]:
-    """Integers close to `ideal` that sum to `total`: the largest remainders are rounded up.
+    """Integers from `least` to `most` close to `ideal` that sum to `total`.
 
-    Args:
-        ideal: ideal shares; of equal remainders the earlier one is rounded first.
-        total: sum of the result.
-        least: lower limit of each share.
-        most: upper limit of each share; None: no limit.
+    The largest remainders are rounded up, of equal ones the earlier.
 
     Raises:
         ValueError: no such numbers exist.
@@ -93,8 +74,8 @@ def share_out(ideal: Sequence[float], total: int, least: int = 0, most: int | No
 
 
 @dataclass(frozen=True)
-class Budgeted:
-    """Argument and checks of a token method with a budget; list it before `TokenMethod`.
+class PerFrame:
+    """A method with a budget per frame; list it before the base class.
 
     Args:
         token_budget: LLM tokens kept per frame.
@@ -103,7 +84,17 @@ class Budgeted:
     token_budget: int = 64
 
     def __post_init__(self):
-        at_least_one(self.token_budget)
+        if self.token_budget < 1:
+            raise SettingsError(f"token_budget={self.token_budget} must be at least 1")
+
+    @property
+    def budget(self) -> BudgetKind:
+        return "per frame"
+
+
+@dataclass(frozen=True)
+class Budgeted(PerFrame):
+    """A token method with a budget per frame; list it before `TokenMethod`."""
 
     def check(self, tokens_per_frame: int) -> None:
         """Refuse a budget that a frame cannot fill."""

@@ -28,8 +28,7 @@ class FrameCount(State):
 class Random(Budgeted, TokenMethod[FrameCount]):
     """Random positions, drawn independently for every frame.
 
-    The draw depends only on the seed and on the number of the frame in its stream, so results do not depend
-    on how a stream is split into calls.
+    The draw depends only on the seed and on the number of the frame in its stream.
 
     Args:
         seed: seed of the draw.
@@ -49,8 +48,7 @@ class Random(Budgeted, TokenMethod[FrameCount]):
             random.Random(f"{self.seed}/{state.frames + i}").sample(range(total), self.token_budget)  # noqa: S311
             for i in range(len(tokens_FND))
         ]
-        kept_FK = to_device(kept, tokens_FND.device, torch.long)
-        kept_FK = kept_FK.view(len(kept), self.token_budget)
+        kept_FK = to_device(kept, tokens_FND.device, torch.long).view(len(kept), self.token_budget)
         return take(tokens_FND, kept_FK), FrameCount(state.frames + len(kept))
 
 

@@ -14,7 +14,7 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.lazy import Tensor, functional, no_grad
 from stc_lmms.methods import budget
 from stc_lmms.methods.base import TowerMethod, TowerState
-from stc_lmms.methods.budget import BudgetKind
+from stc_lmms.methods.budget import PerFrame
 from stc_lmms.methods.spec import MethodSpec
 from stc_lmms.ops.grid import halved
 
@@ -23,21 +23,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Downsample(TowerMethod):
+class Downsample(PerFrame, TowerMethod):
     """Lower resolution.
 
     Args:
         token_budget: LLM tokens per frame: rows times columns of a grid of about the tower's aspect ratio.
     """
-
-    token_budget: int = 64
-
-    def __post_init__(self):
-        budget.at_least_one(self.token_budget)
-
-    @property
-    def budget(self) -> BudgetKind:
-        return "per frame"
 
     def check(self, group: int) -> None:
         """Refuse towers with variable resolution (Qwen-VL): their processor sets it."""
@@ -69,9 +60,7 @@ class Downsample(TowerMethod):
         h, layout = tower.embed_small(small.to(x.dtype))
         for block in tower.blocks:
             h = block.dense(h, layout)
-        state.frames += len(h)
-        state.tokens_seen += len(h) * tower.num_tokens
-        state.tokens_recomputed += len(h) * layout.tokens
+        state.count(len(h), tower.num_tokens, layout.tokens)
         return h
 
 

@@ -9,10 +9,7 @@ window keeps its third frame whole, and the last frame of an odd number is lost)
 position, theirs in order of similarity. By default the number of tokens follows from `token_budget`: 64 of
 196 is 196, 20, 20, 20.
 
-Frames have different numbers of tokens. DyCoke's second stage, during decoding, is `decode_prune` of the full
-memory.
-
-Shapes: F frames, N tokens per frame, D width.
+DyCoke's second stage, during decoding, is `decode_prune` of the full memory.
 """
 
 from __future__ import annotations
@@ -20,19 +17,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.lazy import Tensor, torch
-from stc_lmms.methods.base import Compressed, Context, TokenMethod
-from stc_lmms.methods.budget import BudgetKind, at_least_one
-from stc_lmms.methods.select import take_each
+from stc_lmms.lazy import Tensor
+from stc_lmms.methods.budget import BudgetKind
 from stc_lmms.methods.spec import MethodSpec
-from stc_lmms.methods.temporal import LastFrames, between_anchors, similarity
+from stc_lmms.methods.temporal import Anchored, between_anchors, similarity
 from stc_lmms.ops.rows import lowest
-
-WINDOW = 4
 
 
 @dataclass(frozen=True)
-class DyCoke(TokenMethod[LastFrames]):
+class DyCoke(Anchored):
     """DyCoke, first stage.
 
     Args:
@@ -41,13 +34,13 @@ class DyCoke(TokenMethod[LastFrames]):
             regardless of the budget; None: the budget decides.
     """
 
-    state_class = LastFrames
+    anchor_every = 4
+    history = 2
 
-    token_budget: int = 64
     merge_ratio: float | None = None
 
     def __post_init__(self):
-        at_least_one(self.token_budget)
+        super().__post_init__()
         if self.merge_ratio is not None and not 0 <= self.merge_ratio <= 1:
             raise SettingsError(f"merge_ratio={self.merge_ratio} must be in [0, 1]")
 
@@ -63,27 +56,12 @@ class DyCoke(TokenMethod[LastFrames]):
     def keep(self, tokens: int) -> tuple[int, ...]:
         """Tokens kept of the second, third and fourth frame of a window."""
         if self.merge_ratio is None:
-            return between_anchors(self.token_budget, tokens, WINDOW)
-        return (int((1 - self.merge_ratio) * tokens),) * (WINDOW - 1)
+            return between_anchors(self.token_budget, tokens, self.anchor_every)
+        return (int((1 - self.merge_ratio) * tokens),) * (self.anchor_every - 1)
 
-    def compress(
-        self, tokens_FND: Tensor, context: Context, state: LastFrames
-    ) -> tuple[Compressed, LastFrames]:
-        frames, tokens, _ = tokens_FND.shape
-        everything = torch.arange(tokens, device=tokens_FND.device)
-        keep = self.keep(tokens)
-        frames_TND = tokens_FND if state.last is None else torch.cat((state.last, tokens_FND))
-        first = len(frames_TND) - frames
-        kept: list[Tensor] = []
-        for i in range(frames):
-            position = (state.frames + i) % WINDOW
-            if position == 0:
-                kept.append(everything)
-                continue
-            earlier = frames_TND[first + i - (2 if position == 2 else 1)]
-            kept.append(lowest(similarity(tokens_FND[i], earlier)[None], keep[position - 1])[0])
-        new = LastFrames(state.frames + frames, frames_TND[-2:].clone())
-        return take_each(tokens_FND, kept), new
+    def choose(self, frame_ND: Tensor, earlier_WND: Tensor, position: int) -> Tensor:
+        score_N = similarity(frame_ND, earlier_WND[-2 if position == 2 else -1])
+        return lowest(score_N[None], self.keep(len(frame_ND))[position - 1])[0]
 
 
 SPECS = (

@@ -18,10 +18,6 @@ class LastPixels(State):
 
     pixels: Tensor | None = None
 
-    @property
-    def nbytes(self) -> int:
-        return 0 if self.pixels is None else self.pixels.nbytes
-
 
 @dataclass(frozen=True)
 class PixelDiff(Budgeted, TokenMethod[LastPixels]):

@@ -1,17 +1,27 @@
 """All methods by name. To add one: write its module, with `SPECS`, and add one line here.
 
-Methods of other packages are found by their entry points, see `plugins.py`.
+Another package offers a method with, in its pyproject.toml,
+
+    [project.entry-points."stc_lmms.methods"]
+    my_method = "my_package.my_module:METHOD"
+
+where METHOD is a `stc_lmms.methods.spec.MethodSpec`. It is imported when methods are listed, or when a method
+that is not ours is requested. A plug-in that cannot be used is skipped with one warning line; the rest works.
 """
 
+import importlib.metadata
+import logging
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.methods.plugins import load
 from stc_lmms.methods.spec import Method, MethodSpec
 from stc_lmms.suggest import unknown
 
+logger = logging.getLogger(__name__)
+
+GROUP = "stc_lmms.methods"
 _MODULES = (
     "none",
     "stc",
@@ -38,7 +48,21 @@ class MethodSpecs(Mapping[str, MethodSpec]):
 
     @cached_property
     def _all(self) -> dict[str, MethodSpec]:
-        return self._own | load(taken=self._own)
+        found = dict(self._own)
+        for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name):
+            try:
+                spec = point.load()
+                if not isinstance(spec, MethodSpec):
+                    raise TypeError(f"is a {type(spec).__name__}, not a MethodSpec")
+                if spec.name in found:
+                    raise ValueError(f"there is a method called {spec.name!r} already")
+                spec.facts()  # a method that cannot even be described would break every listing
+            except Exception as error:
+                text, kind = " ".join(str(error).split()), type(error).__name__
+                logger.warning("method plug-in %s is left out: %s: %s", point.value, kind, text)
+                continue
+            found[spec.name] = spec
+        return found
 
     def __getitem__(self, name: str) -> MethodSpec:
         return self._own[name] if name in self._own else self._all[name]
@@ -65,9 +89,5 @@ def method_spec(name: str) -> MethodSpec:
 
 
 def build(name: str, options: Mapping[str, object]) -> Method:
-    """The method called `name` with these hyper-parameters.
-
-    Raises:
-        SettingsError: there is none, or a value is out of range.
-    """
+    """The method called `name` with these hyper-parameters; raises `SettingsError`."""
     return method_spec(name).build(options)

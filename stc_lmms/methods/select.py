@@ -33,11 +33,7 @@ def take_each(tokens_FND: Tensor, kept: Sequence[Tensor]) -> Compressed:
 
 
 def token_grid(tokens_FND: Tensor, context: Context) -> tuple[int, int]:
-    """Rows and columns of the tokens of a frame: the context's, else a square, else one row.
-
-    Raises:
-        StcError: the grid of the context does not match the number of tokens.
-    """
+    """Rows and columns of the tokens of a frame: the context's, else a square, else one row."""
     tokens = tokens_FND.shape[1]
     side = math.isqrt(tokens)
     grid = context.grid or ((side, side) if side * side == tokens else (1, tokens))

@@ -22,7 +22,7 @@ class Method:
 
     @property
     def budget(self) -> BudgetKind:
-        """How the number of LLM tokens per frame is kept: the token slot decides, if there is one."""
+        """How the token budget is met: the token slot decides, if there is one."""
         slot = self.token or self.tower
         return slot.budget if slot is not None else "none"
 
@@ -34,8 +34,7 @@ class MethodSpec:
     Attributes:
         name: the value of the model argument `method`.
         summary: one line for listings.
-        tower: class that fills the in-tower slot, if any.
-        token: class that fills the token slot, if any.
+        tower, token: classes that fill the in-tower and the token slot.
         paper: arXiv number of the source; "" for controls.
     """
 
@@ -52,11 +51,7 @@ class MethodSpec:
         return {field.name: field for slot in slots for field in dataclasses.fields(slot)}
 
     def build(self, options: Mapping[str, object]) -> Method:
-        """The method with these hyper-parameters; fields that are left out keep their default.
-
-        Raises:
-            SettingsError: a value is out of range.
-        """
+        """The method with these hyper-parameters; raises `SettingsError` for a value out of range."""
 
         def fill(slot: type | None):
             if slot is None:

@@ -6,14 +6,12 @@ the sum U of its attention output (after the output projection) and its MLP outp
 every block computes fresh keys for all tokens, finds the `update_ratio` tokens least similar to K, and
 computes queries, new values, attention rows and MLP rows for those only; all other rows take U.
 
-One cacher serves every tower of `stc_lmms.towers`. Keys are compared before any rotation: the rotation is
-the same in both frames and does not change their similarity. In Qwen-VL towers a temporal slice is a
-frame; when the grid changes, the references are dropped and the next frame is dense.
+Keys are compared before any rotation, which is the same in both frames and does not change their similarity.
+In Qwen-VL towers a temporal slice is a frame; when the grid changes, the next frame is dense.
 
-Execution is *grouped*: the reference frames of a call form one batch, its selective frames another that
-reuses the reference of its group, block by block. This is the frame-by-frame definition in another order,
-because a selective frame depends on nothing but its reference frame. A stream's references are allocated
-once per shape and written in place, so their addresses are stable; see `STCCacher.run`.
+The reference frames of a call form one batch, its selective frames another, block by block: the
+frame-by-frame definition in another order, because a selective frame depends on its reference frame only. A
+stream's references are allocated once per shape and written in place, so their addresses are stable.
 
 Deviations from the authors' code: state belongs to the stream, not to the layers; splitting a stream into
 several calls does not add reference frames; ties are broken by position instead of by rounding noise.
@@ -44,8 +42,7 @@ class CacherState(TowerState):
     """State of one stream.
 
     Attributes:
-        step: frames since the references are valid (with `refresh=adaptive`: since the last reference
-            frame); 0 when the next frame must be a reference frame.
+        step: frames since the references became valid (`refresh=adaptive`: since the last reference frame).
         key: shape, dtype and device that the references belong to.
         references: one per block, leading dimension 1; None before the first frame.
     """
@@ -56,11 +53,10 @@ class CacherState(TowerState):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the references of all blocks; they stay allocated after `reset`."""
+        """Bytes of the references; they stay allocated after `reset`."""
         return sum(x.nbytes for block in self.references or () for x in block if x is not None)
 
     def reset(self) -> None:
-        """Forget the stream; the next one reuses the memory of the references if its shape is the same."""
         super().reset()
         self.step = 0
 
@@ -98,8 +94,6 @@ class STCCacher(TowerMethod):
         cut_similarity: a frame is a cut if the cosine similarity of its keys in the first block to those
             of its reference, mean over tokens, is below this. Reads one result back from the device per
             call.
-
-    Limits: attention weights are not available, so methods that read them cannot be combined with it.
     """
 
     state_class = CacherState
@@ -124,9 +118,7 @@ class STCCacher(TowerMethod):
         if not adaptive and cut is not None:
             raise SettingsError(f"cut_similarity={cut} is only for refresh=adaptive, not refresh=interval")
         if adaptive and self.cache_interval == 1:
-            raise SettingsError(
-                "refresh=adaptive has nothing to decide with cache_interval=1; raise the interval"
-            )
+            raise SettingsError("refresh=adaptive has nothing to decide with cache_interval=1: raise it")
 
     def check(self, group: int) -> None:
         if self.granularity == "group" and group == 1:
@@ -135,10 +127,7 @@ class STCCacher(TowerMethod):
             )
 
     def selected(self, tokens: int, group: int = 1) -> int:
-        """Tokens recomputed in a selective frame: K = max(1, floor(T * update_ratio)).
-
-        With `granularity=group` the same rule counts groups of `group` tokens.
-        """
+        """Tokens recomputed in a selective frame: K = max(1, floor(T * update_ratio)), or groups of them."""
         unit = group if self.granularity == "group" else 1
         return max(1, int(tokens // unit * self.update_ratio)) * unit
 
@@ -166,10 +155,7 @@ class STCCacher(TowerMethod):
         return out_FTD
 
     def begin(self, tower: Tower, h_FTD: Tensor, layout: Layout, state: CacherState) -> FrameRoles:
-        """Host side before a call: allocate references for this shape, and decide the roles of its frames.
-
-        A change of shape, dtype or device allocates new references and starts a new interval.
-        """
+        """Host side before a call: decide the roles; a new shape, dtype or device gets new references."""
         self.check(layout.group)
         key = (layout.key, h_FTD.shape[1:], h_FTD.dtype, h_FTD.device)
         if state.key != key:
@@ -190,11 +176,9 @@ class STCCacher(TowerMethod):
         trace: Trace | None = None,
         taps: list[Tensor] | None = None,
     ) -> Tensor:
-        """Device side of a call: all blocks; `h_FTD` is overwritten.
+        """Device side of a call: all blocks, in place on `references`; `h_FTD` is overwritten.
 
-        Reads and writes `references` in place, and never waits for the device. For a single frame
-        (`FrameRoles((True,))` is a reference frame, `FrameRoles((False,))` a selective one) shapes and
-        addresses are the same in every call.
+        Never waits for the device. For single frames of a role, shapes and addresses never change.
         """
         dense_RTD, selective_STD = roles.split(h_FTD)
         choice = None
@@ -236,10 +220,8 @@ class STCCacher(TowerMethod):
         state.step += frames
         if self.refresh == "adaptive" and roles.dense:
             state.step = frames - max(i for i, dense in enumerate(roles.is_dense) if dense)
-        state.frames += frames
-        state.tokens_seen += frames * layout.tokens
-        state.tokens_recomputed += roles.dense * layout.tokens
-        state.tokens_recomputed += roles.selective * self.selected(layout.tokens, layout.group)
+        state.count(roles.dense, layout.tokens, layout.tokens)
+        state.count(roles.selective, layout.tokens, self.selected(layout.tokens, layout.group))
 
     def scores(self, depth: int) -> bool:
         """Whether block `depth` selects tokens."""

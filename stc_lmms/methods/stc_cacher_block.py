@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.stc_cacher_roles import Group
-from stc_lmms.ops.rows import cosine, kernels, put_rows_, take_add, take_rows
+from stc_lmms.ops import rows
+from stc_lmms.ops.rows import cosine, put_rows_, take_add, take_rows
 
 if TYPE_CHECKING:
     from stc_lmms.towers import Block, Layout
@@ -31,13 +32,7 @@ class Reference(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Tokens to recompute.
-
-    Attributes:
-        index_SK: their indices in each frame.
-        rows: the same as row indices [S*K] of [S*T,D].
-        rank_ST: index of each token among them, -1 for the others; None without fused kernels.
-    """
+    """Tokens to recompute: indices, row indices [S*K] of [S*T,D], and the rank as in `rows.pick`."""
 
     index_SK: Tensor
     rows: Tensor
@@ -45,13 +40,7 @@ class Choice(NamedTuple):
 
 
 class Reuse:
-    """The references of all selective frames of a call in one block, as views.
-
-    Args:
-        groups: which frames reuse which references.
-        stored: the reference that the stream had before the call.
-        fresh: those of the call's dense frames, if any.
-    """
+    """The references of a call's selective frames in one block: the stream's, and the call's own (fresh)."""
 
     def __init__(self, groups: list[Group], stored: Reference, fresh: Reference | None):
         self.groups, self.stored, self.fresh = groups, stored, fresh
@@ -78,7 +67,7 @@ class Reuse:
 
     def _overlay_(self, x_STD: Tensor, name: str, new_SKD: Tensor, choice: Choice, add: bool) -> Tensor:
         rank_ST = choice.rank_ST
-        fused = kernels(x_STD.device.type, x_STD.dtype).fused if rank_ST is not None else None
+        fused = rows.kernels(x_STD.device.type, x_STD.dtype).fused if rank_ST is not None else None
         new_SKD = new_SKD.contiguous()  # values of a wrapped projection are a third of its rows
         for group, old in self._of(name):
             if fused is not None:
@@ -101,15 +90,9 @@ def dense_block(block: Block, h_RTD: Tensor, layout: Layout) -> tuple[Tensor, Re
 
 
 def selective_block(
-    block: Block,
-    layout: Layout,
-    h_STD: Tensor,
-    x_STD: Tensor,
-    k_STD: Tensor,
-    reuse: Reuse,
-    choice: Choice,
+    block: Block, layout: Layout, h_STD: Tensor, x_STD: Tensor, k_STD: Tensor, reuse: Reuse, choice: Choice
 ) -> Tensor:
-    """One block of selective frames on `h_STD`, in place; `x_STD` is its normed input, `k_STD` its keys."""
+    """One block of selective frames, in place on `h_STD`; `x_STD` is its normed input, `k_STD` its keys."""
     q, v = block.qv(take_rows(x_STD, choice.rows, len(h_STD)))
     attention = block.attend(q, k_STD, reuse.values(v, choice), layout, choice.index_SK)
     new = take_add(h_STD, choice.rows, block.out(attention))

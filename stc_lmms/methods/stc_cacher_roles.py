@@ -1,7 +1,6 @@
 """Roles of the frames of one call: which are reference frames, and which reference a frame reuses.
 
-Host arithmetic only. Batches are cut out of a clip and reassembled by slices and broadcasts, so no index
-has to be copied to the device.
+Batches are cut out of a clip and joined again by slices, so no index is copied to the device.
 
 Shapes: F frames of a call, R of them dense, S selective; T tower tokens, D width.
 """
@@ -48,11 +47,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameRoles:
-    """Roles of the frames of one call.
-
-    Attributes:
-        is_dense: per frame, whether it is a reference frame.
-    """
+    """Roles of the frames of one call: dense frames are reference frames."""
 
     is_dense: tuple[bool, ...]
 
@@ -68,12 +63,12 @@ class FrameRoles:
 
     @cached_property
     def dense(self) -> int:
-        """How many frames are dense (R)."""
+        """R."""
         return sum(self.is_dense)
 
     @cached_property
     def selective(self) -> int:
-        """How many frames are selective (S)."""
+        """S."""
         return len(self.is_dense) - self.dense
 
     @cached_property

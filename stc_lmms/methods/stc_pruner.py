@@ -5,8 +5,7 @@ differs from the paper: half of the channels (those with the highest variance) a
 anchor is the mean of the whole history including the current frame, and the default score is a sum of
 Gaussian kernels.
 
-Deviation from the authors' code: the history belongs to the stream, so it never leaks from one video
-into the next.
+Deviation from the authors' code: the history never leaks from one video into the next.
 
 Shapes: F frames, N tokens per frame, D width, C kept channels, K budget.
 """
@@ -14,7 +13,7 @@ Shapes: F frames, N tokens per frame, D width, C kept channels, K budget.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from stc_lmms.errors import SettingsError
 from stc_lmms.lazy import Tensor, functional, torch
@@ -22,7 +21,9 @@ from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
 from stc_lmms.methods.select import take
 from stc_lmms.methods.spec import MethodSpec
+from stc_lmms.methods.temporal import running_sums
 from stc_lmms.ops.kernels import gaussian_similarity
+from stc_lmms.ops.wide import wide
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,9 @@ class PrunerState(State):
     total: Tensor | None = None
     count: int = 0
 
-    @property
-    def nbytes(self) -> int:
-        return 0 if self.total is None else self.total.nbytes
 
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of chunks and their inputs.
-
-    Attributes:
-        value: [B,F,N]; `gaussian` keeps the lowest, `dual_anchor` the highest.
-        channels: [B,C] kept channels in ascending order of variance.
-        memory: [B,C] temporal anchor of each chunk.
-    """
+class Scores(NamedTuple):
+    """Scores [B,F,N], kept channels [B,C] in ascending order of variance, and temporal anchors [B,C]."""
 
     value: Tensor
     channels: Tensor
@@ -96,23 +86,18 @@ class STCPruner(Budgeted, TokenMethod[PrunerState]):
 
     def score(self, tokens_BFND: Tensor, state: PrunerState) -> tuple[Scores, PrunerState]:
         """Novelty of every token of B consecutive chunks, each against the history up to itself."""
-        x = tokens_BFND.float() if tokens_BFND.dtype != torch.float64 else tokens_BFND
-        width = x.shape[-1]
+        x = wide(tokens_BFND)
         flat = x.flatten(1, 2)
         variance_BD = flat.var(dim=1, correction=0)
         order_BD = variance_BD.sort(dim=-1, stable=True).indices
-        channels_BC = order_BD[:, : max(1, int(width * self.channel_keep))]
+        channels_BC = order_BD[:, : max(1, int(x.shape[-1] * self.channel_keep))]
         x = x.gather(-1, channels_BC[:, None, None].expand(*x.shape[:-1], -1))
 
         # Running means in float64, summed frame by frame: independent of how the stream is split.
         mean = flat.mean(dim=1).double()
         if self.history == "official":
             mean = mean.gather(-1, channels_BC)
-        if state.total is not None:
-            mean = torch.cat((state.total[None], mean))
-        total = mean.cumsum(dim=0)
-        if state.total is not None:
-            total = total[1:]
+        total = running_sums(state.total, mean)
         count = state.count + torch.arange(1, len(total) + 1, device=x.device)
         memory = total / count[:, None]
         if self.history == "aligned":

@@ -5,9 +5,7 @@ Source: the StreamDyCoke code (`ttm.py`). A token is compared with the same posi
 there is none, the lowest one is kept. Nothing is averaged.
 
 Deviation: by default the number of tokens follows from `token_budget` instead of a threshold. StreamDyCoke's
-pools are `memory=bounded`. Frames have different numbers of tokens.
-
-Shapes: F frames, N tokens per frame, D width, W buffered frames.
+pools are `memory=bounded`.
 """
 
 from __future__ import annotations
@@ -15,17 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.lazy import Tensor, torch
-from stc_lmms.methods.base import Compressed, Context, TokenMethod
+from stc_lmms.lazy import Tensor
 from stc_lmms.methods.budget import BudgetKind
-from stc_lmms.methods.select import take_each
 from stc_lmms.methods.spec import MethodSpec
-from stc_lmms.methods.temporal import LastFrames, between_anchors, similarity
+from stc_lmms.methods.temporal import Anchored, between_anchors, similarity
 from stc_lmms.ops.rows import lowest
 
 
 @dataclass(frozen=True)
-class StreamDyCoke(TokenMethod[LastFrames]):
+class StreamDyCoke(Anchored):
     """StreamDyCoke's token selection.
 
     Args:
@@ -36,15 +32,13 @@ class StreamDyCoke(TokenMethod[LastFrames]):
         anchor_every: distance between frames that are kept complete.
     """
 
-    state_class = LastFrames
-
-    token_budget: int = 64
     similarity_threshold: float | None = None
     window_size: int = 4
     anchor_every: int = 4
 
     def __post_init__(self):
-        for name, least in (("token_budget", 1), ("window_size", 2), ("anchor_every", 1)):
+        super().__post_init__()
+        for name, least in (("window_size", 2), ("anchor_every", 1)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name}={getattr(self, name)} must be at least {least}")
         if self.similarity_threshold is not None and not -1 <= self.similarity_threshold <= 1:
@@ -55,36 +49,21 @@ class StreamDyCoke(TokenMethod[LastFrames]):
         """On average over `anchor_every` frames; none with a threshold."""
         return "on average" if self.similarity_threshold is None else "none"
 
+    @property
+    def history(self) -> int:
+        return self.window_size - 1
+
     def check(self, tokens_per_frame: int) -> None:
         """Refuse a budget that the whole frames alone exceed."""
         if self.similarity_threshold is None:
             between_anchors(self.token_budget, tokens_per_frame, self.anchor_every)
 
-    def compress(
-        self, tokens_FND: Tensor, context: Context, state: LastFrames
-    ) -> tuple[Compressed, LastFrames]:
-        frames, tokens, _ = tokens_FND.shape
-        everything = torch.arange(tokens, device=tokens_FND.device)
-        frames_TND = tokens_FND if state.last is None else torch.cat((state.last, tokens_FND))
-        first = len(frames_TND) - frames
-        kept: list[Tensor] = []
-        for i in range(frames):
-            position = (state.frames + i) % self.anchor_every
-            if position == 0:
-                kept.append(everything)
-                continue
-            score_N = self.score(
-                tokens_FND[i], frames_TND[max(0, first + i - self.window_size + 1) : first + i]
-            )
-            kept.append(self._choose(score_N, position))
-        new = LastFrames(state.frames + frames, frames_TND[1 - self.window_size :].clone())
-        return take_each(tokens_FND, kept), new
-
     def score(self, frame_ND: Tensor, earlier_WND: Tensor) -> Tensor:
         """Largest cosine [N] of each token to the same position in W earlier frames."""
         return similarity(frame_ND, earlier_WND).amax(dim=0)
 
-    def _choose(self, score_N: Tensor, position: int) -> Tensor:
+    def choose(self, frame_ND: Tensor, earlier_WND: Tensor, position: int) -> Tensor:
+        score_N = self.score(frame_ND, earlier_WND[-self.history :])
         if self.similarity_threshold is None:
             count = between_anchors(self.token_budget, len(score_N), self.anchor_every)[position - 1]
             return lowest(score_N[None], count)[0]

@@ -25,30 +25,21 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.lazy import Tensor, functional, no_grad, torch
 from stc_lmms.methods import budget
 from stc_lmms.methods.base import TowerMethod, TowerState
-from stc_lmms.methods.budget import BudgetKind
+from stc_lmms.methods.budget import PerFrame
 from stc_lmms.methods.spec import MethodSpec
-from stc_lmms.ops.merge import Matching, match, merge_weighted
+from stc_lmms.ops.merge import Matching, match, merge_weighted, unit_sizes
 
 if TYPE_CHECKING:
     from stc_lmms.towers import Block, Tower
 
 
 @dataclass(frozen=True)
-class _Merging(TowerMethod):
+class _Merging(PerFrame, TowerMethod):
     """Shared by both: a budget, and merged tokens that form no grid.
 
     Args:
         token_budget: merged tokens per frame; all of them go to the LLM.
     """
-
-    token_budget: int = 64
-
-    def __post_init__(self):
-        budget.at_least_one(self.token_budget)
-
-    @property
-    def budget(self) -> BudgetKind:
-        return "per frame"
 
     def output_grid(self, grid: tuple[int, int]) -> None:
         return None
@@ -64,8 +55,8 @@ class ToMe(_Merging):
     """Merging in every layer.
 
     Args:
-        inflect: merging schedule: 0 merges the same number of tokens in every layer, -1 most in the first
-            layers and none in the last (the authors' faster schedule), 1 the reverse.
+        inflect: merging schedule: 0 merges equally in every layer, -1 most in the first layers and none in
+            the last (the authors' faster schedule), 1 the reverse.
         proportional: proportional attention.
     """
 
@@ -80,9 +71,8 @@ class ToMe(_Merging):
     def check_budget(self, grid: tuple[int, int], layers: int) -> None:
         """Refuse a budget that cannot be reached by halving in every layer."""
         tokens = grid[0] * grid[1]
-        least = -(-tokens // 2**layers)
         why = f"the tower has {tokens} patches, and each of its {layers} layers can merge at most half"
-        budget.one_of(self.token_budget, range(least, tokens + 1), why)
+        budget.one_of(self.token_budget, range(-(-tokens // 2**layers), tokens + 1), why)
 
     def schedule(self, tokens: int, layers: int) -> list[int]:
         """Tokens that each layer removes by merging; see `merge_schedule`."""
@@ -103,9 +93,7 @@ class ToMe(_Merging):
             h, size, matching = merging_block(block, h, size, r, class_token, self.proportional)
             if matching is not None:
                 position = position.gather(1, matching.sources())
-        state.frames += len(h)
-        state.tokens_seen += len(h) * layout.tokens
-        state.tokens_recomputed += len(h) * round(work / len(removed))  # mean over the layers
+        state.count(len(h), layout.tokens, round(work / len(removed)))  # mean over the layers
         return h.gather(1, position.argsort(dim=1)[..., None].expand_as(h))
 
 
@@ -123,9 +111,7 @@ class ToMeOneShot(_Merging):
         """Merged features [F,budget,D] in position order, after the class token if there is one."""
         h = tower.encode(x, taps)
         first = h.shape[1] - _patches(tower)
-        state.frames += len(h)
-        state.tokens_seen += len(h) * h.shape[1]
-        state.tokens_recomputed += len(h) * h.shape[1]
+        state.count(len(h), h.shape[1], h.shape[1])
         merged = h[:, first:]
         while merged.shape[1] > self.token_budget:
             tokens = merged.shape[1]
@@ -136,10 +122,10 @@ class ToMeOneShot(_Merging):
 def merging_block(
     block: Block, h_FTD: Tensor, size_FT1: Tensor | None, r: int, class_token: bool, proportional: bool
 ) -> tuple[Tensor, Tensor | None, Matching | None]:
-    """One layer that merges r tokens between attention and MLP.
+    """One layer, without rotary positions, that merges r tokens between attention and MLP.
 
     Args:
-        block: a block without rotary positions.
+        block: the layer.
         h_FTD: its input.
         size_FT1: number of patches of each token; None: one each.
         r: number of tokens to remove.
@@ -158,9 +144,7 @@ def merging_block(
     h_FTD = h_FTD + block.out(mixed.transpose(1, 2).flatten(2))
     matching = match(k.mean(dim=1), r, class_token) if r > 0 else None
     if matching is not None:
-        if size_FT1 is None:
-            wide = torch.promote_types(h_FTD.dtype, torch.float32)
-            size_FT1 = torch.ones(*h_FTD.shape[:2], 1, dtype=wide, device=h_FTD.device)
+        size_FT1 = unit_sizes(h_FTD) if size_FT1 is None else size_FT1
         h_FTD, size_FT1 = merge_weighted(matching, h_FTD, size_FT1)
     return h_FTD + block.mlp(block.norm2(h_FTD)), size_FT1, matching
 
@@ -170,9 +154,7 @@ def merge_once(x_FTD: Tensor, r: int) -> Tensor:
     matching = match(x_FTD, r)
     if matching is None:
         return x_FTD
-    wide = torch.promote_types(x_FTD.dtype, torch.float32)
-    ones = torch.ones(*x_FTD.shape[:2], 1, dtype=wide, device=x_FTD.device)
-    mean, _ = merge_weighted(matching, x_FTD, ones)
+    mean, _ = merge_weighted(matching, x_FTD, unit_sizes(x_FTD))
     order = matching.sources().argsort(dim=1)
     return mean.gather(1, order[..., None].expand_as(mean))
 

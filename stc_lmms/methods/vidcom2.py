@@ -29,20 +29,16 @@ from stc_lmms.methods.base import Compressed, Context, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted, BudgetKind, share_out
 from stc_lmms.methods.select import take, take_each
 from stc_lmms.methods.spec import MethodSpec
+from stc_lmms.methods.temporal import running_sums
 from stc_lmms.ops.kernels import gaussian_similarity
 from stc_lmms.ops.rows import lowest
+from stc_lmms.ops.wide import wide
 
 CHANNEL_SHARE, TEMPERATURE = 0.5, 0.01
 
 
 class VideoScores(NamedTuple):
-    """Similarities of every token; high for ordinary ones.
-
-    Attributes:
-        channels_C: selected channels, ascending in variance.
-        video_TN: to the mean of the video.
-        frame_TN: to the mean of the frame.
-    """
+    """The selected channels, ascending in variance, and every token's similarity to both means."""
 
     channels_C: Tensor
     video_TN: Tensor
@@ -51,9 +47,8 @@ class VideoScores(NamedTuple):
 
 def score_video(tokens_TND: Tensor) -> VideoScores:
     """Scores of a whole video, as the original computes them; float32 or wider."""
-    x = _wide(tokens_TND)
-    variance_D = x.flatten(0, 1).var(dim=0, correction=0)
-    channels_C = _quiet(variance_D)
+    x = wide(tokens_TND)
+    channels_C = _quiet(x.flatten(0, 1).var(dim=0, correction=0))
     z = functional.normalize(x[..., channels_C], dim=-1)
     frame = gaussian_similarity(z, z.mean(dim=1, keepdim=True))
     return VideoScores(channels_C, gaussian_similarity(z, z.mean(dim=(0, 1))), frame)
@@ -62,7 +57,7 @@ def score_video(tokens_TND: Tensor) -> VideoScores:
 def frame_rates(video_TN: Tensor, base_rate: float) -> Tensor:
     """Share of its tokens that each frame keeps, [T]: R (1 + softmax(u / 0.01) - 1/T), at most 1.
 
-    u is minus the mean similarity to the video, so distinctive frames get more.
+    u is minus the mean similarity to the video.
     """
     share_T = (-video_TN.mean(dim=1) / TEMPERATURE).softmax(dim=0)
     return (base_rate * (1 + share_T - 1 / len(video_TN))).clamp_max(1.0)
@@ -94,18 +89,13 @@ class VidCom2State(State):
     selected: Tensor | None = None
     waiting: Tensor | None = None
 
-    @property
-    def nbytes(self) -> int:
-        held = (self.square, self.mean, self.centre, self.selected, self.waiting)
-        return sum(x.nbytes for x in held if x is not None)
-
 
 @dataclass(frozen=True)
 class VidCom2(Budgeted, TokenMethod[VidCom2State]):
-    """VidCom2 on a stream.
+    """VidCom2 on a stream; see the module docstring for the modes.
 
     Args:
-        mode: `causal` or `original`, see the module docstring.
+        mode: `causal` or `original`.
         window: frames per window in mode `original`.
     """
 
@@ -142,19 +132,19 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
         """Sum of both similarities [F,N] of the next F frames, each against the frames up to itself."""
         if len(tokens_FND) == 0:
             return tokens_FND.new_zeros(tokens_FND.shape[:2]), state
-        x = _wide(tokens_FND)
+        x = wide(tokens_FND)
         # All sums are float64 and updated frame by frame: independent of how the stream is split.
         mean_FD = x.mean(dim=1).double()
         square_FD = x.var(dim=1, correction=0).double() + mean_FD.square()
-        mean_FD, square_FD = _running(state.mean, mean_FD), _running(state.square, square_FD)
+        mean_FD, square_FD = running_sums(state.mean, mean_FD), running_sums(state.square, square_FD)
         count_F1 = state.frames + torch.arange(1, len(x) + 1, device=x.device, dtype=torch.float64)[:, None]
         channels_FC = _quiet(square_FD / count_F1 - (mean_FD / count_F1).square())
 
         z = functional.normalize(x.gather(2, channels_FC[:, None].expand(-1, x.shape[1], -1)), dim=-1)
         own_FC = z.mean(dim=1)
         nothing = torch.zeros_like(mean_FD)
-        centre_FD = _running(state.centre, nothing.scatter(1, channels_FC, own_FC.double()))
-        selected_FD = _running(state.selected, nothing.scatter(1, channels_FC, 1.0))
+        centre_FD = running_sums(state.centre, nothing.scatter(1, channels_FC, own_FC.double()))
+        selected_FD = running_sums(state.selected, nothing.scatter(1, channels_FC, 1.0))
         video_FC = (centre_FD.gather(1, channels_FC) / selected_FD.gather(1, channels_FC)).to(x.dtype)
         score_FN = gaussian_similarity(z, video_FC[:, None]) + gaussian_similarity(z, own_FC[:, None])
         last = (y[-1].clone() for y in (square_FD, mean_FD, centre_FD, selected_FD))
@@ -165,18 +155,17 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
         if state.waiting is not None:
             tokens_FND = torch.cat((state.waiting, tokens_FND))
         full = len(tokens_FND) // self.window * self.window
-        kept = [k for part in tokens_FND[:full].split(self.window) for k in self._pick(part)]
+        windows = tokens_FND[:full].unflatten(0, (-1, self.window))
+        kept = [k for part in windows for k in self._pick(part)]
         rest = tokens_FND[full:].clone() if full < len(tokens_FND) else None
         return take_each(tokens_FND[:full], kept), VidCom2State(state.frames + full, waiting=rest)
 
     def _pick(self, tokens_TND: Tensor) -> list[Tensor]:
         frames, tokens = tokens_TND.shape[:2]
-        if frames == 0:
-            return []
         scores = score_video(tokens_TND)
         rates_T = frame_rates(scores.video_TN, self.token_budget / tokens)
-        ideal = (rates_T * tokens).tolist()
-        return pick(scores, share_out(ideal, frames * self.token_budget, least=1, most=tokens))
+        total = frames * self.token_budget
+        return pick(scores, share_out((rates_T * tokens).tolist(), total, least=1, most=tokens))
 
     def pending(self, state: VidCom2State) -> Compressed | None:
         """The waiting frames, as one shorter window."""
@@ -185,19 +174,10 @@ class VidCom2(Budgeted, TokenMethod[VidCom2State]):
         return take_each(state.waiting, self._pick(state.waiting))
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _quiet(variance: Tensor) -> Tensor:
     """The half of the channels with the lowest variance [..., D], ascending; ties go to the first."""
     channels = max(1, int(variance.shape[-1] * CHANNEL_SHARE))
     return variance.sort(dim=-1, stable=True).indices[..., :channels]
-
-
-def _running(before: Tensor | None, x_FD: Tensor) -> Tensor:
-    """Running sums over the frames, after each frame."""
-    return x_FD.cumsum(0) if before is None else torch.cat((before[None], x_FD)).cumsum(0)[1:]
 
 
 SPECS = (

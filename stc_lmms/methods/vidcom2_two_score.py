@@ -1,9 +1,7 @@
 """The memory-and-frame score that STC's repository runs under the name of VidCom2.
 
-Source: the compiled `vidcom2_for_rekv` module of STC's repository, strategy `vidcom2_two_score`. It keeps the
-tokens least similar to the mean of their frame and to the mean of all frames so far. This is STC-Pruner's
-score, not VidCom2's (`vidcom2`), and very likely the row "VidCom2" of the published table, which this method
-can reproduce.
+Source: the compiled `vidcom2_for_rekv` module of STC's repository, strategy `vidcom2_two_score`. This is
+STC-Pruner's score, not VidCom2's (`vidcom2`), and very likely the row "VidCom2" of the published table.
 """
 
 from __future__ import annotations
@@ -23,15 +21,11 @@ class VidCom2TwoScore(Budgeted, TokenMethod[PrunerState]):
 
     state_class = PrunerState
 
-    @property
-    def pruner(self) -> STCPruner:
-        """The pruner that does the work."""
-        return STCPruner(self.token_budget, strategy="gaussian", history="official", channel_keep=0.5)
-
     def compress(
         self, tokens_FND: Tensor, context: Context, state: PrunerState
     ) -> tuple[Compressed, PrunerState]:
-        return self.pruner.compress(tokens_FND, context, state)
+        pruner = STCPruner(self.token_budget, strategy="gaussian", history="official", channel_keep=0.5)
+        return pruner.compress(tokens_FND, context, state)
 
 
 SPECS = (

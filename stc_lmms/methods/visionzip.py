@@ -5,9 +5,7 @@ attention row is the score. SigLIP has none: there the score of a patch is the a
 mean over heads and queries, in the last tower layer used; scores are resized to the token grid exactly as
 the features are.
 
-- `stc` (default): dominant tokens only, as STC's repository runs it on LLaVA-OneVision. (Its function keeps
-  the lowest of its input scores, which are not published. Here, as in the paper, the tokens with the most
-  attention are kept.)
+- `stc` (default): dominant tokens only, as STC's repository runs it on LLaVA-OneVision.
 - `full`: dominant and contextual tokens, in the authors' proportion of 54 to 10 (also 108 + 20, 162 + 30).
   The remaining tokens are merged: evenly spaced ones become targets, every other token joins the target with
   the most similar key. As in the authors' code, a contextual token is the target *plus* the mean of the
@@ -30,8 +28,9 @@ from stc_lmms.methods.base import Compressed, Context, Need, State, TokenMethod
 from stc_lmms.methods.budget import Budgeted
 from stc_lmms.methods.select import take
 from stc_lmms.methods.spec import MethodSpec
-from stc_lmms.ops.rows import lowest
+from stc_lmms.ops.rows import gather_rows, lowest
 from stc_lmms.ops.transfer import to_device
+from stc_lmms.ops.wide import wide
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class VisionZip(Budgeted, TokenMethod[State]):
         for name in sorted(self.needs):
             if available[name] is None:
                 raise StcError(
-                    f"visionzip needs the {name} of the vision tower, which this model does not provide"
+                    f"visionzip needs the {name} of the vision tower, which this model does not have"
                 )
         self.check(tokens_FND.shape[1])
         dominant_FK = lowest(-context.attention_FN, self.token_budget - self.contextual)
@@ -71,7 +70,7 @@ class VisionZip(Budgeted, TokenMethod[State]):
             return take(tokens_FND, dominant_FK), state
         rest_FR = remaining(dominant_FK, tokens_FND.shape[1])
         target_C, merged_FCD = merge_contextual(
-            _rows(tokens_FND, rest_FR), _rows(context.keys_FNE, rest_FR), self.contextual
+            gather_rows(tokens_FND, rest_FR), gather_rows(context.keys_FNE, rest_FR), self.contextual
         )
         index_FC = rest_FR[:, target_C]
         merged_FND = tokens_FND.scatter(1, index_FC[..., None].expand_as(merged_FCD), merged_FCD)
@@ -88,12 +87,7 @@ def remaining(chosen_FK: Tensor, tokens: int) -> Tensor:
 
 
 def merge_contextual(rest_FRD: Tensor, keys_FRE: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Contextual tokens from those that are not dominant.
-
-    Args:
-        rest_FRD: the tokens, in position order.
-        keys_FRE: the keys that are compared.
-        count: C, at most R.
+    """`count` contextual tokens from those that are not dominant, which are in position order.
 
     Returns:
         Indices [C] of the targets among the R, and the tokens [F,C,D]: each target plus the mean of the
@@ -104,18 +98,13 @@ def merge_contextual(rest_FRD: Tensor, keys_FRE: Tensor, count: int) -> tuple[Te
     targets = range(0, count * step, step)
     others = [i for i in range(rest) if i not in targets]
     target_C, other_O = (to_device(x, rest_FRD.device, torch.long) for x in (targets, others))
-    unit = functional.normalize(keys_FRE.to(torch.promote_types(keys_FRE.dtype, torch.float32)), dim=-1)
+    unit = functional.normalize(wide(keys_FRE), dim=-1)
     nearest_FO = (unit[:, other_O] @ unit[:, target_C].transpose(1, 2)).argmax(dim=-1)
-
-    wide = torch.promote_types(rest_FRD.dtype, torch.float32)
-    members_FCO = functional.one_hot(nearest_FO, count).transpose(1, 2).to(wide)
-    mean_FCD = members_FCO @ rest_FRD[:, other_O].to(wide)
+    others_FOD = wide(rest_FRD[:, other_O])
+    members_FCO = functional.one_hot(nearest_FO, count).transpose(1, 2).to(others_FOD.dtype)
+    mean_FCD = members_FCO @ others_FOD
     mean_FCD = mean_FCD / members_FCO.sum(-1, keepdim=True).clamp_min(1)
     return target_C, (rest_FRD[:, target_C] + mean_FCD).to(rest_FRD.dtype)
-
-
-def _rows(x_FND: Tensor, index_FR: Tensor) -> Tensor:
-    return x_FND.gather(1, index_FR[..., None].expand(-1, -1, x_FND.shape[-1]))
 
 
 SPECS = (

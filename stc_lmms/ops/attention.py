@@ -2,11 +2,8 @@
 
 A query's attention over keys A and B is the mean of its attention over A and over B, weighted by the sums
 of their exponentials. So every part is one unmasked or causal call, which fast kernels support, whereas a
-sliding window with sinks would need a mask as large as the scores.
-
-The kernels are those of `scaled_dot_product_attention`, called directly because they also return the log of
-the sums. One is chosen per device and dtype after a comparison with the reference; `kernel` returns it with
-the reason.
+sliding window with sinks would need a mask as large as the scores. The kernels are those of
+`scaled_dot_product_attention`, called directly because they also return the log of the sums.
 
 Shapes: H query heads, G key heads (H is a multiple of G), L queries, S keys, d head width.
 """
@@ -19,9 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stc_lmms.lazy import Tensor, torch
+from stc_lmms.ops.wide import wide
 
 logger = logging.getLogger(__name__)
 
+KeyValue = tuple[Tensor, Tensor]
 Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
 
 
@@ -36,6 +35,11 @@ class Part:
 
     out_HLd: Tensor
     lse_HL: Tensor
+
+    @staticmethod
+    def join(parts: Sequence[Part]) -> Part:
+        """The attention of consecutive queries."""
+        return Part(torch.cat([p.out_HLd for p in parts], 1), torch.cat([p.lse_HL for p in parts], 1))
 
 
 def attend(q_HLd: Tensor, k_GSd: Tensor, v_GSd: Tensor, scale: float, *, causal: bool = False) -> Part:
@@ -54,12 +58,12 @@ def attend(q_HLd: Tensor, k_GSd: Tensor, v_GSd: Tensor, scale: float, *, causal:
 def attend_masked(q_HLd: Tensor, k_GSd: Tensor, v_GSd: Tensor, scale: float, mask_LS: Tensor) -> Part:
     """A few keys with any mask (True is visible); materialises all scores."""
     groups = k_GSd.shape[0]
-    score_GRLS = _wide(q_HLd).unflatten(0, (groups, -1)) @ _wide(k_GSd)[:, None].mT * scale
+    score_GRLS = wide(q_HLd).unflatten(0, (groups, -1)) @ wide(k_GSd)[:, None].mT * scale
     score_GRLS = score_GRLS.masked_fill(~mask_LS, -torch.inf)
     lse_GRL = score_GRLS.logsumexp(-1)
     # If nothing is visible, lse is -inf; subtracting 0 instead gives exp(-inf) = 0, not NaN.
     weight_GRLS = (score_GRLS - lse_GRL.masked_fill(lse_GRL == -torch.inf, 0)[..., None]).exp()
-    out_GRLd = weight_GRLS @ _wide(v_GSd)[:, None]
+    out_GRLd = weight_GRLS @ wide(v_GSd)[:, None]
     return Part(out_GRLd.flatten(0, 1).to(q_HLd.dtype), lse_GRL.flatten(0, 1))
 
 
@@ -68,23 +72,17 @@ def combine(parts: Sequence[Part]) -> Part:
     if len(parts) == 1:
         return parts[0]
     lse_HL = functools.reduce(torch.logaddexp, (part.lse_HL for part in parts))
-    out = sum(_wide(p.out_HLd) * (p.lse_HL - lse_HL).exp()[..., None] for p in parts)
+    out = sum(wide(p.out_HLd) * (p.lse_HL - lse_HL).exp()[..., None] for p in parts)
     return Part(out.to(parts[0].out_HLd.dtype), lse_HL)
 
 
-def windowed(
-    q_HLd: Tensor,
-    past: tuple[Tensor, Tensor],
-    new: tuple[Tensor, Tensor],
-    scale: float,
-    window: int | None = None,
-) -> Part:
-    """Causal attention of L new tokens over P past ones and themselves.
+def windowed(q_HLd: Tensor, past: KeyValue, new: KeyValue, scale: float, window: int | None = None) -> Part:
+    """Causal attention of L new tokens over P >= 0 past ones directly before them, and themselves.
 
     Args:
         q_HLd: queries of the new tokens.
-        past: keys and values [G,P,d] of the tokens directly before them; P may be 0.
-        new: keys and values [G,L,d] of the new tokens.
+        past: keys and values [G,P,d].
+        new: keys and values [G,L,d].
         scale: factor of the scores.
         window: a query sees itself and the `window - 1` tokens before it; None: all.
     """
@@ -98,11 +96,11 @@ def windowed(
         here, end = offset + start, offset + start + q.shape[1]
         pieces = _window_parts(q, (k[:, :here], v[:, :here]), (k[:, here:end], v[:, here:end]), scale, window)
         out.append(combine(pieces))
-    return Part(torch.cat([p.out_HLd for p in out], dim=1), torch.cat([p.lse_HL for p in out], dim=1))
+    return Part.join(out)
 
 
 def _window_parts(
-    q_HLd: Tensor, past: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], scale: float, window: int | None
+    q_HLd: Tensor, past: KeyValue, new: KeyValue, scale: float, window: int | None
 ) -> list[Part]:
     """At most three parts for L <= window: new tokens, past tokens seen by all, and by some, of them."""
     length, have = q_HLd.shape[1], past[0].shape[1]
@@ -127,23 +125,19 @@ def _fading(q_HLd: Tensor, k_GSd: Tensor, v_GSd: Tensor, scale: float) -> Part:
     pieces = [attend(q[:, :keys], k, v, scale, causal=True)]
     if length - 1 > keys:
         pieces.append(attend(q[:, keys:], k, v, scale))
+    part = Part.join(pieces)
     out = q_HLd.new_zeros(*q_HLd.shape[:2], v_GSd.shape[-1])
-    lse = pieces[0].lse_HL.new_full(q_HLd.shape[:2], -torch.inf)
-    out[:, :-1] = torch.cat([p.out_HLd for p in pieces], dim=1).flip(1)
-    lse[:, :-1] = torch.cat([p.lse_HL for p in pieces], dim=1).flip(1)
+    lse = part.lse_HL.new_full(q_HLd.shape[:2], -torch.inf)
+    out[:, :-1], lse[:, :-1] = part.out_HLd.flip(1), part.lse_HL.flip(1)
     return Part(out, lse)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def _reference(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    score = _wide(q) @ _wide(k).mT * scale
+    score = wide(q) @ wide(k).mT * scale
     if causal:
         score = score.masked_fill(torch.ones_like(score[0], dtype=torch.bool).triu(1), -torch.inf)
     lse = score.logsumexp(-1)
-    return ((score - lse[..., None]).exp() @ _wide(v)).to(q.dtype), lse
+    return ((score - lse[..., None]).exp() @ wide(v)).to(q.dtype), lse
 
 
 def _cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
@@ -175,11 +169,7 @@ def kernel(device_type: str, dtype: torch.dtype) -> tuple[Kernel, str]:
         name = candidate.__name__.removeprefix("_")
         try:
             error = _deviation(candidate, device_type, dtype)
-        except (
-            RuntimeError,
-            AttributeError,
-            TypeError,
-        ) as problem:  # not built in, or not available for this dtype
+        except (RuntimeError, AttributeError, TypeError) as problem:  # not built in, or not for this dtype
             reasons.append(f"{name}: {str(problem).splitlines()[0]}")
             continue
         if error <= 1e-5 if dtype.itemsize >= 4 else error <= 2e-2:

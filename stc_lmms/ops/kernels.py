@@ -9,14 +9,6 @@ BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
 
 
 def gaussian_similarity(x: Tensor, centre: Tensor) -> Tensor:
-    """Sum over the bandwidths s of exp(-|x - c|^2 / 2s), in (0, 5].
-
-    Args:
-        x: rows [..., C], usually normalised.
-        centre: broadcasts against x.
-
-    Returns:
-        [...], high for rows close to the centre.
-    """
+    """Sum over the bandwidths s of exp(-|x - c|^2 / 2s), in (0, 5], of rows [..., C]: [...]."""
     distance = (x - centre).square().sum(-1)
     return sum(torch.exp(distance / (-2 * s)) for s in BANDWIDTHS)

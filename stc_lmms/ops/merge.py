@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stc_lmms.lazy import Tensor, functional, torch
+from stc_lmms.ops.rows import gather_rows
+from stc_lmms.ops.wide import wide
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,11 @@ class Matching:
         a, b = x_FNC[:, ::2], x_FNC[:, 1::2]
         # A product with the membership matrix; unlike a scatter, it adds in the same order on every device.
         members_FBr = functional.one_hot(self.target_Fr, b.shape[1]).transpose(1, 2).to(x_FNC.dtype)
-        merged = b + members_FBr @ _rows(a, self.source_Fr)
-        return self._order(_rows(a, self.unmerged_FU), merged)
+        merged = b + members_FBr @ gather_rows(a, self.source_Fr)
+        return self._order(gather_rows(a, self.unmerged_FU), merged)
 
     def sources(self) -> Tensor:
-        """Index among the N of each merged token, [F,M]: its own, or that of its target."""
+        """Index among the N of each merged token or its target, [F,M]."""
         b = torch.arange(1, self.tokens, 2, device=self.unmerged_FU.device)
         indices = 2 * self.unmerged_FU[..., None], b.expand(len(self.unmerged_FU), -1)[..., None]
         return self._order(*indices)[..., 0]
@@ -60,23 +62,20 @@ class Matching:
 def match(
     metric_FNC: Tensor, r: int, class_token: bool = False, distill_token: bool = False
 ) -> Matching | None:
-    """Match tokens by the cosine of their rows.
+    """Match tokens by the cosine of their rows; None if nothing merges, so that they keep their order.
 
     Args:
         metric_FNC: the rows to compare, for instance keys averaged over heads.
         r: number of tokens to remove, limited to half of the unprotected ones.
         class_token: token 0 is a class token; it neither merges nor is merged into.
         distill_token: token 1 is a distillation token (after a class token); treated the same way.
-
-    Returns:
-        The matching; None if nothing merges, so that the tokens keep their order.
     """
     tokens = metric_FNC.shape[1]
     r = min(r, (tokens - class_token - distill_token) // 2)
     if r <= 0:
         return None
-    wide = metric_FNC.to(torch.promote_types(metric_FNC.dtype, torch.float32))
-    unit = wide / wide.norm(dim=-1, keepdim=True)
+    unit = wide(metric_FNC)
+    unit = unit / unit.norm(dim=-1, keepdim=True)
     score = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
     if class_token:
         score[:, 0] = -torch.inf
@@ -100,10 +99,16 @@ def merge_weighted(matching: Matching, x_FNC: Tensor, size_FN1: Tensor) -> tuple
     return mean.to(x_FNC.dtype), size_FM1
 
 
+def unit_sizes(x_FNC: Tensor) -> Tensor:
+    """Size 1 for every token [F,N,1], float32 or wider."""
+    dtype = torch.promote_types(x_FNC.dtype, torch.float32)
+    return torch.ones(*x_FNC.shape[:2], 1, dtype=dtype, device=x_FNC.device)
+
+
 def head_mean(x_FNC: Tensor, heads: int) -> Tensor:
     """Mean over the heads concatenated in each row: [F,N,C/heads], float32 or wider."""
-    wide = torch.promote_types(x_FNC.dtype, torch.float32)
-    return x_FNC.unflatten(-1, (heads, -1)).mean(-2, dtype=wide)
+    dtype = torch.promote_types(x_FNC.dtype, torch.float32)
+    return x_FNC.unflatten(-1, (heads, -1)).mean(-2, dtype=dtype)
 
 
 def merge_to(x_FNC: Tensor, count: int, heads: int) -> Tensor:
@@ -112,13 +117,8 @@ def merge_to(x_FNC: Tensor, count: int, heads: int) -> Tensor:
     Tokens are compared by their mean over heads. All have the same weight at the start; arithmetic between
     steps is in float32 or wider. If there are at most `count` tokens, they are unchanged.
     """
-    mean_FMC = x_FNC.to(torch.promote_types(x_FNC.dtype, torch.float32))
-    size_FM1 = mean_FMC.new_ones((*mean_FMC.shape[:2], 1))
+    mean_FMC, size_FM1 = wide(x_FNC), unit_sizes(x_FNC)
     while mean_FMC.shape[1] > count:
         matching = match(head_mean(mean_FMC, heads), mean_FMC.shape[1] - count)
         mean_FMC, size_FM1 = merge_weighted(matching, mean_FMC, size_FM1)
     return mean_FMC.to(x_FNC.dtype)
-
-
-def _rows(x_FNC: Tensor, index_FK: Tensor) -> Tensor:
-    return x_FNC.gather(1, index_FK[..., None].expand(-1, -1, x_FNC.shape[-1]))

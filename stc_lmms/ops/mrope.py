@@ -25,7 +25,6 @@ class FramePair:
     """LLM tokens of one temporal slice, after the token method.
 
     Attributes:
-        tokens_KD: the tokens.
         kept_K: int64 index of each token in the full grid, in raster order.
         grid: rows and columns of the full grid.
         time_s: time stamp in seconds, the mean of the two frames.
@@ -68,26 +67,18 @@ class MropePositions:
     def text(self, embeds_LD: Tensor, deepstack_BLD: Tensor | None = None) -> PositionedEmbeds:
         """Tokens at consecutive positions, equal on all axes; ends the current video."""
         length = len(embeds_LD)
-        position_ids_3L = (
-            torch.arange(length, device=embeds_LD.device) + self._tensor(self.next, embeds_LD)[:, None]
-        )
+        steps_L = torch.arange(length, device=embeds_LD.device)
+        position_ids_3L = steps_L + self._tensor(self.next, embeds_LD)[:, None]
         if length:
             self.next, self.start = tuple(position + length for position in self.next), None
         return PositionedEmbeds(embeds_LD, position_ids_3L, position_ids_3L.new_empty(0, 3), deepstack_BLD)
 
     def slice(self, one: FramePair, offset: int) -> PositionedEmbeds:
-        """The next slice of the current video; starts a video if there is none.
-
-        Args:
-            one: the slice.
-            offset: positions on the time axis between the start of the video and the slice.
-        """
+        """The next slice of the current or a new video, `offset` time positions after its start."""
         if self.start is None:
             self.start, self.end, self.first = self.next, 0, 0
-        columns = one.grid[1]
-        steps_3K = torch.stack(
-            (torch.full_like(one.kept_K, offset), one.kept_K // columns, one.kept_K % columns)
-        )
+        kept_K, columns = one.kept_K, one.grid[1]
+        steps_3K = torch.stack((torch.full_like(kept_K, offset), kept_K // columns, kept_K % columns))
         self.end, self._grid = max(self.end, offset + 1), one.grid
         position_ids_3K = steps_3K + self._tensor(self.start, one.kept_K)[:, None]
         self._end_of_video()
@@ -99,9 +90,8 @@ class MropePositions:
         self._origin = self._origin or self.next
         shift = tuple(now - then for now, then in zip(self.next, self._origin, strict=True))
         pieces = [self.text(before_LD), self.slice(one, 0), self.text(after_LD)]
-        return dataclasses.replace(
-            PositionedEmbeds.join(pieces), shifts_FA=self._tensor(shift, one.kept_K)[None]
-        )
+        shifts_FA = self._tensor(shift, one.kept_K)[None]
+        return dataclasses.replace(PositionedEmbeds.join(pieces), shifts_FA=shifts_FA)
 
     def _end_of_video(self) -> None:
         extent = max(self.end - self.first, *self._grid)
@@ -127,20 +117,3 @@ def axis_of_frequency(sections: Sequence[int], interleaved: bool) -> Tensor:
     for number in (1, 2):
         axis[number : 3 * sections[number] : 3] = number
     return axis
-
-
-def rotation_3d(
-    position_ids_3L: Tensor, inv_freq: Tensor, axis: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [L,d] at positions on three axes; precision as in `ops.rope.rotation`.
-
-    Args:
-        position_ids_3L: int64.
-        inv_freq: [d/2] angles per position.
-        axis: see `axis_of_frequency`; on the same device.
-        dtype: dtype of the tensors to rotate.
-    """
-    angle = position_ids_3L[axis].T.double() * inv_freq.double()
-    angle = torch.cat((angle, angle), dim=-1)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    return angle.cos().to(wide), angle.sin().to(wide)

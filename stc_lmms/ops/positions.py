@@ -21,7 +21,6 @@ class PositionedEmbeds:
     """Embeddings with their position ids, the input of a decoder and its memory.
 
     Attributes:
-        embeds_LD: the embeddings.
         position_ids_AL: int64 positions on every axis, counted from the start of the stream.
         shifts_FA: for each slice, by how much its positions would decrease if the video started with it;
             needed by memories that drop old slices.
@@ -107,14 +106,7 @@ class DensePositions:
         return PositionedEmbeds(embeds_LD, position_ids_L[None], position_ids_L.new_empty(0, 1))
 
     def frames(self, tokens_MD: Tensor, kept_M: Tensor, frames: int, tokens: int) -> PositionedEmbeds:
-        """The kept tokens of the next frames.
-
-        Args:
-            tokens_MD: the kept tokens.
-            kept_M: int64 index of each among all `frames * tokens`.
-            frames: number of frames.
-            tokens: tokens of a complete frame.
-        """
+        """The kept tokens of the next frames; `kept_M` (int64) are indices among all `frames * tokens`."""
         self.video = self.next if self.video is None else self.video
         starts_F = self.next + tokens * torch.arange(frames, device=kept_M.device)
         position_ids_M, self.next = kept_M + self.next, self.next + frames * tokens

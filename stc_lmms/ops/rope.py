@@ -8,18 +8,18 @@ from __future__ import annotations
 from stc_lmms.lazy import Tensor, torch
 
 
-def rotation(positions_L: Tensor, inv_freq: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [L,d] of the angles at integer positions.
+def rotation(positions: Tensor, inv_freq: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [L,d] of the angles at integer positions, int64 [L] or per frequency [L,d/2].
 
     A day of video has positions near 10^7, where the error of a float32 angle is up to one radian. So angles
     are float64 until their cosine is taken; the result is float32, or float64 for a float64 model.
 
     Args:
-        positions_L: int64.
+        positions: see above.
         inv_freq: [d/2] angles per position.
         dtype: dtype of the tensors to rotate.
     """
-    angle = positions_L.double()[:, None] * inv_freq.double()
+    angle = (positions[:, None] if positions.dim() == 1 else positions).double() * inv_freq.double()
     angle = torch.cat((angle, angle), dim=-1)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     return angle.cos().to(wide), angle.sin().to(wide)

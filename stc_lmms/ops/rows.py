@@ -11,12 +11,11 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 from typing import NamedTuple
 
 from stc_lmms.lazy import Tensor, torch
+from stc_lmms.ops.wide import wide
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +48,11 @@ def take_add(x_FTD: Tensor, flat_FK: Tensor, more_FKD: Tensor) -> Tensor:
     if (fused := kernels(x_FTD.device.type, x_FTD.dtype).fused) is not None:
         return fused.take_add(x_FTD, flat_FK, more_FKD.contiguous())
     return take_rows(x_FTD, flat_FK, len(x_FTD)).add_(more_FKD)
+
+
+def gather_rows(x_FTD: Tensor, index_FK: Tensor) -> Tensor:
+    """The rows [F,K,D] with these indices of each frame."""
+    return x_FTD.gather(1, index_FK[..., None].expand(-1, -1, x_FTD.shape[-1]))
 
 
 def lowest(score_FT: Tensor, count: int) -> Tensor:
@@ -85,8 +89,7 @@ def cosine(new: Tensor, old: Tensor) -> Tensor:
 
 
 def _cosine(new: Tensor, old: Tensor) -> Tensor:
-    wide = torch.promote_types(new.dtype, torch.float32)
-    new, old = new.to(wide), old.to(wide)
+    new, old = wide(new), wide(old)
     dot = (new * old).sum(-1)
     # Norms before broadcasting: a reference needs only one, however many frames are compared with it.
     for x in (new, old):
@@ -95,12 +98,7 @@ def _cosine(new: Tensor, old: Tensor) -> Tensor:
 
 
 class Kernels(NamedTuple):
-    """Which kernels are used.
-
-    Attributes:
-        fused: the module of fused kernels; None: the functions of this file.
-        name: which these are, with the reason for the fallback.
-    """
+    """The module of fused kernels, or None, and a name: with None, the reason."""
 
     fused: ModuleType | None
     name: str
@@ -109,13 +107,8 @@ class Kernels(NamedTuple):
 FUSED = {"cuda": "stc_lmms.ops.rows_triton"}
 
 
-def kernels(device_type: str, dtype: torch.dtype) -> Kernels:
-    """The kernels for a device and dtype."""
-    return Kernels(None, "torch (as requested)") if _unfused else choose(device_type, dtype)
-
-
 @functools.cache
-def choose(device_type: str, dtype: torch.dtype) -> Kernels:
+def kernels(device_type: str, dtype: torch.dtype) -> Kernels:
     """The fused kernels if they work on this device and agree with the functions here, else those."""
     if device_type not in FUSED:
         return Kernels(None, f"torch (no fused kernels for {device_type})")
@@ -128,20 +121,6 @@ def choose(device_type: str, dtype: torch.dtype) -> Kernels:
         return Kernels(fused, "triton")
     logger.warning("%s tokens on %s are selected without fused kernels: %s", dtype, device_type, why)
     return Kernels(None, f"torch ({why})")
-
-
-_unfused = False
-
-
-@contextmanager
-def unfused() -> Iterator[None]:
-    """Context in which the functions of this file run on every device, for comparisons."""
-    global _unfused
-    before, _unfused = _unfused, True
-    try:
-        yield
-    finally:
-        _unfused = before
 
 
 def _deviation(fused: ModuleType, device_type: str, dtype: torch.dtype) -> str:

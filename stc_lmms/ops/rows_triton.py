@@ -2,11 +2,8 @@
 
 A selective frame is small, so the number of kernels determines the time: PyTorch needs about twenty to
 compare the keys of a frame and pick from them, this file two. All additions are in float32 and rounded once,
-so `take_add` and `overlay_` reproduce PyTorch bit for bit, and equal scores give equal picks; only the sums
-of `cosine` run in another order.
-
-The launch grid has one program per few tokens of a frame; `lowest` has one per frame. Nothing waits for the
-device, and no launch depends on values, so everything can be captured in a CUDA graph.
+so `take_add` and `overlay_` reproduce PyTorch bit for bit; only the sums of `cosine` run in another order. No
+launch depends on values, so everything can be captured in a CUDA graph.
 
 Shapes: F frames, T tokens, K picked tokens, D width, R references that serve E frames each.
 """
@@ -27,9 +24,7 @@ MOST_TOKENS = 8192  # per frame, in `lowest`: one program holds all scores of a 
 _TOKENS, _WIDTH = tl.constexpr(4), tl.constexpr(256)  # a program's tile: 16 bytes of bfloat16 per thread
 _GRID = tl.constexpr(SCORE_GRID)
 _TINY = tl.constexpr(torch.finfo(torch.float32).tiny)
-_ROUND = tl.constexpr(
-    1.5 * 2**23
-)  # adding and subtracting it rounds a float32 half to even, like torch.round
+_ROUND = tl.constexpr(1.5 * 2**23)  # adding and subtracting it rounds half to even, like torch.round
 _HALVINGS = tl.constexpr((2 * SCORE_GRID).bit_length())
 
 
@@ -45,14 +40,9 @@ def cosine(new_RETD: Tensor, old_RETD: Tensor) -> Tensor:
 
 
 def lowest(score_FT: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Indices [F,count] (int64, ascending) of the lowest scores, and the rank of each token among them.
+    """Indices [F,count] (int64, ascending) of the lowest scores, and each token's rank in them (int32) or -1.
 
-    Args:
-        score_FT: float32, contiguous, T at most `MOST_TOKENS`.
-        count: K.
-
-    Returns:
-        The indices, and ranks [F,T] (int32), -1 for a token that is not among them.
+    Scores are float32 and contiguous, T is at most `MOST_TOKENS`.
     """
     frames, tokens = score_FT.shape
     index_FK = torch.empty(frames, count, dtype=torch.int64, device=score_FT.device)
@@ -79,7 +69,7 @@ def overlay_(x_FTD: Tensor, old_RTD: Tensor, new_FKD: Tensor, rank_FT: Tensor, a
         old_RTD: any strides but the last; each reference serves F/R frames in order.
         new_FKD: rows of the picked tokens, contiguous.
         rank_FT: see `lowest`; contiguous.
-        add: add `old` to the tokens that are not picked instead of replacing them.
+        add: see above.
     """
     frames, tokens, width = x_FTD.shape
     each, count = frames // len(old_RTD), new_FKD.shape[1]
@@ -101,20 +91,7 @@ def _device(x: Tensor) -> contextlib.AbstractContextManager:
 
 
 @triton.jit
-def _cosine(
-    new,
-    new_r,
-    new_e,
-    new_t,
-    old,
-    old_r,
-    old_e,
-    old_t,
-    score,
-    each,
-    tokens,
-    width: tl.constexpr,
-):
+def _cosine(new, new_r, new_e, new_t, old, old_r, old_e, old_t, score, each, tokens, width: tl.constexpr):
     t = tl.program_id(0) * _TOKENS + tl.arange(0, _TOKENS)
     frame = tl.program_id(1).to(tl.int64)
     r, e = frame // each, frame % each
@@ -178,19 +155,7 @@ def _take_add(x, flat, more, out, rows, width: tl.constexpr):
 
 
 @triton.jit
-def _overlay(
-    x,
-    old,
-    old_r,
-    old_t,
-    new,
-    rank,
-    each,
-    tokens,
-    count,
-    width: tl.constexpr,
-    ADD: tl.constexpr,
-):
+def _overlay(x, old, old_r, old_t, new, rank, each, tokens, count, width: tl.constexpr, ADD: tl.constexpr):
     t = tl.program_id(0) * _TOKENS + tl.arange(0, _TOKENS)
     d = tl.program_id(1) * _WIDTH + tl.arange(0, _WIDTH)
     frame = tl.program_id(2).to(tl.int64)

@@ -18,11 +18,7 @@ def to_device(
 
     A copy from pageable memory makes the host wait until the device has finished all queued work. From pinned
     memory it is queued like a kernel, so the host can prepare the next step.
-
-    Args:
-        values: tensor or array of any shape, or numbers.
-        device: target device.
-        dtype: dtype of the result; None: that of the values. Converted on the device.
+    A `dtype` is converted to on the device.
     """
     x = torch.as_tensor(values)
     if device.type == "cuda" and x.device.type == "cpu":

@@ -23,27 +23,11 @@ TOWERS: dict[str, type[Tower]] = {
 
 
 def open_tower(model: nn.Module, feature_layer: int = -1) -> Tower:
-    """Wrap a transformers vision model in the adapter of its family.
-
-    Raises:
-        CheckpointError: there is no adapter for this family.
-    """
+    """Wrap a transformers vision model in the adapter of its family; `CheckpointError` if there is none."""
     family = model.config.model_type
     if family not in TOWERS:
         raise CheckpointError(f"vision tower {family!r} is not supported; supported: {', '.join(TOWERS)}")
     return TOWERS[family](model, feature_layer)
 
 
-__all__ = [
-    "TOWERS",
-    "Block",
-    "ClipTower",
-    "Layout",
-    "Patches",
-    "Qwen2VLTower",
-    "Qwen2_5_VLTower",
-    "Qwen3VLTower",
-    "SiglipTower",
-    "Tower",
-    "open_tower",
-]
+__all__ = ["TOWERS", "Block", "Layout", "Patches", "SiglipTower", "Tower", "open_tower"]

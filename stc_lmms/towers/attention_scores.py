@@ -11,16 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stc_lmms.ops.wide import wide
 from stc_lmms.towers.base import Block, Tower
 
 
 class Received(NamedTuple):
-    """What the tokens are to each other in one layer.
-
-    Attributes:
-        attention_FT: attention received, mean over heads and queries: sums to 1 over T; float32 or wider.
-        keys_FTE: keys, mean over heads, before the scale.
-    """
+    """Attention received, mean over heads and queries (sum 1, float32 or wider), and mean keys, unscaled."""
 
     attention_FT: Tensor
     keys_FTE: Tensor
@@ -28,11 +24,8 @@ class Received(NamedTuple):
 
 def received(q_FHTE: Tensor, k_FHTE: Tensor, scale: float) -> Received:
     """Attention received and mean keys from queries and keys; weights [H,T,T] live one frame at a time."""
-    wide = torch.promote_types(q_FHTE.dtype, torch.float32)
-    rows = [
-        (q @ k.transpose(-1, -2)).to(wide).mul_(scale).softmax(dim=-1).mean(dim=(0, 1))
-        for q, k in zip(q_FHTE, k_FHTE, strict=True)
-    ]
+    pairs = zip(q_FHTE, k_FHTE, strict=True)
+    rows = [wide(q @ k.mT).mul_(scale).softmax(dim=-1).mean(dim=(0, 1)) for q, k in pairs]
     return Received(torch.stack(rows), k_FHTE.mean(dim=1))
 
 

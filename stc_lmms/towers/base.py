@@ -26,7 +26,7 @@ class Layout:
     Attributes:
         key: calls with equal keys have tokens at the same positions, so they can share a reference.
         tokens: T.
-        group: rows 0..group-1, group..2*group-1, ... each become one LLM token (1: no groups).
+        group: number of consecutive rows that become one LLM token.
     """
 
     key: Hashable
@@ -63,7 +63,7 @@ class Block(ABC):
 
     @abstractmethod
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values: the results of `qv` and `k` together."""
+        """Queries, keys and values, as of `qv` and `k`."""
 
     @abstractmethod
     def out(self, x: Tensor) -> Tensor:
@@ -80,15 +80,7 @@ class Block(ABC):
     def attend(
         self, q_FQD: Tensor, k_FTD: Tensor, v_FTD: Tensor, layout: Layout, index_FQ: Tensor | None = None
     ) -> Tensor:
-        """Attention of Q queries over all T keys and values, heads merged: [F,Q,D].
-
-        Args:
-            q_FQD: queries of the tokens `index_FQ`.
-            k_FTD: keys of all tokens.
-            v_FTD: values of all tokens.
-            layout: layout of this call.
-            index_FQ: the tokens that the queries belong to; None: all of them, in order.
-        """
+        """Attention of the tokens `index_FQ` (None: all, in order) over all T, heads merged: [F,Q,D]."""
         split = map(self.split_heads, (q_FQD, k_FTD, v_FTD))
         mixed = functional.scaled_dot_product_attention(*split, scale=self.scale)
         return mixed.transpose(1, 2).flatten(2)
@@ -103,13 +95,12 @@ class Tower(ABC):
     """A stock vision transformer seen as `embed`, then `blocks`, then `finish`.
 
     Attributes:
-        model: the transformers vision model (in eval mode).
         blocks: the layers up to the feature; later ones are never run.
         taps: indices of the blocks whose output the language model also reads (deepstack), in its order.
 
     Args:
-        model: see above.
-        layers: its encoder layers as blocks, in order.
+        model: the transformers vision model, in eval mode.
+        layers: its encoder layers as blocks.
         feature_layer: which hidden state is the feature, in transformers' numbering (-1: the output
             of the last layer, before any final norm).
     """
@@ -137,9 +128,7 @@ class Tower(ABC):
 
     @abstractmethod
     def embed(self, x: Any) -> tuple[Tensor, Layout]:
-        """Tower input to the first hidden state [F,T,D] and the layout of its tokens.
-
-        The tensor is new: the caller may overwrite it.
+        """First hidden state [F,T,D], which the caller may overwrite, and the layout of its tokens.
 
         Raises:
             StcError: the input does not fit the tower; the message says what would.
@@ -155,12 +144,7 @@ class Tower(ABC):
 
     @torch.no_grad()
     def encode(self, x: Any, taps: list[Tensor] | None = None) -> Tensor:
-        """Dense features [F,T,D], all frames in one batch.
-
-        Args:
-            x: see `embed`.
-            taps: if given, the hidden states after the blocks `self.taps` are appended to it.
-        """
+        """Dense features [F,T,D] in one batch; the hidden states after `self.taps` are appended to `taps`."""
         h_FTD, layout = self.embed(x)
         for depth, block in enumerate(self.blocks):
             h_FTD = block.dense(h_FTD, layout)
@@ -169,11 +153,7 @@ class Tower(ABC):
         return h_FTD
 
     def check_input(self, name: str, x: Tensor) -> None:
-        """Refuse a tensor of another dtype or on another device than the tower's weights.
-
-        Raises:
-            StcError: with the conversion that is needed.
-        """
+        """Raise `StcError` for a tensor of another dtype or on another device than the tower's weights."""
         weight = self.patch_weight
         if x.dtype != weight.dtype:
             hint = "; run the checkpoint's processor first" if not x.is_floating_point() else ""

@@ -75,10 +75,7 @@ class ImageTower(Tower):
         return self._first_hidden(pixels_FCHW).contiguous(), self._layout
 
     def embed_small(self, pixels_FCHW: Tensor) -> tuple[Tensor, Layout]:
-        """The same for pixel values [F,3,H,W] of any multiple of the patch size.
-
-        Positions are interpolated from the table, as transformers does it.
-        """
+        """The same for [F,3,H,W], multiples of the patch size; transformers interpolates the positions."""
         self.check_input("pixel values", pixels_FCHW)
         h_FTD = self._first_hidden(pixels_FCHW, interpolate_pos_encoding=True).contiguous()
         return h_FTD, Layout(key=tuple(pixels_FCHW.shape[2:]), tokens=h_FTD.shape[1])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stc_lmms.errors import StcError
+from stc_lmms.ops import rope
 from stc_lmms.towers.base import Layout
 
 
@@ -20,8 +21,7 @@ class Patches:
 
     Attributes:
         rows_PC: one row per patch, slice after slice, merge group after merge group.
-        grid_thw: (slices, height, width) of each piece; a tensor [n,3] is converted. All pieces must have
-            the same height and width; a stream whose grid changes gives one `Patches` per grid.
+        grid_thw: (slices, height, width) of each piece, with equal height and width; or a tensor [n,3].
 
     Raises:
         StcError: the grid has another form, or does not match the number of rows.
@@ -31,7 +31,6 @@ class Patches:
     grid_thw: Sequence[Sequence[int]] | Tensor
 
     def __post_init__(self):
-        """Normalise the grid, on the host."""
         grid = self.grid_thw.tolist() if isinstance(self.grid_thw, Tensor) else self.grid_thw
         try:
             grid = tuple((int(t), int(h), int(w)) for t, h, w in grid)
@@ -49,7 +48,7 @@ class Patches:
         object.__setattr__(self, "grid_thw", grid)
 
     def __len__(self) -> int:
-        """Temporal slices (F)."""
+        """F."""
         return sum(t for t, _, _ in self.grid_thw)
 
     @property
@@ -69,7 +68,7 @@ class Windows:
     """Attention windows of one slice, whose tokens are sorted by window.
 
     Attributes:
-        of_T: index of the window of each token.
+        of_T: each token's window.
         same: the common size of all windows, or 0.
         by_size: for each size that occurs, the rows [W*size] of its windows.
     """
@@ -84,13 +83,11 @@ class GridLayout(Layout):
     """Layout of one temporal slice, with tensors that depend only on it.
 
     Attributes:
-        cos_TE: cosine of the rotary angles, in float32 or wider.
-        sin_TE: their sine.
+        cos_TE, sin_TE: of the rotary angles, in float32 or wider.
         windows: None if every block attends to the entire slice.
-        order_G: the merge groups in the order used by the tower (None: raster order).
-        back_G: the inverse of `order_G`.
-        table_rows_T4: rows of a learned position table to interpolate between (None: no such table).
-        table_weights_T4: their weights.
+        order_G, back_G: the merge groups in the tower's order, and its inverse (None: raster order).
+        table_rows_T4, table_weights_T4: rows of a learned position table to interpolate between (None: no
+            such table), and their weights.
     """
 
     cos_TE: Tensor | None = None
@@ -117,9 +114,9 @@ def build_layout(
         size: (height, width) in patches, multiples of `merge`.
         merge: side of a merge group.
         inv_freq: inverse rotary frequencies [E/4].
-        dtype: dtype of the tower.
-        window: side of an attention window in merge groups, if the tower has windows.
-        table_side: side of the square table of learned positions, if the tower has one.
+        dtype: of the tower.
+        window: side of an attention window in merge groups, if there are windows.
+        table_side: side of the square table of learned positions, if there is one.
     """
     height, width = size
     device = inv_freq.device
@@ -151,13 +148,8 @@ def build_layout(
 
 def rotate(x_FQHE: Tensor, layout: GridLayout, index_FQ: Tensor | None = None) -> Tensor:
     """Rotary embedding of all tokens, or of the tokens `index_FQ`; computed in float32 or wider."""
-    cos, sin = layout.cos_TE, layout.sin_TE
-    if index_FQ is not None:
-        cos, sin = cos[index_FQ], sin[index_FQ]
-    wide = x_FQHE.to(cos.dtype)
-    first, second = wide.chunk(2, dim=-1)
-    rotated = torch.cat((-second, first), dim=-1)
-    return (wide * cos.unsqueeze(-2) + rotated * sin.unsqueeze(-2)).to(x_FQHE.dtype)
+    cos_sin = (x if index_FQ is None else x[index_FQ] for x in (layout.cos_TE, layout.sin_TE))
+    return rope.rotate(x_FQHE, tuple(x.unsqueeze(-2) for x in cos_sin))
 
 
 def _to(x: Tensor | None, device: torch.device) -> Tensor | None:

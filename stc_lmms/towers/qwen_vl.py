@@ -21,12 +21,7 @@ KEPT_LAYOUTS = 8
 
 
 class QwenBlock(Block):
-    """One layer of a Qwen-VL tower: fused qkv, 2-D rotary positions, attention in a slice or a window.
-
-    Args:
-        layer: the stock layer.
-        windowed: whether its attention is confined to the windows of the layout.
-    """
+    """One layer of a Qwen-VL tower: fused qkv, 2-D rotary positions, attention in a slice or a window."""
 
     def __init__(self, layer: nn.Module, windowed: bool = False):
         self.layer = layer
@@ -41,11 +36,9 @@ class QwenBlock(Block):
         return self.layer.norm2(h)
 
     def k(self, x: Tensor) -> Tensor:
-        """The middle third of the fused projection."""
         return self._third(x, 1)
 
     def qv(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The first and the last third of the fused projection."""
         return self._third(x, 0), self._third(x, 2)
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,12 +51,7 @@ class QwenBlock(Block):
         return self.layer.mlp(x)
 
     def attend(
-        self,
-        q_FQD: Tensor,
-        k_FTD: Tensor,
-        v_FTD: Tensor,
-        layout: GridLayout,
-        index_FQ: Tensor | None = None,
+        self, q_FQD: Tensor, k_FTD: Tensor, v_FTD: Tensor, layout: GridLayout, index_FQ: Tensor | None = None
     ) -> Tensor:
         """See `Block.attend`; rotates queries and keys."""
         q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in (q_FQD, k_FTD, v_FTD))
@@ -136,11 +124,7 @@ class QwenTower(Tower):
         return self.model.patch_embed.proj.weight
 
     def layout(self, size: tuple[int, int]) -> GridLayout:
-        """Layout of a slice of (height, width) patches; kept for the next call.
-
-        Raises:
-            StcError: a side is not a multiple of the merge size.
-        """
+        """Layout of a slice of (height, width) patches; kept for the next call."""
         weight = self.patch_weight
         key = (size, weight.device, weight.dtype)
         if key not in self._layouts:
@@ -152,15 +136,14 @@ class QwenTower(Tower):
             while len(self._layouts) >= KEPT_LAYOUTS:
                 del self._layouts[next(iter(self._layouts))]
             frequency = self.model.rotary_pos_emb.inv_freq.to(weight.device)
-            made = build_layout(size, self.merge, frequency, dtype=weight.dtype, **self._layout_options())
-            self._layouts[key] = made
+            options = self._layout_options()
+            self._layouts[key] = build_layout(size, self.merge, frequency, dtype=weight.dtype, **options)
         return self._layouts[key]
 
     def _layout_options(self) -> dict[str, int]:
         return {}
 
     def embed(self, patches: Patches) -> tuple[Tensor, GridLayout]:
-        """Patch embedding, [F,T,D]; see `Tower.embed`."""
         if not isinstance(patches, Patches):
             raise StcError(
                 f"a {self.family} tower needs Patches(pixel_values_videos, video_grid_thw), "
@@ -230,6 +213,6 @@ class Qwen3VLTower(QwenTower):
         return h_FTD + place_TD.to(h_FTD.dtype), layout
 
     def deepstack(self, taps: list[Tensor], layout: GridLayout) -> tuple[Tensor, ...]:
-        """Deepstack mergers applied to the hidden states at the taps, [F,G,width of the LLM] each."""
+        """See `Tower.deepstack`; [F,G,width of the LLM] each."""
         mergers = self.model.deepstack_merger_list
         return tuple(self._merged(merger, h) for merger, h in zip(mergers, taps, strict=True))

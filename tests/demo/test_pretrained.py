@@ -7,11 +7,12 @@ import shutil
 import pytest
 
 from stc_lmms.demo import pretrained
-from stc_lmms.demo.pretrained import CARD, CHECKSUMS, NAME, check, demo_folder, is_demo, write_checksums
+from stc_lmms.demo.pretrained import CARD, CHECKSUMS, NAME, check, demo_folder, is_demo
 from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import CheckpointError
 from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
+from training.demo.export import write_checksums
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import sys
 import pytest
 import torch
 
+from parity.unfused import unfused
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.ops import rows
 from tests.methods.towers import FAMILIES, drifting, part, tiny_tower
@@ -29,15 +30,15 @@ def fused():
     """The module of fused kernels, used wherever it can be."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(rows.FUSED, DEVICE, "stc_lmms.ops.rows_triton")
-        rows.choose.cache_clear()
+        rows.kernels.cache_clear()
         found = rows.kernels(DEVICE, torch.float32)
         assert found.name == "triton"
         yield found.fused
-    rows.choose.cache_clear()
+    rows.kernels.cache_clear()
 
 
 def plain_lowest(score, count):
-    with rows.unfused():
+    with unfused():
         return rows.lowest(score, count)
 
 
@@ -51,7 +52,7 @@ def test_cosine(fused, dtype, tokens, width):
     fresh = normal(6, tokens, 3 * width, dtype=dtype)[..., width : 2 * width]  # as the thirds of a fused qkv
     old = normal(2, tokens, width, dtype=dtype, seed=1)[:, None]
     new = fresh.unflatten(0, (2, 3))
-    with rows.unfused():
+    with unfused():
         wanted, wanted_of_one = rows.cosine(new, old), rows.cosine(fresh, fresh[:1])
     assert (rows.cosine(new, old) - wanted).abs().max() < 2e-6
     known = rows.cosine(fresh, fresh[:1])  # one reference for all, itself among them
@@ -128,7 +129,7 @@ def test_the_cacher_gives_the_same(fused, kind, selection):
     tower, frames = tiny_tower(kind), drifting(kind, 7)
     tower.model.to(DEVICE)
     cacher, found = STCCacher(cache_interval=3, selection=selection), {}
-    for kernels in (contextlib.nullcontext, rows.unfused):
+    for kernels in (contextlib.nullcontext, unfused):
         with kernels():
             for pieces in ((0, 7), (0, 2, 5, 7)):
                 state = cacher.open_state()
@@ -140,14 +141,14 @@ def test_the_cacher_gives_the_same(fused, kind, selection):
 
 def test_kernels_that_compute_something_else_are_not_used(fused, monkeypatch, caplog):
     monkeypatch.setattr(fused, "overlay_", lambda x, *_: x)
-    assert rows.choose.__wrapped__(DEVICE, torch.float32) == (None, "torch (overlay_ differs)")
+    assert rows.kernels.__wrapped__(DEVICE, torch.float32) == (None, "torch (overlay_ differs)")
     assert "selected without fused kernels: overlay_ differs" in caplog.text
 
 
 def test_without_triton_or_for_other_dtypes_there_is_a_reason(fused, monkeypatch):
     assert rows.kernels(DEVICE, torch.float64) == (None, "torch (not for torch.float64)")
     monkeypatch.setitem(rows.FUSED, DEVICE, "no_such_module")
-    found = rows.choose.__wrapped__(DEVICE, torch.float32)
+    found = rows.kernels.__wrapped__(DEVICE, torch.float32)
     assert found == (None, "torch (ModuleNotFoundError: No module named 'no_such_module')")
 
 

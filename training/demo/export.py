@@ -1,12 +1,13 @@
 """The trained parameters as a plain Hugging Face checkpoint: the last step of `training.demo.train`."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from stc_lmms.demo.pretrained import write_checksums
+from stc_lmms.demo.pretrained import CARD, CHECKSUMS
 from training.demo import model as blueprint
 from training.demo import tower
 from training.demo.checkpoint import save_processor
@@ -33,6 +34,19 @@ def export(folder: Path, out: Path, seed: int) -> None:
     listed = write_checksums(out)
     size = (out / "model.safetensors").stat().st_size / 1e6
     print(f"{out}: step {state['step']}, {size:.1f} MB, sha256 of SHA256SUMS {listed}")
+
+
+def write_checksums(folder: Path) -> str:
+    """Write the checksums of all files that are loaded from a folder.
+
+    Returns:
+        The checksum of the list, for `stc_lmms.demo.pretrained.VARIANTS`.
+    """
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    loaded = [name for name in names if name not in (CHECKSUMS, CARD)]
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in loaded]
+    (folder / CHECKSUMS).write_bytes("".join(lines).encode())
+    return hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest()
 
 
 def _readable_by_all(out: Path) -> None:
