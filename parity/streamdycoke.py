@@ -57,7 +57,7 @@ def _method(config: Mapping[str, Any]) -> StreamDyCoke:
 def _operations(case: Case, case_path: Path, dtype: torch.dtype) -> CaseResult:
     config, errors, problems = case["config"], [0.0], []
     for policy, expect in case["expect"].items():
-        cache, made = DPCache(config["capacity"], policy, config["decay_lambda"]), 0
+        cache, made = _CountedCache(config["capacity"], policy, config["decay_lambda"]), 0
         for i, ((name, value), expected) in enumerate(zip(case["ops"], expect["trace"], strict=True)):
             result: Any = None
             if name == "insert":
@@ -99,11 +99,25 @@ def _benchmark(case: Case, case_path: Path, dtype: torch.dtype) -> CaseResult:
     return _result(errors, 1e-6, problems, f"{len(config['seeds'])} seeds, 3 policies, counts equal")
 
 
+class _CountedCache(DPCache):
+    inserts = evictions = restores = 0
+
+    def insert(self, entry: int, attention: float) -> None:
+        self.inserts += 1
+        self.evictions += len(self) >= self.capacity
+        super().insert(entry, attention)
+
+    def restore(self, count: int) -> list[tuple[int, float]]:
+        restored = super().restore(count)
+        self.restores += len(restored)
+        return restored
+
+
 def _play(
     config: Mapping[str, Any], policy: Any, frames_TND: torch.Tensor, attention_TN: torch.Tensor
 ) -> dict[str, Any]:
     """One seed under one policy, with the names of the recorded results."""
-    method, cache = _method(config), DPCache(config["dp_capacity"], policy, config["decay_lambda"])
+    method, cache = _method(config), _CountedCache(config["dp_capacity"], policy, config["decay_lambda"])
     pools = Pools(config["active_capacity"], cache)
     rows: dict[str, list[int]] = {"in_active": [], "in_dp": [], "kept_after_ttm_total": []}
     state, kept_total = method.open_state(), 0

@@ -54,6 +54,8 @@ class Reader(ABC):
 class StreamMemory(ABC):
     """The memory of one stream."""
 
+    _state: Any
+
     @property
     @abstractmethod
     def length(self) -> int:
@@ -95,13 +97,13 @@ class StreamMemory(ABC):
             question_LD: the query, for memories that search; None or empty: the first embeddings read.
         """
 
-    @abstractmethod
     def snapshot(self) -> Any:
-        """The current state, for `restore`."""
+        """The current state, for `restore`; by default `_state`, which `append` must replace, not modify."""
+        return self._state
 
-    @abstractmethod
     def restore(self, snapshot: Any) -> None:
         """Forget everything since `snapshot`; invalidates later snapshots."""
+        self._state = snapshot
 
     def close(self) -> None:  # noqa: B027 - most hold nothing else
         """Release what outlives the object, such as files."""

@@ -104,7 +104,6 @@ class BoundedMemory(StreamMemory):
         self._state = _State(self._state.pools, prefix_LD, length=len(prefix_LD))
 
     def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
-        """See `StreamMemory.append`; nothing is prefilled."""
         check_append(embeds_MD, tokens_per_frame)
         old, pools = self._state, self._state.pools.copy()
         frames = embeds_MD.split(list(tokens_per_frame))
@@ -125,7 +124,6 @@ class BoundedMemory(StreamMemory):
         )
 
     def ask(self, question_LD: Tensor | None = None) -> Reader:
-        """See `StreamMemory.ask`; prefills the active tokens at the first read."""
         return ContextReader(self.llm, self.context())
 
     def context(self) -> Tensor:
@@ -135,12 +133,6 @@ class BoundedMemory(StreamMemory):
         if state.tokens is not None:
             parts.append(_rows(state.tokens, np.isin(state.ids, state.pools.active)))
         return torch.cat(parts) if parts else torch.empty(0)
-
-    def snapshot(self) -> object:
-        return self._state  # `append` never changes it
-
-    def restore(self, snapshot: object) -> None:
-        self._state = snapshot
 
 
 def _rows(x_TD: Tensor, mask_T: np.ndarray) -> Tensor:
@@ -160,7 +152,6 @@ class ContextReader(Reader):
         return len(self._context_LD)
 
     def next_logits(self, embeds_LD: Tensor) -> Tensor:
-        """See `Reader.next_logits`; the first call also prefills the context."""
         if self.context_tokens and self._cache.get_seq_length() == 0:
             embeds_LD = torch.cat((self._context_LD, embeds_LD))
         return self._llm.head(self._llm.hidden(embeds_LD, self._cache)[-1])

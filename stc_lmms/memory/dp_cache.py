@@ -30,7 +30,7 @@ class DPCache:
 
     def __init__(self, capacity: int, eviction: Eviction, decay: float):
         self.capacity, self.eviction, self.decay = capacity, eviction, decay
-        self.clock = self.inserts = self.evictions = self.restores = 0
+        self.clock = 0
         self.ids = self.inserted_at = self.last_access = np.empty(0, dtype=np.int64)
         self.attention = np.empty(0)
 
@@ -42,20 +42,17 @@ class DPCache:
         if len(self) >= self.capacity:
             order = {"fifo": self.inserted_at, "lrr": self.last_access}.get(self.eviction)
             self._remove(int(np.argmin(self.priority() if order is None else order)))
-            self.evictions += 1
         self.ids = np.append(self.ids, entry)
         self.attention = np.append(self.attention, attention)
         self.inserted_at = np.append(self.inserted_at, self.clock)
         self.last_access = np.append(self.last_access, self.clock)
-        self.inserts += 1
 
     def restore(self, count: int) -> list[tuple[int, float]]:
         """Remove and return the `count` entries of highest decayed attention, best first."""
         best = np.argsort(-self.priority(), kind="stable")[:count]
-        found = [(int(self.ids[i]), float(self.attention[i])) for i in best]
+        restored = [(int(self.ids[i]), float(self.attention[i])) for i in best]
         self._remove(best)
-        self.restores += len(found)
-        return found
+        return restored
 
     def priority(self) -> np.ndarray:
         """Decayed attention of all entries."""

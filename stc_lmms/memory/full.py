@@ -74,7 +74,6 @@ class FullMemory(StreamMemory):
         self.llm.hidden(prefix_LD, self.cache)
 
     def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
-        """See `StreamMemory.append`; one prefill."""
         check_append(embeds_MD, tokens_per_frame)
         if len(embeds_MD):
             self.llm.hidden(embeds_MD, self.cache)

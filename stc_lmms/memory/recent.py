@@ -104,7 +104,6 @@ class RecentMemory(StreamMemory):
         self._state = _State(tuple(prefix), self._state.frames, (), len(prefix_LD))
 
     def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
-        """See `StreamMemory.append`; one forward pass."""
         check_append(embeds_MD, tokens_per_frame)
         old = self._state
         if not tokens_per_frame:
@@ -177,14 +176,7 @@ class RecentMemory(StreamMemory):
         return torch.cat([shifts_FA[i, :, None].expand(-1, b - a) for i, (a, b, _) in pairs], dim=1)
 
     def ask(self, question_LD: Tensor | None = None) -> Reader:
-        """See `StreamMemory.ask`; sees the text before the video and the last frames."""
         return RecentReader(self.llm, self._state)
-
-    def snapshot(self) -> object:
-        return self._state
-
-    def restore(self, snapshot: object) -> None:
-        self._state = snapshot
 
 
 class RecentReader(Reader):

@@ -9,7 +9,12 @@ from stc_lmms.errors import SettingsError
 from stc_lmms.memory.base import Memory
 from stc_lmms.suggest import unknown
 
-_CLASSES = {"full": "Full", "recent": "Recent", "rekv": "ReKV", "bounded": "Bounded"}
+_CLASSES = {
+    "full": "Full",
+    "recent": "Recent",
+    "rekv": "ReKV",
+    "bounded": "Bounded",
+}
 MEMORIES: dict[str, type[Memory]] = {
     name: getattr(import_module(f"{__package__}.{name}"), cls) for name, cls in _CLASSES.items()
 }

@@ -134,7 +134,6 @@ class ReKVMemory(StreamMemory):
         self.state = _State(tuple(init), self.state.window, self.state.end)
 
     def append(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> None:
-        """See `StreamMemory.append`; one forward pass, one block per frame that has tokens."""
         self.prefill(embeds_MD, tokens_per_frame)
 
     def prefill(self, embeds_MD: Tensor, tokens_per_frame: Sequence[int]) -> Tensor:
@@ -192,7 +191,6 @@ class ReKVMemory(StreamMemory):
         return torch.arange(init, device=self.llm.device) < seen_M[:, None]
 
     def ask(self, question_LD: Tensor | None = None) -> ReKVReader:
-        """See `StreamMemory.ask`; `question_LD` is the query for the archive."""
         return ReKVReader(self, question_LD)
 
     def snapshot(self) -> object:

@@ -36,11 +36,6 @@ class PixelDiff(Budgeted, TokenMethod[LastPixels]):
     def compress(
         self, tokens_FND: Tensor, context: Context, state: LastPixels
     ) -> tuple[Compressed, LastPixels]:
-        """See `TokenMethod.compress`.
-
-        Raises:
-            StcError: the context has no pixels.
-        """
         if context.pixels_FCHW is None:
             raise StcError(
                 "pixel_diff needs the pixel values of the frames, which this model does not provide"

@@ -124,16 +124,8 @@ def merging_block(
 ) -> tuple[Tensor, Tensor | None, Matching | None]:
     """One layer, without rotary positions, that merges r tokens between attention and MLP.
 
-    Args:
-        block: the layer.
-        h_FTD: its input.
-        size_FT1: number of patches of each token; None: one each.
-        r: number of tokens to remove.
-        class_token: whether row 0 is a class token.
-        proportional: weight the attention by the sizes.
-
-    Returns:
-        Output, sizes, and what was merged (None: nothing).
+    `size_FT1` is the number of patches of each token (None: one each), by which `proportional` weights the
+    attention. Returns the output, the sizes, and what was merged (None: nothing).
     """
     q, k, v = block.qkv(block.norm1(h_FTD))
     bias = None

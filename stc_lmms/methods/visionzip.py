@@ -53,11 +53,6 @@ class VisionZip(Budgeted, TokenMethod[State]):
         return self.token_budget * 10 // 64 if self.mode == "full" else 0
 
     def compress(self, tokens_FND: Tensor, context: Context, state: State) -> tuple[Compressed, State]:
-        """See `TokenMethod.compress`.
-
-        Raises:
-            StcError: the context lacks what `needs` names.
-        """
         available = {"attention": context.attention_FN, "keys": context.keys_FNE}
         for name in sorted(self.needs):
             if available[name] is None:

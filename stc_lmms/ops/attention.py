@@ -79,12 +79,7 @@ def combine(parts: Sequence[Part]) -> Part:
 def windowed(q_HLd: Tensor, past: KeyValue, new: KeyValue, scale: float, window: int | None = None) -> Part:
     """Causal attention of L new tokens over P >= 0 past ones directly before them, and themselves.
 
-    Args:
-        q_HLd: queries of the new tokens.
-        past: keys and values [G,P,d].
-        new: keys and values [G,L,d].
-        scale: factor of the scores.
-        window: a query sees itself and the `window - 1` tokens before it; None: all.
+    With `window`, a query sees itself and the `window - 1` tokens before it.
     """
     length = q_HLd.shape[1]
     if window is None or length <= window:

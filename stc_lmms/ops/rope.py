@@ -14,10 +14,7 @@ def rotation(positions: Tensor, inv_freq: Tensor, dtype: torch.dtype) -> tuple[T
     A day of video has positions near 10^7, where the error of a float32 angle is up to one radian. So angles
     are float64 until their cosine is taken; the result is float32, or float64 for a float64 model.
 
-    Args:
-        positions: see above.
-        inv_freq: [d/2] angles per position.
-        dtype: dtype of the tensors to rotate.
+    `inv_freq` [d/2] are the angles per position, `dtype` is that of the tensors to rotate.
     """
     angle = (positions[:, None] if positions.dim() == 1 else positions).double() * inv_freq.double()
     angle = torch.cat((angle, angle), dim=-1)

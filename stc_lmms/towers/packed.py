@@ -113,7 +113,7 @@ def build_layout(
     Args:
         size: (height, width) in patches, multiples of `merge`.
         merge: side of a merge group.
-        inv_freq: inverse rotary frequencies [E/4].
+        inv_freq: [E/4].
         dtype: of the tower.
         window: side of an attention window in merge groups, if there are windows.
         table_side: side of the square table of learned positions, if there is one.
