@@ -60,11 +60,7 @@ def demo_folder(variant: str = NAME) -> Path:
 
 
 def check(folder: Path, sha256: str) -> None:
-    """Compare the files of a folder with its `SHA256SUMS`, and that list with its checksum.
-
-    Raises:
-        CheckpointError: names the first file that differs, or that is not listed.
-    """
+    """Raise `CheckpointError` if `SHA256SUMS` or a file in it differs, or a file is not in it."""
     known = {CHECKSUMS, CARD}
     for line in _checked(folder / CHECKSUMS, sha256).decode().splitlines():
         expected, _, name = line.partition("  ")

@@ -2,12 +2,9 @@
 
 A slab holds a few thousand tokens of all layers, layer after layer, so that neighbouring blocks of one layer
 are contiguous; PyTorch copies anything else through pageable memory, and the host waits. In host memory,
-slabs are pinned if the model is on a GPU, and filled on a side stream. In a folder, each slab is a
-memory-mapped file: it is not pinned, so the host does wait, and its space is allocated in advance, so that a
-full disk is an error message here and not a crash later. Under a cap, the oldest slab is dropped when
-another one is needed, and its blocks are forgotten.
-
-The mean key of every block stays in host memory, in float32, for searching.
+slabs are pinned if the model is on a GPU, and filled on a side stream. In a folder, each is a memory-mapped
+file (not pinned, so the host does wait), allocated in advance so that a full disk is an error message here
+and not a crash later. Under a cap, the oldest slab is dropped with its blocks when another one is needed.
 
 Shapes: L layers, G key heads, T tokens of a slab, M tokens, B blocks, d head width.
 """

@@ -3,7 +3,6 @@
 A memory is a frozen dataclass of options (its fields are model arguments) that opens one `StreamMemory`
 per stream. `begin` takes the text before the video, once; `append` takes frames; a question gets a `Reader`
 from `ask`, which may be read to the end, abandoned half way, or opened twice: none of it changes the memory.
-
 Frames may have different numbers of tokens, including none.
 
 Models that position tokens themselves (M-RoPE) pass `ops.positions.PositionedEmbeds` as embeddings. A memory

@@ -2,14 +2,12 @@
 
 Source: StreamDyCoke (its code; see `dp_cache.py`). Tokens of new frames join an active list; those with the
 lowest attention are demoted to a bounded cache, from which some are periodically restored and others evicted.
-It was published without a language model, so three choices are ours:
+It was published without a language model, so two choices are ours:
 
   - token embeddings are kept. Frames need no prefill; every question prefills the text before the video and
-    the active tokens, in order of frame and position, at consecutive positions;
+    the active tokens (not the cache), in order of frame and position, at consecutive positions;
   - the attention of a token, an input of StreamDyCoke, is its novelty: half of one minus the cosine to the
-    mean of its frame's tokens, so 0 to 1. `importance=order` is StreamDyCoke's own substitute: 0.1 to 1 along
-    the frame;
-  - as in StreamDyCoke, questions read the active list only, not the cache.
+    mean of its frame's tokens. `importance=order` is StreamDyCoke's own substitute: 0.1 to 1 along the frame.
 
 Shapes: M tokens, A active tokens, D width.
 """

@@ -3,10 +3,8 @@
 Source: the StreamDyCoke code (`dp_cache.py`, `streaming.py`). No tensors are involved: an entry is a number
 with its attention and its times.
 
-Two properties that the published synthetic experiment does not show: `lrr` never differs from `fifo`, because
-an entry in the cache was last accessed when it was inserted; and since the active list keeps the highest
-attention, a restored entry returns to the cache immediately, with a fresh clock, unless the active list has
-room.
+`lrr` never differs from `fifo`, because an entry in the cache was last accessed when it was inserted. A
+restored entry returns to the cache immediately, with a fresh clock, unless the active list has room.
 """
 
 from copy import copy

@@ -3,8 +3,7 @@
 Source: DyCoke (arXiv 2411.15024) and the authors' `PrunableDynamicCache`. At every decoded token the layer
 below `layer` measures how much attention each visual token receives (mean over heads). If that has changed
 since the last token (cosine below 0.9), the layers from `layer` on read only the top share; if not, they read
-everything in this step (and not, as one might expect, the previous choice). Nothing is freed: what shrinks is
-the length that attention runs over. Keys were rotated before, so positions stay correct.
+everything in this step (not the previous choice). Nothing is freed: only the attention gets shorter.
 
 Deviations from the authors' code: what the last token attended to is forgotten with the answer (theirs leaks
 into the next video), and all visual tokens can be hidden (theirs always keeps the last one).

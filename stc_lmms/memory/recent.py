@@ -4,11 +4,9 @@ The KV of a frame that leaves is dropped; nothing is recomputed. So in every lay
 the remaining frames still carries what they saw of the dropped ones.
 
 Positions are consecutive: text, then the oldest frame kept, and so on, as if the stream had started there
-(as in StreamingLLM, arXiv 2309.17453). Only relative positions matter to RoPE, so instead of rotating all
-keys again at every step, frames keep their position in the whole stream, and queries are rotated a second
-time for the few keys of the text.
-
-The same holds on every axis of M-RoPE, where the frame provides its shift.
+(as in StreamingLLM, arXiv 2309.17453). Only relative positions matter to RoPE (and to each axis of M-RoPE),
+so instead of rotating all keys again at every step, frames keep their position in the whole stream, and
+queries are rotated a second time for the few keys of the text.
 
 Shapes: F frames, M tokens, L queries, G key heads, S keys, d head width, D width.
 """

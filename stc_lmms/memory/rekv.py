@@ -4,19 +4,16 @@ Source: ReKV (ICLR 2025, arXiv 2503.00540) and the authors' code. Every new toke
 `n_local` tokens and, once the stream is longer, to the text before the video as a sink. Each frame's KV is
 one block, which is archived immediately. A question is first run on its own: in every layer its mean query is
 compared (dot product) with every block's mean key, and the layer continues with the text before the video and
-the best blocks, in temporal order, at consecutive positions. The prompt and the answer attend to the same
-blocks. The window is not part of that context: recent frames are seen only if they are retrieved.
+the best blocks, in temporal order, at consecutive positions. The prompt and the answer attend to these, and
+not to the window: recent frames are seen only if they are retrieved.
 
 As in the authors' code, and tested against it:
   - the sink is at the distance n_local - 1 from every query, and grows as tokens leave the window: a
-    block that ends at E sees the first min(n_init, E - n_local) of its n_init tokens, so some tokens are
-    temporarily seen twice;
-  - a context longer than n_local is read through the same window, with the sink beyond it;
-  - `retrieve_chunk` consecutive blocks are scored together by their mean.
+    block that ends at E sees the first min(n_init, E - n_local) of its n_init tokens;
+  - a context longer than n_local is read through the same window, with the sink beyond it.
 
-Differences: blocks may have any length. Keys of the window stay rotated at their position in the stream (the
-authors rotate the whole window again for every block); a group of frames is one forward pass. If all frames
-are retrieved and fit into the window, the answers are those of the full memory.
+Differences: blocks may have any length, a group of frames is one forward pass, and keys of the window stay
+rotated at their position in the stream (the authors rotate the whole window again for every block).
 
 Shapes: F frames, M tokens, L queries, H query heads, G key heads, S keys, d head width, D width.
 """

@@ -1,8 +1,7 @@
 """Control: every frame at a lower resolution, and so with fewer tokens.
 
-Frames are resized before the tower (antialiased), the position table is interpolated to the smaller grid as
-in transformers, and the pooling is the usual one: 224 x 224 instead of 384 x 384 pixels are 16 x 16 patches
-and 8 x 8 = 64 LLM tokens. The cost of the tower decreases accordingly.
+Frames are resized before the tower (antialiased), the position table is interpolated as in transformers, and
+the pooling is the usual one: 224 x 224 instead of 384 x 384 pixels are 16 x 16 patches and 8 x 8 LLM tokens.
 """
 
 from __future__ import annotations
@@ -67,14 +66,11 @@ class Downsample(PerFrame, TowerMethod):
 def _grids(grid: tuple[int, int]) -> dict[int, tuple[int, int]]:
     """Token grids of about the aspect ratio of `halved(grid)`, by their number of tokens."""
     rows, columns = halved(grid)
+    grids = [(abs(r * columns - c * rows), r, c) for r in range(1, rows + 1) for c in range(1, columns + 1)]
     found: dict[int, tuple[int, int]] = {}
-    for r in range(1, rows + 1):
-        for c in range(1, columns + 1):
-            skew = abs(r * columns - c * rows)
-            if skew <= max(rows, columns):  # within one row or column of the aspect ratio
-                other = found.get(r * c)
-                if other is None or skew < abs(other[0] * columns - other[1] * rows):
-                    found[r * c] = (r, c)
+    for skew, r, c in sorted(grids):
+        if skew <= max(rows, columns):  # within one row or column of the aspect ratio
+            found.setdefault(r * c, (r, c))  # the closest comes first
     return found
 
 

@@ -8,9 +8,8 @@ that were not trained with merging need.
 The merged tokens form no grid. They bypass the 2x2 pooling: they are projected directly, in position order,
 and each becomes one LLM token. So both the tower and the prefill get cheaper.
 
-`tome_oneshot` is the variant in STC's repository: the tower stays dense, and after it a third of the tokens
-is merged by feature similarity into unweighted means. Their code does this once, 729 to 486; here it is
-repeated until the budget is met (729, 486, 324, 216, 144, 96, 64).
+`tome_oneshot` is the variant in STC's repository: after a dense tower, a third of the tokens is merged by
+feature similarity into unweighted means; here until the budget is met (729, 486, 324, 216, 144, 96, 64).
 
 Shapes: F frames, T tower tokens, D width.
 """

@@ -8,12 +8,11 @@ The original needs the whole video. Two variants work on a stream:
 
 - `causal` (default): every frame keeps exactly `token_budget` tokens. The variances and the video's mean
   are those of the frames so far, including the current one; where the selected channels change, each
-  channel's mean is over the frames in which it was selected. On the first frame this is the original.
+  channel's mean is over the frames in which it was selected.
 - `original`: the original on windows of `window` frames, aligned to the start of the stream. Frames wait
-  until their window is complete; a question sees the waiting ones compressed as a shorter window. The counts
-  are the original's rates, rounded by largest remainder so that a window of W frames keeps exactly
-  W * token_budget tokens (the authors round each frame separately). `window=1` is the frame-by-frame port in
-  STC's repository.
+  until their window is complete; a question sees the waiting ones compressed as a shorter window. Counts are
+  rounded by largest remainder so that a window of W frames keeps exactly W * token_budget tokens (the authors
+  round each frame separately). `window=1` is the frame-by-frame port in STC's repository.
 
 Shapes: T frames, N tokens per frame, D width, C = D/2 channels.
 """

@@ -9,7 +9,7 @@ the features are.
 - `full`: dominant and contextual tokens, in the authors' proportion of 54 to 10 (also 108 + 20, 162 + 30).
   The remaining tokens are merged: evenly spaced ones become targets, every other token joins the target with
   the most similar key. As in the authors' code, a contextual token is the target *plus* the mean of the
-  tokens that joined it, so its norm is about twice that of a group mean.
+  tokens that joined it.
 
 Both work on single frames, after the pooling, and keep position order (the authors append the contextual
 tokens). Keys are averaged over heads, without the scale.

@@ -64,7 +64,7 @@ def take_add(x_FTD: Tensor, flat_FK: Tensor, more_FKD: Tensor) -> Tensor:
 def overlay_(x_FTD: Tensor, old_RTD: Tensor, new_FKD: Tensor, rank_FT: Tensor, add: bool) -> Tensor:
     """Replace picked tokens by rows of `new`, and all others by rows of `old` (or add those, with `add`).
 
-    In place on x; all are contiguous but `old`. Each reference serves F/R frames in order; ranks as in `lowest`.
+    In place on x. All but `old` must be contiguous; each reference serves F/R frames in order.
     """
     frames, tokens, width = x_FTD.shape
     each, count = frames // len(old_RTD), new_FKD.shape[1]
