@@ -70,6 +70,6 @@ def test_what_the_stream_command_cannot_do_is_one_line(folder, tmp_path, capsys)
         (line,) = capsys.readouterr().err.splitlines()
         return line
 
-    assert "nothing to answer; give --ask, --proactive or --comment" in refusal()
+    assert "no question was given; use --ask, --proactive or --comment" in refusal()
     assert "llava_ov does not decide by itself when to answer" in refusal("--proactive", "Say when.")
     assert "give --ask, too" in refusal("--proactive", "Say when.", "--every", "2")

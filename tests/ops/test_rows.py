@@ -160,30 +160,23 @@ from triton.compiler import ASTSource
 from stc_lmms.ops import rows_triton
 
 SIZES = {"each", "tokens", "count", "rows"}
+TYPES = {"score": "*fp32", "index": "*i64", "flat": "*i64", "rank": "*i32"}
+POINTERS = {"new", "old", "x", "more", "out"}
+kernels = [value for value in vars(rows_triton).values() if isinstance(value, triton.JITFunction)]
+assert len(kernels) == 4
 for architecture in (80, 90):
     for dtype in ("*fp32", "*fp16", "*bf16"):
         for one in (False, True):  # Triton makes a constant of a size that is 1
-            for name, constants in (
-                ("_cosine", {"width": 1152}),
-                ("_lowest", {"BLOCK": 1024}),
-                ("_take_add", {"width": 1152}),
-                ("_overlay", {"width": 1152, "ADD": True}),
-                ("_overlay", {"width": 1152, "ADD": False}),
-            ):
-                kernel = getattr(rows_triton, name)
-                types = {"score": "*fp32", "index": "*i64", "flat": "*i64", "place": "*i32"}
-                pointers = {"new", "old", "x", "more", "out"}
-                signature = {}
-                for argument in kernel.arg_names:
-                    if one and argument in SIZES:
-                        constants = constants | {argument: 1}
-                    if argument in constants:
-                        signature[argument] = "constexpr"
-                    else:
-                        signature[argument] = types.get(argument, dtype if argument in pointers else "i32")
-                source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-                made = triton.compile(source, target=GPUTarget("cuda", architecture, 32))
-                assert made.asm["cubin"], (name, architecture, dtype)
+            for kernel in kernels:
+                for add in (True, False) if "ADD" in kernel.arg_names else (True,):
+                    values = {"width": 1152, "BLOCK": 1024, "ADD": add} | (dict.fromkeys(SIZES, 1) if one else {})
+                    constants = {name: values[name] for name in kernel.arg_names if name in values}
+                    types = {name: TYPES.get(name, dtype if name in POINTERS else "i32") for name in kernel.arg_names}
+                    source = ASTSource(
+                        fn=kernel, signature=types | dict.fromkeys(constants, "constexpr"), constexprs=constants
+                    )
+                    made = triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+                    assert made.asm["cubin"], (kernel, architecture, dtype)
 print("compiled")
 """
 

@@ -204,4 +204,4 @@ def test_plan_with_a_card_uses_what_was_measured(sweep, sweep_file, checkpoint, 
     assert least_h < sum(job["hours"] for job in jobs) < 20 * least_h
     card.write_text("{}")
     assert main(["plan", str(sweep_file()), "--card", str(card)]) == 2
-    assert "is no card of stc-lmms bench" in capsys.readouterr().err
+    assert "is not a card of stc-lmms bench" in capsys.readouterr().err
