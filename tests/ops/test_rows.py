@@ -164,19 +164,23 @@ TYPES = {"score": "*fp32", "index": "*i64", "flat": "*i64", "rank": "*i32"}
 POINTERS = {"new", "old", "x", "more", "out"}
 kernels = [value for value in vars(rows_triton).values() if isinstance(value, triton.JITFunction)]
 assert len(kernels) == 4
+variants = [
+    (kernel, {"width": 1152, "BLOCK": 1024, "ADD": add} | sizes)
+    for kernel in kernels
+    for add in (True, False)
+    for sizes in ({}, dict.fromkeys(SIZES, 1))  # Triton makes a constant of a size that is 1
+    if add or "ADD" in kernel.arg_names
+]
 for architecture in (80, 90):
     for dtype in ("*fp32", "*fp16", "*bf16"):
-        for one in (False, True):  # Triton makes a constant of a size that is 1
-            for kernel in kernels:
-                for add in (True, False) if "ADD" in kernel.arg_names else (True,):
-                    values = {"width": 1152, "BLOCK": 1024, "ADD": add} | (dict.fromkeys(SIZES, 1) if one else {})
-                    constants = {name: values[name] for name in kernel.arg_names if name in values}
-                    types = {name: TYPES.get(name, dtype if name in POINTERS else "i32") for name in kernel.arg_names}
-                    source = ASTSource(
-                        fn=kernel, signature=types | dict.fromkeys(constants, "constexpr"), constexprs=constants
-                    )
-                    made = triton.compile(source, target=GPUTarget("cuda", architecture, 32))
-                    assert made.asm["cubin"], (kernel, architecture, dtype)
+        for kernel, values in variants:
+            names = kernel.arg_names
+            constants = {name: values[name] for name in names if name in values}
+            types = {name: TYPES.get(name, dtype if name in POINTERS else "i32") for name in names}
+            signature = types | dict.fromkeys(constants, "constexpr")
+            source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+            made = triton.compile(source, target=GPUTarget("cuda", architecture, 32))
+            assert made.asm["cubin"], (kernel, architecture, dtype)
 print("compiled")
 """
 
