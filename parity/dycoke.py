@@ -10,7 +10,7 @@ from torch import Tensor
 from parity.base import Case, CaseResult, distance, tensor_file, worst
 from stc_lmms.memory.dycoke_dp import DecodePruning
 from stc_lmms.methods.base import Context
-from stc_lmms.methods.dycoke import WINDOW, DyCoke
+from stc_lmms.methods.dycoke import DyCoke
 
 
 def run_case(case: Case, case_path: Path, siblings: Sequence[Case], dtype: torch.dtype) -> CaseResult:
@@ -40,7 +40,7 @@ def _tokens(
     ]
     # Rules for the end of a video, which a stream does not have: see the method.
     for frame in range(frames):
-        if frame % WINDOW == 2 and frame - 2 >= frames - WINDOW:
+        if frame % DyCoke.anchor_every == 2 and frame - 2 >= frames - DyCoke.anchor_every:
             ours[frame] = set(range(length))
     if frames % 2:
         ours[-1] = set()
