@@ -1,9 +1,10 @@
-"""Dialogues: a request of lmms-eval or a row of our benchmarks as rounds, each a prompt about a clip."""
+"""Dialogues: a request of lmms-eval, or a row of our benchmarks, as rounds; each is a prompt about a clip."""
 
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from stc_lmms.benchmarks.base import NO_TIME_S, replay, rounds
@@ -41,15 +42,15 @@ class Dialogue(ABC):
         task: name of the task, for records.
         doc_id: number of the row in the task.
         row: the row.
-        generation: how to answer.
-        identity: everything that decides what is asked, for the journal.
+        generation: decoding options.
+        identity: everything that determines what is asked, for the journal's key.
     """
 
     def __init__(self, task: str, doc_id: int, row: Any, generation: Generation, identity: dict[str, Any]):
         self.task, self.doc_id, self.row = task, doc_id, row
         self.generation, self.identity = generation, identity
         self.answered: list[AnsweredRound] = []
-        self.videos: list[str] = []  # videos asked about, in order, without repeats
+        self.videos: list[str] = []  # in the order of the questions, without repeats
         self._rounds = self._ask()
         self.next: Round | None = next(self._rounds, None)
 
@@ -67,7 +68,7 @@ class Dialogue(ABC):
     @property
     def failed(self) -> str:
         """The first failure, "" if there is none."""
-        return next((each.failed for each in self.answered if each.failed), "")
+        return next((answer.failed for answer in self.answered if answer.failed), "")
 
 
 class ClipDialogue(Dialogue):
@@ -90,28 +91,28 @@ class RowDialogue(Dialogue):
         super().__init__(task, doc_id, row, GENERATION, {"row": row, "generation": GENERATION})
 
     def _ask(self) -> Generator[Round, None, None]:
-        asking = rounds(self.row)
-        asked = next(asking, None)
-        while asked is not None:
-            end_s = None if asked.end_s == NO_TIME_S else asked.end_s
-            clip = Clip(self.row["path"], asked.start_s, end_s)
-            yield Round(asked.prompt, clip, "", asked.search or None, asked.opening, asked.watch)
+        benchmark_rounds = rounds(self.row)
+        current = next(benchmark_rounds, None)
+        while current is not None:
+            end_s = None if current.end_s == NO_TIME_S else current.end_s
+            clip = Clip(self.row["path"], current.start_s, end_s)
+            yield Round(current.prompt, clip, "", current.search or None, current.opening, current.watch)
             try:
-                asked = asking.send(self.answered[-1].text)
+                current = benchmark_rounds.send(self.answered[-1].text)
             except StopIteration:
                 return
 
     def of_question(self, qid: str) -> list[AnsweredRound]:
         """The answers to the rounds of one question."""
-        rounds, _ = replay(self.row, [each.text for each in self.answered])
-        return [answer for (asked, _), answer in zip(rounds, self.answered, strict=False) if asked.qid == qid]
+        past, _ = replay(self.row, [answer.text for answer in self.answered])
+        return [answer for (one, _), answer in zip(past, self.answered, strict=False) if one.qid == qid]
 
 
 class RequestDialogue(Dialogue):
     """A request of lmms-eval.
 
     Args:
-        request: its instance, of type generate_until or generate_until_multi_round.
+        request: of type generate_until or generate_until_multi_round.
         doc: its row.
     """
 
@@ -130,25 +131,20 @@ class RequestDialogue(Dialogue):
     @property
     def result(self) -> Any:
         """What lmms-eval expects: a string, or a list of strings for several rounds."""
-        texts = [each.text for each in self.answered]
+        texts = [answer.text for answer in self.answered]
         return texts if self.multi_round else texts[0]
 
     def _ask(self) -> Iterator[Round]:
-        return self._multi() if self.multi_round else self._single()
-
-    def _single(self) -> Iterator[Round]:
-        prompt, doc_to_visual = self.request.args[0], self.request.args[2]
+        prompt, _, doc_to_visual = self.request.args[:3]
         yield self._try(lambda: (doc_to_visual(self.row), prompt))
-
-    def _multi(self) -> Iterator[Round]:
-        prompt, _, doc_to_visual, doc_to_text = self.request.args[:4]
-        yield self._try(lambda: (doc_to_visual(self.row), prompt))
-        info, broken = None, 0
+        if not self.multi_round:
+            return
+        doc_to_text, info, broken = self.request.args[3], None, 0
         while broken < MAX_BROKEN_ROUNDS:
-            said = [each.text for each in self.answered]
+            texts = [answer.text for answer in self.answered]
             try:
                 visuals, prompt, stop, _, info = doc_to_text(
-                    self.row, previous_output=said, round_idx=len(said), previous_round_info=info
+                    self.row, previous_output=texts, round_idx=len(texts), previous_round_info=info
                 )
             except Exception as error:  # one round's missing file must not end the rounds after it
                 # The built-in ovobench leaves its round number in the arguments that all rows share.
@@ -159,8 +155,7 @@ class RequestDialogue(Dialogue):
                 continue
             if stop:
                 return
-            broken = 0
-            current = (visuals, prompt)
+            broken, current = 0, (visuals, prompt)
             yield self._try(lambda current=current: current)
 
     @staticmethod
@@ -196,18 +191,17 @@ def to_clip(visuals: Any) -> Clip:
     raise DataError(f"a streaming model takes a video file, the task gave a {type(visual).__name__}")
 
 
-_warned: set[str] = set()
+@cache
+def _warn_of_sampling() -> None:
+    logger.warning("decoding is greedy; do_sample and temperature are ignored")
 
 
 def _generation(kwargs: dict[str, Any]) -> Generation:
-    if (kwargs.get("do_sample") or kwargs.get("temperature")) and "sampling" not in _warned:
-        _warned.add("sampling")
-        logger.warning("decoding is greedy; do_sample and temperature are ignored")
+    if kwargs.get("do_sample") or kwargs.get("temperature"):
+        _warn_of_sampling()
     until = kwargs.get("until") or ()
-    return Generation(
-        max_new_tokens=int(kwargs.get("max_new_tokens") or 128),
-        stop=(until,) if isinstance(until, str) else tuple(until),
-    )
+    stop = (until,) if isinstance(until, str) else tuple(until)
+    return Generation(max_new_tokens=int(kwargs.get("max_new_tokens") or 128), stop=stop)
 
 
 def _only(visuals: Any) -> Any:

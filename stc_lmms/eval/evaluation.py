@@ -1,12 +1,12 @@
 """What all harnesses share: a streaming model that answers dialogues, and the journal of finished ones.
 
-Dialogues are grouped by video and their questions merged in order of time, so every video is read and encoded
-once, however many tasks ask about it.
+Dialogues about one video are merged in order of time, so the video is read and encoded only once.
 """
 
 import heapq
 import itertools
 import logging
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Evaluation:
-    """A streaming model during one run; the adapters of the harnesses inherit from it.
+    """A streaming model during one run; base class of the harness adapters.
 
     Exits with status 2 and one line on standard error when an argument or the checkpoint is wrong: harnesses
     turn exceptions into a traceback and exit status 0.
@@ -46,12 +46,12 @@ class Evaluation:
     def open_run(
         self, model_args: Mapping[str, Any], device: str, rank: int = 0, also: Iterable[str] = ()
     ) -> None:
-        """Check the arguments and print what they resolve to; called by the adapter's constructor.
+        """Check the arguments and print what they resolve to on rank 0; called by the adapter's constructor.
 
         Args:
             model_args: see `stc_lmms.config.Settings`, without `device`.
             device: torch device.
-            rank: only the first process prints.
+            rank: of this process.
             also: see `resolve`.
         """
         self._model: StreamingModel | None = None
@@ -60,20 +60,18 @@ class Evaluation:
         self._broken_videos = 0  # answers that failed because their video cannot be read
         try:
             self._device = _device(device)
-            self.settings: Settings = checked(
-                self.registered, dict(model_args) | {"device": device}, also=also
-            )
+            self.settings = checked(self.registered, {**model_args, "device": device}, also)
         except StcError as error:
             fail(error)
         if rank == 0:
             if is_demo(self.settings.pretrained):
                 print(f"stc-lmms: {NOTICE}", file=sys.stderr)
-            shown = ", ".join(f"{k}={v}" for k, v in self.settings.flat().items())
-            print(f"stc-lmms: settings: {shown}", file=sys.stderr)
+            resolved = ", ".join(f"{k}={v}" for k, v in self.settings.flat().items())
+            print(f"stc-lmms: settings: {resolved}", file=sys.stderr)
 
     @property
     def model(self) -> StreamingModel:
-        """The model. Weights are loaded for the first question; a resumed run may never need them."""
+        """The model, loaded for the first question; a resumed run may never need it."""
         if self._model is None:
             try:
                 self._model = self.load()
@@ -118,17 +116,18 @@ class Evaluation:
         self._session, self._broken_videos = None, 0
 
     def _answer(self, session: VideoSession, dialogue: Dialogue) -> AnsweredRound:
-        asked = dialogue.next
-        if asked.failed:
-            return AnsweredRound("", failed=asked.failed)
+        current = dialogue.next
+        if current.failed:
+            return AnsweredRound("", failed=current.failed)
         try:
-            generation = replace(dialogue.generation, opening=asked.opening)
-            if asked.watch and session.model.proactive:
-                answer, note = session.poll(asked.watch, asked.clip)
+            generation = replace(dialogue.generation, opening=current.opening)
+            if current.watch and session.model.proactive:
+                answer, note = session.poll(current.watch, current.clip)
             else:
-                answer, note = session.ask(asked.prompt, asked.clip, generation, asked.search)
-        # A bad sample is recorded and counted as wrong and failed; the batch continues.
-        except Exception as error:
+                answer, note = session.ask(current.prompt, current.clip, generation, current.search)
+        except (
+            Exception
+        ) as error:  # the sample is recorded as failed and counted as wrong; the batch continues
             why = str(error) if isinstance(error, StcError) else reason(error)
             logger.warning("failed: %s", why)
             self._broken_videos += isinstance(error, VideoError)
@@ -136,27 +135,27 @@ class Evaluation:
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
             return AnsweredRound("", failed=why)
-        if note.text and (asked.clip.path, note.text) not in self._noted:
-            self._noted.add((asked.clip.path, note.text))
-            logger.warning("%s: %s", asked.clip.path, note.text)
+        if note.text and (current.clip.path, note.text) not in self._noted:
+            self._noted.add((current.clip.path, note.text))
+            logger.warning("%s: %s", current.clip.path, note.text)
         efficiency = answer.efficiency.to_dict()
         return AnsweredRound(answer.text, efficiency=efficiency, note=note.text, past_end=note.past_end)
 
 
 def checked(registered: str, model_args: Mapping[str, Any], also: Iterable[str] = ()) -> Settings:
-    """Settings that fit the model, without loading it.
+    """The resolved settings of a model; loads no weights.
 
     Raises:
-        SettingsError, CheckpointError: they do not.
+        SettingsError, CheckpointError: the model refuses them.
     """
-    chosen = registry.model(registered)
-    settings = resolve(model_args, model=chosen.name, also=also)
-    chosen.load_class().check(settings)
+    model = registry.model(registered)
+    settings = resolve(model_args, model=model.name, also=also)
+    model.load_class().check(settings)
     return settings
 
 
 def open_journal(folder: Path, rank: int, fix: str) -> Journal:
-    """The journal in a folder; exits with one line that ends in `fix` when it cannot be written."""
+    """The journal in a folder; if it cannot be written, exits with one line that ends in `fix`."""
     try:
         return Journal(folder, rank)
     except OSError as error:
@@ -166,10 +165,7 @@ def open_journal(folder: Path, rank: int, fix: str) -> Journal:
 def write_entry(
     journal: Journal, key: str, dialogue: Dialogue, model: Mapping[str, Any] | None, begun: bool = False
 ) -> None:
-    """Write a finished dialogue to the journal, or with `begun` the answers so far of an unfinished one.
-
-    Exits with status 2 and one line when the file cannot be written.
-    """
+    """Write a finished dialogue, or one that has `begun`; exits with one line if the disk is full."""
     entry = {
         "task": dialogue.task,
         "doc_id": dialogue.doc_id,
@@ -188,17 +184,17 @@ def write_entry(
 def resume(journal: Journal | None, key: str, dialogue: Dialogue) -> dict[str, Any] | None:
     """Fill in a dialogue's answers from the journal, unless its videos have changed since.
 
-    Of a dialogue that a stopped run left unfinished, the answers so far are filled in; it continues after
-    them.
-
     Returns:
-        The entry, or None if the dialogue must be played.
+        The entry, or None if the dialogue must be played; one that a stopped run left unfinished continues
+        after its answers so far.
     """
-    entry = journal.get(key) if journal is not None else None
+    if journal is None:
+        return None
+    entry = journal.get(key)
     if _unchanged(entry):
         dialogue.answered = from_entry(entry)
         return entry
-    begun = journal.begun(key) if journal is not None else None
+    begun = journal.begun(key)
     if _unchanged(begun):
         for answer in from_entry(begun):
             dialogue.respond(answer)
@@ -222,8 +218,8 @@ def _device(name: str) -> torch.device:
         raise SettingsError(f"torch has no device={name!r}; use cuda, cuda:0 or cpu") from None
 
 
-def _when(asked: Round | None) -> tuple[float, float]:
-    clip = asked.clip if asked else None
+def _when(question: Round | None) -> tuple[float, float]:
+    clip = question.clip if question else None
     if clip is None:
-        return (float("-inf"), 0.0)
-    return (clip.start_s, float("inf") if clip.end_s is None else clip.end_s)
+        return (-math.inf, 0.0)
+    return (clip.start_s, math.inf if clip.end_s is None else clip.end_s)

@@ -1,4 +1,4 @@
-"""A grid of configurations through lmms-eval's evaluator in one process; weights are loaded once."""
+"""Runs a grid of configurations through lmms-eval's evaluator in one process; weights are loaded once."""
 
 import contextlib
 import gc
@@ -48,12 +48,12 @@ def configurations(
         if not any(name in own for own in fields.values()):
             known = sorted({known for own in fields.values() for known in own} - {"token_budget"})
             raise SettingsError(unknown("argument of these methods", name, known))
-    found = []
+    cells = []
     for method, own in fields.items():
-        given = dict.fromkeys(budgets) if "token_budget" in own else (None,)
+        of_method = dict.fromkeys(budgets) if "token_budget" in own else (None,)
         values = [[(name, value) for value in varied[name]] for name in varied if name in own]
-        found += [Cell(method, budget, chosen) for budget in given for chosen in product(*values)]
-    return found
+        cells += [Cell(method, budget, chosen) for budget in of_method for chosen in product(*values)]
+    return cells
 
 
 def run_grid(
@@ -67,12 +67,10 @@ def run_grid(
     """Run the cells one after the other; one that fails does not stop the others.
 
     Args:
-        grid: what to run.
+        grid: the cells.
         tasks: tasks of this package.
         common: model arguments of all cells, without `method` and `token_budget`.
-        folder: contains one output path per cell, named after it; a finished cell is replayed from the
-        journal
-            there and needs no weights.
+        folder: has one output path per cell, named after it; a finished cell is replayed from its journal.
         limit: rows per task; None for all.
         model: name in the registry of models.
 
@@ -83,29 +81,32 @@ def run_grid(
     for task in tasks:
         if task not in manager.all_tasks:
             raise SettingsError(unknown("task", task, manager.all_tasks))
-    chosen = registry.model(model)
-    cls = chosen.load_class()
+    cls = registry.model(model).load_class()
     cls.check(resolve(common | {"method": "none"}, model=model))  # errors that concern every cell
-    weights, videos = _Weights(chosen), SharedVideos()
+    shared = SharedModel(model)
     for cell in grid:
+        args = cell.model_args(common)
         try:
-            cls.check(resolve(cell.model_args(common), model=model))
+            cls.check(resolve(args, model=model))
         except SettingsError as error:
             yield Outcome(cell, str(error), skipped=True)
             continue
-        yield _run(cell, list(tasks), manager, weights, videos, common, folder / cell.name, limit)
+        options = {"tasks": list(tasks), "task_manager": manager, "limit": limit}
+        yield _run(cell, shared, args, folder / cell.name, options)
 
 
-class _Weights:
-    """A checkpoint that is loaded when the first cell needs it."""
+class SharedModel:
+    """What all cells share: the videos, and the checkpoint, loaded when the first cell needs it."""
 
-    def __init__(self, chosen: registry.Model):
-        self.chosen = chosen
+    def __init__(self, registered: str):
+        self.registered = registered
+        self.videos = SharedVideos()
         self._newest: StreamingModel | None = None
 
-    def model(self, settings: Settings) -> StreamingModel:
+    def load(self, settings: Settings) -> StreamingModel:
+        """The model with these settings, on the weights that are loaded already, if any."""
         if self._newest is None:
-            self._newest = self.chosen.load_class()(settings)
+            self._newest = registry.model(self.registered).load_class()(settings)
         else:
             self._newest = self._newest.with_settings(settings)
         return self._newest
@@ -114,12 +115,12 @@ class _Weights:
 class _Sharing(Harness):
     """The lmms-eval model on shared weights."""
 
-    def __init__(self, weights: _Weights, videos: SharedVideos, **model_args: Any):
-        self.registered, self._weights, self.opener = weights.chosen.name, weights, videos.open
+    def __init__(self, shared: SharedModel, **model_args: Any):
+        self.registered, self._shared, self.opener = shared.registered, shared, shared.videos.open
         super().__init__(**model_args)
 
     def load(self) -> StreamingModel:
-        model = self._weights.model(self.settings)
+        model = self._shared.load(self.settings)
         _warm_up(model)
         device = open_device(self.settings.device)
         if device.type == "cuda":  # measure the peak of each run separately
@@ -128,7 +129,7 @@ class _Sharing(Harness):
 
 
 def _warm_up(model: StreamingModel) -> None:
-    """Two frames and a question, so that no cell is billed for what libraries do at first use."""
+    """Two frames and a question, so that one-time costs of libraries are not measured in any cell."""
     frames = min(2, model.settings.max_frames or 2)
     stream = model.open_stream()
     stream.observe(np.zeros((frames, 64, 64, 3), np.uint8), [float(i) for i in range(frames)])
@@ -137,26 +138,16 @@ def _warm_up(model: StreamingModel) -> None:
 
 
 def _run(
-    cell: Cell,
-    tasks: list[str],
-    manager: TaskManager,
-    weights: _Weights,
-    videos: SharedVideos,
-    common: dict[str, Any],
-    output: Path,
-    limit: int | None,
+    cell: Cell, shared: SharedModel, model_args: dict[str, Any], output: Path, options: dict[str, Any]
 ) -> Outcome:
     try:
-        with contextlib.redirect_stdout(
-            sys.stderr
-        ):  # tables of single runs; only the comparison goes to standard output
+        # tables of single runs; only the comparison goes to standard output
+        with contextlib.redirect_stdout(sys.stderr):
             results = simple_evaluate(
-                model=_Sharing(weights, videos, **cell.model_args(common)),
-                tasks=tasks,
-                task_manager=manager,
+                model=_Sharing(shared, **model_args),
                 cli_args=Namespace(output_path=str(output), process_with_media=False),
-                limit=limit,
                 bootstrap_iters=0,
+                **options,
             )
         return Outcome(cell, run=current().to_run(), scores=_scores(results))
     except SystemExit:  # the harness model has printed the reason
@@ -173,10 +164,8 @@ def _run(
 
 def _scores(results: dict[str, Any]) -> dict[tuple[str, str, str], QuestionScore]:
     return {
-        (task, record["video"], record["qid"]): QuestionScore(
-            record["video"], record["task"], float(record["official"])
-        )
+        (task, r["video"], r["qid"]): QuestionScore(r["video"], r["task"], float(r["official"]))
         for task, samples in results["samples"].items()
         for sample in samples
-        for record in sample["acc"]["records"]
+        for r in sample["acc"]["records"]
     }

@@ -1,7 +1,4 @@
-"""The lmms-eval model: streaming models for `generate_until` and `generate_until_multi_round` requests.
-
-All requests of a run arrive in one call.
-"""
+"""Streaming models in lmms-eval, for `generate_until` and `generate_until_multi_round` requests."""
 
 import os
 import sys
@@ -16,12 +13,7 @@ from tqdm import tqdm
 
 from stc_lmms.errors import StcError, fail
 from stc_lmms.eval.dialogue import RequestDialogue
-from stc_lmms.eval.evaluation import (
-    Evaluation,
-    open_journal,
-    resume,
-    write_entry,
-)
+from stc_lmms.eval.evaluation import Evaluation, open_journal, resume, write_entry
 from stc_lmms.eval.fingerprint import dialogue_key, run_identity
 from stc_lmms.eval.recorder import Recorder, new_run, start
 from stc_lmms.eval.stopping import STOPPED, stoppable
@@ -33,7 +25,7 @@ class Harness(Evaluation, lmms):
     """Any streaming model in lmms-eval; `__getattr__` below makes one subclass per registered model.
 
     Args:
-        batch_size, max_batch_size: accepted from the harness; streams are evaluated one at a time.
+        batch_size, max_batch_size: ignored; streams are evaluated one at a time.
         device: torch device; default: this rank's.
         journal: folder of the resume journal, `auto` (in the output path, else in the user's cache) or `off`.
         **model_args: see `stc_lmms.config.Settings`.
@@ -62,13 +54,8 @@ class Harness(Evaluation, lmms):
             fail(StcError(f"{why}; on CPUs set ACCELERATE_USE_CPU=true"))
         device = str(state.device) if device in (None, "", "auto") else str(device)
         self.open_run(model_args, device, self._rank, also=("journal",))
-        self._recorder = Recorder(
-            new_run(self.settings.method, self._world_size),
-            "lmms-eval",
-            self.settings.flat(),
-            rank=self._rank,
-            world_size=self._world_size,
-        )
+        name = new_run(self.settings.method, self._world_size)
+        self._recorder = Recorder(name, "lmms-eval", self.settings.flat(), self._rank, self._world_size)
 
     @property
     def device(self) -> torch.device:
@@ -91,12 +78,8 @@ class Harness(Evaluation, lmms):
     def _run(self, requests: list[Instance]) -> list[Any]:
         options = _command_line(requests)
         if getattr(options, "use_cache", None):
-            fail(
-                StcError(
-                    "--use_cache would keep failed answers forever and lose what the others cost; "
-                    "leave it out: a run resumes from its own journal"
-                )
-            )
+            why = "--use_cache would keep failed answers forever and lose what the others cost"
+            fail(StcError(f"{why}; leave it out: a run resumes from its own journal"))
         recorder, output = start(self._recorder), getattr(options, "output_path", None)
         recorder.args, recorder.output = options, Path(output) if output else recorder.output
         journal = self._open_journal()
@@ -110,17 +93,16 @@ class Harness(Evaluation, lmms):
             dialogue = RequestDialogue(request, self._doc(request))
             key = dialogue_key(dialogue, run)
             entry = resume(journal, key, dialogue)
-            if entry is not None:
-                results[index] = dialogue.result
-                recorder.model = recorder.model or entry.get("model")
-                recorder.add(dialogue.task, dialogue.doc_id, dialogue.row, dialogue.answered, replayed=True)
-            else:
+            if entry is None:
                 todo[dialogue] = index, key
-        resumed = sum(r is not None for r in results)
+                continue
+            results[index] = dialogue.result
+            recorder.model = recorder.model or entry.get("model")
+            recorder.add(dialogue.task, dialogue.doc_id, dialogue.row, dialogue.answered, replayed=True)
+        resumed = len(requests) - len(todo)
         if resumed and journal is not None and self._rank == 0:
-            print(
-                f"stc-lmms: {resumed} of {len(requests)} requests from {journal.path.parent}", file=sys.stderr
-            )
+            about = f"{resumed} of {len(requests)} requests from {journal.path.parent}"
+            print(f"stc-lmms: {about}", file=sys.stderr)
 
         if todo:  # before the progress bar: an error in loading the weights gets a line of its own
             recorder.model = self.model.describe()
@@ -135,7 +117,7 @@ class Harness(Evaluation, lmms):
                 progress.update()
         progress.close()
         self.close_video(recorder)
-        if stop.asked and any(result is None for result in results):
+        if stop.asked and None in results:
             for dialogue, (_, key) in todo.items():
                 unfinished = dialogue.next is not None and dialogue.answered and not dialogue.failed
                 if journal is not None and unfinished:

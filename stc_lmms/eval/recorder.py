@@ -1,6 +1,6 @@
-"""What the run of this process has answered so far, for the task functions to look up and for `run.json`.
+"""What the run of this process has answered so far, for the task functions and for `run.json`.
 
-lmms-eval gives the task functions nothing but texts. The adapter of a harness opens a run with `start`; the
+lmms-eval passes only texts to the task functions. The adapter of a harness opens a run with `start`, and the
 task functions find it by `current`. Models of lmms-eval's own open none: their runs have scores but no costs.
 """
 
@@ -29,7 +29,7 @@ _ROW_KEYS = ("benchmark", "size", "part", "video")
 
 
 def new_run(name: str, world_size: int = 1) -> str:
-    """Name of a run that starts now, the same on every rank. Names sort by time."""
+    """Name of a run that starts now, the same on every rank; names sort by time."""
     run = [f"{datetime.now():%Y%m%d_%H%M%S_%f}"[:-3] + f"_{name}"]
     if world_size > 1:
         from accelerate.utils import broadcast_object_list
@@ -40,19 +40,13 @@ def new_run(name: str, world_size: int = 1) -> str:
 
 @dataclass(eq=False)
 class Recorder:
-    """One run, as far as this process has got.
+    """One run so far, as seen by this process. Fields that `Run` has mean the same there.
 
     Attributes:
         run: its name, see `new_run`.
-        harness: see `Run.harness`.
-        settings: resolved model arguments; empty for a model that is not ours.
-        rank, world_size: this process among those of the run.
-        output: output path of the run; None: nothing is written.
-        args: lmms-eval's parsed command line; tells runs in one process apart.
-        model_name: of a model that is not ours.
-        model: `StreamingModel.describe()`, of this run or of the journal.
-        restarts: videos that had to be read again from the start, see `VideoSession`.
-        broken_videos: answers that failed because their video cannot be read.
+        output: output path; None: nothing is written.
+        args: lmms-eval's parsed command line; distinguishes runs in one process.
+        broken_videos: number of answers that failed because their video cannot be read.
         answers: of this rank, in the order in which they were given.
         benchmarks: summary of every benchmark so far.
     """
@@ -85,7 +79,7 @@ class Recorder:
             self._rounds[key] = list(rounds)
 
     def rounds(self, row: Mapping[str, Any], texts: Sequence[str]) -> list[AnsweredRound]:
-        """The answers to a row with their records; of a text that this run did not give, the text alone."""
+        """The answers to a row with their records; only the text for one that this run did not give."""
         known = self._rounds.get(_row_key(row) or (), [])
         if len(known) != len(texts):
             return [AnsweredRound(text) for text in texts]
@@ -93,33 +87,30 @@ class Recorder:
 
     def summarise(self, benchmark: str, size: str, records: Sequence[Record]) -> Summary:
         """The summary of a benchmark after these records; they replace earlier ones of the same parts."""
-        name = find(benchmark).label(size)
+        found = find(benchmark)
+        name = found.label(size)
         parts = self._scored.setdefault(name, {})
         for part in {record["part"] for record in records}:
             parts[part] = [record for record in records if record["part"] == part]
-        so_far = [record for scored in parts.values() for record in scored]
-        self.benchmarks[name] = find(benchmark).summarise(so_far)
+        self.benchmarks[name] = found.summarise(itertools.chain(*parts.values()))
         return self.benchmarks[name]
 
     def gather(self) -> None:
         """Collect what every rank has answered; all ranks must call it, because it waits for the others."""
-        self._shares = [self._share()]
+        names = ("answers", "restarts", "broken_videos", "model")
+        self._shares = [{name: getattr(self, name) for name in names}]
         if self.world_size > 1:
             from accelerate.utils import gather_object
 
             self._shares = gather_object(self._shares)
 
-    def _share(self) -> dict[str, Any]:
-        names = ("answers", "restarts", "broken_videos", "model")
-        return {name: getattr(self, name) for name in names}
-
     def _all(self, name: str) -> list[Any]:
         """A value of each rank after `gather`, else of this one."""
-        return [share[name] for share in self._shares or [self._share()]]
+        return [share[name] for share in self._shares] or [getattr(self, name)]
 
     def to_run(self) -> Run:
         """The run so far: of all ranks after `gather`, else of this one."""
-        answers = [answer for own in self._all("answers") for answer in own]
+        answers = [*itertools.chain(*self._all("answers"))]
         costs = [answer["efficiency"] for answer in answers if "efficiency" in answer]
         failures = Counter(answer["failed"] for answer in answers if answer.get("failed"))
         model = next(filter(None, self._all("model")), {})
@@ -160,17 +151,18 @@ class Recorder:
         if self.output is None or self.rank:
             return
         run = self.to_run()
-        given = itertools.chain(*self._all("answers")) if answers and run.answers else None
-        write_run(self.output, run, given)
+        write_run(
+            self.output, run, itertools.chain(*self._all("answers")) if answers and run.answers else None
+        )
         if answers and run.beyond_context:
             limit, count = run.model["context_limit"], run.beyond_context
             why = f"{count} answers had more context than the {limit} tokens the model is made for"
             logger.warning("%s; lower token_budget or fps", why)
 
     def check(self) -> None:
-        """Exit with status 2, and one line from the first rank, if no rank has any answer; after `gather`.
+        """After `gather`: exit with status 2, and one line from the first rank, if no answer succeeded.
 
-        A shard may consist of broken videos only; those count as failed wherever they are.
+        A shard may consist of broken videos only; its answers count as failed, as in an unsharded run.
         """
         run = self.to_run()
         if os.environ.get(SHARD) and run.failed == sum(self._all("broken_videos")):
@@ -199,11 +191,7 @@ def finish() -> None:
 
 
 def current(args: Any = None) -> Recorder:
-    """The current run; a new one of an unknown model, if none is open or the open one has other `args`.
-
-    Args:
-        args: lmms-eval's parsed command line; None where the caller does not know it.
-    """
+    """The current run; a new one of an unknown model, if none is open or the open one has other `args`."""
     if _current is not None and (args is None or _current.args is args):
         return _current
     output = getattr(args, "output_path", None)

@@ -113,7 +113,7 @@ def test_every_run_can_be_reported(compared):
 def test_a_finished_grid_is_resumed_without_weights(compare, compared, monkeypatch, capsys):
     output = compared[0]
     before = {row["name"]: row.get("accuracy") for row in read(output)["rows"]}
-    monkeypatch.setattr(grid._Weights, "model", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(grid.SharedModel, "load", lambda *_: pytest.fail("weights were loaded"))
     assert compare(output, "none,stc", "9") == 0
     after = read(output)["rows"]
     assert {row["name"]: row["accuracy"] for row in after} == {n: before[n] for n in ("none", "stc_9")}
