@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blocks import fill
 
-from stc_lmms.cli.method_tables import as_markdown
+from stc_lmms.cli.method_tables import HEADER, NOTES, methods, table_rows
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -181,8 +181,15 @@ def dispider_stream_block() -> str:
     )
 
 
+def methods_block() -> str:
+    """The table of methods."""
+    lines = [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
+    lines += [f"| `{name}` | {' | '.join(cells)} |" for name, *cells in table_rows(methods())]
+    return "\n".join([*lines, "", *NOTES])
+
+
 BLOCKS = {
-    "methods": as_markdown,
+    "methods": methods_block,
     "cacher_cpu": cacher_cpu_block,
     "prefill_cpu": prefill_cpu_block,
     "stream_memory": stream_memory_block,

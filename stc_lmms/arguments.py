@@ -4,15 +4,7 @@ from stc_lmms.errors import SettingsError
 
 
 def parse_pairs(text: str, source: str) -> dict[str, str]:
-    """`name=value,...` as a dict; of a repeated name, the last value counts.
-
-    Args:
-        text: the pairs, separated by commas.
-        source: where they were given, for the error message.
-
-    Raises:
-        SettingsError: a part is not of this form.
-    """
+    """`name=value,...` as a dict; of a repeated name, the last value counts. See `parse_pair`."""
     return dict(parse_pair(part, source) for part in filter(None, text.split(",")))
 
 

@@ -21,7 +21,6 @@ class Settings:
         model: short name of the model, see `stc_lmms/models/registry.py`; not one of the arguments.
         pretrained: hub id or local folder of the checkpoint; `demo` is the small trained
             LLaVA-OneVision that ships with the package.
-        method: compression method, see `stc-lmms methods`.
         memory: what is kept of old frames: `full` keeps every token's KV, `recent` the last frames, `rekv`
             a window and an archive searched by the question, `bounded` a fixed number of tokens. A model
             may have its own memory instead.
@@ -36,10 +35,8 @@ class Settings:
             and selective frames use the same kernels, and so do memories that run attention themselves.
         decoder: video decoder; `auto` is decord with PyAV as fallback.
         decode_timeout_s: seconds without a frame after which a decoder is killed.
-        revision: revision of a hub checkpoint.
-        built_method: the method with its options.
-        built_memory: the memory with its options; None if the model has its own.
-        built_model_options: the model's own options; None if it has none.
+        built_method, built_memory: with their options; no memory is built if the model has its own.
+        built_model_options: an instance of the model's own options; None if it has none.
     """
 
     model: str
@@ -82,18 +79,6 @@ class Settings:
                 f"attn_implementation={self.attn_implementation} cannot be used with memory={self.memory}, "
                 "which runs the attention itself (SDPA kernels); leave it at sdpa"
             )
-
-    def build_method(self) -> Method:
-        """The method with its options."""
-        return self.built_method
-
-    def build_memory(self) -> Memory | None:
-        """The memory with its options; None if the model has its own."""
-        return self.built_memory
-
-    def build_model_options(self) -> Any:
-        """The model's own options, an instance of their dataclass; None if it has none."""
-        return self.built_model_options
 
     @property
     def options(self) -> dict[str, Any]:

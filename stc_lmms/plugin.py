@@ -1,7 +1,7 @@
 """Entry point for lmms-eval: lists our models and makes our tasks available without a flag.
 
-At startup, before it knows which model to run, lmms-eval loads the entry points of all plug-ins in one `try`
-block. So this module imports nothing heavy (no torch), and its hook never raises.
+lmms-eval loads the entry points of all plug-ins at startup, in one `try` block. So this module imports
+nothing heavy (no torch), and its hook never raises.
 """
 
 import importlib.abc
@@ -112,18 +112,14 @@ def _warn_about_shadowed(index: dict, roots: list[str]) -> None:
 
 
 def torchvision_mismatch(torch: str, torchvision: str, requirement: str | None) -> str | None:
-    """Why two installed builds cannot work together, or None.
+    """Why two installed builds (such as 2.13.0+cpu) cannot work together, or None.
 
-    Args:
-        torch: version of torch, such as 2.13.0+cpu.
-        torchvision: version of torchvision.
-        requirement: version of torch that this torchvision requires, such as 2.13.0, if known.
+    `requirement` is the release of torch that this torchvision requires, such as 2.13.0, if known.
     """
     release, _, build = torch.partition("+")
-    _, _, other_build = torchvision.partition("+")
-    if requirement is not None and requirement != release:
+    if requirement not in (None, release):
         reason = f"it was built for torch {requirement}"
-    elif build != other_build:
+    elif build != torchvision.partition("+")[2]:
         reason = "they come from different package indexes"
     else:
         return None

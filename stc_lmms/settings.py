@@ -23,6 +23,7 @@ from stc_lmms.suggest import unknown
 
 logger = logging.getLogger(__name__)
 
+_BOOL = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 _ENVIRONMENT = {
     "STC_CACHE_INTERVAL": ("cache_interval", int),
     "STC_UPDATE_TOKEN_RATIO": ("update_ratio", float),
@@ -42,8 +43,8 @@ def resolve(
     Args:
         args: explicit arguments; strings are converted to the field's type.
         environ: where the STC_* variables are looked up.
-        model: the model that they are for, a short name or a harness id.
-        also: names of arguments that the caller handles; listed as valid when another one is unknown.
+        model: short name or harness id.
+        also: arguments that the caller handles; listed as valid when another one is unknown.
         defaults: the caller's defaults; they override those of the checkpoint, the model and `Settings`.
 
     Raises:
@@ -68,10 +69,8 @@ def resolve(
     spec = method_spec(_convert("method", values["method"], str))
     memory = _convert("memory", values["memory"], str)
     if chosen.own_memory not in ("", memory):
-        raise SettingsError(
-            f"memory={memory} does not fit {chosen.name}, whose own memory, {chosen.own_memory}, is part of "
-            "the model; leave memory out"
-        )
+        own = f"whose own memory, {chosen.own_memory}, is part of the model"
+        raise SettingsError(f"memory={memory} does not fit {chosen.name}, {own}; leave memory out")
     used = {
         "method": set(spec.fields),
         "memory": set() if chosen.own_memory else set(memories.fields(memory)),
@@ -85,43 +84,29 @@ def resolve(
     common = {name: _convert(name, values[name], hints[name]) for name in COMMON if name in values}
     if is_demo(common["pretrained"]) and not chosen.demo:
         owners = " and ".join(name for name, each in models.MODELS.items() if each.demo)
-        raise SettingsError(
-            f"pretrained={common['pretrained']} is a checkpoint of {owners}; for {chosen.name} give a folder "
-            "or a hub id"
-        )
-    options_type = chosen.load_options()
+        cure = f"for {chosen.name} give a folder or a hub id"
+        raise SettingsError(f"pretrained={common['pretrained']} is a checkpoint of {owners}; {cure}")
+    options_type, built_memory = chosen.load_options(), None
+    if not chosen.own_memory:
+        built_memory = memories.build(memory, _options(values, memories.MEMORIES[memory]))
     return Settings(
         **common,
         built_method=spec.build(_options(values, spec.tower, spec.token)),
-        built_memory=None
-        if chosen.own_memory
-        else memories.build(memory, _options(values, memories.MEMORIES[memory])),
+        built_memory=built_memory,
         built_model_options=options_type and options_type(**_options(values, options_type)),
     )
 
 
 def with_method(settings: Settings, name: str, **options: Any) -> Settings:
-    """`settings` with another method.
-
-    Args:
-        settings: what the rest is taken from.
-        name: the method, see `stc-lmms methods`.
-        options: its arguments; defaults for those left out.
-
-    Raises:
-        SettingsError: there is no such method, or a value is out of range.
-    """
+    """`settings` with another method and its options (defaults for those left out)."""
     return dataclasses.replace(settings, method=name, built_method=method_spec(name).build(options))
 
 
 def _defaults(args: Mapping[str, Any], model: models.Model, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults of `Settings`, overridden by the model's, the checkpoint's and the caller's."""
     checkpoint = str(args.get("pretrained", defaults.get("pretrained", model.pretrained)))
-    own = {
-        "pretrained": model.pretrained,
-        "method": Settings.method,
-        "memory": model.own_memory or Settings.memory,
-    }
+    memory = model.own_memory or Settings.memory
+    own = {"pretrained": model.pretrained, "method": Settings.method, "memory": memory}
     return own | dict(model.defaults) | dict(defaults_of(checkpoint)) | dict(defaults)
 
 
@@ -138,27 +123,23 @@ def _from_environment(
         on = _convert("STC_PATCH_VISION", environ["STC_PATCH_VISION"], bool)
         # Models without token dropping can only toggle the cacher.
         cacher_only = model.defaults.get("method") == "stc_cacher"
-        on_off = ("stc_cacher", "none") if cacher_only else ("stc", "stc_pruner")
-        found["method"] = on_off[not on]
+        methods = ("none", "stc_cacher") if cacher_only else ("stc_pruner", "stc")
+        found["method"] = methods[on]
     return {name: value for name, value in found.items() if name not in explicit}
 
 
 def _refuse_clashes(spec: MethodSpec, model: models.Model, memory_names: set[str]) -> None:
     """Refuse options that share a name with another one: only possible in plug-ins and new models."""
-    for name in spec.fields:
-        if name in COMMON:
-            raise SettingsError(
-                f"method {spec.name!r} has a field called {name!r}, as every model has: rename it"
-            )
-        if name in model.option_fields:
-            raise SettingsError(
-                f"method {spec.name!r} and model {model.name!r} both have a field called {name!r}: rename it"
-            )
-    for name in model.option_fields:
-        if name in COMMON or name in memory_names:
-            raise SettingsError(
-                f"model {model.name!r} has an option called {name!r}, a name in use: rename it"
-            )
+    method_names, model_names = set(spec.fields), set(model.option_fields)
+    for name in sorted(method_names & COMMON.keys()):
+        raise SettingsError(
+            f"method {spec.name!r} has a field called {name!r}, as every model has: rename it"
+        )
+    for name in sorted(method_names & model_names):
+        owners = f"method {spec.name!r} and model {model.name!r}"
+        raise SettingsError(f"{owners} both have a field called {name!r}: rename it")
+    for name in sorted(model_names & (COMMON.keys() | memory_names)):
+        raise SettingsError(f"model {model.name!r} has an option called {name!r}, a name in use: rename it")
 
 
 def _warn(
@@ -169,11 +150,8 @@ def _warn(
     choices: Mapping[str, str],
 ) -> None:
     """Log which environment variables count and which arguments nothing uses."""
-    applied = [
-        f"{name}={value}"
-        for name, value in sorted(environment.items())
-        if name in used["method"] or name in COMMON
-    ]
+    names = used["method"].union(COMMON)
+    applied = [f"{name}={value}" for name, value in sorted(environment.items()) if name in names]
     if applied:
         logger.warning("from STC_* environment variables: %s (arguments override them)", ", ".join(applied))
     unused = set(args) - set(COMMON).union(*used.values())
@@ -206,23 +184,12 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
         (hint,) = (t for t in typing.get_args(hint) if t is not type(None))
     try:
         if hint is bool:
-            return _to_bool(value)
-        if hint is int:
+            return _BOOL[str(value).lower()]
+        if hint in (int, float):
             number = float(value)
-            if isinstance(value, bool) or number != int(number):
+            if isinstance(value, bool) or (hint is int and number != int(number)):
                 raise ValueError
-            return int(number)
-        if hint is float:
-            if isinstance(value, bool):
-                raise ValueError
-            return float(value)
-    except (TypeError, ValueError, OverflowError):
+            return hint(number)
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise SettingsError(f"{name}={value!r} is not a valid {hint.__name__}") from None
     return str(value)
-
-
-def _to_bool(value: Any) -> bool:
-    text = str(value).lower()
-    if text not in ("1", "0", "true", "false", "yes", "no", "on", "off"):
-        raise ValueError(value)
-    return text in ("1", "true", "yes", "on")

@@ -51,7 +51,7 @@ def test_defaults_are_complete_and_every_method_resolves():
     for name, recipe in METHODS.items():
         got = settings(method=name)
         assert set(got.options) == set(recipe.fields)
-        assert got.build_method().name == name
+        assert got.built_method.name == name
 
 
 def test_a_model_may_have_other_defaults():
@@ -159,7 +159,7 @@ def test_the_memory_has_options_of_its_own(caplog):
         "archive_dir": "/x",
         "archive_cap_gib": 0.5,
     }
-    assert got.build_memory().n_local == 2000 and "n_local" not in got.options
+    assert got.built_memory.n_local == 2000 and "n_local" not in got.options
     assert resolve(got.flat(), environ={}) == got
     assert not caplog.records
     got = settings(memory="recent", recent_frames=3, n_local=7, cache_interval=2, method="none")
@@ -260,7 +260,7 @@ def test_the_switch_of_the_original_code_fits_every_model(model):
     on, off = (resolve({}, {"STC_PATCH_VISION": value}, model) for value in "10")
     if model in ("dispider", "streamforest"):  # take no token method
         assert (on.method, off.method) == ("stc_cacher", "none")
-        assert on.build_method().token is None
+        assert on.built_method.token is None
     else:
         assert (on.method, off.method) == ("stc", "stc_pruner")
 

@@ -24,12 +24,10 @@ class Question(TypedDict):
 
     Attributes:
         qid: unique in the benchmark, fields separated by colons (`66`, `1558:3`, `real:389:2`).
-        task: sub-task, named as in the benchmark.
         kind: `choice`, `count`, `yesno` or `proactive`.
-        start_s: start of the clip; 0 is the beginning of the video.
-        end_s: the question sees frames with start_s <= t < end_s. `proactive`: time of the last poll; -1: end
-            of the video.
-        prompt: text for the model; `proactive`: the text of each poll.
+        start_s, end_s: the question sees frames with start_s <= t < end_s. An end of -1 is the end of the
+            video; `proactive`: time of the last poll.
+        prompt: text for the model, `proactive`: at each poll.
         answer: gold letter, number, `Yes`/`No`, or the text to output.
         follow_up: `proactive`: prompt after a yes; else empty.
         gold_s: `proactive`: when to answer; else -1.
@@ -84,13 +82,10 @@ class Record(TypedDict):
 
     Attributes:
         end_s: time of its last round (`proactive`: when the model answered).
-        response: the scored text; empty if missing.
-        official: 0 or 1 by the benchmark's own rule.
-        strict: 0 or 1 by the strict parser.
+        official, strict: 0 or 1 by the benchmark's own rule and by the strict parser.
         missing: no response or only white space; scored as wrong.
         unparsed: no single answer could be parsed; wrong for the strict scorer.
         failed: why a round raised, else empty.
-        rounds: number of rounds.
         efficiency: the model's costs of the last round.
         note: the model's remark on the last round (such as a damaged video), else empty.
         past_end: the last round was past the end of the video, so it was asked at the end.
@@ -139,10 +134,9 @@ def rounds(row: Row) -> Generator[Round, str, None]:
         if question["kind"] == "proactive":
             yield from _poll(question)
         else:
-            optional = question.get("search", ""), question.get("opening", "")
-            yield Round(
-                question["start_s"], question["end_s"], question["prompt"], question["qid"], *optional
-            )
+            search, opening = question.get("search", ""), question.get("opening", "")
+            span = question["start_s"], question["end_s"]
+            yield Round(*span, question["prompt"], question["qid"], search, opening)
 
 
 def next_round(row: Row, responses: Sequence[str | None]) -> Round | None:
@@ -151,11 +145,7 @@ def next_round(row: Row, responses: Sequence[str | None]) -> Round | None:
 
 
 def replay(row: Row, responses: Iterable[str | None]) -> tuple[list[tuple[Round, str | None]], Round | None]:
-    """Pair responses with their rounds.
-
-    Returns:
-        The answered rounds, and the next round or None if the row is finished. Surplus responses are ignored.
-    """
+    """The answered rounds, and the next one (None: the row is finished); surplus responses are ignored."""
     generator = rounds(row)
     pending = next(generator, None)
     answered: list[tuple[Round, str | None]] = []
@@ -182,18 +172,14 @@ def score_row(
     judge: Judge,
     reports: Mapping[int, Mapping[str, Any]] | None = None,
 ) -> list[Record]:
-    """Score all questions of a row.
+    """One record per question, in the row's order. No text of a response raises.
 
     Args:
         row: the row.
         responses: one per round; None, "" and absent ones are missing answers.
         judge: the benchmark's scorer.
         reports: round index -> what the model reported: any of `failed`, `efficiency`, `note` and `past_end`
-            of `Record`. If a failed round without a response ended the video, all later questions have its
-            reason.
-
-    Returns:
-        One record per question, in the row's order. No text of a response raises.
+            of `Record`. The reason of a failed round without response applies to all later questions.
     """
     reports = reports or {}
     answered, pending = replay(row, responses)

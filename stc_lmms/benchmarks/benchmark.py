@@ -1,8 +1,4 @@
-"""The `Benchmark` contract: everything the package knows about one benchmark, in one object.
-
-A benchmark is one module of this package with a constant `BENCHMARK`, listed in `registry.py`, and a folder
-of task files in `tasks/`.
-"""
+"""Everything the package knows about one benchmark: a module's constant `BENCHMARK`, see `registry.py`."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,15 +20,10 @@ WHOLE, MINI, TINY, CHUNKS = "", "mini", "tiny", "chunks"
 
 
 class Chunks(NamedTuple):
-    """Published clips, one per question, which end when the question is asked.
+    """Published clips, one per question, which end when the question is asked."""
 
-    Attributes:
-        portion: downloadable portion with the clips.
-        path: maps a qid to the clip's path relative to the data root.
-    """
-
-    portion: str
-    path: Callable[[str], str]
+    portion: str  # of the data source
+    path: Callable[[str], str]  # qid -> path relative to the data root
 
 
 class PublishedRun(NamedTuple):
@@ -56,11 +47,8 @@ class Benchmark:
     """One benchmark: its data, rows, prompts, scorer and averages.
 
     Attributes:
-        name: key in commands, task files and results.
         parts: part -> its sub-tasks, in table order.
         headline: the average the benchmark reports: mean of the sub-tasks, or pooled over questions.
-        judge: scores one response.
-        source: question files and videos.
         load_annotations: reads one question file; raises DataError if it is malformed.
         build_rows: (annotations, part) -> rows, one per video. Prompts are built here.
         video_candidates: video as annotated -> paths relative to the data root, best first.
@@ -68,12 +56,10 @@ class Benchmark:
         mini_questions: question file of the mini data; empty if named like that of the whole benchmark.
         mini_parts, tiny_parts: parts that the mini data and its tiny subset have; empty if none.
         hub_annotations: annotations from the dataset hub, for a root (the argument) without question file.
-        chunks: published clips, if any.
         timed: questions have times, so `stc-lmms plan` can predict what is read.
         task: lmms-eval task or group of the whole benchmark; empty if called `name`.
         vlmeval_class: dataset class in VLMEvalKit; empty if the benchmark is not available there.
         vlmeval_parts: parts of the VLMEvalKit dataset without a part in its name; empty means all.
-        published: what published accuracies refer to.
     """
 
     name: str
@@ -98,14 +84,10 @@ class Benchmark:
 
     @property
     def sizes(self) -> dict[str, tuple[str, ...]]:
-        """Size -> its parts.
-
-        The whole benchmark (""), the mini data that ships with the package (`mini`), its smallest subset
-        (`tiny`), and the published clips (`chunks`).
-        """
+        """Parts of each size: whole (""), `mini` (ships with the package), `tiny` (subset), and `chunks`."""
         whole = tuple(self.parts)
-        sizes = {WHOLE: whole, MINI: self.mini_parts, TINY: self.tiny_parts}
-        sizes[CHUNKS] = whole if self.chunks else ()
+        chunks = whole if self.chunks else ()
+        sizes = {WHOLE: whole, MINI: self.mini_parts, TINY: self.tiny_parts, CHUNKS: chunks}
         return {size: parts for size, parts in sizes.items() if parts}
 
     @property
@@ -118,21 +100,12 @@ class Benchmark:
         return f"{self.name}_{size}" if size else self.name
 
     def task_name(self, size: str = WHOLE, parts: Iterable[str] | None = None) -> str:
-        """Name of a result in tables.
-
-        Args:
-            size: a key of `sizes`.
-            parts: the evaluated parts, listed in the name; None if complete.
-        """
+        """Name of a result in tables, with the evaluated parts unless it is complete (None)."""
         name = self.label(size) if size == CHUNKS else f"{self.task or self.name}{f'_{size}' if size else ''}"
         return name if parts is None else f"{name} ({', '.join(parts)})"
 
     def load_rows(self, part: str, size: str = WHOLE) -> list[dict[str, Any]]:
         """One row per video (`chunks`: one per question).
-
-        Args:
-            part: a key of `parts`.
-            size: a key of `sizes`.
 
         Returns:
             `Row`s with three more keys: `benchmark`, `size`, and `path`, the absolute path of the video. A
@@ -155,9 +128,8 @@ class Benchmark:
         paths = [video_path(root, names) or root / names[0] for names in candidates]
         if size == WHOLE and not any(path.is_file() for path in paths):
             hint = self.source.videos_hint(self._portion(part), root)
-            raise DataError(
-                f"none of the {len(paths)} videos of part {part!r} of {self.name} is in {root}: {hint}"
-            )
+            videos = f"{len(paths)} videos of part {part!r} of {self.name}"
+            raise DataError(f"none of the {videos} is in {root}: {hint}")
         added = {"benchmark": self.name, "size": size}
         return [dict(row) | added | {"path": str(path)} for row, path in zip(rows, paths, strict=True)]
 
@@ -173,9 +145,6 @@ class Benchmark:
         Returns:
             The data root, and for every row the candidate paths of its video and the second up to which it is
             needed (negative: unknown, because a question is asked at the end of the video).
-
-        Raises:
-            DataError: see `load_rows`.
         """
         chosen = tuple(parts or self.parts)
         for part in chosen:
@@ -189,23 +158,13 @@ class Benchmark:
                 if parts or part == chosen[0]:
                     raise
                 continue
-            needed += [
-                (self.video_candidates(row["video"]), max(q["end_s"] for q in row["questions"]))
-                for row in rows
-            ]
+            for row in rows:
+                end_s = max(question["end_s"] for question in row["questions"])
+                needed.append((self.video_candidates(row["video"]), end_s))
         return root, needed
 
     def annotations(self, root: Path, part: str, size: str = WHOLE) -> list[Any]:
-        """Annotations of a part: from its question file, from the files that replace it, or from the hub.
-
-        Args:
-            root: the data root.
-            part: a key of `parts`.
-            size: a key of `sizes`; the hub is not used for the mini data.
-
-        Raises:
-            DataError: they are missing or malformed.
-        """
+        """Annotations of a part: from its question file, from the files that replace it, or from the hub."""
         mini = size in (MINI, TINY)
         first, *others = self.source.portions[self._portion(part)].question_files
         if mini and self.mini_questions:
@@ -260,8 +219,7 @@ class Benchmark:
             for question in row["questions"]
         ]
         if not any(Path(row["path"]).is_file() for row in found):
+            clips = f"{len(found)} chunk files of part {part!r}"
             command = self.source.fetch_command(self.chunks.portion, root)
-            raise DataError(
-                f"none of the {len(found)} chunk files of part {part!r} is in {root}: run {command}"
-            )
+            raise DataError(f"none of the {clips} is in {root}: run {command}")
         return found

@@ -80,29 +80,18 @@ CRR_PROMPT = (
 
 
 def load_annotations(path: str | Path) -> list[dict[str, Any]]:
-    """The checked rows of `ovo_bench_new.json`, or of a subset in the same schema.
-
-    Raises:
-        DataError: unreadable, not JSON, or a malformed row; names the row's id and the field.
-    """
+    """The checked rows of `ovo_bench_new.json`, or of a subset in the same schema."""
     return check_annotations(need_list(read_json(path), "rows", str(path)), str(path))
 
 
 def hub_annotations(root: Path) -> list[dict[str, Any]]:
-    """Rows ordered by `id` from the copy on the dataset hub, without the empty fields that a table adds.
-
-    Args:
-        root: data root, for the error message.
+    """Rows ordered by `id` from the copy on the dataset hub; `root` appears in the error message.
 
     Raises:
         DataError: the dataset is unreachable, or its rows lack fields of the original (e.g. `video`).
     """
-    portion = SOURCE.default_portion
-    name = SOURCE.portions[portion].questions
-    cure = (
-        f"download {SOURCE.questions_url}{name} and put it at {root}, or run "
-        f"{SOURCE.fetch_command(portion, root)} for the videos, too"
-    )
+    file, command = SOURCE.portions["src"].questions, SOURCE.fetch_command("src", root)
+    cure = f"download {SOURCE.questions_url}{file} and put it at {root}, or run {command} for the videos, too"
     rows = [_without_none(row) for mode in MODES for row in load_table(HUB_ROWS, mode, cure)]
     try:
         return sorted(check_annotations(rows, f"the hub dataset {HUB_ROWS}"), key=lambda row: row["id"])
@@ -111,11 +100,7 @@ def hub_annotations(root: Path) -> list[dict[str, Any]]:
 
 
 def check_annotations(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
-    """The rows, if all are well formed and their ids differ.
-
-    Raises:
-        DataError: the first malformed row.
-    """
+    """The rows, if all are well formed and their ids differ; else a DataError about the first bad one."""
     seen: set[int] = set()
     for index, row in enumerate(rows):
         place = f"{where}: row number {index}"
@@ -182,11 +167,8 @@ def gold(row: Mapping[str, Any], round_index: int | None = None) -> str:
 def official_score(kind: str, answer: str, response: str | None) -> int:
     """1 or 0 by the official scorer, which looks for substrings and is case-sensitive.
 
-    Args:
-        kind: `choice` (gold letter anywhere), `count` (all digits joined equal the count) or `yesno`
-            (gold word anywhere, or exactly its initial).
-        answer: gold answer.
-        response: the model's text, not stripped.
+    A `choice` needs the gold letter anywhere in the (not stripped) response; a `count`, that all digits
+    joined equal it; `yesno`, the gold word anywhere, or exactly its initial.
     """
     if response is None:
         return 0

@@ -6,24 +6,12 @@ from stc_lmms.benchmarks.benchmark import Benchmark
 from stc_lmms.errors import DataError
 from stc_lmms.suggest import unknown
 
-_MODULES = (
-    "ovobench",
-    "streamingbench",
-    "mlvu",
-    "egoschema",
-    "videomme",
-)
-BENCHMARKS: dict[str, Benchmark] = {
-    name: import_module(f"{__package__}.{name}").BENCHMARK for name in _MODULES
-}
+_MODULES = ("ovobench", "streamingbench", "mlvu", "egoschema", "videomme")
+BENCHMARKS: dict[str, Benchmark] = {x: import_module(f"{__package__}.{x}").BENCHMARK for x in _MODULES}
 
 
 def find(name: str) -> Benchmark:
-    """The benchmark called `name`.
-
-    Raises:
-        DataError: there is none; names the nearest.
-    """
+    """The benchmark called `name`, or a DataError that names the nearest."""
     if name not in BENCHMARKS:
         raise DataError(unknown("benchmark", name, BENCHMARKS))
     return BENCHMARKS[name]
@@ -35,11 +23,7 @@ def timed() -> dict[str, Benchmark]:
 
 
 def find_label(label: str) -> tuple[Benchmark, str]:
-    """Benchmark and size of a label such as `ovobench_mini`, see `Benchmark.label`.
-
-    Raises:
-        DataError: there is none; names the nearest.
-    """
+    """Benchmark and size of a label such as `ovobench_mini`, or a DataError that names the nearest."""
     labels = {found.label(size): (found, size) for found in BENCHMARKS.values() for size in found.sizes}
     if label not in labels:
         raise DataError(unknown("benchmark", label, labels))

@@ -9,13 +9,7 @@ from stc_lmms.benchmarks.base import Record
 from stc_lmms.text_table import text_table
 
 # Count -> heading in the table.
-_COLUMNS = {
-    "n": "n",
-    "n_missing": "missing",
-    "n_unparsed": "unparsed",
-    "n_failed": "failed",
-    "n_past_end": "past end",
-}
+_COLUMNS = {"n": "n"} | {f"n_{x.replace(' ', '_')}": x for x in ("missing", "unparsed", "failed", "past end")}
 
 
 class Scores(TypedDict):
@@ -54,7 +48,6 @@ class Summary(Counts):
     """A whole run.
 
     Attributes:
-        parts: one entry per part with records.
         total: mean of the parts' macro averages; None unless every expected part has records.
         micro: mean over all questions; None without records.
         absent: expected parts (`forward`) and tasks (`realtime/OCR`) without records.
@@ -73,10 +66,7 @@ def summarise(
 ) -> Summary:
     """Summarise records, one per question; missing, unparsed and failed questions count as wrong.
 
-    Args:
-        records: one per question.
-        expected: part -> tasks of the complete benchmark, in table order.
-        headline: the average the benchmark reports.
+    `expected` has the tasks of each part of the complete benchmark, in table order.
     """
     records = list(records)
     groups: dict[str, dict[str, list[Record]]] = {}
@@ -88,7 +78,7 @@ def summarise(
         **_counts(records),
         "parts": parts,
         "total": None if not parts or absent else mean([part["macro"] for part in parts.values()]),
-        "micro": _accuracy(records) if records else None,
+        "micro": mean(records) if records else None,
         "absent": absent
         + [f"{p}/{t}" for p in parts for t in expected.get(p, ()) if t not in parts[p]["tasks"]],
         "headline": headline,
@@ -98,11 +88,7 @@ def summarise(
 def format_table(summary: Summary, only: str | None = None) -> str:
     """Plain text table of every sub-task, its counts, both scorers in percent, and all averages.
 
-    The column "past end" is shown only if a question was past the end of its video.
-
-    Args:
-        summary: of a complete or partial run.
-        only: list the tasks of this part; the totals are shown if no part is absent. None lists all parts.
+    With `only`, only the tasks of that part are listed; the totals are shown if no part is absent.
     """
     columns = {key: title for key, title in _COLUMNS.items() if key != "n_past_end" or summary["n_past_end"]}
     mark = {kind: " *" if summary["headline"] == kind else "" for kind in ("macro", "micro")}
@@ -132,12 +118,12 @@ def _part(groups: Mapping[str, list[Record]], tasks: Sequence[str]) -> PartSumma
     summaries = {task: _task(groups[task]) for task in _ordered(groups, tasks)}
     pooled = [record for records in groups.values() for record in records]
     macro = mean([task["accuracy"] for task in summaries.values()])
-    return {**_counts(pooled), "tasks": summaries, "macro": macro, "micro": _accuracy(pooled)}
+    return {**_counts(pooled), "tasks": summaries, "macro": macro, "micro": mean(pooled)}
 
 
 def _task(records: list[Record]) -> TaskSummary:
     correct = {scorer: sum(r[scorer] for r in records) for scorer in ("official", "strict")}
-    return {**_counts(records), "correct": correct, "accuracy": _accuracy(records)}
+    return {**_counts(records), "correct": correct, "accuracy": mean(records)}
 
 
 def _counts(records: Sequence[Record]) -> Counts:
@@ -150,14 +136,9 @@ def _counts(records: Sequence[Record]) -> Counts:
     }
 
 
-def _accuracy(records: Sequence[Record]) -> Scores:
-    return mean([{"official": record["official"], "strict": record["strict"]} for record in records])
-
-
-def mean(values: Sequence[Scores]) -> Scores:
+def mean(values: Sequence[Scores] | Sequence[Record]) -> Scores:
     """The mean by each scorer."""
-    official, strict = (sum(value[name] for value in values) / len(values) for name in ("official", "strict"))
-    return {"official": official, "strict": strict}
+    return {name: sum(value[name] for value in values) / len(values) for name in ("official", "strict")}
 
 
 def _ordered(present: Iterable[str], expected: Iterable[str]) -> list[str]:

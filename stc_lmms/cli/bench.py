@@ -49,11 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parse(args: argparse.Namespace) -> Options:
-    """Convert the arguments and check what needs no model.
-
-    Raises:
-        SettingsError: an unknown name (with the nearest valid one) or a number out of range.
-    """
+    """Convert the arguments and check what needs no model."""
     if args.protocol not in PROTOCOLS:
         raise SettingsError(unknown("protocol", args.protocol, PROTOCOLS))
     if args.dtype not in DTYPES:
@@ -67,12 +63,8 @@ def parse(args: argparse.Namespace) -> Options:
     if args.output is not None and not args.output.absolute().parent.is_dir():
         raise SettingsError(f"--output {args.output}: there is no folder {args.output.absolute().parent}")
     protocol, chosen = PROTOCOLS[args.protocol], model(args.model)
-    method_args = {
-        "cache_interval": args.interval,
-        "update_ratio": args.ratio,
-        "selection": args.selection,
-        "token_budget": args.budget,
-    }
+    method_args = {"cache_interval": args.interval, "update_ratio": args.ratio}
+    method_args |= {"selection": args.selection, "token_budget": args.budget}
     return Options(
         model=chosen.name,
         method=args.method or chosen.defaults.get("method", "stc"),

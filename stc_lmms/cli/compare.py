@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from stc_lmms.arguments import parse_pair
+from stc_lmms.arguments import parse_pair, parse_pairs
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.models.registry import model
 
@@ -27,13 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budgets", help="LLM tokens per frame, comma-separated (default: the checkpoint's token_budget)"
     )
-    parser.add_argument(
-        "--vary",
-        action="append",
-        default=[],
-        metavar="NAME=V1,V2,...",
-        help="run every value of this argument, for the methods that have it (may be repeated)",
-    )
+    vary = "run every value of this argument, for the methods that have it (may be repeated)"
+    parser.add_argument("--vary", action="append", default=[], metavar="NAME=V1,V2,...", help=vary)
     parser.add_argument("--model", default="llava_ov", help="see `stc-lmms methods` (default: llava_ov)")
     parser.add_argument(
         "--model_args", "--model-args", default="", help="arguments of all runs: name=value,..."
@@ -55,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f"--limit {args.limit} must be at least 1")
     if args.seed < 0:
         raise SettingsError(f"--seed {args.seed} must be 0 or more")
-    from stc_lmms.arguments import parse_pairs
     from stc_lmms.settings import resolve
 
     common = parse_pairs(args.model_args, "--model_args")
@@ -68,9 +62,11 @@ def run(args: argparse.Namespace) -> int:
 
     if budgets is None:
         # Other arguments may belong to other methods, or depend on one that is varied.
-        about = {name: common[name] for name in ("pretrained",) if name in common}
-        budgets = [resolve(about | {"method": "stc"}, model=chosen.name).options["token_budget"]]
+        checkpoint = {name: common[name] for name in ("pretrained",) if name in common}
+        budgets = [resolve(checkpoint | {"method": "stc"}, model=chosen.name).options["token_budget"]]
     grid = configurations(methods, budgets, varied)
+    about = {"model": chosen.name, "tasks": tasks, "limit": args.limit, "seed": args.seed}
+    about["model_args"] = common
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,13 +78,6 @@ def run(args: argparse.Namespace) -> int:
         step = f"{len(outcomes)} of {len(grid)}, {outcome.cell.name}"
         print(f"stc-lmms: {step}: {state}", file=sys.stderr)
         table = rows(outcomes, args.seed)
-        about = {
-            "model": chosen.name,
-            "tasks": tasks,
-            "limit": args.limit,
-            "seed": args.seed,
-            "model_args": common,
-        }
         write_text(args.output / "compare.json", json.dumps(about | {"rows": table}, indent=1) + "\n")
         write_text(args.output / "scores.json", json.dumps(by_question(outcomes)) + "\n")
     import torch

@@ -15,23 +15,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options; the choices are those of the registry."""
     actions = parser.add_subparsers(metavar="action", required=True)
     fetch = actions.add_parser("fetch", help="download and unpack a benchmark")
-    fetch.add_argument(
-        "benchmark", choices=[name for name, found in BENCHMARKS.items() if found.source.fetchable]
-    )
+    fetchable = [name for name, found in BENCHMARKS.items() if found.source.fetchable]
+    fetch.add_argument("benchmark", choices=fetchable)
     fetch.add_argument("--to", type=Path, required=True, help="folder to fill")
     fetch.add_argument("--delete-parts", action="store_true", help="delete each archive once it is unpacked")
     fetch.set_defaults(action=_fetch)
     check = actions.add_parser("verify", help="report missing, undecodable, truncated and too short videos")
-    check.add_argument(
-        "benchmark",
-        choices=[
-            found.label(size) for size in ("", MINI) for found in BENCHMARKS.values() if size in found.sizes
-        ],
-    )
+    sizes = [(found, size) for size in ("", MINI) for found in BENCHMARKS.values() if size in found.sizes]
+    check.add_argument("benchmark", choices=[found.label(size) for found, size in sizes])
     check.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     check.set_defaults(action=_verify)
-    for each in (fetch, check):
-        each.add_argument("--parts", type=lambda text: text.split(","), help="only these, comma-separated")
+    for action in (fetch, check):
+        action.add_argument("--parts", type=lambda text: text.split(","), help="only these, comma-separated")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from stc_lmms.errors import SettingsError, StcError
@@ -39,18 +38,13 @@ def run(args: argparse.Namespace) -> int:
         page.require()
     runs = find_runs(args.folders, lambda line: print(f"stc-lmms: {line}", file=sys.stderr))
     rows = build(runs)
-    writers: dict[str, Callable[[], str]] = {
-        "md": lambda: to_markdown(rows, runs),
-        "csv": lambda: to_csv(rows),
-        "json": lambda: to_json(rows, runs),
-        "html": lambda: page.to_html(rows, runs),
-    }
+    writers = {"md": to_markdown, "csv": lambda rows, _: to_csv(rows), "json": to_json, "html": page.to_html}
     print(f"{len(runs)} runs, {len(rows)} scores")
     try:
         args.output.mkdir(parents=True, exist_ok=True)
         for name in formats:
             path = args.output / f"leaderboard.{name}"
-            path.write_text(writers[name](), encoding="utf-8")
+            path.write_text(writers[name](rows, runs), encoding="utf-8")
             print(path)
     except OSError as error:
         raise StcError(f"cannot write to {args.output} ({error.strerror})") from error

@@ -17,14 +17,7 @@ NOTES = (
 
 
 def methods(model: str | None = None) -> list[dict[str, Any]]:
-    """Properties and default arguments of every method, as plain JSON values.
-
-    Args:
-        model: list them with the defaults and the memory of this model.
-
-    Raises:
-        SettingsError: there is no such model.
-    """
+    """Properties and default arguments (of one model) of every method, as plain JSON values."""
     changed = {} if model is None else registry.model(model).defaults
     found = []
     for spec in METHODS.values():
@@ -51,40 +44,28 @@ def memories(model: str | None = None) -> list[dict[str, Any]]:
 
 def models(model: str | None = None) -> list[dict[str, Any]]:
     """Name, summary and default arguments of every model, or of one, as plain JSON values."""
-    chosen = registry.MODELS.values() if model is None else [registry.model(model)]
-    return [
-        {
-            "name": each.name,
-            "harness_id": each.harness_id,
-            "summary": each.summary,
-            "memory": each.own_memory or None,
-            "defaults": {"pretrained": each.pretrained}
-            | dict(each.defaults)
-            | {field.name: field.default for field in each.option_fields.values()},
-        }
-        for each in chosen
-    ]
+    found = []
+    for chosen in registry.MODELS.values() if model is None else [registry.model(model)]:
+        defaults = {"pretrained": chosen.pretrained} | dict(chosen.defaults)
+        defaults |= {field.name: field.default for field in chosen.option_fields.values()}
+        names = {"name": chosen.name, "harness_id": chosen.harness_id, "summary": chosen.summary}
+        found.append(names | {"memory": chosen.own_memory or None, "defaults": defaults})
+    return found
 
 
 def as_text(model: str | None = None) -> str:
     """The table for a terminal, followed by the arguments of methods, memories and models."""
     listed = methods(model)
     width = max(len(facts["name"]) for facts in listed)
-    lines = [text_table(HEADER, _rows(listed), left=len(HEADER)), "", "arguments and defaults"]
+    lines = [text_table(HEADER, table_rows(listed), left=len(HEADER)), "", "arguments and defaults"]
     lines += [f"{facts['name']:{width}}  {_defaults(facts) or '-'}" for facts in listed]
     for kind, group in (("memory=", memories(model)), ("--model ", models(model))):
         lines += [f"{kind}{facts['name']}: {facts['summary']}  {_defaults(facts)}" for facts in group]
     return "\n".join(line.rstrip() for line in [*lines, "", *NOTES])
 
 
-def as_markdown() -> str:
-    """The table of methods for a document."""
-    lines = [f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
-    lines += [f"| `{name}` | {' | '.join(cells)} |" for name, *cells in _rows(methods())]
-    return "\n".join([*lines, "", *NOTES])
-
-
-def _rows(listed: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+def table_rows(listed: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Cells of the table of methods, a row for each of `methods`."""
     return [
         (
             facts["name"],

@@ -15,21 +15,15 @@ WIDTH = 324  # pixels of one column: 12 for each of SigLIP's 27 patches
 GAP = 8
 DROPPED, KEPT, MERGED = 0, 1, 2
 ORANGE, GREEN, BLUE = (255, 140, 0), (70, 200, 90), (40, 130, 255)
-HEADINGS = (
-    "frame",
-    "recomputed patches: orange, by share of blocks",
-    "kept LLM tokens: in colour",
-)
+HEADINGS = ("frame", "recomputed patches: orange, by share of blocks", "kept LLM tokens: in colour")
 _INK, _PAPER, _SIZE, _LINE = (30, 30, 30), (255, 255, 255), 13, 18
 
 
 @dataclass(frozen=True)
 class FrameView:
-    """One frame and what a method did to it.
+    """One frame (uint8 RGB) and what a method did to it.
 
     Attributes:
-        time_s: time stamp in seconds.
-        image_HW3: uint8 RGB.
         share_RC: share of the tower's blocks that recomputed each patch, 0 to 1; None: cannot be shown.
         recomputed, patches: tower tokens recomputed (mean over blocks), and their total.
         kept_RC: DROPPED, KEPT or MERGED for each LLM token; None: cannot be shown.
@@ -48,10 +42,8 @@ class FrameView:
     @property
     def counts(self) -> tuple[str, str]:
         """Captions of the two maps."""
-        return (
-            f"{self.recomputed} of {self.patches} patches recomputed",
-            f"{self.kept} of {self.tokens} tokens kept",
-        )
+        patches = f"{self.recomputed} of {self.patches} patches recomputed"
+        return patches, f"{self.kept} of {self.tokens} tokens kept"
 
 
 def upsample(map_RC: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -83,33 +75,28 @@ def draw_kept(image_HW3: np.ndarray, kept_RC: np.ndarray) -> np.ndarray:
 
 def shrink(image_HW3: np.ndarray) -> np.ndarray:
     """The frame resized to the width of a column; keeps its aspect ratio."""
-    height = max(1, round(WIDTH * image_HW3.shape[0] / image_HW3.shape[1]))
-    return _resized(image_HW3, height)
+    return _resized(image_HW3, max(1, round(WIDTH * image_HW3.shape[0] / image_HW3.shape[1])))
 
 
 def picture(views: Sequence[FrameView], title: str, notes: Sequence[str] = ()) -> np.ndarray:
     """All frames, one below the other, uint8 [height,width,3] with even sides.
 
-    Args:
-        views: at least one; all are drawn with the aspect ratio of the first.
-        title: text at the top.
-        notes: lines at the bottom.
+    There must be at least one view; all are drawn with the aspect ratio of the first. `title` is at the top,
+    `notes` are at the bottom.
     """
     height = len(shrink(views[0].image_HW3))
     width = 3 * WIDTH + 4 * GAP
     head, foot = _wrap(title, width - 2 * GAP), [x for note in notes for x in _wrap(note, width - 2 * GAP)]
     step = height + _LINE + GAP
-    total = 2 * GAP + _LINE * (len(head) + 1 + len(foot)) + step * len(views)
+    top = GAP + _LINE * (len(head) + 1)
+    total = top + step * len(views) + _LINE * len(foot) + GAP
     sheet = Image.new("RGB", (width + width % 2, total + total % 2), _PAPER)
     draw, columns = ImageDraw.Draw(sheet), [GAP + i * (WIDTH + GAP) for i in range(3)]
-    y = GAP
-    for line in head:
-        _write(draw, GAP, y, line)
-        y += _LINE
+    for i, line in enumerate(head):
+        _write(draw, GAP, GAP + i * _LINE, line)
     for x, heading in zip(columns, HEADINGS, strict=True):
-        _write(draw, x, y, heading)
-    y += _LINE
-    for view in views:
+        _write(draw, x, top - _LINE, heading)
+    for y, view in zip(range(top, total, step), views, strict=False):
         captions = (f"{view.time_s:g} s", *view.counts)
         for x, panel, caption in zip(columns, _panels(view, height), captions, strict=True):
             if panel is None:
@@ -117,10 +104,8 @@ def picture(views: Sequence[FrameView], title: str, notes: Sequence[str] = ()) -
             else:
                 sheet.paste(Image.fromarray(panel), (x, y))
             _write(draw, x, y + height, caption)
-        y += step
-    for line in foot:
-        _write(draw, GAP, y, line)
-        y += _LINE
+    for i, line in enumerate(foot):
+        _write(draw, GAP, top + step * len(views) + i * _LINE, line)
     return np.asarray(sheet)
 
 

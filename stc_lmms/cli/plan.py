@@ -27,31 +27,16 @@ NOTES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("benchmark", help=f"{', '.join(timed())}, or a SWEEP.yaml")
-    parser.add_argument(
-        "--annotations",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="of a benchmark: its published question files; some benchmarks have one per part",
-    )
+    files = {"type": Path, "nargs": "+", "default": [], "metavar": "FILE"}
+    questions = "of a benchmark: its published question files; some benchmarks have one per part"
+    parser.add_argument("--annotations", **files, help=questions)
     parser.add_argument("--model-size", default="7b", help="0.5b or 7b (default: 7b)")
     parser.add_argument("--methods", default="none,stc", help="with commas (default: none,stc)")
     parser.add_argument("--fps", default="0.5", help="frames sampled per second (default: 0.5)")
-    parser.add_argument(
-        "--card",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="of a sweep: what stc-lmms bench --output measured on the machine, one file per model",
-    )
-    parser.add_argument(
-        "--tflops",
-        type=float,
-        default=100.0,
-        help="of a sweep: what a GPU sustains, for models without a card (default: 100)",
-    )
+    cards = "of a sweep: what stc-lmms bench --output measured on the machine, one file per model"
+    parser.add_argument("--card", **files, help=cards)
+    sustained = "of a sweep: what a GPU sustains, for models without a card (default: 100)"
+    parser.add_argument("--tflops", type=float, default=100.0, help=sustained)
     parser.add_argument("--jobs", action="store_true", help="of a sweep: a line for every job")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
 
@@ -69,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     names = dict.fromkeys(name for name in args.methods.split(",") if name)
     settings = [resolve({"method": name, "fps": args.fps}) for name in names or ("none",)]
     shape = public_shape(args.model_size)
-    methods = [each.build_method() for each in settings]
+    methods = [each.built_method for each in settings]
     found = plan(load_parts(args.benchmark, args.annotations), shape, methods, settings[0].fps)
     about = {"benchmark": args.benchmark, "model_size": args.model_size}
     print(json.dumps(about | found, indent=1) if args.json else text(about | found))

@@ -17,9 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="searched recursively")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    form.add_argument(
-        "--csv", action="store_true", help="print one line per run and benchmark instead of tables"
-    )
+    form.add_argument("--csv", action="store_true", help="print one line per run and benchmark instead")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,21 +23,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("video", metavar="VIDEO")
     parser.add_argument("--model", default="llava_ov", help="only llava_ov is supported so far (default)")
     parser.add_argument("--method", default="stc", help="see `stc-lmms methods` (default: stc)")
-    parser.add_argument(
-        "--model_args",
-        "--model-args",
-        default="",
-        help="as for lmms-eval: name=value,... (default: pretrained=demo)",
-    )
+    given = "as for lmms-eval: name=value,... (default: pretrained=demo)"
+    parser.add_argument("--model_args", "--model-args", default="", help=given)
     parser.add_argument("--frames", type=int, default=8, metavar="N", help="frames drawn (default: 8)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("show.png"), metavar="FILE", help="show.png or show.mp4"
-    )
+    output = Path("show.png")
+    parser.add_argument("--output", type=Path, default=output, metavar="FILE", help="show.png or show.mp4")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the picture and print its counts."""
     _check(args)
+    from PIL import Image
+
     from stc_lmms.arguments import parse_pairs
     from stc_lmms.cli.overlay import picture
     from stc_lmms.cli.watch import watch
@@ -56,9 +53,8 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f"show supports llava_ov; it cannot draw frames of {chosen.name} yet")
     settings = resolve(model_args | {"method": args.method}, model=chosen.name, pretrained="demo")
     cls.check(settings)
-    with open_video(
-        args.video, fps=settings.fps, decoder=settings.decoder, timeout_s=settings.decode_timeout_s
-    ) as video:
+    decoding = {"decoder": settings.decoder, "timeout_s": settings.decode_timeout_s}
+    with open_video(args.video, fps=settings.fps, **decoding) as video:
         if is_demo(settings.pretrained):
             print(f"stc-lmms: {NOTICE}", file=sys.stderr)
         views, notes = watch(cls(settings), itertools.islice(video.read(), args.frames))
@@ -67,12 +63,13 @@ def run(args: argparse.Namespace) -> int:
     for warning in video.warnings:
         print(f"stc-lmms: {warning}", file=sys.stderr)
 
-    title = f"{Path(args.video).name}, {args.method}: {_options(settings.options)}".rstrip(": ")
+    options = ", ".join(f"{name}={value}" for name, value in settings.options.items() if value is not None)
+    title = f"{Path(args.video).name}, {args.method}: {options}".rstrip(": ")
     # Pictures are passed on without the command that made them, so the notice is drawn into them.
     foot = [*notes, NOTICE] if is_demo(settings.pretrained) else notes
     try:
         if args.output.suffix.lower() == ".png":
-            _write_png(args.output, picture(views, title, foot))
+            Image.fromarray(picture(views, title, foot)).save(args.output)
         else:
             _write_mp4(args.output, [picture([view], title, foot) for view in views])
     except OSError as error:
@@ -99,16 +96,6 @@ def _check(args: argparse.Namespace) -> None:
         raise SettingsError(f"--frames {args.frames} must be at least 1")
     if args.frames > MOST_FRAMES[suffix]:
         raise SettingsError(f"--frames {args.frames}: a {suffix} has at most {MOST_FRAMES[suffix]}")
-
-
-def _options(options: dict) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
-
-
-def _write_png(path: Path, image: Any) -> None:
-    from PIL import Image
-
-    Image.fromarray(image).save(path)
 
 
 def _write_mp4(path: Path, images: Sequence[Any]) -> None:

@@ -20,33 +20,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("--ask", action="append", default=[], metavar="QUESTION", help="may be repeated")
     own = parser.add_mutually_exclusive_group()
-    own.add_argument(
-        "--proactive",
-        metavar="QUESTION",
-        help="the model decides by itself when to answer this (supported by: dispider)",
-    )
-    own.add_argument(
-        "--comment",
-        nargs="?",
-        const="",
-        metavar="TASK",
-        help="comment on the running video (supported by: livecc); TASK replaces the default instruction",
-    )
+    proactive = "the model decides by itself when to answer this (supported by: dispider)"
+    own.add_argument("--proactive", metavar="QUESTION", help=proactive)
+    comment = "comment on the running video (supported by: livecc); TASK replaces the default instruction"
+    own.add_argument("--comment", nargs="?", const="", metavar="TASK", help=comment)
     parser.add_argument("--every", type=float, metavar="S", help="ask every S seconds of the stream")
-    parser.add_argument(
-        "--at", type=_times, default=[], metavar="S,S", help="ask at these times (default: at the end)"
-    )
+    at = "ask at these times (default: at the end)"
+    parser.add_argument("--at", type=_times, default=[], metavar="S,S", help=at)
     parser.add_argument("--model", default="llava_ov", help="see `stc-lmms methods` (default: llava_ov)")
     parser.add_argument("--model_args", "--model-args", default="", help="as for lmms-eval: name=value,...")
-    parser.add_argument(
-        "--backlog",
-        choices=["queue", "drop"],
-        default="queue",
-        help="if frames arrive faster than the model runs: keep all, or only the newest (both are counted)",
-    )
-    parser.add_argument(
-        "--stall", type=float, default=10.0, metavar="S", help="give up after S s without data"
-    )
+    backlog = "if frames arrive faster than the model runs: keep all, or only the newest (both are counted)"
+    parser.add_argument("--backlog", choices=["queue", "drop"], default="queue", help=backlog)
+    stall = "give up after S s without data"
+    parser.add_argument("--stall", type=float, default=10.0, metavar="S", help=stall)
     parser.add_argument("--follow", action="store_true", help="the file is still being written")
     parser.add_argument("--realtime", action="store_true", help="play a file at its own speed")
     parser.add_argument("--max-new-tokens", type=int, help="limit per answer (default: 128) or comment (16)")

@@ -32,14 +32,9 @@ MERGED_TOKENS = "blue: a token that others were merged into, drawn at its own po
 def watch(
     model: LlavaOnevision, frames: Iterable[tuple[float, np.ndarray]]
 ) -> tuple[list[FrameView], list[str]]:
-    """What the model's method does to the frames of a new stream.
+    """One view per frame of a new stream, and notes about what the views cannot show.
 
-    Args:
-        model: any loaded model.
-        frames: (time in seconds, uint8 RGB [H,W,3]) in order of time.
-
-    Returns:
-        One view per frame, and notes about what the views cannot show or what needs an explanation.
+    `frames` are (time in seconds, uint8 RGB [H,W,3]) in order of time.
     """
     tower, tokens = _TowerWatch(model), _TokenWatch(model)
     encoded = []
@@ -52,14 +47,8 @@ def watch(
     views = []
     for (time_s, image, share_RC, recomputed), (kept_N, kept) in zip(encoded, tokens.finish(), strict=True):
         kept_RC = None if grid is None else kept_N.reshape(grid)
-        patches = model.tower.num_tokens
-        views.append(
-            FrameView(time_s, image, share_RC, recomputed, patches, kept_RC, kept, model.tokens_per_frame)
-        )
-    return views, _notes(views)
-
-
-def _notes(views: list[FrameView]) -> list[str]:
+        counts = {"patches": model.tower.num_tokens, "tokens": model.tokens_per_frame}
+        views.append(FrameView(time_s, image, share_RC, recomputed, kept_RC=kept_RC, kept=kept, **counts))
     notes = []
     if any(view.share_RC is None for view in views):
         notes.append(NO_PATCHES)
@@ -67,7 +56,7 @@ def _notes(views: list[FrameView]) -> list[str]:
         notes.append(NO_TOKENS)
     elif any((view.kept_RC == MERGED).any() for view in views):
         notes.append(MERGED_TOKENS)
-    return notes
+    return views, notes
 
 
 class _TowerWatch:
@@ -93,10 +82,8 @@ class _TowerWatch:
                 features = model.tower.encode(pixels)
             return features, last_input, np.ones(self.grid, np.float32), model.tower.num_tokens
         before, trace = self.state.tokens_recomputed, Trace()
-        if isinstance(self.method, STCCacher):
-            features = self.method.encode(model.tower, pixels, self.state, trace)
-        else:
-            features = self.method.encode(model.tower, pixels, self.state)
+        traced = (trace,) if isinstance(self.method, STCCacher) else ()
+        features = self.method.encode(model.tower, pixels, self.state, *traced)
         recomputed = self.state.tokens_recomputed - before
         return features, None, self._share(trace, recomputed), recomputed
 

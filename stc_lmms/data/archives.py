@@ -26,6 +26,7 @@ from stc_lmms.errors import DataError
 MAX_ZIP_RATIO = 100
 _SMALL_BYTES = 1 << 20  # smaller files may have any ratio
 _COPY_BYTES = 1 << 20
+_NOT_REGULAR = "not a regular file or folder (link or device)"
 # RecursionError: a tar with a chain of extended headers.
 _READ_ERRORS = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RecursionError, ValueError)
 
@@ -48,12 +49,9 @@ class _Member:
 
 
 def extract_tar(parts: Sequence[Path], to: Path, *, delete_parts: bool = False) -> Extraction:
-    """Extract an uncompressed tar that is split into parts.
+    """Extract an uncompressed tar that is split into parts, in order.
 
-    Args:
-        parts: The parts in order; one complete tar is a single part.
-        to: Folder to extract to.
-        delete_parts: Delete each part as soon as every member in it is on disk.
+    With `delete_parts`, each part is deleted as soon as every member in it is on disk.
 
     Raises:
         DataError: A part is missing, the archive is truncated, malformed or has an unsafe member (then
@@ -84,13 +82,7 @@ def extract_tar(parts: Sequence[Path], to: Path, *, delete_parts: bool = False) 
 def extract_zip(
     archive: Path, to: Path, *, rename: Callable[[str], str] = str, delete_archive: bool = False
 ) -> Extraction:
-    """Extract a zip.
-
-    Args:
-        archive: The zip.
-        to: Folder to extract to.
-        rename: Maps a member's name to its path relative to `to`.
-        delete_archive: Delete the zip once everything is extracted.
+    """Extract a zip; `rename` maps a member's name to its path relative to `to`.
 
     Raises:
         DataError: The archive is missing, malformed, encrypted, a decompression bomb or has an unsafe member
@@ -117,22 +109,18 @@ def extract_zip(
 
 
 def require_space(folder: Path, needed_bytes: int, purpose: str) -> None:
-    """Check the free space on the disk of a folder.
-
-    Raises:
-        DataError: There is less than `needed_bytes`.
-    """
+    """Raise a DataError if the disk of a folder has less free space than needed."""
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
         raise DataError(
             f"{purpose} needs {needed_bytes / 1e9:.1f} GB but {folder} has only {free_bytes / 1e9:.1f} GB "
-            f"free; free some space, choose a folder on another disk (--to), or delete archives as they "
-            f"are extracted (--delete-parts)"
+            "free; free some space, choose a folder on another disk (--to), or delete archives as they are "
+            "extracted (--delete-parts)"
         )
 
 
 def is_complete(path: Path, size: int) -> bool:
-    """Whether a file exists and has the given size in bytes."""
+    """Whether a file of that size in bytes exists."""
     return path.is_file() and path.stat().st_size == size
 
 
@@ -156,9 +144,7 @@ def _plain_files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if info.isdir():
             continue
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.issparse() or info.size < 0:
-            raise DataError(
-                f"refused to extract {info.name!r}: not a regular file or folder (link or device)"
-            )
+            raise _refused(info.name, _NOT_REGULAR)
         yield info
 
 
@@ -166,7 +152,7 @@ def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo, to: Path) -> _Membe
     try:
         tarfile.data_filter(info, str(to))
     except tarfile.FilterError as error:
-        raise DataError(f"refused to extract {info.name!r}: {error}") from error
+        raise _refused(info.name, str(error)) from error
     blocks = -(-info.size // tarfile.BLOCKSIZE)
     end = info.offset_data + blocks * tarfile.BLOCKSIZE
 
@@ -191,21 +177,21 @@ def _check_zip_member(info: zipfile.ZipInfo) -> None:
     check_relative(name)
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise DataError(f"refused to extract {name!r}: not a regular file or folder (link or device)")
+        raise _refused(name, _NOT_REGULAR)
     if info.flag_bits & 0x1:
-        raise DataError(f"refused to extract {name!r}: it is encrypted")
+        raise _refused(name, "it is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(
-            f"cannot extract {name!r}: its compression method {info.compress_type} is not supported"
-        )
+        raise _refused(name, f"its compression method {info.compress_type} is not supported")
     _check_ratio(name, info.file_size, info.compress_size)
 
 
 def _check_ratio(name: str, size: int, compressed: int) -> None:
     if size > _SMALL_BYTES and size > MAX_ZIP_RATIO * compressed:
-        raise DataError(
-            f"refused to extract {name!r}: {compressed} bytes would unpack to {size} (decompression bomb)"
-        )
+        raise _refused(name, f"{compressed} bytes would unpack to {size} (decompression bomb)")
+
+
+def _refused(name: str, reason: str) -> DataError:
+    return DataError(f"refused to extract {name!r}: {reason}")
 
 
 def _wanted(name: str) -> bool:
@@ -224,8 +210,8 @@ def _extract(
 ) -> Extraction:
     """Write the members that are not on disk yet, in archive order.
 
-    `done` is called with the archive offset up to which everything is on disk. `peak_bytes` is the additional
-    disk space needed if `done` frees space meanwhile.
+    `done` is called with the archive offset up to which everything is on disk. If it frees space meanwhile,
+    `peak_bytes` is the additional disk space needed.
     """
     from tqdm import tqdm
 

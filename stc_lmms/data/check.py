@@ -97,34 +97,25 @@ def verify(
     """Check every video of a benchmark; a bad one does not stop the others.
 
     Args:
-        benchmark: Name for the report.
-        root: The data root.
-        rows: Candidate paths of a video relative to the root (the first one names it in the report), and the
+        benchmark: name for the report.
+        root: the data root.
+        rows: candidate paths of a video relative to the root (the first one names it in the report), and the
             second up to which it is needed. Rows with the same first candidate are one video, needed up to
             the latest of their times.
-        probe: Opens a video, or raises VideoError. Called from several threads.
+        probe: opens a video, or raises VideoError; called from several threads.
     """
     from tqdm import tqdm
 
     needed: dict[str, tuple[Sequence[str], float]] = {}
     for candidates, until_s in rows:
-        if not candidates:
-            raise ValueError("a row of verify() has no candidate path")
         earlier_s = needed.get(candidates[0], (candidates, 0.0))[1]
         needed[candidates[0]] = (candidates, max(earlier_s, until_s))
 
     check = partial(_check_video, root, probe)
     with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
-        outcomes = list(
-            tqdm(
-                pool.map(check, needed.values()),
-                total=len(needed),
-                desc=f"{benchmark} videos",
-                unit="video",
-                disable=None,
-            )
-        )
-    problems = tuple(problem for problem in outcomes if problem is not None)
+        outcomes = pool.map(check, needed.values())
+        shown = tqdm(outcomes, f"{benchmark} videos", len(needed), unit="video", disable=None)
+        problems = tuple(problem for problem in shown if problem is not None)
     return VerifyReport(benchmark, root, len(needed), problems)
 
 
@@ -132,24 +123,24 @@ def _check_video(
     root: Path, probe: Callable[[Path], Probed], row: tuple[Sequence[str], float]
 ) -> VideoProblem | None:
     candidates, until_s = row
-    video = candidates[0]
+    problem = partial(VideoProblem, candidates[0])
     try:
         path = video_path(root, candidates)
     except DataError as error:
-        return VideoProblem(video, "missing", str(error))
+        return problem("missing", str(error))
     if path is None:
-        return VideoProblem(video, "missing", f"looked for {', '.join(candidates)}")
+        return problem("missing", f"looked for {', '.join(candidates)}")
     try:
         found = probe(path)
     except (VideoError, OSError) as error:
-        return VideoProblem(video, "undecodable", " ".join(str(error).split()) or type(error).__name__)
+        return problem("undecodable", " ".join(str(error).split()) or type(error).__name__)
     duration_s = found.duration_s
     if duration_s is None:
-        return VideoProblem(video, "undecodable", "its duration is unknown; convert it again")
+        return problem("undecodable", "its duration is unknown; convert it again")
     if not math.isfinite(duration_s) or duration_s <= 0:
-        return VideoProblem(video, "undecodable", f"invalid duration: {duration_s} s")
+        return problem("undecodable", f"invalid duration: {duration_s} s")
     if found.cut_short:
-        return VideoProblem(video, "cut", f"{found.cut_short}; needed until {until_s:.1f} s")
+        return problem("cut", f"{found.cut_short}; needed until {until_s:.1f} s")
     if duration_s < until_s - TOLERANCE_S:
-        return VideoProblem(video, "short", f"lasts {duration_s:.1f} s but is needed until {until_s:.1f} s")
+        return problem("short", f"lasts {duration_s:.1f} s but is needed until {until_s:.1f} s")
     return None

@@ -32,10 +32,10 @@ def fetch(
     needed.
 
     Args:
-        source: The benchmark's files.
-        to: Data root to fill; afterwards set the source's environment variable to it.
-        portions: Names of portions to download; None is the default one.
-        delete_parts: Delete every archive as soon as it is unpacked. If unpacking a split tar is then
+        source: the benchmark's files.
+        to: data root to fill; afterwards set the source's environment variable to it.
+        portions: portions to download; None is the default one.
+        delete_parts: delete every archive as soon as it is unpacked. If unpacking a split tar is then
             interrupted, its deleted parts are downloaded again.
 
     Returns:
@@ -138,11 +138,7 @@ def _download(source: DataSource, file: str, to: Path, hint: str) -> None:
 
 
 def _download_url(url: str, target: Path, hint: str) -> None:
-    """Download a question file of a code repository.
-
-    Raises:
-        DataError: No network, or the answer is not a JSON list.
-    """
+    """Download a question file of a code repository, a JSON list."""
     from huggingface_hub import constants
 
     with _reaching_hub(hint, target.parent):

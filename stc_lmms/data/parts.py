@@ -29,11 +29,7 @@ class JoinedParts(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to an offset of the joined stream.
-
-        Raises:
-            ValueError: The offset is negative.
-        """
+        """Move to an offset of the joined stream."""
         size = self.ends[-1] if self.ends else 0
         offset += {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: size}[whence]
         if offset < 0:
@@ -57,8 +53,7 @@ class JoinedParts(io.RawIOBase):
     def _open_part(self, index: int) -> BinaryIO:
         if self._file is None or self._current != index:
             self._close_part()
-            self._file = self._parts[index].open("rb", buffering=0)
-            self._current = index
+            self._file, self._current = self._parts[index].open("rb", buffering=0), index
         return self._file
 
     def _close_part(self) -> None:

@@ -12,11 +12,7 @@ _MINI_VARIABLE = "STC_MINI"
 
 
 def mini_root() -> Path:
-    """Folder of the mini data that ships with the package, or the one that `STC_MINI` names.
-
-    Raises:
-        DataError: There is no such folder.
-    """
+    """Folder of the mini data that ships with the package, or the one that `STC_MINI` names."""
     given = os.environ.get(_MINI_VARIABLE, "")
     root = Path(given).expanduser() if given else tasks_root() / "mini_data"
     if not root.is_dir():
@@ -27,12 +23,9 @@ def mini_root() -> Path:
 def data_root(source: DataSource, portion: str | None = None) -> Path:
     """Folder with the question files and videos of a benchmark, from its environment variable.
 
-    Args:
-        source: The benchmark's files.
-        portion: The portion that is needed, for the error message; None is the default one.
-
     Raises:
-        DataError: The variable is not set or does not name a folder; the message says what to download.
+        DataError: The variable is not set or does not name a folder; the message says how to download the
+            portion.
     """
     given = os.environ.get(source.variable, "")
     root = Path(given).expanduser()
@@ -43,16 +36,7 @@ def data_root(source: DataSource, portion: str | None = None) -> Path:
 
 
 def find_question_file(root: Path, name: str, source: DataSource) -> Path | None:
-    """A question file in a data root, or None.
-
-    Args:
-        root: The data root.
-        name: Bare file name.
-        source: Names the folders to search.
-
-    Raises:
-        DataError: The name is not a bare file name.
-    """
+    """A question file in one of the source's question folders, or None; `name` must be a bare file name."""
     if PurePosixPath(name).name != name:
         raise DataError(f"{name!r} is not a bare file name")
     paths = [root / folder / name for folder in source.question_folders]
@@ -68,17 +52,12 @@ def question_file(root: Path, name: str, source: DataSource) -> Path:
 
 
 def video_path(root: Path, candidates: Sequence[str]) -> Path | None:
-    """First candidate that is a file, or None.
+    """First candidate (a path relative to the root) that is a file, or None.
 
-    Symlinks are followed, so that the owner of the root may keep videos on another disk. A question file must
-    not lead out of the root.
-
-    Args:
-        root: The data root.
-        candidates: Paths relative to the root.
+    Symlinks are followed, so that the owner of the root may keep videos on another disk.
 
     Raises:
-        DataError: A candidate is absolute or contains `..`.
+        DataError: A candidate is absolute or contains `..`: a question file must not lead out of the root.
     """
     paths = [root / check_relative(candidate) for candidate in candidates]
     return next((path for path in paths if path.is_file()), None)

@@ -14,12 +14,12 @@ class Portion:
     """A portion of a benchmark that is downloaded separately.
 
     Attributes:
-        questions: Question file, as named in the benchmark's code repository.
-        archives: Groups of hub files. Each group is one archive: a single zip, or the parts of a split tar in
+        questions: question file, as named in the benchmark's code repository.
+        archives: groups of hub files. Each group is one archive: a single zip, or the parts of a split tar in
             order. Empty if `stc-lmms data fetch` cannot download the portion.
-        size: Download size, shown to users.
-        videos: Path of a video below the data root, shown to users.
-        hub_questions: Hub files that together replace `questions`; empty if the hub has none.
+        size: download size, shown to users.
+        videos: path of a video below the data root, shown to users.
+        hub_questions: hub files that together replace `questions`; empty if the hub has none.
     """
 
     questions: str
@@ -48,16 +48,13 @@ class DataSource:
     """Where the files of a benchmark come from and how they are laid out in its root folder.
 
     Attributes:
-        name: Benchmark name, as in `stc-lmms data fetch NAME`.
-        variable: Environment variable that names the root folder.
-        hub_id: Dataset on the Hugging Face hub.
-        portions: Downloadable portions by name; the first one is the default.
-        licence: Licence of the data, shown to users.
-        questions_url: Folder of the code repository that holds the question files.
-        question_folders: Folders of the root that are searched for question files.
-        manual: How to download the data by hand, with `{to}` for the root folder; only for a source without
+        variable: environment variable that names the root folder.
+        portions: downloadable portions by name; the first one is the default.
+        questions_url: folder of the code repository that holds the question files.
+        question_folders: folders of the root that are searched for question files.
+        manual: how to download the data by hand, with `{to}` for the root folder; only for a source without
             archives.
-        unpacked_path: Maps (portion, zip name, member name) to the member's path below the root; None keeps
+        unpacked_path: maps (portion, zip name, member name) to the member's path below the root; None keeps
             the member name.
     """
 

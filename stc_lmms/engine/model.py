@@ -113,8 +113,8 @@ class LoadedModel(StreamingModel):
 
     def _set_up(self, settings: Settings, parts: tuple[Any, ...]) -> None:
         self.settings, self.parts = settings, parts
-        self.options = settings.build_model_options()
-        self.method, self.memory = settings.build_method(), settings.build_memory()
+        self.options = settings.built_model_options
+        self.method, self.memory = settings.built_method, settings.built_memory
         self.assemble(*parts)
         self.device, self.dtype = self.llm.device, self.llm.dtype
         self.capture = CudaCapture(self.device, settings.cuda_graphs)

@@ -124,8 +124,8 @@ class _CostModel:
         self.shape = card.shape if card else _known_shape(self.settings)
         guess = Speed(dict.fromkeys(_STAGES, 1e12 * tflops), GUESSED_BYTES_PER_S)
         self.speed = card.speed(self.settings.method) if card else guess
-        self.method = self.settings.build_method()
-        self.memory = self.settings.build_memory()  # None: the model's own
+        self.method = self.settings.built_method
+        self.memory = self.settings.built_memory  # None: the model's own
         self.bound = False
         if self.shape is not None:
             if stages(self.shape, self.method, Workload(1, 1, 0, 0)) is None:

@@ -30,7 +30,7 @@ OVO = [
 
 
 def methods(*names):
-    return [resolve({"method": name}, environ={}).build_method() for name in names]
+    return [resolve({"method": name}, environ={}).built_method for name in names]
 
 
 @pytest.fixture

@@ -74,11 +74,11 @@ def test_a_model_has_options_and_defaults_of_its_own(toy):
     got = resolve({"digits": "2", "token_budget": "4"}, {}, model="toy_stc")
     assert (got.model, got.pretrained, got.fps, got.method) == ("toy", "nobody/toy", 1.0, "stc_pruner")
     assert dict(got.model_options) == {"digits": 2, "style": "bare"} and got.options["token_budget"] == 4
-    assert got.build_model_options().digits == 2
+    assert got.built_model_options.digits == 2
     assert resolve({}, {}, model="toy").options["token_budget"] == 3
     assert json.loads(json.dumps(got.flat()))["digits"] == 2
     assert resolve(got.flat(), {}, model="toy") == got  # what the results show starts the same run again
-    assert resolve({}, {}).model == "llava_ov" and resolve({}, {}).build_model_options().prompt == "chat"
+    assert resolve({}, {}).model == "llava_ov" and resolve({}, {}).built_model_options.prompt == "chat"
 
 
 def test_wrong_options_of_a_model_are_one_line(toy):
@@ -116,7 +116,7 @@ def test_an_option_cannot_take_a_name_in_use(toy, monkeypatch):
 
 def test_a_memory_that_is_part_of_the_model_is_the_only_one(toy):
     got = resolve({}, {}, model="forgetful")
-    assert got.memory == "last_frame" and got.build_memory() is None and not got.memory_options
+    assert got.memory == "last_frame" and got.built_memory is None and not got.memory_options
     assert resolve(got.flat(), {}, model="forgetful") == got
     assert refusal(memory="rekv", for_model="forgetful") == (
         "memory=rekv does not fit forgetful, whose own memory, last_frame, is part of the model; "

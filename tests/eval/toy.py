@@ -55,20 +55,20 @@ class Toy(StreamingModel):
     def __init__(self, settings):
         self.check(settings)
         type(self).loads += 1
-        self.settings, self.options = settings, settings.build_model_options()
+        self.settings, self.options = settings, settings.built_model_options
         self.unit = json.loads((Path(settings.pretrained) / "toy.json").read_text())["unit"]
 
     @classmethod
     def check(cls, settings: Settings) -> None:
         if not (Path(settings.pretrained) / "toy.json").is_file():
             raise CheckpointError(f"{settings.pretrained!r} has no toy.json")
-        token = settings.build_method().token
+        token = settings.built_method.token
         if token is not None:
             token.check(5)
 
     def with_settings(self, settings):
         other = object.__new__(type(self))
-        other.settings, other.options, other.unit = settings, settings.build_model_options(), self.unit
+        other.settings, other.options, other.unit = settings, settings.built_model_options, self.unit
         return other
 
     def open_stream(self):
@@ -104,7 +104,7 @@ class ToyStream(Stream):
 
     def ask(self, question, generation=Generation(), *, search=None):
         options = self.model.options
-        seen = self.means[-1:] if self.model.settings.build_memory() is None else self.means
+        seen = self.means[-1:] if self.model.settings.built_memory is None else self.means
         text = f"{sum(seen) / len(seen):.{options.digits}f} {self.model.unit}"
         text += ", please" if options.style == "polite" else ""
         return Answer(text, (1,), Efficiency(frames_seen=len(self.means), new_tokens=1))

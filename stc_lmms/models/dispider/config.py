@@ -138,7 +138,7 @@ def check_settings(settings: Settings) -> DispiderSpec:
 
 def check_fit(settings: Settings, spec: DispiderSpec) -> None:
     """Raise `SettingsError` if a method or clip length does not fit a model of these sizes."""
-    method, options = settings.build_method(), settings.build_model_options()
+    method, options = settings.built_method, settings.built_model_options
     if method.token is not None:
         raise SettingsError(
             f"method={method.name} drops tokens of single frames, but Dispider retrieves whole clips; "

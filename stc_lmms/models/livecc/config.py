@@ -55,19 +55,19 @@ def check_commentary(settings: Settings) -> None:
         SettingsError: a second has no even number of frames, clips are read whole, the memory forgets, or
             the method holds frames back.
     """
-    if settings.build_model_options().grid != "fixed":
+    if settings.built_model_options.grid != "fixed":
         raise SettingsError("grid=released reads whole clips, but a commentary has no end; use grid=fixed")
     if settings.fps % 2:
         raise SettingsError(
             f"fps={settings.fps:g} does not fit a commentary: a step is one second and a slice two frames, "
             "so fps must be even; LiveCC was trained at 2"
         )
-    if settings.memory != "full" or settings.build_memory().runs_attention:
+    if settings.memory != "full" or settings.built_memory.runs_attention:
         raise SettingsError(
             f"memory={settings.memory} does not fit a commentary, which reads all that was said and seen; "
             "use full, without decode_prune"
         )
-    token = settings.build_method().token
+    token = settings.built_method.token
     if token is not None and token.delay_frames:
         raise SettingsError(
             f"method={settings.method} holds frames back, but a comment must see those of its second; "

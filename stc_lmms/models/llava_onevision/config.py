@@ -26,7 +26,7 @@ def check_settings(settings: Settings) -> None:
 
 def check_fit(settings: Settings, config: Any) -> None:
     """Raise `SettingsError` if a method, memory or option does not fit a model of this config."""
-    method, memory, text = settings.build_method(), settings.build_memory(), config.text_config
+    method, memory, text = settings.built_method, settings.built_memory, config.text_config
     if method.tower is not None:
         method.tower.check(1)  # its towers have no merge groups
         method.tower.check_budget(patch_grid(config), layers_used(config))
@@ -35,7 +35,7 @@ def check_fit(settings: Settings, config: Any) -> None:
     reason = compat_llm.why_not_hooked(text) if memory.runs_attention else None
     if reason:
         raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
-    if settings.build_model_options().positions == "original":
+    if settings.built_model_options.positions == "original":
         if memory.one_axis:
             raise SettingsError(
                 f"memory={settings.memory} renumbers positions itself, so it cannot keep positions=original; "

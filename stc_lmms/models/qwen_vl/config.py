@@ -26,7 +26,7 @@ def check_fit(settings: Settings, config: Any) -> None:
 
     The tokens of a slice are known at the first frame; here a budget is compared with their upper limit.
     """
-    method, memory, text = settings.build_method(), settings.build_memory(), config.text_config
+    method, memory, text = settings.built_method, settings.built_memory, config.text_config
     if method.tower is not None:
         method.tower.check(config.vision_config.spatial_merge_size**2)
     if method.token is not None and method.token.needs & ATTENTION:
@@ -37,7 +37,7 @@ def check_fit(settings: Settings, config: Any) -> None:
     if "token_budget" in settings.options and method.token is not None:
         budget = settings.options["token_budget"]
         if budget is not None:
-            within(budget, settings.build_model_options().largest_slice)
+            within(budget, settings.built_model_options.largest_slice)
     if memory.one_axis:
         raise SettingsError(
             f"memory={settings.memory} gives retrieved tokens new positions on one axis, but those of "

@@ -91,7 +91,7 @@ class StreamForestSpec:
 
 def check_fit(settings: Settings, spec: StreamForestSpec) -> None:
     """Raise `SettingsError` if a method or an option does not fit a model of these sizes."""
-    method, options = settings.build_method(), settings.build_model_options()
+    method, options = settings.built_method, settings.built_model_options
     rows, columns = spec.grid
     if options.now_tokens > rows * columns:
         raise SettingsError(
