@@ -11,11 +11,7 @@ T = TypeVar("T")
 
 
 def read_text(path: str | Path) -> str:
-    """Text of a UTF-8 file, without byte order mark.
-
-    Raises:
-        DataError: the file cannot be read or is not UTF-8.
-    """
+    """Text of a UTF-8 file, without byte order mark."""
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -25,11 +21,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Content of a JSON file.
-
-    Raises:
-        DataError: the file cannot be read, is empty or is not JSON.
-    """
+    """Content of a JSON file."""
     text = read_text(path)
     try:
         return json.loads(text)
@@ -40,55 +32,32 @@ def read_json(path: str | Path) -> Any:
 
 
 def need_list(data: Any, items: str, where: str) -> list[Any]:
-    """The data of a file, checked to be a non-empty list; `items` says of what.
-
-    Raises:
-        DataError: it is not.
-    """
+    """The data of a file, checked to be a non-empty list; `items` says of what."""
     if not isinstance(data, list) or not data:
         raise DataError(f"{where}: must be a non-empty list of {items}, got {short(data)}")
     return data
 
 
-def need_object(value: Any, where: str) -> dict[str, Any]:
-    """An item of a list, checked to be an object.
+def need(row: Any, name: str, kind: type[T] | tuple[type[T], ...], where: str) -> T:
+    """A field of an annotation, checked for its type (a bool is not a number).
 
     Raises:
-        DataError: it is not.
+        DataError: the row is not an object, or the field is missing or of another type. `where`, the file and
+            the row, begins the message.
     """
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: must be an object, got {short(value)}")
-    return value
-
-
-def need(row: Mapping[str, Any], name: str, kind: type[T] | tuple[type[T], ...], where: str) -> T:
-    """A field of a row, checked for its type.
-
-    Args:
-        row: one annotation.
-        name: the field.
-        kind: accepted type or types; a bool is not accepted as a number.
-        where: file and row, the beginning of the error message.
-
-    Raises:
-        DataError: the field is missing or of another type.
-    """
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: must be an object, got {short(row)}")
     if name not in row:
         raise DataError(f"{where}: field {name!r} is missing")
     value = row[name]
     if not isinstance(value, kind) or isinstance(value, bool):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        names = " or ".join(k.__name__ for k in kinds)
+        names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
         raise DataError(f"{where}: field {name!r} must be {names}, got {short(value)}")
     return value
 
 
-def need_video(row: Mapping[str, Any], name: str, where: str) -> str:
-    """A field with the relative path of a video.
-
-    Raises:
-        DataError: not a string, empty, or outside the data root.
-    """
+def need_video(row: Any, name: str, where: str) -> str:
+    """A field with the path of a video below the data root."""
     value = need(row, name, str, where)
     path = PurePosixPath(value)
     if not value.strip() or path.is_absolute() or ".." in path.parts:
@@ -96,12 +65,8 @@ def need_video(row: Mapping[str, Any], name: str, where: str) -> str:
     return value
 
 
-def need_texts(row: Mapping[str, Any], name: str, least: int, where: str) -> list[str]:
-    """A field with a list of at least `least` strings.
-
-    Raises:
-        DataError: not a list, too short, or with an item that is not a string.
-    """
+def need_texts(row: Any, name: str, least: int, where: str) -> list[str]:
+    """A field with a list of at least `least` strings."""
     values = need(row, name, list, where)
     if len(values) < least or not all(isinstance(value, str) for value in values):
         raise DataError(f"{where}: field {name!r} must hold at least {least} strings, got {short(values)}")

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from stc_lmms.benchmarks.base import NO_TIME_S, Question, Row, Verdict, make_row, strict_score
 from stc_lmms.benchmarks.benchmark import Benchmark, PublishedRun
-from stc_lmms.benchmarks.fields import need, need_list, need_object, need_texts, need_video, read_json, short
+from stc_lmms.benchmarks.fields import need, need_list, need_texts, need_video, read_json, short
 from stc_lmms.data.hub import load_table
 from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
@@ -61,27 +61,19 @@ class Annotations:
         """Items of a file in ReKV's layout: a list of videos, each with `conversations`.
 
         A question's task is in its own fields or in those of the video, else it is the video's folder.
-
-        Raises:
-            DataError: the first malformed entry.
         """
         items: list[Item] = []
         for number, entry in enumerate(need_list(data, "videos", where)):
             place = f"{where}: entry {number}"
-            video = need_video(need_object(entry, place), "video_path", place)
+            video = need_video(entry, "video_path", place)
             for index, question in enumerate(need(entry, "conversations", list, place)):
                 spot = f"{place} ({video}): question {index}"
-                task = self._task(need_object(question, spot), entry, video)
                 choices = need_texts(question, "choices", 2, spot)
-                items.append(self._item(video, task, question, choices, spot))
+                items.append(self._item(video, self._task(question, entry, video), question, choices, spot))
         return _require_some(items, where)
 
     def read_hub(self, rows: Iterable[Mapping[str, Any]], where: str) -> list[Item]:
-        """Items of the rows of the hub dataset, one per question.
-
-        Raises:
-            DataError: the first malformed row.
-        """
+        """Items of the rows of the hub dataset, one per question."""
         items: list[Item] = []
         for number, row in enumerate(rows):
             place = f"{where}: row {number}"
@@ -115,15 +107,15 @@ class Annotations:
         if answer is None:
             raise DataError(f"{where}: field 'answer' is missing: without gold answers there is no score")
         if self.gold == "index":
-            text = str(answer).strip()
+            text, expected = str(answer).strip(), f"0 to {len(letters) - 1}"
             if isinstance(answer, int | str) and text.isdecimal() and int(text) < len(letters):
                 return letters[int(text)]
-            raise DataError(f"{where}: field 'answer' must be 0 to {len(letters) - 1}, got {short(answer)}")
-        if self.gold == "text" and answer in choices:
-            return letters[list(choices).index(answer)]
-        if answer in letters:
-            return answer
-        expected = "one of the choices" if self.gold == "text" else f"a letter up to {letters[-1]}"
+        else:
+            expected = "one of the choices" if self.gold == "text" else f"a letter up to {letters[-1]}"
+            if self.gold == "text" and answer in choices:
+                return letters[list(choices).index(answer)]
+            if answer in letters:
+                return answer
         raise DataError(f"{where}: field 'answer' must be {expected}, got {short(answer)}")
 
 
@@ -142,31 +134,16 @@ def offline_benchmark(
 ) -> Benchmark:
     """A benchmark with one part whose questions are asked after the whole video.
 
-    Args:
-        name: see `Benchmark`.
-        part: its only part.
-        annotations: how its questions are written.
-        published: see `Benchmark`.
-        hub_id: dataset with the questions and the videos; lmms-eval's own task reads the same one.
-        question_file: file in ReKV's layout; if the data root has it, the hub is not used.
-        download: what to download from the hub, for an error message.
-        video_folders: folders of the data root where videos may lie, best first.
-        video_endings: added to a video name without ending, best first.
-        hub_config: configuration of the dataset; None if it has only one.
+    The hub dataset, which lmms-eval's own task reads as well, is not used if the data root has the
+    `question_file` in ReKV's layout. `download` says what to download, for an error message. Videos may lie
+    in any of `video_folders`; `video_endings` are added to names without ending (both in order of preference).
     """
     variable = f"STC_{name.upper()}_ROOT"
     folder = f"{{to}}/{video_folders[0]}/" if video_folders[0] else "{to}/"
-    source = DataSource(
-        name=name,
-        variable=variable,
-        hub_id=hub_id,
-        portions={part: Portion(question_file)},
-        manual=f"download {download} of the hub dataset {hub_id}, unpack them so that {folder}<video> exist, "
-        f"and set {variable}={{to}}; or, if lmms-eval's own task has run, set it to $HF_HOME/{name}",
+    manual = (
+        f"download {download} of the hub dataset {hub_id}, unpack them so that {folder}<video> exist, "
+        f"and set {variable}={{to}}; or, if lmms-eval's own task has run, set it to $HF_HOME/{name}"
     )
-
-    def load_annotations(path: Path) -> list[Item]:
-        return annotations.read_videos(read_json(path), str(path))
 
     def hub_annotations(root: Path) -> list[Item]:
         file = f"{question_file} (layout of the ReKV repository)"
@@ -178,8 +155,8 @@ def offline_benchmark(
         parts={part: annotations.tasks},
         headline="micro",
         judge=judge,
-        source=source,
-        load_annotations=load_annotations,
+        source=DataSource(name, variable, hub_id, {part: Portion(question_file)}, manual=manual),
+        load_annotations=lambda path: annotations.read_videos(read_json(path), str(path)),
         build_rows=build_rows,
         video_candidates=partial(_candidates, video_folders, video_endings),
         hub_annotations=hub_annotations,
@@ -212,10 +189,7 @@ def rekv_question(question: str, choices: Sequence[str]) -> str:
 
 
 def rekv_choice(text: str) -> str:
-    """The letter that ReKV reads: the character before the first ")", else the first character.
-
-    Args:
-        text: the model's answer without its prefilled start; stripped first, case is kept.
+    """The letter that ReKV reads in an answer: the character before the first ")", else the first one.
 
     Raises:
         IndexError: empty text, as in ReKV.

@@ -13,7 +13,7 @@ from typing import Any
 
 from stc_lmms.benchmarks.base import NO_TIME_S, Question, Row, Verdict, make_row, order_rows, strict_score
 from stc_lmms.benchmarks.benchmark import Benchmark, Chunks, PublishedRun
-from stc_lmms.benchmarks.fields import need, need_list, need_object, need_texts, need_video, read_json
+from stc_lmms.benchmarks.fields import need, need_list, need_texts, need_video, read_json
 from stc_lmms.data.hub import load_table
 from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
@@ -104,7 +104,7 @@ def check_annotations(rows: Sequence[Any], where: str) -> list[dict[str, Any]]:
     seen: set[int] = set()
     for index, row in enumerate(rows):
         place = f"{where}: row number {index}"
-        row_id = need(need_object(row, place), "id", int, place)
+        row_id = need(row, "id", int, place)
         place = f"{where}: row id {row_id}"
         if row_id in seen:
             raise DataError(f"{place}: this id occurs twice")
@@ -147,12 +147,6 @@ def chunk_name(row_id: int, round_index: int | None = None) -> str:
     return f"{row_id}.mp4" if round_index is None else f"{row_id}_{round_index}.mp4"
 
 
-def end_s(row: Mapping[str, Any], round_index: int | None = None) -> int:
-    """Second at which the question's clip ends, not clamped to the video."""
-    timed = row if round_index is None else row["test_info"][round_index]
-    return math.ceil(timed["realtime"])
-
-
 def gold(row: Mapping[str, Any], round_index: int | None = None) -> str:
     """The gold answer: a letter, a number or Yes/No.
 
@@ -189,13 +183,13 @@ def video_candidates(video: str) -> list[str]:
 
 
 def _question(row: Mapping[str, Any], round_index: int | None) -> Question:
-    task = row["task"]
+    task, timed = row["task"], row if round_index is None else row["test_info"][round_index]
     return {
         "qid": str(row["id"]) if round_index is None else f"{row['id']}:{round_index}",
         "task": task,
         "kind": "choice" if round_index is None else "count" if task == "REC" else "yesno",
         "start_s": 0.0,
-        "end_s": float(end_s(row, round_index)),
+        "end_s": float(math.ceil(timed["realtime"])),  # not clamped to the video
         "prompt": prompt(row, round_index),
         "answer": gold(row, round_index),
         "follow_up": "",
@@ -227,7 +221,7 @@ def _check_rounds(row: Mapping[str, Any], task: str, where: str) -> None:
         raise DataError(f"{where}: field 'test_info' is empty")
     for index, info in enumerate(infos):
         place = f"{where}: test_info[{index}]"
-        _check_time(need_object(info, place), place)
+        _check_time(info, place)
         if task == "SSR":
             need(info, "step", str, place)
         field = "count" if task == "REC" else "type"

@@ -4,22 +4,13 @@ import ast
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from stc_lmms.benchmarks.base import NO_TIME_S
-from stc_lmms.benchmarks.fields import (
-    need,
-    need_list,
-    need_object,
-    need_texts,
-    need_video,
-    read_json,
-    read_text,
-    short,
-)
+from stc_lmms.benchmarks.fields import need, need_list, need_texts, need_video, read_json, read_text, short
 from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
 
@@ -62,7 +53,6 @@ class _Folder(NamedTuple):
 
     Attributes:
         name: as in the zip names.
-        part: evaluated part.
         suffix: of the flat video names.
         samples, per_zip: number of samples and samples per zip; 0: one zip without a range in its name.
     """
@@ -167,13 +157,12 @@ class Entry:
     """One question as annotated.
 
     Attributes:
-        part: evaluated part.
         task: sub-task, named as in the repository JSON.
         video: file name in the repository's flat layout (`sample_389_real.mp4`).
         index: 1-based number within the video: in time order (JSON) or from the question_id (CSV).
         time_stamp: time of the question as written, which the `sqa` history quotes.
         time_s: the same in whole seconds.
-        options: options as written; empty for `proactive`.
+        options: empty for `proactive`.
         answer: gold letter, or for `proactive` the text to output.
         gold_s: `proactive`: second at which to answer; else -1.
     """
@@ -197,44 +186,31 @@ class Entry:
 
 
 def load_annotations(path: str | Path) -> list[Entry]:
-    """The entries of a `.json` or `.csv` file; `questions_omni.json` has those of `omni` and `contextual`.
-
-    Raises:
-        DataError: unreadable or malformed; names the entry or line and the field.
-    """
+    """The entries of a `.json` or `.csv` file; `questions_omni.json` has those of `omni` and `contextual`."""
     if Path(path).suffix.lower() == ".csv":
         return parse_csv(read_text(path), str(path))
     return parse_json(read_json(path), str(path))
 
 
 def parse_json(data: Any, where: str) -> list[Entry]:
-    """The entries of a repository file: a list of clips, or (sqa) a list of such lists.
-
-    Raises:
-        DataError: the first malformed clip.
-    """
+    """The entries of a repository file: a list of clips, or (sqa) a list of such lists."""
     items = need_list(data, "entries", where)
     clips = [clip for item in items for clip in (item if isinstance(item, list) else [item])]
     entries: list[Entry] = []
     for number, clip in enumerate(clips):
         place = f"{where}: entry {number}"
-        video = need_video(need_object(clip, place), "video_path", place).rsplit("/", 1)[-1]
+        video = need_video(clip, "video_path", place).rsplit("/", 1)[-1]
         match = _VIDEO_NAME.fullmatch(video)
         folder = _BY_SUFFIX.get(match[2]) if match else None
         if folder is None:
             raise DataError(f"{place}: field 'video_path' must end in sample_N_part.mp4, got {short(video)}")
         for index, question in enumerate(need(clip, "questions", list, place)):
-            spot = f"{place} ({video}): question {index}"
-            entries.append(_entry(need_object(question, spot), folder, video, 0, spot))
+            entries.append(_entry(question, folder, video, 0, f"{place} ({video}): question {index}"))
     return _number_by_time(entries)
 
 
 def parse_csv(text: str, where: str) -> list[Entry]:
-    """The entries of a hub CSV, the questions of a video in the order of their numbers.
-
-    Raises:
-        DataError: the first malformed line.
-    """
+    """The entries of a hub CSV, the questions of a video in the order of their numbers."""
     entries: list[Entry] = []
     seen: set[str] = set()
     for place, cells in _csv_lines(text, where):
@@ -291,7 +267,7 @@ def _csv_lines(text: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(f"{where}: line {reader.line_num}: is not CSV ({error})") from error
 
 
-def _entry(fields: Mapping[str, Any], folder: _Folder, video: str, index: int, where: str) -> Entry:
+def _entry(fields: Any, folder: _Folder, video: str, index: int, where: str) -> Entry:
     task = need(fields, "task_type", str, where)
     time_stamp = need(fields, "time_stamp", str, where)
     options: tuple[str, ...] = ()
@@ -304,19 +280,10 @@ def _entry(fields: Mapping[str, Any], folder: _Folder, video: str, index: int, w
         answer = need(fields, "answer", str, where).strip()
         if answer not in ("A", "B", "C", "D"):
             raise DataError(f"{where}: field 'answer' must be A, B, C or D, got {short(answer)}")
-    return Entry(
-        part=folder.part,
-        # Only the folder of `real` mixes tasks; elsewhere it is the task, whatever the label says.
-        task=_task_name(task) if folder.part == "real" else folder.name,
-        video=video,
-        index=index,
-        time_stamp=time_stamp,
-        time_s=_seconds(time_stamp, where),
-        question=need(fields, "question", str, where),
-        options=options,
-        answer=answer,
-        gold_s=gold_s,
-    )
+    # Only the folder of `real` mixes tasks; elsewhere it is the task, whatever the label says.
+    task = _task_name(task) if folder.part == "real" else folder.name
+    time_s, question = _seconds(time_stamp, where), need(fields, "question", str, where)
+    return Entry(folder.part, task, video, index, time_stamp, time_s, question, options, answer, gold_s)
 
 
 def _task_name(name: str) -> str:

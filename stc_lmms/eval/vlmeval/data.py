@@ -1,15 +1,13 @@
 """Our benchmarks as VLMEvalKit datasets. Imports vlmeval: only `stc-vlmeval` loads this.
 
-A line of VLMEvalKit's table is a question. Its message carries the rows of the whole video, so that the model
-plays every video once, in whatever order the questions come. Scores are computed from the journal, because a
-spreadsheet does not preserve every text.
+A line of VLMEvalKit's table is a question; its message carries all rows of the video, so that the model plays
+every video once. Scores are computed from the journal: a spreadsheet does not preserve every text.
 """
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import pandas as pd
 import torch
@@ -34,12 +32,12 @@ from stc_lmms.results.journal import Journal
 from stc_lmms.suggest import unknown
 
 T = TypeVar("T")
+Rounds = list[AnsweredRound]
 _SCORES = ("official", "strict", "missing", "unparsed", "failed", "past_end", "end_s", "rounds")
 _COUNTS = ("n", "n_missing", "n_unparsed", "n_failed", "n_past_end")
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """The rows of a dataset: parts of a benchmark, in one of its sizes."""
 
     parts: tuple[str, ...]
@@ -47,16 +45,7 @@ class Selection:
 
 
 class StreamDataset(VideoBaseDataset):
-    """A benchmark of ours.
-
-    Args:
-        dataset: a key of `SELECTIONS`.
-        nframe: must be 0: models sample by time here.
-        fps: frames per second that the model must sample; not positive: its own rate.
-
-    Raises:
-        DataError: unknown dataset, `nframe` is set, or the data is missing.
-    """
+    """A benchmark of ours, a key of `SELECTIONS`; if `fps` is not positive, the model uses its own rate."""
 
     TYPE = "Video-VQA"
     JUDGE_FAIL_MARKERS = ()  # no judge model; failed answers are the evaluated model's
@@ -93,7 +82,7 @@ class StreamDataset(VideoBaseDataset):
         self.split_frame = False  # the model reads the file
 
     def prepare_dataset(self, dataset: str) -> dict[str, str]:
-        """Load the rows. The base class gets no folder or file: rows have the paths of their videos."""
+        """Load the rows, which have the paths of their videos; so the base class gets no folder or file."""
         chosen = self.SELECTIONS[dataset]
         self.rows = [row for part in chosen.parts for row in self.BENCHMARK.load_rows(part, chosen.size)]
         return {"root": "", "data_file": ""}
@@ -109,15 +98,7 @@ class StreamDataset(VideoBaseDataset):
         return {"acc": metrics["acc"]} if metrics and "acc" in metrics else {}
 
     def build_prompt(self, line: int | pd.Series, video_llm: bool) -> list[dict[str, Any]]:
-        """The message of a question: its video and text, and for our models all rows of the video.
-
-        Args:
-            line: a line of the table, or its position.
-            video_llm: whether the model accepts video files.
-
-        Raises:
-            DataError: the model does not accept video files.
-        """
+        """The message of a question: its video and text, and for our models all rows of the video."""
         if not video_llm:
             raise DataError(f"{self.dataset_name} has video files, but this model accepts only frames")
         line = self.data.iloc[line] if isinstance(line, int) else line
@@ -134,11 +115,12 @@ class StreamDataset(VideoBaseDataset):
         """
         folder, model = Path(eval_file).parent, Path(eval_file).parent.name
         settings = self.run.settings.get(model)
-        recorder = self.run.recorder(folder, settings and with_fps(settings, self.fps))
+        settings = settings and with_fps(settings, self.fps)
+        recorder = self.run.recorder(folder, settings)
         if settings is None:
             answers = self._foreign(eval_file)
         else:
-            answers = self._journalled(recorder, with_fps(settings, self.fps), eval_file)
+            answers = self._journalled(recorder, settings, eval_file)
         scored = [r for row, rounds in zip(self.rows, answers, strict=True) for r in score(row, rounds)]
         summary, name = self.BENCHMARK.summarise(scored), summary_name(self.rows[0])
         (only, *others) = summary["parts"]
@@ -147,8 +129,10 @@ class StreamDataset(VideoBaseDataset):
         self._dump_tables(eval_file, scored, summary)
         recorder.summarise(self.rows[0]["benchmark"], self.rows[0]["size"], scored)
         recorder.write(answers=settings is not None)
-        if settings:
-            _check([answer for of_row in answers for answer in of_row])
+        failed = [answer.failed for of_row in answers for answer in of_row]
+        if settings and failed and all(failed):
+            first = f"all {len(failed)} answers failed, the first with: {failed[0]}"
+            raise StcError(f"nothing could be evaluated: {first}")
         self.run.evaluated.add((model, Path(eval_file).stem.removeprefix(f"{model}_")))
         return metrics(summary)
 
@@ -163,9 +147,7 @@ class StreamDataset(VideoBaseDataset):
         identity = run_identity(settings, torch.device(settings.device))
         return [dialogue_key(job, identity) for job in self._jobs()]
 
-    def _journalled(
-        self, recorder: Recorder, settings: Settings, eval_file: str
-    ) -> list[list[AnsweredRound]]:
+    def _journalled(self, recorder: Recorder, settings: Settings, eval_file: str) -> list[Rounds]:
         """The journal's answers to every row; they are added to the recorder."""
         journal = Journal(self.run.journal)
         journal.close()
@@ -180,7 +162,7 @@ class StreamDataset(VideoBaseDataset):
             found.append(rounds)
         return found
 
-    def _foreign(self, eval_file: str) -> list[list[AnsweredRound]]:
+    def _foreign(self, eval_file: str) -> list[Rounds]:
         """Answers of a model of VLMEvalKit's own, which has one round per row."""
         table = pd.DataFrame(load(eval_file))
         said = dict(zip(table["qid"].astype(str), table["prediction"].fillna("").astype(str), strict=True))
@@ -227,11 +209,7 @@ def _dataset_class(benchmark: Benchmark) -> type[StreamDataset]:
     return type(benchmark.vlmeval_class, (StreamDataset,), members)
 
 
-CLASSES = {
-    benchmark.vlmeval_class: _dataset_class(benchmark)
-    for benchmark in BENCHMARKS.values()
-    if benchmark.vlmeval_class
-}
+CLASSES = {found.vlmeval_class: _dataset_class(found) for found in BENCHMARKS.values() if found.vlmeval_class}
 
 
 def registered() -> dict[str, tuple[type[StreamDataset], dict[str, Any]]]:
@@ -244,25 +222,14 @@ def registered() -> dict[str, tuple[type[StreamDataset], dict[str, Any]]]:
     return found
 
 
-def _check(answers: Sequence[AnsweredRound]) -> None:
-    failed = [answer.failed for answer in answers if answer.failed]
-    if failed and len(failed) == len(answers):
-        raise StcError(
-            f"nothing could be evaluated: all {len(failed)} answers failed, the first with: {failed[0]}"
-        )
-
-
 def metrics(summary: Summary) -> dict[str, Any]:
     """The numbers of a summary as VLMEvalKit shows them: accuracies in percent, counts."""
     parts, kind = summary["parts"], summary["headline"]
     macro = summary["total"] or next(iter(parts.values()))["macro"]  # all parts, or just one
     averages = {"macro": macro, "micro": summary["micro"]}
     other = "micro" if kind == "macro" else "macro"
-    found = {
-        "acc": 100 * averages[kind]["official"],
-        "acc_strict": 100 * averages[kind]["strict"],
-        other: 100 * averages[other]["official"],
-    }
+    found = {"acc": 100 * averages[kind]["official"], "acc_strict": 100 * averages[kind]["strict"]}
+    found |= {other: 100 * averages[other]["official"]}
     found |= {name: summary[name] for name in _COUNTS}
     if len(parts) > 1:
         found |= {name: 100 * part[kind]["official"] for name, part in parts.items()}
