@@ -136,7 +136,7 @@ def offline_benchmark(
 
     The hub dataset, which lmms-eval's own task reads as well, is not used if the data root has the
     `question_file` in ReKV's layout. `download` says what to download, for an error message. Videos may lie
-    in any of `video_folders`; `video_endings` are added to names without ending (both in order of preference).
+    in any of `video_folders`; `video_endings` are added to names without ending (both in preferred order).
     """
     variable = f"STC_{name.upper()}_ROOT"
     folder = f"{{to}}/{video_folders[0]}/" if video_folders[0] else "{to}/"
