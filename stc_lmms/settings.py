@@ -130,16 +130,17 @@ def _from_environment(
 
 def _refuse_clashes(spec: MethodSpec, model: models.Model, memory_names: set[str]) -> None:
     """Refuse options that share a name with another one: only possible in plug-ins and new models."""
-    method_names, model_names = set(spec.fields), set(model.option_fields)
-    for name in sorted(method_names & COMMON.keys()):
-        raise SettingsError(
-            f"method {spec.name!r} has a field called {name!r}, as every model has: rename it"
-        )
-    for name in sorted(method_names & model_names):
-        owners = f"method {spec.name!r} and model {model.name!r}"
-        raise SettingsError(f"{owners} both have a field called {name!r}: rename it")
-    for name in sorted(model_names & (COMMON.keys() | memory_names)):
-        raise SettingsError(f"model {model.name!r} has an option called {name!r}, a name in use: rename it")
+    for name in spec.fields:
+        if name in COMMON:
+            owner = f"method {spec.name!r} has"
+            raise SettingsError(f"{owner} a field called {name!r}, as every model has: rename it")
+        if name in model.option_fields:
+            owners = f"method {spec.name!r} and model {model.name!r}"
+            raise SettingsError(f"{owners} both have a field called {name!r}: rename it")
+    for name in model.option_fields:
+        if name in COMMON or name in memory_names:
+            owner = f"model {model.name!r} has"
+            raise SettingsError(f"{owner} an option called {name!r}, a name in use: rename it")
 
 
 def _warn(

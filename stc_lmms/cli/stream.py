@@ -40,97 +40,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print answers as they arrive; 0 if the source ended regularly and every question was asked.
+    """Print answers or comments as they arrive; 0 if the source ended regularly and all were given.
 
     It is not a failure if a proactive model finds no reason to speak.
     """
     from stc_lmms.arguments import parse_pairs
-    from stc_lmms.engine.api import Generation
-    from stc_lmms.engine.live import Schedule, Status, play
+    from stc_lmms.engine.live import Schedule
     from stc_lmms.models.registry import model as registered
     from stc_lmms.settings import resolve
+    from stc_lmms.video.live import LiveSource
 
     if args.max_new_tokens is not None and args.max_new_tokens < 1:
         raise SettingsError(f"--max-new-tokens {args.max_new_tokens} must be at least 1")
     if not (math.isfinite(args.stall) and args.stall > 0):
         raise SettingsError(f"--stall {args.stall:g} must be a positive number of seconds")
-    if args.comment is not None:
-        return _comment(args)
-    if not args.ask and args.proactive is None:
+    if args.comment is not None and (args.ask or args.every is not None or args.at):
+        raise SettingsError("--comment cannot be combined with --ask, --every or --at")
+    if args.comment is None and args.proactive is None and not args.ask:
         raise SettingsError("no question was given; use --ask, --proactive or --comment")
     schedule = Schedule(tuple(args.ask), args.every, tuple(args.at))
     chosen = registered(args.model)
     settings = resolve(parse_pairs(args.model_args, "--model_args"), model=chosen.name)
     cls = chosen.load_class()
+    if args.comment is not None:
+        cls.check_commentary(settings)
     if args.proactive is not None and not cls.proactive:
         raise SettingsError(f"{chosen.name} does not decide by itself when to answer; use --model dispider")
     cls.check(settings)
-    with _source(args, settings.fps, cls.exact_grid) as source:
-        screen = _Screen(sys.stderr)
-        model = cls(settings)
-        missed, status = 0, None
-        try:
-            generation = Generation(args.max_new_tokens or 128)
-            for event in play(model, source, schedule, generation, args.proactive):
-                if isinstance(event, Status):
-                    status = event
-                    screen.show(status)
-                elif event.answer is None:
-                    missed += 1
-                    screen.say(f"not asked at {event.time_s:g} s, {event.failed}: {event.question}")
-                else:
-                    screen.clear()
-                    print(_json(event) if args.json else _text(event), flush=True)
-        except KeyboardInterrupt:
-            screen.say("stopped")
-        screen.clear()
-        if status is not None:
-            print(_summary(status), file=sys.stderr)
-        if source.failure is not None:
-            raise source.failure
-        if status is None:
-            screen.say(f"{args.source} delivered no frame")
+    options = args.backlog, args.stall, args.follow, args.realtime, cls.exact_grid
+    with LiveSource(args.source, settings.fps, *options) as source:
+        if args.comment is not None:
+            return _comment(args, cls(settings), source)
+        return _answer(args, cls(settings), source, schedule)
+
+
+def _answer(args: argparse.Namespace, model: Any, source: Any, schedule: Any) -> int:
+    from stc_lmms.engine.api import Generation
+    from stc_lmms.engine.live import Status, play
+
+    screen, missed, status = _Screen(sys.stderr), 0, None
+    try:
+        for event in play(model, source, schedule, Generation(args.max_new_tokens or 128), args.proactive):
+            if isinstance(event, Status):
+                status = event
+                screen.show(status)
+            elif event.answer is None:
+                missed += 1
+                screen.say(f"not asked at {event.time_s:g} s, {event.failed}: {event.question}")
+            else:
+                screen.clear()
+                print(_json(event) if args.json else _text(event), flush=True)
+    except KeyboardInterrupt:
+        screen.say("stopped")
+    screen.clear()
+    if status is not None:
+        print(_summary(status), file=sys.stderr)
+    if source.failure is not None:
+        raise source.failure
+    if status is None:
+        screen.say(f"{args.source} delivered no frame")
     return 1 if missed or status is None else 0
 
 
-def _comment(args: argparse.Namespace) -> int:
-    """Print comments as they arrive; 0 if the source ended regularly and was long enough for one."""
-    from stc_lmms.arguments import parse_pairs
+def _comment(args: argparse.Namespace, model: Any, source: Any) -> int:
     from stc_lmms.engine.live import comments
-    from stc_lmms.models.registry import model as registered
-    from stc_lmms.settings import resolve
 
-    if args.ask or args.every is not None or args.at:
-        raise SettingsError("--comment cannot be combined with --ask, --every or --at")
-    chosen = registered(args.model)
-    settings = resolve(parse_pairs(args.model_args, "--model_args"), model=chosen.name)
-    cls = chosen.load_class()
-    cls.check_commentary(settings)
-    cls.check(settings)
+    stream = model.open_commentary(args.comment, args.max_new_tokens or 16)
     steps = silent = 0
-    with _source(args, settings.fps, cls.exact_grid) as source:
-        stream = cls(settings).open_commentary(args.comment, args.max_new_tokens or 16)
-        try:
-            for comment in comments(stream, source, settings.prefill_frames):
-                steps, silent = steps + 1, silent + (not comment.text)
-                if args.json:
-                    print(json.dumps(comment.to_dict(), ensure_ascii=False), flush=True)
-                elif comment.text:
-                    print(f"[{comment.start_s:.1f}-{comment.end_s:.1f} s] {comment.text}", flush=True)
-        except KeyboardInterrupt:
-            print("stc-lmms: stopped", file=sys.stderr)
-        if source.failure is not None:
-            raise source.failure
+    try:
+        for comment in comments(stream, source, model.settings.prefill_frames):
+            steps, silent = steps + 1, silent + (not comment.text)
+            if args.json:
+                print(json.dumps(comment.to_dict(), ensure_ascii=False), flush=True)
+            elif comment.text:
+                print(f"[{comment.start_s:.1f}-{comment.end_s:.1f} s] {comment.text}", flush=True)
+    except KeyboardInterrupt:
+        print("stc-lmms: stopped", file=sys.stderr)
+    if source.failure is not None:
+        raise source.failure
     print(f"{steps} steps, {silent} silent, {source.n_dropped} frames dropped", file=sys.stderr)
     if not steps:
         print(f"stc-lmms: {args.source} is shorter than the first step of a commentary", file=sys.stderr)
     return 0 if steps else 1
-
-
-def _source(args: argparse.Namespace, fps: float, exact: bool) -> Any:
-    from stc_lmms.video.live import LiveSource
-
-    return LiveSource(args.source, fps, args.backlog, args.stall, args.follow, args.realtime, exact)
 
 
 class _Screen:

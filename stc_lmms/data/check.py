@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from stc_lmms.data.roots import video_path
 from stc_lmms.errors import DataError, VideoError
@@ -23,18 +23,6 @@ _TITLES: dict[Kind, str] = {
     "cut": "truncated",
     "short": "shorter than the last question",
 }
-
-
-class Probed(Protocol):
-    """Result of a probe."""
-
-    @property
-    def duration_s(self) -> float | None:
-        """Readable length in seconds; None if unknown."""
-
-    @property
-    def cut_short(self) -> str:
-        """Why this is not the whole video, in one line; "" if it is."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +80,7 @@ class VerifyReport:
 
 
 def verify(
-    benchmark: str, root: Path, rows: Iterable[tuple[Sequence[str], float]], probe: Callable[[Path], Probed]
+    benchmark: str, root: Path, rows: Iterable[tuple[Sequence[str], float]], probe: Callable[[Path], Any]
 ) -> VerifyReport:
     """Check every video of a benchmark; a bad one does not stop the others.
 
@@ -102,7 +90,7 @@ def verify(
         rows: candidate paths of a video relative to the root (the first one names it in the report), and the
             second up to which it is needed. Rows with the same first candidate are one video, needed up to
             the latest of their times.
-        probe: opens a video, or raises VideoError; called from several threads.
+        probe: see `video.decode.probe`; called from several threads.
     """
     from tqdm import tqdm
 
@@ -120,7 +108,7 @@ def verify(
 
 
 def _check_video(
-    root: Path, probe: Callable[[Path], Probed], row: tuple[Sequence[str], float]
+    root: Path, probe: Callable[[Path], Any], row: tuple[Sequence[str], float]
 ) -> VideoProblem | None:
     candidates, until_s = row
     problem = partial(VideoProblem, candidates[0])

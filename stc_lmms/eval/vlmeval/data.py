@@ -138,21 +138,20 @@ class StreamDataset(VideoBaseDataset):
 
     def missing(self, settings: Settings, journal: Journal) -> bool:
         """Whether a row was never asked with these settings."""
-        return any(journal.last(key) is None for key in self._keys(with_fps(settings, self.fps)))
+        return any(journal.last(key) is None for key, _ in self._dialogues(with_fps(settings, self.fps)))
 
-    def _jobs(self) -> list[RowDialogue]:
-        return [RowDialogue(row, number) for number, row in enumerate(self.rows)]
-
-    def _keys(self, settings: Settings) -> list[str]:
+    def _dialogues(self, settings: Settings) -> list[tuple[str, RowDialogue]]:
+        """The dialogue of every row, after its key in the journal."""
         identity = run_identity(settings, torch.device(settings.device))
-        return [dialogue_key(job, identity) for job in self._jobs()]
+        dialogues = [RowDialogue(row, number) for number, row in enumerate(self.rows)]
+        return [(dialogue_key(dialogue, identity), dialogue) for dialogue in dialogues]
 
     def _journalled(self, recorder: Recorder, settings: Settings, eval_file: str) -> list[Rounds]:
         """The journal's answers to every row; they are added to the recorder."""
         journal = Journal(self.run.journal)
         journal.close()
         found = []
-        for key, job in zip(self._keys(settings), self._jobs(), strict=True):
+        for key, job in self._dialogues(settings):
             entry = journal.last(key)
             if entry is None:
                 raise DataError(stale(eval_file, self.run.journal))
