@@ -159,7 +159,7 @@ def _ovo_aggregate(expected: Case, scores: Iterable[tuple[str, int]], tally: _Ta
 
 def _sb_annotations(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) -> None:
     for item in case.get("timestamps", ()):
-        tally.same(f"time {item['text']}", sb_data.parse_time(item["text"]), item["seconds"])
+        tally.same(f"time {item['text']}", sb_data.parse_time(item["text"], "golden time"), item["seconds"])
     for name, parts in PARTS_OF_FILE.items():
         if not case.get(name):
             continue
@@ -261,7 +261,7 @@ def _sb_scoring(case: Case, folder: Path, cases: Sequence[Case], tally: _Tally) 
                 counted[name].append((subset, item["task_type"], outcome))
     timed = []
     for number, item in enumerate(case.get("proactive_items", ())):
-        due_s = sb_data.parse_time(item["ground_truth_time_stamp"])
+        due_s = sb_data.parse_time(item["ground_truth_time_stamp"], "golden time")
         text = item["ground_truth_output"]
         scores = streamingbench.proactive_score(item["answer_time_s"], due_s, item["content"], text)
         expected = item["expected"]

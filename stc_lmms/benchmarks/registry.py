@@ -6,7 +6,13 @@ from stc_lmms.benchmarks.benchmark import Benchmark
 from stc_lmms.errors import DataError
 from stc_lmms.suggest import unknown
 
-_MODULES = ("ovobench", "streamingbench", "mlvu", "egoschema", "videomme")
+_MODULES = (
+    "ovobench",
+    "streamingbench",
+    "mlvu",
+    "egoschema",
+    "videomme",
+)
 BENCHMARKS: dict[str, Benchmark] = {x: import_module(f"{__package__}.{x}").BENCHMARK for x in _MODULES}
 
 

@@ -237,17 +237,15 @@ def parse_csv(text: str, where: str) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.index)
 
 
-def parse_time(text: str) -> int:
+def parse_time(text: str, where: str) -> int:
     """Whole seconds (truncated) of a time stamp with any number of fields (`0:07:40`, `00:24`).
 
-    A field may exceed 59: the annotations contain `00:12450`, which is 12450 s and not clamped here.
-
-    Raises:
-        ValueError: a field is not a number.
+    A field may exceed 59: the annotations contain `00:12450`, which is 12450 s and not clamped here. `where`
+    begins the error message if a field is not a number.
     """
     fields = text.split(":")
     if not all(_FIELD.fullmatch(field) for field in fields):
-        raise ValueError(f"time stamp must be like 00:03:10, got {short(text)}")
+        raise DataError(f"{where}: time stamp must be like 00:03:10, got {short(text)}")
     seconds = 0.0
     for field in fields:
         seconds = seconds * 60 + float(field)
@@ -274,7 +272,7 @@ def _entry(fields: Any, folder: _Folder, video: str, index: int, where: str) -> 
     gold_s = NO_TIME_S
     if folder.part == "proactive":
         answer = need(fields, "ground_truth_output", str, where)
-        gold_s = float(_seconds(need(fields, "ground_truth_time_stamp", str, where), where))
+        gold_s = float(parse_time(need(fields, "ground_truth_time_stamp", str, where), where))
     else:
         options = tuple(need_texts(fields, "options", 4, where))
         answer = need(fields, "answer", str, where).strip()
@@ -282,7 +280,7 @@ def _entry(fields: Any, folder: _Folder, video: str, index: int, where: str) -> 
             raise DataError(f"{where}: field 'answer' must be A, B, C or D, got {short(answer)}")
     # Only the folder of `real` mixes tasks; elsewhere it is the task, whatever the label says.
     task = _task_name(task) if folder.part == "real" else folder.name
-    time_s, question = _seconds(time_stamp, where), need(fields, "question", str, where)
+    time_s, question = parse_time(time_stamp, where), need(fields, "question", str, where)
     return Entry(folder.part, task, video, index, time_stamp, time_s, question, options, answer, gold_s)
 
 
@@ -300,13 +298,6 @@ def _number_by_time(entries: Sequence[Entry]) -> list[Entry]:
         video = entries[position].video
         numbers[position] = counts[video] = counts.get(video, 0) + 1
     return [replace(entry, index=numbers[position]) for position, entry in enumerate(entries)]
-
-
-def _seconds(text: str, where: str) -> int:
-    try:
-        return parse_time(text)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from error
 
 
 def _literal_list(text: str, where: str) -> list[Any]:

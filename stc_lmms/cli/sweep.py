@@ -95,18 +95,15 @@ def _start(args: argparse.Namespace) -> int:
     plan = spec.make_plan(wanted)
     with Lease(wanted.output / "lease", str(wanted.output)) as lease:
         sweep = create(wanted.output, plan)
-        in_slurm = _jobs_in_slurm(sweep, args.executor)
-        if in_slurm:
+        if in_slurm := _jobs_in_slurm(sweep, args.executor):
             ids = ", ".join(sorted({element.array for element in in_slurm.values()}))
-            raise StcError(
-                f"{sweep.root} is in use by Slurm array {ids} ({len(in_slurm)} jobs); see stc-lmms sweep "
-                "status, or continue with sweep resume"
-            )
+            user = f"Slurm array {ids} ({len(in_slurm)} jobs)"
+            cure = "see stc-lmms sweep status, or continue with sweep resume"
+            raise StcError(f"{sweep.root} is in use by {user}; {cure}")
         write_json(sweep.root / "slurm_options.json", dataclasses.asdict(wanted.slurm))
         count = len(plan["jobs"])
         print(f"{sweep.root}: {count} jobs of {len(plan['recipes'])} recipes on {', '.join(plan['tasks'])}")
-        split = sum(shards.count_split(job.videos, plan["gpus_per_job"]) for job in sweep.jobs)
-        if split:
+        if split := sum(shards.count_split(job.videos, plan["gpus_per_job"]) for job in sweep.jobs):
             print(f"{split} videos are played by two processes of a job each: more shards may avoid that")
         return _execute(sweep, lease, wanted.slurm, args, {})
 
@@ -123,8 +120,8 @@ def _jobs_in_slurm(sweep: Sweep, executor: str) -> dict[int, slurm.Element]:
     """Jobs that Slurm has. If it cannot be asked and is not to run them: none, with a warning."""
     try:
         found = slurm.queued(sweep)
-        if slurm.ending(found):
-            print(f"waiting for {slurm.ending(found)} jobs that Slurm is ending", file=sys.stderr)
+        if ending := slurm.ending(found):
+            print(f"waiting for {ending} jobs that Slurm is ending", file=sys.stderr)
             found = slurm.settled(sweep)
         return found
     except StcError as error:
@@ -136,21 +133,15 @@ def _jobs_in_slurm(sweep: Sweep, executor: str) -> dict[int, slurm.Element]:
 
 
 def _execute(
-    sweep: Sweep,
-    lease: Lease,
-    options: slurm.SlurmOptions,
-    args: argparse.Namespace,
-    queued: dict[int, slurm.Element],
+    sweep: Sweep, lease: Lease, options: slurm.SlurmOptions, args: argparse.Namespace, queued: dict
 ) -> int:
     """Start what is neither done nor in Slurm's queue."""
     from stc_lmms.sweep.status import unfinished
 
     jobs = unfinished(sweep, excluded=queued)
-    ending = slurm.ending(queued)
-    if ending:
+    if ending := slurm.ending(queued):
         print(f"{ending} jobs are still ending; resume again in a moment")
-    running = sum(job.status()["state"] == "running" for job in sweep.jobs if job.index not in queued)
-    if running:
+    if running := sum(job.status()["state"] == "running" for job in sweep.jobs if job.index not in queued):
         print(f"{running} jobs seem to run and are left alone; if they do not, resume again in two minutes")
     if not jobs:
         print("nothing is left to start")
@@ -187,11 +178,9 @@ def _status(args: argparse.Namespace) -> int:
         except StcError as error:  # this machine may have no Slurm; all else is in the folder
             print(f"stc-lmms: queued jobs are shown as waiting: {error}", file=sys.stderr)
             found = status(sweep)
-        if args.json:
-            print(json.dumps(as_json(found), indent=1))
-        else:
-            clear = "\x1b[2J\x1b[H" if args.watch and sys.stdout.isatty() else ""
-            print(clear + text(found), flush=True)
+        if args.watch and sys.stdout.isatty() and not args.json:
+            print("\x1b[2J\x1b[H", end="")
+        print(json.dumps(as_json(found), indent=1) if args.json else text(found), flush=True)
         if not args.watch or not any(found.count(state) for state in ("running", "queued")):
             return 0
         time.sleep(args.watch)
@@ -232,7 +221,7 @@ def _logs(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from stc_lmms.cli import leaderboard as leaderboard_command
+    from stc_lmms.cli import leaderboard
     from stc_lmms.sweep.merge import merge
 
     sweep = Sweep(args.folder)
@@ -249,9 +238,7 @@ def _merge(args: argparse.Namespace) -> int:
     if left_out:
         print(f"continue with: stc-lmms sweep resume {sweep.root}")
     if merged:
-        formats = [name for name in leaderboard_command.FORMATS if name != "html" or find_spec("jinja2")]
-        board = argparse.Namespace(
-            folders=[sweep.root / "merged"], output=sweep.root / "leaderboard", format=",".join(formats)
-        )
-        leaderboard_command.run(board)
+        formats = ",".join(name for name in leaderboard.FORMATS if name != "html" or find_spec("jinja2"))
+        where = {"folders": [sweep.root / "merged"], "output": sweep.root / "leaderboard"}
+        leaderboard.run(argparse.Namespace(**where, format=formats))
     return 1 if left_out else 0

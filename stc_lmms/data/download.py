@@ -59,17 +59,16 @@ def fetch(
     pending = {group: name for group, name in groups.items() if not _is_unpacked(to, group)}
     questions = [portion for portion in requested.values() if not _has_questions(source, portion, to)]
     urls = {p.questions: source.questions_url for p in questions if not p.hub_questions}
-    hub_files = [file for portion in questions for file in portion.hub_questions]
-    hub_files += [file for group in pending for file in group if not (to / file).is_file()]
+    hub_questions = [file for portion in questions for file in portion.hub_questions]
+    hub_files = hub_questions + [file for group in pending for file in group if not (to / file).is_file()]
     hint = _manual_hint(source, hub_files, urls, to)
 
     if hub_files:
         _check_hub(source, to, hub_files, pending, delete_parts, hint)
     for file, folder_url in urls.items():
         _download_url(folder_url + file, to / file, hint)
-    for file in hub_files:
-        if not any(file in group for group in pending):
-            _download(source, file, to, hint)
+    for file in hub_questions:
+        _download(source, file, to, hint)
     # One archive at a time, so that deleting keeps disk usage low.
     for group, name in pending.items():
         for file in group:

@@ -63,13 +63,13 @@ def csv_row(name: str = "Real-Time Visual Understanding_sample_7_1", **fields: A
     ],
 )
 def test_parse_time(text: str, seconds: int) -> None:
-    assert parse_time(text) == seconds
+    assert parse_time(text, "here") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "1:x", "1::2", "-1:00", "nan", "9" * 400])
 def test_parse_time_rejects(text: str) -> None:
-    with pytest.raises(ValueError, match="time stamp"):
-        parse_time(text)
+    with pytest.raises(DataError, match="here: time stamp"):
+        parse_time(text, "here")
 
 
 def test_choice_prompt_is_byte_exact() -> None:
