@@ -29,20 +29,15 @@ def manifests() -> Iterable[object]:
     try:
         warn_about_torchvision()
         install_task_discovery()
-        return _manifests()
+        from lmms_eval.models.registry_v2 import ModelManifest
+
+        listed = getattr(sys.modules.get("lmms_eval.models"), "AVAILABLE_SIMPLE_MODELS", {})
+        for model_id, path in MODELS.items():  # `lmms-eval models` prints this dict, not the registry
+            listed.setdefault(model_id, path)
+        return [ModelManifest(model_id, simple_class_path=path) for model_id, path in MODELS.items()]
     except Exception as error:  # an exception here would silently drop every other plug-in as well
         logger.warning("stc-lmms is not available in lmms-eval: %s: %s", type(error).__name__, error)
         return []
-
-
-def _manifests() -> list[object]:
-    from lmms_eval.models.registry_v2 import ModelManifest
-
-    listed = getattr(sys.modules.get("lmms_eval.models"), "AVAILABLE_SIMPLE_MODELS", None)
-    if listed is not None:  # `lmms-eval models` prints this dict, not the registry
-        for model_id, path in MODELS.items():
-            listed.setdefault(model_id, path)
-    return [ModelManifest(model_id, simple_class_path=path) for model_id, path in MODELS.items()]
 
 
 def install_task_discovery() -> None:

@@ -155,14 +155,8 @@ def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo, to: Path) -> _Membe
         raise _refused(info.name, str(error)) from error
     blocks = -(-info.size // tarfile.BLOCKSIZE)
     end = info.offset_data + blocks * tarfile.BLOCKSIZE
-
-    def open_member() -> IO[bytes]:
-        source = tar.extractfile(info)
-        if source is None:
-            raise tarfile.ReadError(f"{info.name} has no data")
-        return source
-
-    return _Member(info.name, str(PurePosixPath(info.name)), info.size, end, open_member)
+    target = str(PurePosixPath(info.name))
+    return _Member(info.name, target, info.size, end, partial(tar.extractfile, info))
 
 
 def _require_end_of_archive(stream: BinaryIO, offset: int) -> None:

@@ -6,19 +6,16 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 
 class JoinedParts(io.RawIOBase):
-    """The parts of a split file as one seekable, read-only stream; at most one part is open at a time."""
+    """The parts of a split file as one seekable, read-only stream; no part stays open between two reads."""
 
     def __init__(self, parts: Sequence[Path]):
         self._parts = list(parts)
         # Offset after each part in the joined stream.
         self.ends = list(itertools.accumulate(part.stat().st_size for part in self._parts))
         self._position = 0
-        self._current: int | None = None
-        self._file: BinaryIO | None = None
 
     def readable(self) -> bool:
         """Always true."""
@@ -42,34 +39,16 @@ class JoinedParts(io.RawIOBase):
         index = bisect.bisect_right(self.ends, self._position)  # skips empty parts
         if index == len(self._parts):
             return 0
-        file = self._open_part(index)
-        file.seek(self._position - (self.ends[index - 1] if index else 0))
-        count = file.readinto(buffer)
+        with self._parts[index].open("rb", buffering=0) as file:
+            file.seek(self._position - (self.ends[index - 1] if index else 0))
+            count = file.readinto(buffer)
         if not count:
             raise EOFError(f"{self._parts[index]} became shorter while it was read")
         self._position += count
         return count
 
-    def _open_part(self, index: int) -> BinaryIO:
-        if self._file is None or self._current != index:
-            self._close_part()
-            self._file, self._current = self._parts[index].open("rb", buffering=0), index
-        return self._file
-
-    def _close_part(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = self._current = None
-
     def delete_before(self, offset: int) -> None:
         """Delete the parts that end at or before an offset of the joined stream."""
-        for index, (part, end) in enumerate(zip(self._parts, self.ends, strict=True)):
+        for part, end in zip(self._parts, self.ends, strict=True):
             if end <= offset:
-                if self._current == index:
-                    self._close_part()
                 part.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Close the open part."""
-        self._close_part()
-        super().close()
