@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 from stc_lmms.benchmarks import base, summary
 from stc_lmms.benchmarks.base import NO_TIME_S, Judge, Record, Row
 from stc_lmms.benchmarks.fields import read_json
-from stc_lmms.data.roots import data_root, find_question_file, mini_root, question_file, video_path
-from stc_lmms.data.source import DataSource
+from stc_lmms.data.roots import data_root, mini_root, question_file, question_files, video_path
+from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
 from stc_lmms.suggest import unknown
 
@@ -166,16 +166,14 @@ class Benchmark:
     def annotations(self, root: Path, part: str, size: str = WHOLE) -> list[Any]:
         """Annotations of a part: from its question file, from the files that replace it, or from the hub."""
         mini = size in (MINI, TINY)
-        first, *others = self.source.portions[self._portion(part)].question_files
+        portion = self.source.portions[self._portion(part)]
         if mini and self.mini_questions:
-            first, others = self.mini_questions, []
-        for names in [first], others:
-            files = [find_question_file(root, name, self.source) for name in names]
-            if files and all(files):
-                return [annotation for file in files for annotation in self.load_annotations(file)]
+            portion = Portion(self.mini_questions)
+        if files := question_files(root, portion, self.source):
+            return [annotation for file in files for annotation in self.load_annotations(file)]
         if mini or self.hub_annotations is None:
-            question_file(root, first, self.source)  # raises, with the cure
-        logger.info("%s is not in %s; taking the questions from the dataset hub", first, root)
+            question_file(root, portion.questions, self.source)  # raises, with the cure
+        logger.info("%s is not in %s; taking the questions from the dataset hub", portion.questions, root)
         return self.hub_annotations(root)
 
     def score_row(

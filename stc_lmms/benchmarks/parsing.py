@@ -27,8 +27,7 @@ def parse_choice(text: str) -> str | None:
     """The option letter (A to H) that a response names, or None.
 
     Tried in this order: the whole text is a letter; the text starts with a label (`B.`, `(b)`); a letter is
-    announced (`the answer is B`); one upper-case letter stands alone. Two different letters at the same step
-    give None.
+    announced (`the answer is B`); one upper-case letter stands alone. Two letters at the same step give None.
     """
     text = _MARKER.sub("", text).strip()
     if match := _WHOLE_LETTER.fullmatch(text) or _LABEL.match(text):

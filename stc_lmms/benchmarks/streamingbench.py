@@ -49,11 +49,8 @@ PROACTIVE_POLL = '{} Is it the right time to output "{}"? You can only answer ye
 def build_rows(entries: Iterable[Entry], part: str, context_s: int = -1) -> list[Row]:
     """One row per source video with its questions of one part.
 
-    Args:
-        entries: from `load_annotations`; those of other parts are ignored.
-        part: `real`, `omni`, `contextual`, `sqa` or `proactive`.
-        context_s: seconds of video before the question; below 1: the whole past. A proactive clip always
-            starts when the question is asked.
+    A question sees `context_s` seconds of video before it (below 1: the whole past); a proactive clip always
+    starts when the question is asked.
     """
     videos: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -69,9 +66,7 @@ def build_rows(entries: Iterable[Entry], part: str, context_s: int = -1) -> list
 def prompt(entry: Entry, history: Sequence[Entry] = ()) -> str:
     """The official prompt of a multiple-choice entry; as officially, without options beyond the fourth.
 
-    Args:
-        entry: the question.
-        history: `sqa`: earlier entries of the video, quoted with their gold answers.
+    A `sqa` prompt quotes the earlier entries of the video, `history`, with their gold answers.
     """
     options = _lettered(entry.options)
     if entry.part != "sqa":

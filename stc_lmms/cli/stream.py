@@ -145,17 +145,12 @@ class _Screen:
 
 def _summary(status: Any) -> str:
     progress = status.progress
-    parts = [
-        f"{status.time_s:.1f} s",
-        f"{progress.frames} frames",
-        f"{status.ms_per_frame:.1f} ms/frame",
-        f"{progress.llm_tokens_mean:.1f} tokens/frame",
-        f"{100 * (1 - progress.recomputed):.0f} % of tower tokens reused",
-        f"{status.nbytes / 2**20:.1f} MiB",
-        f"backlog at most {status.backlog}",
-        f"{status.dropped} dropped",
-    ]
-    return " | ".join(parts)
+    return (
+        f"{status.time_s:.1f} s | {progress.frames} frames | {status.ms_per_frame:.1f} ms/frame | "
+        f"{progress.llm_tokens_mean:.1f} tokens/frame | "
+        f"{100 * (1 - progress.recomputed):.0f} % of tower tokens reused | "
+        f"{status.nbytes / 2**20:.1f} MiB | backlog at most {status.backlog} | {status.dropped} dropped"
+    )
 
 
 def _text(event: Any) -> str:

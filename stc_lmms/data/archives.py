@@ -1,8 +1,8 @@
-"""Extract split tars and zips.
+"""Extract split tars and zips, which are not trusted.
 
-Archives are not trusted: only regular files and folders with relative names without `..` are accepted, and
-nothing is written through a symlink. All members are checked before the first one is written. A member is
-written to a temporary file and renamed when complete, so that an interrupted extraction can be resumed.
+Only regular files and folders with relative names without `..` are accepted, and nothing is written through a
+symlink. All members are checked before the first one is written. A member is written to a temporary file and
+renamed when complete, so that an interrupted extraction can be resumed.
 """
 
 import io

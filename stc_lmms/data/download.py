@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from stc_lmms.data.archives import extract_tar, extract_zip, is_complete, require_space
-from stc_lmms.data.roots import find_question_file
-from stc_lmms.data.source import DataSource, Portion
+from stc_lmms.data.roots import question_files
+from stc_lmms.data.source import DataSource
 from stc_lmms.errors import DataError
 from stc_lmms.suggest import unknown
 
@@ -57,7 +57,7 @@ def fetch(
     requested = {name: source.portions[name] for name in names}
     groups = {group: name for name, portion in requested.items() for group in portion.archives}
     pending = {group: name for group, name in groups.items() if not _is_unpacked(to, group)}
-    questions = [portion for portion in requested.values() if not _has_questions(source, portion, to)]
+    questions = [portion for portion in requested.values() if not question_files(to, portion, source)]
     urls = {p.questions: source.questions_url for p in questions if not p.hub_questions}
     hub_questions = [file for portion in questions for file in portion.hub_questions]
     hub_files = hub_questions + [file for group in pending for file in group if not (to / file).is_file()]
@@ -79,12 +79,6 @@ def fetch(
         for file in (file for group in groups for file in group):
             (to / file).unlink(missing_ok=True)
     return to
-
-
-def _has_questions(source: DataSource, portion: Portion, to: Path) -> bool:
-    """Whether the question file, or all hub files that replace it, are in the data root."""
-    first, *others = [find_question_file(to, name, source) for name in portion.question_files]
-    return bool(first) or (bool(others) and all(others))
 
 
 def _manual_hint(source: DataSource, hub_files: Sequence[str], urls: Mapping[str, str], to: Path) -> str:

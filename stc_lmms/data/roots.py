@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from stc_lmms.data.source import DataSource
+from stc_lmms.data.source import DataSource, Portion
 from stc_lmms.errors import DataError
 from stc_lmms.resources import tasks_root
 
@@ -35,20 +35,25 @@ def data_root(source: DataSource, portion: str | None = None) -> Path:
     raise DataError(f"{problem}: {source.setup_hint(portion or source.default_portion)}")
 
 
-def find_question_file(root: Path, name: str, source: DataSource) -> Path | None:
-    """A question file in one of the source's question folders, or None; `name` must be a bare file name."""
+def question_files(root: Path, portion: Portion, source: DataSource) -> list[Path]:
+    """The portion's question file, or all hub files that replace it; empty if they are not in the root."""
+    first, *others = [_question_file(root, name, source) for name in portion.question_files]
+    return [first] if first else others if all(others) else []
+
+
+def question_file(root: Path, name: str, source: DataSource) -> Path:
+    """A file (a bare name) in one of the question folders, or a DataError that says how to get it."""
+    if path := _question_file(root, name, source):
+        return path
+    looked = ", ".join(f"{folder}/" if folder else "the folder itself" for folder in source.question_folders)
+    raise DataError(f"{name} is not in {root} (looked in {looked}){source.questions_hint(name, root)}")
+
+
+def _question_file(root: Path, name: str, source: DataSource) -> Path | None:
     if PurePosixPath(name).name != name:
         raise DataError(f"{name!r} is not a bare file name")
     paths = [root / folder / name for folder in source.question_folders]
     return next((path for path in paths if path.is_file()), None)
-
-
-def question_file(root: Path, name: str, source: DataSource) -> Path:
-    """Like `find_question_file`, but a missing file raises a DataError that says how to get it."""
-    if path := find_question_file(root, name, source):
-        return path
-    looked = ", ".join(f"{folder}/" if folder else "the folder itself" for folder in source.question_folders)
-    raise DataError(f"{name} is not in {root} (looked in {looked}){source.questions_hint(name, root)}")
 
 
 def video_path(root: Path, candidates: Sequence[str]) -> Path | None:
