@@ -150,23 +150,24 @@ class StreamDataset(VideoBaseDataset):
         """The journal's answers to every row; they are added to the recorder."""
         journal = Journal(self.run.journal)
         journal.close()
-        found = []
-        for key, job in self._dialogues(settings):
+        answers = []
+        for key, dialogue in self._dialogues(settings):
             entry = journal.last(key)
             if entry is None:
                 raise DataError(stale(eval_file, self.run.journal))
             recorder.model = recorder.model or entry.get("model")
             rounds = from_entry(entry)
-            recorder.add(job.task, job.doc_id, job.row, rounds, replayed=key in self.run.resumed)
-            found.append(rounds)
-        return found
+            place = dialogue.task, dialogue.doc_id, dialogue.row
+            recorder.add(*place, rounds, replayed=key in self.run.resumed)
+            answers.append(rounds)
+        return answers
 
     def _foreign(self, eval_file: str) -> list[Rounds]:
         """Answers of a model of VLMEvalKit's own, which has one round per row."""
         table = pd.DataFrame(load(eval_file))
-        said = dict(zip(table["qid"].astype(str), table["prediction"].fillna("").astype(str), strict=True))
-        found = [said.get(row["questions"][0]["qid"], "") for row in self.rows]
-        return [[AnsweredRound("", failed=t) if FAIL_MSG in t else AnsweredRound(t)] for t in found]
+        answers = dict(zip(table["qid"].astype(str), table["prediction"].fillna("").astype(str), strict=True))
+        texts = [answers.get(row["questions"][0]["qid"], "") for row in self.rows]
+        return [[AnsweredRound("", failed=t) if FAIL_MSG in t else AnsweredRound(t)] for t in texts]
 
     def _dump_tables(self, eval_file: str, records: Sequence[Record], summary: Summary) -> None:
         """The score of every question, and the accuracy of every sub-task."""
