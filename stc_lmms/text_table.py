@@ -13,14 +13,9 @@ _RULED_HEAD = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Lay out rows under a ruled head; the head is bold on a terminal.
+    """Lay out rows under a ruled head (bold on a terminal), without wrapping or truncating anything.
 
-    The table is never wrapped or truncated, so its text is the same on a terminal, in a pipe and in a file.
-
-    Args:
-        head: column headings.
-        rows: cells, as many per row as there are headings.
-        left: the first `left` columns are aligned to the left, the others to the right.
+    The first `left` columns are aligned to the left, the others to the right.
     """
     table = Table(box=_RULED_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1), header_style="bold")
     for i, heading in enumerate(head):

@@ -23,6 +23,8 @@ from stc_lmms.errors import StcError
 from stc_lmms.ops.rows import kernels
 
 SCHEMA = 1
+_ROUNDS = ("repeats", "warmup", "new_tokens")
+_DESCRIBED = ("launch", "launch_reason", "attention", "dtype", "environment")
 _DEVICE_PEAK = (
     "tensors on the device: weights, the stream, and what the other side's empty stream keeps for its next "
     "video; not the scratch memory of captured graphs"
@@ -64,7 +66,7 @@ def _measured(entry: Entry, options: Options, say: Callable[[str], None]) -> dic
     for static in card.pop("static"):
         count = static["frames"]
         with _memory_errors(f"{count} frames"):
-            rounds = {name: getattr(options, name) for name in ("repeats", "warmup", "new_tokens")}
+            rounds = {name: card[name] for name in _ROUNDS}
             measured = compare(pair, frames[:count], times_s[:count], **rounds)
         row = _row(card, static, measured, machine, decode_ms.get(count))
         card["rows"].append(row)
@@ -86,22 +88,14 @@ def _static(entry: Entry, options: Options, pair: Pair) -> dict[str, Any]:
     return {
         "benchmark": "card",
         "schema": SCHEMA,
-        "model": options.model,
+        **{name: getattr(options, name) for name in ("model", "method", "protocol", *_ROUNDS)},
+        **{name: description[name] for name in _DESCRIBED},
         "weights": options.pretrained or f"random, {options.size}",
-        "method": options.method,
         "settings": model.settings.flat(),
-        "protocol": options.protocol,
         "protocol_summary": protocol.summary,
         "prefill_frames": model.settings.prefill_frames,
-        "launch": description["launch"],
-        "launch_reason": description["launch_reason"],
         "execution": protocol.execution,
-        "attention": description["attention"],
         "row_kernels": kernels(model.device.type, getattr(torch, description["dtype"])).name,
-        "dtype": description["dtype"],
-        "repeats": options.repeats,
-        "warmup": options.warmup,
-        "new_tokens": options.new_tokens,
         "frames_from": str(options.video or f"synthetic drifting noise, {SIZE[0]}x{SIZE[1]}"),
         "preprocess": entry.preprocess(options),
         "clock": "CUDA events" if on_gpu else "wall clock",
@@ -111,7 +105,6 @@ def _static(entry: Entry, options: Options, pair: Pair) -> dict[str, Any]:
         "prompt_tokens": {"before": before, "behind": after},
         "kv_bytes_per_token": kv_bytes_per_token(shape),
         "reference_bytes": reference_bytes(shape, model.method.tower),
-        "environment": description["environment"],
     }
 
 
@@ -177,6 +170,5 @@ def _memory_errors(what: str) -> Iterator[None]:
     try:
         yield
     except torch.cuda.OutOfMemoryError as error:
-        raise StcError(
-            f"the device has too little memory for {what}; give smaller --frames, or --size 0.5b"
-        ) from error
+        cure = "give smaller --frames, or --size 0.5b"
+        raise StcError(f"the device has too little memory for {what}; {cure}") from error

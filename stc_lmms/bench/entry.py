@@ -1,7 +1,7 @@
 """How a model is put on the latency card, and stand-ins for what only a checkpoint provides.
 
-`models/<name>/bench.py` holds the `ENTRY` of a model, which `models/registry.py` names by its dotted path:
-an `Entry` is measured, a `StaticCard` is computed from shapes alone.
+`models/<name>/bench.py` holds the `ENTRY` of a model: an `Entry` is measured, a `StaticCard` is computed from
+shapes alone.
 """
 
 import re
@@ -140,7 +140,7 @@ class StandInTokenizer:
 
     eos_token_id = None
 
-    def __call__(self, text: str, add_special_tokens: bool = False) -> "StandInTokenizer":
+    def __call__(self, text: str, **_: Any) -> "StandInTokenizer":
         """Ids 1, 2, 3, ... in `input_ids`."""
         result = StandInTokenizer()
         result.input_ids = list(range(1, len(re.findall(r"\w+|[^\w\s]", text)) + 1))
@@ -149,16 +149,13 @@ class StandInTokenizer:
     def convert_tokens_to_ids(self, token: str) -> None:
         """No special token is known."""
 
-    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+    def decode(self, ids: list[int], **_: Any) -> str:
         """The ids as numbers."""
         return " ".join(map(str, ids))
 
 
 class StandInProcessor:
-    """Stands in for a checkpoint's processor in `LlavaOnevision`.
-
-    Frames become `side` x `side` pixel values in [-1, 1], resized (bicubic) on `device`.
-    """
+    """Stands in for a checkpoint's processor: `side` x `side` pixels in [-1, 1], resized on `device`."""
 
     chat_template = None
 

@@ -1,8 +1,7 @@
 """What the machine can do, measured in the same process: arithmetic and memory rates, and its state.
 
-Rates come from one large matrix product and one large copy through torch, not from a data sheet, so a floor
-(`Machine.floor_ms`) can be reached on this machine. The fastest of several runs counts, because a rate
-measured while other programs run is no limit.
+Rates come from one large matrix product and one large copy through torch, so a floor (`Machine.floor_ms`) can
+be reached on this machine. The fastest of several runs counts: other programs may slow down the rest.
 """
 
 import subprocess

@@ -1,8 +1,7 @@
 """Measure two models on the same frames alternately: dense, method, dense, method, ...
 
 Stage times are those of the efficiency record: CUDA events on a GPU, wall clock on a CPU. `observe_ms` is
-wall clock from the first frame in to the last key and value written, with the device idle before and after,
-so the stages up to the prefill must add up to nearly that.
+wall clock from the first frame to the end of the prefill, with the device idle before and after.
 """
 
 import math

@@ -26,16 +26,11 @@ class Protocol:
     repeats: int = 10
 
 
+_OFFICIAL = "speed benchmark of the STC authors: 16 drifting noise frames, one by one"
 PROTOCOLS = {
     "grouped": Protocol("frames are there in groups", "grouped", 16),
     "official": Protocol(
-        "speed benchmark of the STC authors: 16 drifting noise frames, one by one",
-        "frame_by_frame",
-        prefill_frames=1,
-        cuda_graphs=False,
-        frames=(16,),
-        warmup=5,
-        repeats=20,
+        _OFFICIAL, "frame_by_frame", 1, cuda_graphs=False, frames=(16,), warmup=5, repeats=20
     ),
     "live": Protocol("frames come one by one", "live", 1),
 }

@@ -98,13 +98,7 @@ def frames(seconds: float, fps: float) -> int:
 def plan(
     parts: Mapping[str, Sequence[Row]], shape: ModelShape, methods: Sequence[Method], fps: float
 ) -> dict[str, Any]:
-    """All numbers of the tables as JSON values.
-
-    Args:
-        parts: rows by part; if there are several, `ALL` is added.
-        shape: the model.
-        methods: compression methods with their hyper-parameters.
-        fps: frames sampled per second.
+    """All numbers of the tables as JSON values; `ALL` is added if there are several parts.
 
     Returns:
         `parts`: name -> questions, videos, seconds and frames per protocol, and `methods` with KV bytes and

@@ -1,7 +1,6 @@
 """Work of a stream, stage by stage: FLOPs, and the fewest bytes that have to pass through memory.
 
 Fewest bytes: weights once per forward call, every input of a stage read once, every output written once.
-A `Machine` turns work into the least time it can take.
 """
 
 from collections.abc import Callable
@@ -35,7 +34,6 @@ class Workload:
     """What is measured: a number of frames, then one question.
 
     Attributes:
-        frames: frames of the stream.
         group: frames encoded and prefilled together.
         prefix_tokens: prompt before the video, prefilled in a call of its own.
         question_tokens: prompt after the video.
@@ -114,24 +112,17 @@ def kv_bytes_per_token(shape: ModelShape) -> int:
 def tower_work(shape: ModelShape, cacher: STCCacher | None, group: range) -> Work:
     """One call of the tower on the frames with these numbers."""
     tower = shape.tower
-    dense, selective, selected = len(group), 0, 0
-    if cacher is not None:
-        dense = sum(i % cacher.cache_interval == 0 for i in group)
-        selective = len(group) - dense
-        selected = cacher.selected(tower.tokens)
+    dense = sum(cacher is None or i % cacher.cache_interval == 0 for i in group)
+    selective, selected = len(group) - dense, cacher.selected(tower.tokens) if cacher else 0
     pixels = 3 * tower.tokens * tower.patch**2
     moved = len(group) * (pixels + tower.tokens * tower.width) + tower.weights
     # Each selective frame reads its reference; the newest reference is written once per call.
     references = selective + (1 if cacher is not None and dense else 0)
-    return Work(
-        2 * tower_macs(tower, dense, selective, selected),
-        moved * shape.itemsize + references * reference_bytes(shape, cacher),
-    )
+    n_bytes = moved * shape.itemsize + references * reference_bytes(shape, cacher)
+    return Work(2 * tower_macs(tower, dense, selective, selected), n_bytes)
 
 
-def decoder_work(
-    decoder: DecoderShape, itemsize: int, new: int, past: int = 0, *, head: bool = False
-) -> Work:
+def decoder_work(decoder: DecoderShape, itemsize: int, new: int, past: int = 0, head: bool = False) -> Work:
     """One call of a decoder: its weights, the KV cache read and extended, embeddings in and out."""
     macs, weights = prefill_macs(decoder, new, past), decoder.token_macs
     if head:

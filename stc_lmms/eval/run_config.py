@@ -31,7 +31,6 @@ class RunConfig:
 
     Attributes:
         name: its file's name without the suffix.
-        model: the value of lmms-eval's `--model`.
         model_args: arguments by name, as written.
         tasks: names of tasks and groups.
         others: the other keys.
@@ -60,7 +59,7 @@ def find(name: str | Path) -> Path:
     """The file of a recipe: a path, or a name in `model_configs/`.
 
     Raises:
-        SettingsError: there is none; the message names the nearest.
+        SettingsError: there is none.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -74,15 +73,10 @@ def find(name: str | Path) -> Path:
 
 
 def read_mapping(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
-    """The content of a YAML file.
-
-    Args:
-        path: the file.
-        what: the kind of file, for messages.
-        keys: the keys that it may have.
+    """The content of a YAML file; `what` is its kind, for messages.
 
     Raises:
-        SettingsError: it is not a YAML mapping, or has another key.
+        SettingsError: it is not a YAML mapping, or has a key that is not in `keys`.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -97,11 +91,7 @@ def read_mapping(path: Path, what: str, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def read(name: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Read a recipe.
-
-    Args:
-        name: path, or name in `model_configs/`.
-        overrides: model arguments that replace those of the recipe.
+    """Read a recipe; `overrides` are model arguments that replace its own.
 
     Raises:
         SettingsError: it does not exist, is not a YAML mapping, or has an unknown, missing or malformed key.
@@ -127,8 +117,8 @@ def override_args(configs: Sequence[RunConfig], args: Mapping[str, Any]) -> list
         SettingsError: an argument is unknown, or no recipe uses it.
     """
     overridden, used = [], set()
+    values = {name: str(value) for name, value in args.items()}
     for config in configs:
-        values = {name: str(value) for name, value in args.items()}
         settings = resolve(dict(config.model_args) | values, model=config.model)
         usable = {name: values[name] for name in values if name in settings.flat()}
         used |= set(usable)
@@ -142,13 +132,10 @@ def override_args(configs: Sequence[RunConfig], args: Mapping[str, Any]) -> list
 def check(config: RunConfig, checkpoint: bool = True) -> Settings:
     """The recipe's resolved settings; loads no weights.
 
-    Args:
-        config: the recipe.
-        checkpoint: also read the checkpoint's config, which limits methods and budgets.
+    With `checkpoint`, also checks them against the checkpoint's config, which limits methods and budgets.
 
     Raises:
-        SettingsError: an argument is unknown, not used by the recipe's method, out of range, or refused by
-            the model.
+        SettingsError: an argument is unknown, unused by the method, out of range, or refused by the model.
         CheckpointError: the checkpoint is missing or of the wrong kind.
     """
     try:

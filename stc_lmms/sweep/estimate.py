@@ -42,12 +42,10 @@ class Speed(NamedTuple):
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimate of one job.
+    """Estimate of one job; hours and GPU memory are None for a model without a cost model.
 
     Attributes:
-        hours: GPU hours; None without a cost model.
         bound: `hours` is an upper bound, that of dense, because the method has no cost model.
-        memory_bytes: GPU memory; None without a cost model.
         memory_bound: `memory_bytes` is an upper bound, because the number of kept tokens is unknown.
         disk_bytes: size of the output folder.
     """
@@ -65,11 +63,7 @@ class Estimate:
 
 
 class Card:
-    """A latency card.
-
-    Raises:
-        SettingsError: the file is not one.
-    """
+    """A latency card; raises `SettingsError` if the file is not one."""
 
     def __init__(self, path: Path):
         try:
@@ -99,16 +93,9 @@ def _achieved(row: Mapping[str, Any], who: str, content: Mapping[str, Any]) -> S
 
 
 def estimate(spec: Spec, plan: Mapping[str, Any], cards: Sequence[Card], tflops: float) -> list[Estimate]:
-    """Estimate every job of a plan.
+    """Estimate every job of a plan (see `spec.make_plan`).
 
-    Args:
-        spec: the sweep.
-        plan: see `spec.make_plan`.
-        cards: latency cards; the last one of each model is used.
-        tflops: TFLOP/s that a GPU sustains, for models without a card.
-
-    Raises:
-        SettingsError: a recipe does not work.
+    The last card of each model is used; a model without one is assumed to sustain `tflops` TFLOP/s.
     """
     by_model = {card.model: card for card in cards}
     models = {config.name: _CostModel(config, by_model, tflops) for config in spec.recipes}

@@ -31,11 +31,7 @@ LOST_S = 12 * HEARTBEAT_S  # a running job without a heartbeat for so long is de
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Replace a file in one step, creating its folder if needed.
-
-    Raises:
-        StcError: it cannot be written, for example because the disk is full; the old file stays.
-    """
+    """Replace a file in one step, see `write_text`."""
     write_text(path, json.dumps(content) + "\n")
 
 
@@ -133,11 +129,7 @@ class Sweep:
             yield self.job(index)
 
     def job(self, index: int) -> SweepJob:
-        """The job at a position in the plan.
-
-        Raises:
-            StcError: there is none.
-        """
+        """The job at a position in the plan."""
         if not 0 <= index < len(self.plan["jobs"]):
             raise StcError(f"{self.root} has no job {index}; its jobs are 0 to {len(self.plan['jobs']) - 1}")
         found = self.plan["jobs"][index]

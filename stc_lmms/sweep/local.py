@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -33,9 +34,6 @@ def slots(per_job: int, at_once: int | None, needs_gpu: bool) -> list[str | None
         per_job: GPUs of a job.
         at_once: number of jobs at the same time; None for as many as the GPUs allow, or one without GPUs.
         needs_gpu: False if all jobs run on the CPU.
-
-    Raises:
-        SettingsError: there are too few GPUs.
     """
     available = gpus() if needs_gpu else []
     if not available:
@@ -70,16 +68,11 @@ def run(
     """
     waiting = sorted(jobs, key=lambda job: -job.cost)
     free, running = list(devices), []
-    stopped = forwarded = False
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal stopped
-        stopped = True
-
+    stopped, forwarded = threading.Event(), False
     stopping = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
         stopping.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in stopping}
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in stopping}
     try:
         while waiting or running:
             while waiting and free:
@@ -87,7 +80,7 @@ def run(
                 running.append((_start(sweep, job, device), job, device))
             time.sleep(0.2)
             lease.touch()
-            if stopped and not forwarded:
+            if stopped.is_set() and not forwarded:
                 forwarded = True
                 waiting.clear()
                 for process, _, _ in running:
@@ -106,7 +99,7 @@ def run(
             process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
-    return not stopped
+    return not stopped.is_set()
 
 
 def _start(sweep: Sweep, job: SweepJob, device: str | None) -> subprocess.Popen:

@@ -13,10 +13,7 @@ _TORCHRUN_ERRORS = ("ChildFailedError", "SignalException")  # these name no caus
 def reason(status: int, log: Path, start: int = 0) -> str:
     """Our own error message, the last line of a traceback, or the signal that killed the process.
 
-    Args:
-        status: exit status, negative for a signal.
-        log: file with the process's output.
-        start: size of the log before this attempt.
+    `status` is negative for a signal; `start` is the size of the log before this attempt.
     """
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - _TAIL_BYTES))

@@ -1,6 +1,5 @@
 """Splits a task's videos into shards of nearly equal cost. A video stays whole, with all its questions."""
 
-import heapq
 import math
 import random
 from collections import Counter, defaultdict
@@ -27,13 +26,9 @@ class Load(NamedTuple):
 
 
 def video_loads(rows: Iterable[Mapping[str, Any]], fps: float) -> dict[Video, Load]:
-    """The load of every video, in order of appearance.
+    """The load of every video, in order of appearance; it is played once for the rows of all tasks.
 
     A question about the whole video needs its duration, which is read from the file's header.
-
-    Args:
-        rows: rows of all tasks that one run evaluates; a video is played once for all of them.
-        fps: frames sampled per second.
     """
     ends: dict[Video, dict[float, float]] = {}  # end of each stream by its start
     n_rounds: Counter[Video] = Counter()
@@ -53,26 +48,18 @@ def video_loads(rows: Iterable[Mapping[str, Any]], fps: float) -> dict[Video, Lo
 def shard_videos(loads: Mapping[Video, Load], count: int) -> list[list[Video]]:
     """Assign videos to shards, most expensive first (LPT), each to the shard with the least load so far.
 
-    The most expensive shard costs at most 4/3 of the optimum. The result is deterministic.
-
-    Args:
-        loads: load of each video.
-        count: number of shards; with fewer videos, one shard per video.
+    The most expensive shard costs at most 4/3 of the optimum. With fewer videos, each is a shard.
 
     Returns:
         The videos of every shard in the order of `loads`; the most expensive shard comes first.
     """
-    costs = {video: load.cost for video, load in loads.items()}
-    count = min(count, len(costs))
-    position = {video: index for index, video in enumerate(costs)}
-    heap: list[tuple[int, int]] = [(0, shard) for shard in range(count)]
-    shards: list[list[Video]] = [[] for _ in range(count)]
-    for video in sorted(costs, key=lambda video: (-costs[video], position[video])):
-        load, shard = heapq.heappop(heap)
-        shards[shard].append(video)
-        heapq.heappush(heap, (load + costs[video], shard))
-    shards.sort(key=lambda videos: -sum(costs[video] for video in videos))
-    return [sorted(videos, key=position.__getitem__) for videos in shards]
+    costs = [0] * min(count, len(loads))
+    shard_of: dict[Video, int] = {}
+    for video in sorted(loads, key=lambda video: -loads[video].cost):
+        shard_of[video] = min(range(len(costs)), key=costs.__getitem__)
+        costs[shard_of[video]] += loads[video].cost
+    by_cost = sorted(range(len(costs)), key=lambda shard: -costs[shard])
+    return [[video for video in loads if shard_of[video] == shard] for shard in by_cost]
 
 
 def assign_to_ranks(
@@ -84,11 +71,6 @@ def assign_to_ranks(
     The most expensive video goes first, to the least busy rank with a free row in all of the video's tasks,
     which then plays it for all of them. If this leaves a video without such a rank, other orders are tried;
     a video that is still split, see `count_split`, is played by two ranks, with the same answers.
-
-    Args:
-        tasks: the videos of each task, each once.
-        loads: load of each video.
-        ranks: processes of the job.
     """
     if ranks == 1:
         return {task: list(videos) for task, videos in tasks.items()}

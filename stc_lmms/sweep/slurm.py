@@ -1,10 +1,12 @@
-"""Slurm: writes, submits, queries and cancels sbatch arrays with one element per job."""
+"""Slurm: writes, submits, queries and cancels sbatch arrays with one element per job.
+
+All functions that ask Slurm raise `StcError` if it is not installed, refuses, or does not answer.
+"""
 
 import dataclasses
 import itertools
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -82,11 +84,7 @@ class Element(NamedTuple):
 
 
 def write_scripts(sweep: Sweep, indices: Sequence[int], options: SlurmOptions) -> list[Path]:
-    """Write scripts that run the jobs with these indices, one for each thousand jobs of the sweep.
-
-    Raises:
-        StcError: the folder cannot be written.
-    """
+    """Write scripts that run the jobs with these indices, one for each thousand jobs of the sweep."""
     stamp = sweep.root.resolve() / "slurm" / time.strftime("%Y%m%d_%H%M%S")
     paths = []
     for offset, chunk in itertools.groupby(sorted(indices), lambda index: index // ARRAY * ARRAY):
@@ -129,20 +127,17 @@ def script(sweep: Sweep, indices: Sequence[int], offset: int, options: SlurmOpti
 
 def ranges(numbers: Sequence[int]) -> str:
     """Numbers in the form of `--array`: 0-3,7."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+    parts = []
+    for _, run in itertools.groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        first, *_, last = [*run] * 2
+        parts.append(str(first[1]) if first == last else f"{first[1]}-{last[1]}")
+    return ",".join(parts)
 
 
 def check(options: SlurmOptions) -> None:
-    """Refuse what the cluster does not have, before anything is written.
+    """Refuse a partition that the cluster does not have, before anything is written.
 
     Raises:
-        StcError: Slurm is not installed, or does not answer.
         SettingsError: there is no such partition.
     """
     known = set(_call(["sinfo", "--noheader", "--format=%R"]).split())
@@ -152,16 +147,9 @@ def check(options: SlurmOptions) -> None:
 
 
 def submit(sweep: Sweep, scripts: Sequence[Path], in_sequence: bool) -> list[str]:
-    """Submit scripts; stores the array ids in the folder, and returns them.
+    """Submit scripts until Slurm refuses one; stores the array ids in the folder, and returns them.
 
-    Args:
-        sweep: the sweep they belong to.
-        scripts: what to submit.
-        in_sequence: start each array when the previous one has ended: Slurm limits only the jobs of one
-            array.
-
-    Raises:
-        StcError: Slurm refuses one, with its reason; those before it are submitted.
+    `in_sequence` starts each array when the previous one has ended: Slurm limits only the jobs of one array.
     """
     submitted: list[str] = []
     for path in scripts:
@@ -182,11 +170,7 @@ def commands(scripts: Sequence[Path], in_sequence: bool) -> list[str]:
 
 
 def settled(sweep: Sweep, wait_s: float = ENDING_S) -> dict[int, Element]:
-    """`queued` once no job is ending any more, or after `wait_s`.
-
-    Raises:
-        StcError: Slurm does not answer.
-    """
+    """`queued` once no job is ending any more, or after `wait_s`."""
     end = time.monotonic() + wait_s
     while ending(found := queued(sweep)) and time.monotonic() < end:
         time.sleep(1)
@@ -199,11 +183,7 @@ def ending(jobs: Mapping[int, Element]) -> int:
 
 
 def cancel(sweep: Sweep) -> list[str]:
-    """Cancel all arrays of the sweep; returns their ids.
-
-    Raises:
-        StcError: Slurm does not answer.
-    """
+    """Cancel all arrays of the sweep; returns their ids."""
     arrays = list(dict.fromkeys(element.array for element in queued(sweep).values()))
     if arrays:
         _call(["scancel", *arrays])
@@ -212,12 +192,9 @@ def cancel(sweep: Sweep) -> list[str]:
 
 def logs(sweep: Sweep) -> dict[int, Path]:
     """Slurm's newest log of every job it started; a job that failed at its start has no other log."""
-    newest: dict[int, tuple[int, Path]] = {}
-    for path in (sweep.root / "slurm").glob("*.log"):
-        if named := _LOG.fullmatch(path.name):
-            offset, array, element = map(int, named.groups())
-            newest[offset + element] = max(newest.get(offset + element, (0, path)), (array, path))
-    return {index: path for index, (_, path) in newest.items()}
+    names = [(_LOG.fullmatch(path.name), path) for path in (sweep.root / "slurm").glob("*.log")]
+    by_array = sorted((int(name[2]), int(name[1]) + int(name[3]), path) for name, path in names if name)
+    return {index: path for _, index, path in by_array}
 
 
 def _submitted(sweep: Sweep) -> list[dict]:
@@ -226,11 +203,7 @@ def _submitted(sweep: Sweep) -> list[dict]:
 
 
 def queued(sweep: Sweep) -> dict[int, Element]:
-    """Jobs that Slurm still has, by index, whoever submitted them; empty if none can have been submitted.
-
-    Raises:
-        StcError: Slurm does not answer.
-    """
+    """Jobs that Slurm still has, by index, whoever submitted them; empty if none can have been submitted."""
     offsets = {array["id"]: array["offset"] for array in _submitted(sweep)}
     if not offsets and not any((sweep.root / "slurm").glob("*.sbatch")):
         return {}
@@ -246,10 +219,11 @@ def queued(sweep: Sweep) -> dict[int, Element]:
 
 def _call(command: Sequence[str]) -> str:
     program = command[0]
-    if shutil.which(program) is None:
-        raise StcError(f"{program} is not installed: this is no Slurm machine; use --executor local or print")
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except FileNotFoundError:
+        why = "is not installed: this is no Slurm machine; use --executor local or print"
+        raise StcError(f"{program} {why}") from None
     except subprocess.TimeoutExpired:
         raise StcError(f"{program} did not answer within a minute") from None
     if done.returncode:

@@ -42,11 +42,7 @@ KEYS = (*(f.name for f in dataclasses.fields(Spec)), "model_args")
 
 
 def read(path: Path, **slurm: Any) -> Spec:
-    """Read a sweep's file. Recipes are read, but not yet checked against a checkpoint.
-
-    Args:
-        path: the YAML file; files of recipes are relative to it.
-        slurm: options that override those of the file.
+    """Read a sweep's file and its recipes, whose files are relative to it; `slurm` overrides its options.
 
     Raises:
         SettingsError: a key or a value is wrong.
@@ -55,11 +51,11 @@ def read(path: Path, **slurm: Any) -> Spec:
     names = _names(path, content, "recipes")
     configs = [run_config.read(path.parent / n if n.endswith((".yaml", ".yml")) else n) for n in names]
     for config in configs:
-        if config.others.get("limit") is not None:
-            raise SettingsError(
-                f"recipe {config.name}: limit={config.others['limit']} cannot be used in a sweep, whose jobs "
-                "are whole videos; leave it out and use a small task, such as ovobench_stream_tiny"
+        if (limit := config.others.get("limit")) is not None:
+            problem = (
+                f"recipe {config.name}: limit={limit} cannot be used in a sweep, whose jobs are whole videos"
             )
+            raise SettingsError(f"{problem}; leave it out and use a small task, such as ovobench_stream_tiny")
         if [other.name for other in configs].count(config.name) > 1:
             raise SettingsError(f"{path}: two recipes are called {config.name!r}; rename a file")
     options = _typed(path, content, "slurm", dict, {})
@@ -72,10 +68,8 @@ def read(path: Path, **slurm: Any) -> Spec:
             raise SettingsError(f"{path}: {key}={value} must be at least 1")
     chosen = SlurmOptions(**options | slurm)
     if chosen.gpus_per_node and chosen.gpus_per_node < counts["gpus_per_job"]:
-        raise SettingsError(
-            f"{path}: gpus_per_job={counts['gpus_per_job']} is more than the {chosen.gpus_per_node} of a "
-            "node; a job stays on one node: use more shards"
-        )
+        problem = f"gpus_per_job={counts['gpus_per_job']} is more than the {chosen.gpus_per_node} of a node"
+        raise SettingsError(f"{path}: {problem}; a job stays on one node: use more shards")
     output = Path(_typed(path, content, "output", str, ""))
     if not output.name:
         raise SettingsError(f"{path}: output must name the sweep's folder")
@@ -87,9 +81,7 @@ def read(path: Path, **slurm: Any) -> Spec:
 
 
 def make_plan(spec: Spec) -> dict[str, Any]:
-    """All jobs of a sweep, as plain JSON values, written once and never changed.
-
-    Every recipe is checked in full. The same file on the same data gives the same plan.
+    """All jobs of a sweep, as plain JSON values. Every recipe is checked in full.
 
     Raises:
         SettingsError, CheckpointError: a recipe does not work.

@@ -56,14 +56,13 @@ class Status:
     @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        return all(line.states["done"] == sum(line.states.values()) for line in self.lines)
+        return not any(self.count(state) for state in STATES if state != "done")
 
     @property
     def left_s(self) -> float | None:
-        """Seconds until the end with as many running jobs as now, from measured rates.
+        """Seconds until the end at measured rates and with as many running jobs as now; None if unknown.
 
-        A recipe that has not started is assumed to be as fast as the others on average. None if nothing
-        runs or nothing was measured.
+        A recipe that has not started is assumed to be as fast as the others on average.
         """
         running = self.count("running")
         spent, cost = (sum(getattr(line, name) for line in self.lines) for name in ("seconds", "cost"))
@@ -120,16 +119,14 @@ def text(progress: Status) -> str:
         cells = [*(line.states[state] for state in states), f"{line.rows}/{line.all_rows}", line.failed_rows]
         rate = f"{line.rate:.2f}" if line.rate else "-"
         rows.append([line.recipe, line.task, *map(str, cells), rate])
-    lines = [text_table(head, rows, left=2)]
+    lines = [text_table(head, rows, left=2), ""]
     if progress.troubles:
-        lines += ["", *(f"{name}: {state}: {reason}" for name, state, reason in progress.troubles)]
-    total = sum(sum(line.states.values()) for line in progress.lines)
-    when = ""
+        lines += [*(f"{name}: {state}: {reason}" for name, state, reason in progress.troubles), ""]
+    total, when = sum(map(progress.count, STATES)), ""
     if (left := progress.left_s) is not None:
         end = time.strftime("%a %H:%M", time.localtime(time.time() + left))
         when = f"; about {duration(left)} left, until {end}"
-    lines += ["", f"{progress.count('done')} of {total} jobs done{when}"]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"{progress.count('done')} of {total} jobs done{when}"])
 
 
 def as_json(progress: Status) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 lmms-eval is not imported: that takes longer than a plan or a merge.
 """
 
-import importlib
 import json
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -18,8 +18,6 @@ from stc_lmms.errors import DataError, SettingsError
 from stc_lmms.eval.shard import key
 from stc_lmms.resources import tasks_root
 from stc_lmms.suggest import unknown
-
-_OURS = "stc_lmms."  # the only package that functions named in task files are imported from
 
 
 class _Loader(yaml.SafeLoader):
@@ -53,11 +51,7 @@ class Leaf:
         return key(self.benchmark, self.part)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows, in the order of an unsharded run.
-
-        Raises:
-            DataError: see `Benchmark.load_rows`.
-        """
+        """All rows, in the order of an unsharded run; see `Benchmark.load_rows`."""
         return find_benchmark(self.benchmark).load_rows(self.part, self.size)
 
 
@@ -79,7 +73,7 @@ def find(name: str) -> Task:
     """The task or group called `name`.
 
     Raises:
-        SettingsError: this package has none; the message names the nearest.
+        SettingsError: this package has none.
     """
     files = _files()
     if name not in files:
@@ -98,10 +92,9 @@ def aggregation(path: str) -> Callable[..., float]:
     Raises:
         DataError: it is not in this package.
     """
-    module, _, name = path.rpartition(".")
-    if not path.startswith(_OURS):
+    if not path.startswith("stc_lmms."):
         raise DataError(f"aggregation {path!r} is not a function of this package; only its tasks are merged")
-    return getattr(importlib.import_module(module), name)
+    return pkgutil.resolve_name(path)
 
 
 @cache

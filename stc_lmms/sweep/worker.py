@@ -1,8 +1,7 @@
 """Runs one job, on whatever machine it is started: `python -m stc_lmms.sweep.worker FOLDER INDEX`.
 
-The worker holds the job's lease, starts one lmms-eval process group, writes a heartbeat, and records how the
-job ended. On SIGTERM or SIGUSR1 it lets lmms-eval finish its question. Slurm sends SIGUSR1 before a time
-limit; the worker then also requeues its Slurm job. Nothing heavy is imported here.
+On SIGTERM or SIGUSR1 it lets lmms-eval finish its question. Slurm sends SIGUSR1 before a time limit; the
+worker then also requeues its Slurm job. Nothing heavy is imported here.
 """
 
 import contextlib

@@ -7,10 +7,11 @@ handles both in its own way.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -35,29 +36,26 @@ class StreamInfo:
     avg_fps: float | None
 
 
-class Source(Protocol):
-    """One open video in one decoder."""
+class Source(ABC):
+    """One open video in one decoder; `end_s` and `damaged_at_end` are known after the last frame."""
 
     info: StreamInfo
-    n_damaged: int
-    damaged_at_end: bool
-    end_s: float | None
+    n_damaged: int = 0
+    damaged_at_end: bool = False
+    end_s: float | None = None
 
+    @abstractmethod
     def frames(self, sampling: Sampling | FixedTimes, first_k: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (k, uint8 RGB [H,W,3]) from sampling time `first_k` on.
-
-        `end_s` and `damaged_at_end` are known after the last frame.
-        """
+        """Yield (k, uint8 RGB [H,W,3]) from sampling time `first_k` on."""
 
 
-class PyAVSource:
+class PyAVSource(Source):
     """PyAV: tolerates damage, knows exact times, and can check where a seek landed."""
 
     def __init__(self, path: str, tick: Callable[[], None]) -> None:
         import av
 
         self._av, self._path, self._tick = av, path, tick
-        self.n_damaged, self.damaged_at_end, self.end_s = 0, False, None
         self._threads, self._flush_failed = "AUTO", False
         self._open()
         rate = self._stream.average_rate or self._stream.guessed_rate
@@ -200,12 +198,12 @@ class PyAVSource:
         return Delivery(claimed_s, round(end_s, 6), self.damaged_at_end)
 
 
-class DecordSource:
-    """decord: what ReKV and STC use, and slightly faster. Strictly sequential, because its seeks are inexact.
+class DecordSource(Source):
+    """decord: what ReKV and STC use, and slightly faster; fails on damaged files.
 
-    `seek_accurate`, `get_batch` and `skip_frames` across a key frame all seek, and land some frames off on
-    HEVC with open GOPs and on variable-rate files. `skip_frames` up to the frame before a key frame, followed
-    by one `next` across it, does not seek.
+    Read strictly in sequence: `seek_accurate`, `get_batch` and `skip_frames` across a key frame all seek, and
+    land some frames off on HEVC with open GOPs and on variable-rate files. `skip_frames` up to the frame
+    before a key frame, followed by one `next` across it, does not seek.
     """
 
     def __init__(self, path: str, tick: Callable[[], None]) -> None:
@@ -227,7 +225,6 @@ class DecordSource:
         # Frames before an edit list's start get negative times and are counted, but are never returned.
         if not (abs(starts_s[0]) < TOLERANCE_S and (np.diff(starts_s) >= 0).all() and avg_fps > 0):
             raise VideoError("decord reports wrong frame times for it")
-        self.n_damaged, self.damaged_at_end = 0, False  # decord fails on damaged files
         self.end_s = round(float(self._times_s[-1, 1]), 3)
         self.info = StreamInfo(self.end_s, len(self._reader), avg_fps)
         self._position = 0
@@ -265,7 +262,7 @@ class DecordSource:
         return image
 
 
-class TorchcodecSource:
+class TorchcodecSource(Source):
     """torchcodec: only on request; needs FFmpeg's shared libraries and a wheel that matches torch."""
 
     def __init__(self, path: str, tick: Callable[[], None]) -> None:
@@ -284,7 +281,6 @@ class TorchcodecSource:
             self.end_s = float(metadata.end_stream_seconds) - self._begin_s
         except (RuntimeError, ValueError, TypeError) as error:
             raise VideoError(f"torchcodec cannot open it: {_BROKEN}") from error
-        self.n_damaged, self.damaged_at_end = 0, False
         self.info = StreamInfo(self.end_s, metadata.num_frames, metadata.average_fps)
 
     def frames(self, sampling: Sampling | FixedTimes, first_k: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -1,10 +1,8 @@
 """Read a video as a stream of sampled RGB frames, in order, without holding the file in memory.
 
     with open_video("talk.mp4", fps=0.5) as stream:
-        for time_s, image in stream.read(until_s=25.5):  # everything a viewer has seen before 25.5 s
-            ...
-        for time_s, image in stream.read(until_s=40.0):  # continues from there
-            ...
+        before = list(stream.read(until_s=25.5))  # (time in s, image) up to 25.5 s
+        more = list(stream.read(until_s=40.0))  # continues from there
 
 Decoding runs in a worker process with a timeout, because decord hangs and aborts on some files. With
 `decoder="auto"` PyAV takes over at the same frame when decord fails, and `backend` and `warnings` say so.
@@ -63,7 +61,6 @@ class VideoStream:
 
     Attributes:
         position_s: Every sampled frame before this time has been read.
-        ended: The end of the video has been reached.
         cut_short: Once `ended`: why this is not the end of the whole video, in one line; "" if it is.
         duration_s: Length of the video: as the decoder expects it, measured once `ended`; or None.
         n_frames: Number of frames the decoder expects, or None.
@@ -119,13 +116,10 @@ class VideoStream:
         return self._backends[0]
 
     def read(self, until_s: float | None = None) -> Iterator[tuple[float, np.ndarray]]:
-        """All sampled frames before `until_s` that have not been read yet.
+        """All sampled frames before `until_s` (exclusive; None: the end) that have not been read yet.
 
         At the end of the video the iterator ends and `ended` is true. If the caller stops early, the next
         `read` continues with the next frame.
-
-        Args:
-            until_s: End of the window (exclusive), seconds in the source video. None: the end of the file.
 
         Yields:
             (sampling time in seconds of the source video, uint8 RGB [H,W,3] of the frame on screen then).
@@ -186,16 +180,9 @@ class VideoStream:
             self.decode_ms += (time.monotonic_ns() - start_ns) / 1e6
 
     def _start_worker(self) -> None:
-        job = {
-            "backend": self.backend,
-            "path": str(self.path),
-            "fps": self._fps,
-            "start_s": self.start_s,
-            "avg_fps": self.avg_fps,
-            "exact": self._exact,
-            "first_k": self._next_k,
-            "times_s": self._times_s,
-        }
+        job = {"backend": self.backend, "path": str(self.path), "first_k": self._next_k}
+        job |= {"fps": self._fps, "start_s": self.start_s, "avg_fps": self.avg_fps}
+        job |= {"exact": self._exact, "times_s": self._times_s}
         self._worker = DecoderProcess(job, self._timeout_s)
         info, _ = self._worker.receive()
         self.duration_s, self.n_frames = info["duration_s"], info["n_frames"]

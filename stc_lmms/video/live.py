@@ -25,7 +25,7 @@ _MAX_WAITING = 256  # then the source has to wait, so that memory stays bounded
 ADDRESSES = ("rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "tcp", "http", "https")
 
 
-def describe_source(source: str, follow: bool = False) -> dict[str, Any]:
+def describe_source(source: str, follow: bool) -> dict[str, Any]:
     """The fields of a decoder job that say what to open.
 
     Args:
@@ -60,17 +60,14 @@ class LiveSource:
     """Sampled frames of a live source; iterate over `waiting()`.
 
     Args:
-        source: see `describe_source`.
-        fps: frames per second to sample.
+        source, follow: see `describe_source`.
+        fps, exact: see `Sampling.of`.
         backlog: `queue` keeps every frame until it is taken (a source that is far ahead has to wait),
             `drop` keeps only the newest one.
         stall_s: seconds without a new frame after which the source counts as lost.
-        follow: see `describe_source`.
         realtime: deliver the frames of a file no faster than it plays.
-        exact: sample every `1 / fps` seconds; see `Sampling.of`.
 
     Attributes:
-        sampling: the sampling times.
         n_dropped: frames dropped by the backlog policy.
         longest_backlog: largest number of frames that ever waited.
         failure: why the source was interrupted; None if it ended normally or is still running.

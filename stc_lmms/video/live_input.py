@@ -12,14 +12,9 @@ _POLL_INTERVAL_S = 0.1
 
 
 class GrowingFile:
-    """A file or pipe for PyAV; at the end of a growing file it waits for more.
+    """A pipe or growing file for PyAV, not seekable: PyAV would look for an end that is not there yet.
 
-    It is not seekable: PyAV would look for the end of a file that has none yet.
-
-    Args:
-        path: file or named pipe.
-        patience_s: seconds without growth after which the file counts as finished; 0 for a pipe, which
-            signals its end itself.
+    At the end it waits for more, at most `patience_s` seconds (0 for a pipe, which signals its end).
     """
 
     def __init__(self, path: str, patience_s: float):
@@ -40,12 +35,7 @@ class GrowingFile:
 
 
 class LiveInput(PyAVSource):
-    """A camera, an address, a pipe or a growing file.
-
-    Args:
-        job: the result of `live.describe_source`, and `stall_s`.
-        tick: called regularly while decoding advances.
-    """
+    """A camera, an address, a pipe or a growing file; `job`: see `live.describe_source`, and `stall_s`."""
 
     def __init__(self, job: dict[str, Any], tick: Callable[[], None]):
         self._job = job

@@ -53,14 +53,11 @@ class DecoderProcess:
         self._poll.register(self._pipe, select.POLLIN)
 
     def receive(self) -> tuple[dict[str, Any], bytearray]:
-        """Wait for the next message that is not "busy".
-
-        Returns:
-            Its header, and its pixels (empty unless it is a frame).
+        """Wait for the next message that is not "busy": its header, and the pixels of a frame.
 
         Raises:
-            VideoError: The worker reported an error, died, or made no progress for `timeout_s`. The message
-                is a reason in plain words; the caller adds the path.
+            VideoError: The worker reported an error, died, or made no progress for `timeout_s`; gives the
+                reason without the path.
         """
         while True:
             deadline_s = time.monotonic() + self._timeout_s

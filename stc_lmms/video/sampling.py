@@ -2,12 +2,9 @@
 
 As in ReKV and STC every `step`-th frame is sampled, with a whole `step`. Here that is a rule about *times*:
 `t_k = start_s + k * step / avg_fps`, and the frame of `t_k` is the last one presented at or before `t_k`. For
-a constant frame rate that is exactly frame `k * step`; for a variable one it is the frame really on screen,
-where counting frames is off by seconds. Models that count in seconds use exact times, `t_k = start_s + k /
-fps`; a video with a lower frame rate then repeats frames.
-
-A causal window [a, b) contains the sampling times a <= t < b. A clip that starts at `start_s` is sampled from
-there, as if the video had been cut there.
+a constant frame rate that is exactly frame `k * step`; for a variable one, counting frames is off by seconds.
+Models that count in seconds use exact times, `t_k = start_s + k / fps`; a video with a lower frame rate then
+repeats frames. A clip that starts at `start_s` is sampled as if the video had been cut there.
 """
 
 import bisect
@@ -28,11 +25,7 @@ Frame = TypeVar("Frame")
 
 
 def check_fps(fps: float) -> float:
-    """Return `fps` if it is a usable sampling rate.
-
-    Raises:
-        SettingsError: It is zero, negative, infinite or not a number.
-    """
+    """Return `fps`, or raise `SettingsError` if it is zero, negative, infinite or not a number."""
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not (math.isfinite(fps) and fps > 0):
         raise SettingsError(f"fps={fps!r} must be a finite number above 0, for example 0.5")
     return float(fps)
@@ -71,9 +64,6 @@ def spread_indices(
         clip_s: start and end of the clip in seconds, limited to the video less 0.1 s; None: whole video.
         max_frames: largest number of indices.
         min_frames: smallest number of indices, if the clip has that many frames.
-
-    Raises:
-        SettingsError: the rate is not finite and positive.
     """
     first, count = 0, n_frames
     if clip_s is not None:
@@ -104,9 +94,6 @@ class Sampling:
             fps: Sampling rate, frames per second.
             start_s: Where the clip starts, seconds in the source video.
             exact: Sample every `1 / fps` seconds instead of every `frame_step` frames.
-
-        Raises:
-            SettingsError: A rate is not finite and positive.
         """
         if exact or avg_fps is None:
             return cls(start_s, 1 / check_fps(fps))
@@ -131,11 +118,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class FixedTimes:
-    """Sampling times of one video, listed one by one.
-
-    Attributes:
-        times_s: seconds in the source video, not decreasing; a repeated time repeats its frame.
-    """
+    """Sampling times of one video, listed: not decreasing; a repeated time repeats its frame."""
 
     times_s: tuple[float, ...]
 
@@ -154,20 +137,17 @@ def on_screen(
     first_k: int = 0,
     interval_s: float = 0.0,
 ) -> Iterator[tuple[int, Frame]]:
-    """The frame on screen at every sampling time; reads one frame ahead and keeps two.
+    """The frame on screen at every sampling time from `first_k` on, as (k, frame); reads one frame ahead.
 
-    A frame is yielded for every sampling time during which it is on screen. Sampling times before the first
-    frame are skipped, except that a first frame late by up to `interval_s` counts as on screen from the start
-    (edit lists cut inside a frame). The last frame stays for its own duration.
+    Sampling times before the first frame are skipped, except that a first frame late by up to `interval_s`
+    counts as on screen from the start (edit lists cut inside a frame). The last frame stays for its own
+    duration.
 
     Args:
         frames: (presentation time in seconds, duration in seconds, frame) in order of time.
         sampling: The sampling times.
         first_k: First sampling time to yield.
         interval_s: Usual distance between frames; also the duration of a last frame that has none.
-
-    Yields:
-        (k, frame) with k increasing by 1, except over a gap at the start.
     """
     k = first_k
     shown: list[Frame] = []  # a list, because None is a possible frame

@@ -13,30 +13,20 @@ from stc_lmms.video.decode import VideoStream, open_video
 
 @dataclass
 class _Recording:
-    """What has been read of a video so far.
+    """What has been read of a video so far."""
 
-    Attributes:
-        opened: attributes of the reader when it was opened; `end`: at the end of the video, once reached.
-        frames: (sampling time in seconds, image).
-        decode_ms: for every frame, the decoder's total time after it.
-        complete_until_s: all frames before this time are here.
-    """
-
-    opened: dict[str, Any]
-    frames: list[tuple[float, np.ndarray]] = field(default_factory=list)
-    decode_ms: list[float] = field(default_factory=list)
-    complete_until_s: float = 0.0
-    end: dict[str, Any] | None = None
+    opened: dict[str, Any]  # attributes of the reader when it was opened
+    frames: list[tuple[float, np.ndarray]] = field(default_factory=list)  # (sampling time in seconds, image)
+    decode_ms: list[float] = field(default_factory=list)  # for every frame, the decoder's total time after it
+    complete_until_s: float = 0.0  # all frames before this time are here
+    end: dict[str, Any] | None = None  # attributes of the reader at the end of the video, once reached
 
 
 class SharedVideos:
-    """Opens videos; frames that one reader has decoded are replayed to the next.
+    """Opens videos; frames that one reader has decoded are replayed to the next, up to `cap_bytes` of pixels.
 
     Experiments read the same videos in the same order, so frames that do not fit are not kept: evicting the
     oldest would drop exactly what the next run needs first.
-
-    Args:
-        cap_bytes: limit for the pixels that are kept.
     """
 
     def __init__(self, cap_bytes: int = 2 * 2**30):
@@ -50,10 +40,9 @@ class SharedVideos:
 
 
 class SharedVideo:
-    """A `VideoStream` that replays another reader's frames as far as there are any.
+    """What a session needs of a `VideoStream`; replays another reader's frames as far as there are any.
 
-    It has what a session needs of a `VideoStream`: `read`, `close`, and the attributes `path`, `ended`,
-    `cut_short`, `duration_s`, `warnings` and `decode_ms` (for replayed frames: what decoding them took).
+    `decode_ms` of replayed frames is what decoding them took.
     """
 
     def __init__(self, shared: SharedVideos, key: tuple, path: str | os.PathLike, options: dict[str, Any]):
@@ -119,6 +108,5 @@ class SharedVideo:
 
 
 def _state(video: VideoStream) -> dict[str, Any]:
-    return {
-        name: getattr(video, name) for name in ("path", "duration_s", "cut_short", "warnings", "decode_ms")
-    }
+    names = ("path", "duration_s", "cut_short", "warnings", "decode_ms")
+    return {name: getattr(video, name) for name in names}

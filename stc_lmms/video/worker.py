@@ -40,11 +40,7 @@ class Messages:
         self._last_s = time.monotonic()
 
     def send(self, kind: str, pixels: memoryview | None = None, **fields: object) -> None:
-        """Write one message, waiting while the pipe is full.
-
-        Raises:
-            BrokenPipeError: The parent has closed its end.
-        """
+        """Write one message, waiting while the pipe is full; fails if the parent has closed its end."""
         fields |= {"kind": kind, "n_bytes": pixels.nbytes if pixels is not None else 0}
         header = json.dumps(fields).encode()
         self._write(memoryview(struct.pack("<I", len(header)) + header))
