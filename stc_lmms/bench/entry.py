@@ -45,19 +45,13 @@ class StaticCard(ABC):
 
 @dataclass(frozen=True)
 class Entry(ABC):
-    """A model that is measured, with weights of a checkpoint or random ones (their values cost no time).
+    """A model that is measured, with weights of a checkpoint or random ones (their values cost no time)."""
 
-    Attributes:
-        sizes: config fields of the language model, by size.
-        vision: config fields of the vision tower.
-        preprocessing: how frames become pixel values, in words.
-    """
-
-    sizes: Mapping[str, dict[str, Any]]
-    vision: dict[str, Any]
+    sizes: Mapping[str, dict[str, Any]]  # config fields of the language model, by size
+    vision: dict[str, Any]  # config fields of the vision tower
 
     model_class: ClassVar[type[StreamingModel]]
-    preprocessing: ClassVar[str]
+    preprocessing: ClassVar[str]  # how frames become pixel values, in words
 
     @abstractmethod
     def config(self, options: Options) -> Any:

@@ -9,18 +9,12 @@ _COUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Protocol:
-    """How frames are run (dense and method alike), with default frame counts and rounds.
-
-    Attributes:
-        prefill_frames: frames encoded and prefilled together.
-        cuda_graphs: whether a single frame may run as one captured graph.
-        frames, warmup, repeats: defaults of the options with these names.
-    """
+    """How frames are run (dense and method alike), and defaults of the options with the same names."""
 
     summary: str
     execution: str
-    prefill_frames: int
-    cuda_graphs: bool = True
+    prefill_frames: int  # frames encoded and prefilled together
+    cuda_graphs: bool = True  # whether a single frame may run as one captured graph
     frames: tuple[int, ...] = _COUNTS
     warmup: int = 3
     repeats: int = 10
@@ -38,36 +32,22 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Options of one card.
-
-    Attributes:
-        method: compared with the dense model.
-        method_args: fields of the method, as text.
-        size, layers, llm_layers: of the random model; None keeps all vision or language model layers.
-        pretrained: checkpoint to measure instead of a random model.
-        protocol: a key of `PROTOCOLS`.
-        frames: frame counts, ascending.
-        repeats, warmup: measured rounds, and rounds before them.
-        new_tokens: answer tokens decoded per round.
-        threads: CPU threads; None keeps torch's own number.
-        video: file to take the frames from; None makes synthetic ones.
-        output: file to write the JSON to.
-    """
+    """Options of one card."""
 
     model: str = "llava_ov"
-    method: str = "stc"
-    method_args: dict[str, str] = field(default_factory=dict)
-    size: str = "7b"
-    layers: int | None = None
-    llm_layers: int | None = None
-    pretrained: str | None = None
-    protocol: str = "grouped"
-    frames: tuple[int, ...] = _COUNTS
-    repeats: int = 10
-    warmup: int = 3
-    new_tokens: int = 8
+    method: str = "stc"  # compared with the dense model
+    method_args: dict[str, str] = field(default_factory=dict)  # fields of the method, as text
+    size: str = "7b"  # of the random model
+    layers: int | None = None  # vision layers of the random model; None keeps all
+    llm_layers: int | None = None  # its language model layers; None keeps all
+    pretrained: str | None = None  # checkpoint to measure instead of a random model
+    protocol: str = "grouped"  # a key of `PROTOCOLS`
+    frames: tuple[int, ...] = _COUNTS  # frame counts, ascending
+    repeats: int = 10  # measured rounds
+    warmup: int = 3  # rounds before them
+    new_tokens: int = 8  # answer tokens decoded per round
     dtype: str = "auto"
     device: str = "auto"
-    threads: int | None = None
-    video: Path | None = None
-    output: Path | None = None
+    threads: int | None = None  # CPU threads; None keeps torch's own number
+    video: Path | None = None  # file to take the frames from; None makes synthetic ones
+    output: Path | None = None  # file to write the JSON to

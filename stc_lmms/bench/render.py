@@ -7,22 +7,10 @@ from typing import Any
 
 from stc_lmms.bench.cost import saving
 from stc_lmms.bench.measure import SLOWER, STAGES
-from stc_lmms.text_table import text_table
 
 _SIDES = ("dense", "method")
 _IN_GRAPH = ", with projector and pooling in vit, its floor and its bound"
 _WORK = (("vit_ms", "flops", 1e12), ("prefill_ms", "flops", 1e12), ("per_token_ms", "bytes", 1e9))
-_WORK_HEAD = (
-    "tower TFLOP",
-    "method",
-    "ratio",
-    "prefill TFLOP",
-    "method",
-    "ratio",
-    "GB per token",
-    "method",
-    "ratio",
-)
 _SHOWN = ("cache_interval", "update_ratio", "selection", "token_budget")
 
 
@@ -48,7 +36,9 @@ def head(card: dict[str, Any]) -> str:
         f"KV {_size(card['kv_bytes_per_token'])} per token; tower reference {_size(card['reference_bytes'])}",
         "",
         "Work, method / dense: the bound by arithmetic alone (per token: by bytes alone)",
-        text_table(["frames", *_WORK_HEAD], [_work_cells(static) for static in card["static"]], left=0),
+        f"{'':>6}{'tower TFLOP':>27}{'prefill TFLOP':>27}{'GB per token':>27}",
+        f"{'frames':>6}" + f"{'dense':>10}{'method':>9}{'ratio':>8}" * 3,
+        *map(_work_line, card["static"]),
     ]
     return "\n".join(lines)
 
@@ -65,20 +55,21 @@ def machine(card: dict[str, Any]) -> str:
 
 def row(row: dict[str, Any], method: str) -> str:
     """The measurements of one frame count."""
-    decoding = (
-        [_times(row["decode_ms"]), "the same"] if row["decode_ms"] else ["not measured (no --video)", ""]
-    )
-    cells = [["decode", *decoding, "", "", "", ""]]
+    decode_ms = row["decode_ms"]
+    decoding = (_times(decode_ms), "the same") if decode_ms else ("not measured (no --video)", "")
+    lines = [
+        f"\n{_frames(row['frames'])}, ms: min / median / p95",
+        f"{'stage':<12}{'dense':>30}{method:>30}{'ratio':>8}{'bound':>8}{'x bound':>8}{'floor':>10}",
+        f"{'decode':<12}{decoding[0]:>30}{decoding[1]:>30}",
+    ]
     for stage in STAGES:
+        dense_times, method_times = (_times(row["summary_ms"][side][stage]) for side in _SIDES)
         ratios = [row["ratio"][stage], row["bound"].get(stage), row["measured_over_bound"].get(stage)]
-        numbers = [
-            *(_number(ratio) for ratio in ratios),
-            _number(row["floor_ms"].get("method", {}).get(stage), ".2f"),
-        ]
-        times = [_times(row["summary_ms"][side][stage]) for side in _SIDES]
-        cells.append([stage.removesuffix("_ms"), *times, *numbers])
-    head = ["stage", "dense", method, "ratio", "bound", "x bound", "floor"]
-    lines = [f"\n{_frames(row['frames'])}, ms: min / median / p95", text_table(head, cells)]
+        numbers = "".join(f"{_number(ratio):>8}" for ratio in ratios)
+        floor = _number(row["floor_ms"].get("method", {}).get(stage), ".2f")
+        lines.append(
+            f"{stage.removesuffix('_ms'):<12}{dense_times:>30}{method_times:>30}{numbers}{floor:>10}"
+        )
     for side, sizes in row["sizes"].items():
         lines.append(
             f"{method if side == 'method' else side}: {sizes['llm_tokens_mean']:.0f} tokens and "
@@ -124,14 +115,14 @@ def _interval_bounds(card: dict[str, Any]) -> list[str]:
     return [f"tower blocks on an endless stream, {recomputed}: arithmetic bound {bounds}"]
 
 
-def _work_cells(static: dict[str, Any]) -> list[str]:
-    cells = [str(static["frames"])]
+def _work_line(static: dict[str, Any]) -> str:
+    line = f"{static['frames']:>6}"
     for stage, what, unit in _WORK:
         work = [static["work"].get(side, {}).get(stage) for side in _SIDES]
         dense, method = (None if one is None else getattr(one, what) / unit for one in work)
         ratio = method / dense if dense and method is not None else None
-        cells += [_number(dense, ".3g"), _number(method, ".3g"), _number(ratio)]
-    return cells
+        line += f"{_number(dense, '.3g'):>10}{_number(method, '.3g'):>9}{_number(ratio):>8}"
+    return line
 
 
 def _number(value: float | None, how: str = ".3f") -> str:

@@ -31,18 +31,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Workload:
-    """What is measured: a number of frames, then one question.
-
-    Attributes:
-        group: frames encoded and prefilled together.
-        prefix_tokens: prompt before the video, prefilled in a call of its own.
-        question_tokens: prompt after the video.
-    """
+    """What is measured: a number of frames, then one question."""
 
     frames: int
-    group: int
-    prefix_tokens: int
-    question_tokens: int
+    group: int  # frames encoded and prefilled together
+    prefix_tokens: int  # prompt before the video, prefilled in a call of its own
+    question_tokens: int  # prompt after the video
 
     @property
     def groups(self) -> list[range]:

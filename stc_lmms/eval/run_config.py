@@ -27,20 +27,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One recipe.
+    """One recipe."""
 
-    Attributes:
-        name: its file's name without the suffix.
-        model_args: arguments by name, as written.
-        tasks: names of tasks and groups.
-        others: the other keys.
-    """
-
-    name: str
+    name: str  # its file's name without the suffix
     model: str
-    model_args: Mapping[str, str]
-    tasks: tuple[str, ...]
-    others: Mapping[str, Any] = field(default_factory=dict)
+    model_args: Mapping[str, str]  # arguments by name, as written
+    tasks: tuple[str, ...]  # names of tasks and groups
+    others: Mapping[str, Any] = field(default_factory=dict)  # the other keys
 
     def command_line(self, **changes: Any) -> list[str]:
         """Arguments of lmms-eval; `changes` replace or add options, and None removes one."""

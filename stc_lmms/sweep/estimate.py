@@ -42,13 +42,7 @@ class Speed(NamedTuple):
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimate of one job; hours and GPU memory are None for a model without a cost model.
-
-    Attributes:
-        bound: `hours` is an upper bound, that of dense, because the method has no cost model.
-        memory_bound: `memory_bytes` is an upper bound, because the number of kept tokens is unknown.
-        disk_bytes: size of the output folder.
-    """
+    """Estimate of one job; hours and GPU memory are None for a model without a cost model."""
 
     recipe: str
     task: str
@@ -56,10 +50,10 @@ class Estimate:
     frames: int
     rounds: int
     hours: float | None
-    bound: bool
+    bound: bool  # `hours` is an upper bound, that of dense, because the method has no cost model
     memory_bytes: int | None
-    memory_bound: bool
-    disk_bytes: int
+    memory_bound: bool  # `memory_bytes` is an upper bound, because the number of kept tokens is unknown
+    disk_bytes: int  # size of the output folder
 
 
 class Card:
@@ -124,9 +118,8 @@ class _CostModel:
         streams, rounds = job["streams"], job["rounds"]
         frames, disk_bytes, hours, memory = sum(streams), rounds * RECORD_BYTES, None, None
         if self.shape is not None:
-            hours = (
-                self._playing_s(streams) + rounds * self._answer_s(frames // max(1, len(streams)))
-            ) / 3600
+            answering_s = rounds * self._answer_s(frames // max(1, len(streams)))
+            hours = (self._playing_s(streams) + answering_s) / 3600
             stream_bytes = max(streams, default=0) * self.clips.frame_bytes
             most = self.memory.most_tokens(self.clips.kept) if self.memory else None
             kv_bytes = math.inf if most is None else most * kv_bytes_per_token(self.shape)

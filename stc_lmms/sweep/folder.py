@@ -51,25 +51,17 @@ def read_json(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One recipe on one shard of one task.
+    """One recipe on one shard of one task."""
 
-    Attributes:
-        index: position in the plan, and in a Slurm array.
-        leaves: tasks that lmms-eval evaluates, with their keys in the shard file.
-        videos: the shard's videos by key, as the shard file lists them.
-        streams, rounds: frames of every clip it plays, and number of questions, see `shards.Load`.
-        path: its folder.
-    """
-
-    index: int
+    index: int  # position in the plan, and in a Slurm array
     recipe: str
     task: str
     shard: int
-    leaves: dict[str, str]
-    videos: dict[str, list[str]]
-    streams: list[int]
-    rounds: int
-    path: Path
+    leaves: dict[str, str]  # tasks that lmms-eval evaluates, with their keys in the shard file
+    videos: dict[str, list[str]]  # the shard's videos by key, as the shard file lists them
+    streams: list[int]  # frames of every clip it plays, see `shards.Load`
+    rounds: int  # number of questions and polls
+    path: Path  # its folder
 
     @property
     def name(self) -> str:

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -68,11 +67,14 @@ def run(
     """
     waiting = sorted(jobs, key=lambda job: -job.cost)
     free, running = list(devices), []
-    stopped, forwarded = threading.Event(), False
+    stop_signals: list[int] = []  # received so far
+    forwarded = False
     stopping = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         stopping.append(signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in stopping}
+    before = {
+        number: signal.signal(number, lambda number, _: stop_signals.append(number)) for number in stopping
+    }
     try:
         while waiting or running:
             while waiting and free:
@@ -80,7 +82,7 @@ def run(
                 running.append((_start(sweep, job, device), job, device))
             time.sleep(0.2)
             lease.touch()
-            if stopped.is_set() and not forwarded:
+            if stop_signals and not forwarded:
                 forwarded = True
                 waiting.clear()
                 for process, _, _ in running:
@@ -99,7 +101,7 @@ def run(
             process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
-    return not stopped.is_set()
+    return not stop_signals
 
 
 def _start(sweep: Sweep, job: SweepJob, device: str | None) -> subprocess.Popen:

@@ -29,18 +29,12 @@ _AGAIN = "delete that file and resume: the journal has its answers"
 
 @dataclass(frozen=True)
 class Merged:
-    """The merge of one recipe.
-
-    Attributes:
-        results: metrics by task and group, in lmms-eval's form, of the tasks whose shards are all done.
-        missing: for each task that was not merged, its jobs that are not done or whose output is incomplete.
-        error: why finished shards could not be merged; the last merge stays.
-    """
+    """The merge of one recipe."""
 
     recipe: str
-    results: dict[str, dict[str, Any]]
-    missing: dict[str, list[str]]
-    error: str = ""
+    results: dict[str, dict[str, Any]]  # metrics by finished task and group, in lmms-eval's form
+    missing: dict[str, list[str]]  # by other task: its jobs that are not done, or whose output is incomplete
+    error: str = ""  # why finished shards could not be merged; the last merge stays
 
 
 def merge(sweep: Sweep) -> Iterator[Merged]:

@@ -28,29 +28,19 @@ _TIME = re.compile(r"\d+|(\d+-)?\d+(:\d+){1,2}|\d+-\d+")
 
 @dataclasses.dataclass(frozen=True)
 class SlurmOptions:
-    """How the jobs of a sweep run on a cluster; None leaves the choice to the cluster.
-
-    Attributes:
-        partition, account, qos, time: as in sbatch. A job at its time limit is requeued and resumes.
-        nodes: nodes that the sweep uses at the same time; with `gpus_per_node`, limits the array.
-        gpus_per_node: GPUs of a node; 0 for nodes without.
-        cpus_per_job, mem_per_job: `--cpus-per-task` and `--mem`.
-        array_limit: concurrent jobs of one start or resume; by default as many as fit on the nodes, else all.
-        notice_s: seconds before the time limit at which a job is asked to stop.
-        setup: shell lines that precede a job, such as `module load cuda`.
-    """
+    """How the jobs of a sweep run on a cluster, as in sbatch; None leaves the choice to the cluster."""
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
-    time: str | None = None
-    nodes: int | None = None
-    gpus_per_node: int | None = None
-    cpus_per_job: int | None = None
-    mem_per_job: str | None = None
-    array_limit: int | None = None
-    notice_s: int = 120
-    setup: str = ""
+    time: str | None = None  # a job that reaches its time limit is requeued and resumes
+    nodes: int | None = None  # nodes that the sweep uses at the same time; with `gpus_per_node`
+    gpus_per_node: int | None = None  # GPUs of a node; 0 for nodes without
+    cpus_per_job: int | None = None  # `--cpus-per-task`
+    mem_per_job: str | None = None  # `--mem`
+    array_limit: int | None = None  # concurrent jobs of one start or resume; None: all that fit on the nodes
+    notice_s: int = 120  # seconds before the time limit at which a job is asked to stop
+    setup: str = ""  # shell lines that precede a job, such as `module load cuda`
 
     def __post_init__(self):
         """Check types and ranges."""

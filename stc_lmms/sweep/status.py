@@ -16,25 +16,17 @@ STATES = ("done", "running", "queued", "waiting", "stopped", "lost", "failed")
 
 @dataclass
 class Line:
-    """One recipe on one task.
-
-    Attributes:
-        states: number of jobs in each state.
-        rows, all_rows: number of answered videos, and of all.
-        failed_rows: answered videos with a failed answer, which counts as wrong.
-        cost, left: cost done and to do, see `shards.Load`.
-        seconds: run time of all attempts.
-    """
+    """One recipe on one task."""
 
     recipe: str
     task: str
     states: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
-    rows: int = 0
+    rows: int = 0  # answered videos
     all_rows: int = 0
-    failed_rows: int = 0
-    cost: float = 0.0
-    left: float = 0.0
-    seconds: float = 0.0
+    failed_rows: int = 0  # answered videos with a failed answer, which counts as wrong
+    cost: float = 0.0  # of what is done, see `shards.Load`
+    left: float = 0.0  # cost of what is not
+    seconds: float = 0.0  # run time of all attempts
 
     @property
     def rate(self) -> float | None:

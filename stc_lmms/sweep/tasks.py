@@ -29,20 +29,14 @@ _Loader.add_constructor("!function", lambda loader, node: str(node.value))
 
 @dataclass(frozen=True)
 class Leaf:
-    """A task with rows: one part of one benchmark.
-
-    Attributes:
-        benchmark, part, size: see `stc_lmms.benchmarks.benchmark.Benchmark.load_rows`.
-        metrics: name of each metric and the dotted path of its aggregation.
-        higher_is_better: by metric.
-    """
+    """A task with rows: one part of one benchmark, see `Benchmark.load_rows`."""
 
     name: str
     benchmark: str
     part: str
     size: str
-    metrics: dict[str, str]
-    higher_is_better: dict[str, bool]
+    metrics: dict[str, str]  # name of each metric and the dotted path of its aggregation
+    higher_is_better: dict[str, bool]  # by metric
     version: Any
 
     @property
@@ -57,16 +51,11 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Task:
-    """A task or a group of tasks, as users name it.
-
-    Attributes:
-        leaves: the tasks of the group; of a task, itself.
-        means: a metric is averaged over the group if its name contains one of these.
-    """
+    """A task or a group of tasks, as users name it."""
 
     name: str
-    leaves: tuple[Leaf, ...]
-    means: tuple[str, ...] = ()
+    leaves: tuple[Leaf, ...]  # the tasks of the group; of a task, itself
+    means: tuple[str, ...] = ()  # a metric is averaged over the group if its name contains one of these
 
 
 def find(name: str) -> Task:

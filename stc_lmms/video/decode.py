@@ -32,17 +32,11 @@ AGAIN = "download or convert it again"
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """How long a video is.
+    """How long a video is."""
 
-    Attributes:
-        duration_s: Where the last readable video packet ends, seconds from the first frame.
-        claimed_s: Where the video ends according to the file; None if it does not say.
-        cut_short: Why `duration_s` is not the length of the whole video, in one line; "" if it is.
-    """
-
-    duration_s: float
-    claimed_s: float | None
-    cut_short: str
+    duration_s: float  # where the last readable video packet ends, seconds from the first frame
+    claimed_s: float | None  # where the video ends according to the file; None if it does not say
+    cut_short: str  # why `duration_s` is not the length of the whole video, in one line; "" if it is
 
 
 class VideoStream:

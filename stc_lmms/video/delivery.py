@@ -8,17 +8,11 @@ TOLERANCE_S = 1.0
 
 @dataclass(frozen=True)
 class Delivery:
-    """Where a video ends. Times in seconds from its first frame.
+    """Where a video ends. Times in seconds from its first frame."""
 
-    Attributes:
-        claimed_s: Where the video stream (not the audio) ends according to the file; None if it does not say.
-        delivered_s: Where the last readable frame ends.
-        damaged_at_end: The last packet is truncated or damaged.
-    """
-
-    claimed_s: float | None
-    delivered_s: float
-    damaged_at_end: bool
+    claimed_s: float | None  # end of the video stream (not the audio) according to the file, if it says so
+    delivered_s: float  # end of the last readable frame
+    damaged_at_end: bool  # the last packet is truncated or damaged
 
     def cut_short(self, avg_fps: float | None) -> str:
         """Why the file is not the whole video, in one line; "" if it seems to be."""
