@@ -8,6 +8,7 @@ times, floors and bounds of `vit_ms` include projector and pooling.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -100,8 +101,7 @@ def _static(entry: Entry, options: Options, pair: Pair) -> dict[str, Any]:
         "preprocess": entry.preprocess(options),
         "clock": "CUDA events" if on_gpu else "wall clock",
         "peak_memory_of": _DEVICE_PEAK if on_gpu else "whole process so far",
-        "shape": {"tower": vars(shape.tower), "decoder": vars(shape.decoder)}
-        | {"tokens_per_frame": shape.tokens_per_frame, "itemsize": shape.itemsize},
+        "shape": asdict(shape),
         "prompt_tokens": {"before": before, "behind": after},
         "kv_bytes_per_token": kv_bytes_per_token(shape),
         "reference_bytes": reference_bytes(shape, model.method.tower),

@@ -80,10 +80,10 @@ def reading(rows: Iterable[Row]) -> Reading:
     questions = 0
     for row in rows:
         questions += len(row["questions"])
-        for asked in rounds(row):  # plain iteration never answers a poll with yes
-            chunks.append(asked.end_s - asked.start_s)
-            key = row["video"], asked.start_s
-            ends[key] = max(ends.get(key, asked.end_s), asked.end_s)
+        for clip in rounds(row):  # plain iteration never answers a poll with yes
+            chunks.append(clip.end_s - clip.start_s)
+            key = row["video"], clip.start_s
+            ends[key] = max(ends.get(key, clip.end_s), clip.end_s)
     if not chunks:
         raise DataError(f"nothing to read: none of the {questions} questions has a time at which it is asked")
     streams = tuple(Stream(video, start_s, end_s) for (video, start_s), end_s in ends.items())

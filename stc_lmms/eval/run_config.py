@@ -104,7 +104,7 @@ def read(name: str | Path, overrides: Mapping[str, Any] | None = None) -> RunCon
 
 
 def override_args(configs: Sequence[RunConfig], args: Mapping[str, Any]) -> list[RunConfig]:
-    """The recipes with other model arguments; each gets those that its model, method and memory use.
+    """Override model arguments; every recipe gets those that its model, method and memory use.
 
     Raises:
         SettingsError: an argument is unknown, or no recipe uses it.

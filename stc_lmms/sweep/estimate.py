@@ -66,7 +66,7 @@ class Card:
             self.model, self.method = str(content["model"]), str(content["method"])
             parts = {"tower": TowerShape(**shape["tower"]), "decoder": DecoderShape(**shape["decoder"])}
             self.shape = ModelShape(**shape | parts)
-            self._speeds = {who: _achieved(row, who, content) for who in ("dense", "method")}
+            self._speeds = {side: _achieved(row, side, content) for side in ("dense", "method")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"{type(error).__name__}: {error}"
             raise SettingsError(f"{path} is not a card of stc-lmms bench --output ({why})") from None
@@ -76,9 +76,9 @@ class Card:
         return self._speeds["method" if method == self.method else "dense"]
 
 
-def _achieved(row: Mapping[str, Any], who: str, content: Mapping[str, Any]) -> Speed:
-    work, machine = row["work"].get(who) or row["work"]["dense"], content["machine"]
-    seconds = {stage: 1e-3 * times["median"] for stage, times in row["summary_ms"][who].items()}
+def _achieved(row: Mapping[str, Any], side: str, content: Mapping[str, Any]) -> Speed:
+    work, machine = row["work"].get(side) or row["work"]["dense"], content["machine"]
+    seconds = {stage: 1e-3 * times["median"] for stage, times in row["summary_ms"][side].items()}
     rates = dict.fromkeys(_STAGES, machine["flops_per_s"])
     rates |= {s: work[s]["flops"] / seconds[s] for s in _STAGES if s in work and seconds[s]}
     if "per_token_ms" not in work:

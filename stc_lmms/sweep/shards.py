@@ -35,9 +35,9 @@ def video_loads(rows: Iterable[Mapping[str, Any]], fps: float) -> dict[Video, Lo
     for row in rows:
         video = (row["benchmark"], row["video"])
         streams = ends.setdefault(video, {})
-        for asked in rounds(row):  # plain iteration answers no poll with yes: an upper bound
-            end_s = duration_s(row["path"]) if asked.end_s == NO_TIME_S else asked.end_s
-            streams[asked.start_s] = max(streams.get(asked.start_s, asked.start_s), end_s)
+        for clip in rounds(row):  # plain iteration answers no poll with yes: an upper bound
+            end_s = duration_s(row["path"]) if clip.end_s == NO_TIME_S else clip.end_s
+            streams[clip.start_s] = max(streams.get(clip.start_s, clip.start_s), end_s)
             n_rounds[video] += 1
     return {
         video: Load(tuple(math.ceil((end - start) * fps) for start, end in streams.items()), n_rounds[video])

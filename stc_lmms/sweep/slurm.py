@@ -34,7 +34,7 @@ class SlurmOptions:
     account: str | None = None
     qos: str | None = None
     time: str | None = None  # a job that reaches its time limit is requeued and resumes
-    nodes: int | None = None  # nodes that the sweep uses at the same time; with `gpus_per_node`
+    nodes: int | None = None  # nodes that the sweep may occupy at once, if `gpus_per_node` is set
     gpus_per_node: int | None = None  # GPUs of a node; 0 for nodes without
     cpus_per_job: int | None = None  # `--cpus-per-task`
     mem_per_job: str | None = None  # `--mem`

@@ -87,7 +87,7 @@ class Worker:
             return self._finish(self._lmms_eval(lease, before["seconds"]), answered)
 
     def ask_to_stop(self, number: int, frame: object) -> None:
-        """Signal handler: lmms-eval will be asked to stop."""
+        """Signal handler: request that lmms-eval stops."""
         self.stop = self.stop or number  # at the time limit itself, Slurm adds SIGTERM to SIGUSR1
 
     def _lmms_eval(self, lease: Lease, spent_s: float) -> int:
@@ -160,7 +160,7 @@ class Worker:
         self._write("stopped", f"stopped by {name}")
         if self.stop == signal.SIGUSR1 and (slurm_job := os.environ.get("SLURM_JOB_ID")):
             array, element = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
-            if array and element:  # one element of each array has the array's own id, which means all of them
+            if array and element:  # an array's last element has the array's id, which means all elements
                 slurm_job = f"{array}_{element}"
             subprocess.run(["scontrol", "requeue", slurm_job], check=False)
         return STOPPED
