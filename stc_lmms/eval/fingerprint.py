@@ -1,8 +1,7 @@
-"""What decides an answer, as the key of a request in the journal: no answer of other code or data is reused.
+"""The key of a request in the journal, so that no answer of other code or data is reused.
 
-The key covers the request, the settings, the code that computes answers (ours and that of plug-ins), the
-checkpoint, and the versions of the libraries below. `DECIDING` declares which of our code counts; docstrings
-and comments never do.
+It covers the request, the settings, the code that computes answers (ours and that of plug-ins), the
+checkpoint, and the versions of the libraries below. Docstrings and comments do not count.
 """
 
 import ast
@@ -29,25 +28,11 @@ from stc_lmms.settings import Settings
 
 # Modules and packages of stc_lmms whose code can change an answer.
 DECIDING = (
-    "benchmarks.base",
-    "compat",
-    "compat_llm",
-    "compat_qwen_vl",
-    "config",
-    "engine",
-    "eval.dialogue",
-    "eval.evaluation",
-    "eval.lmms_tasks",
-    "eval.session",
-    "memory",
-    "methods",
-    "models",
-    "ops",
-    "settings",
-    "towers",
-    "video",
+    *("engine", "memory", "methods", "models", "ops", "towers", "video"),
+    *("compat", "compat_llm", "compat_qwen_vl", "config", "settings"),
+    *("benchmarks.base", "eval.dialogue", "eval.evaluation", "eval.lmms_tasks", "eval.session"),
 )
-# Modules that are reached from those, or lie within them, and cannot change an answer.
+# Modules that those import, or that lie within them, and that cannot change an answer.
 NOT_DECIDING = {
     "__init__": "version number",
     "benchmarks": "makes rows with their prompts, which are in the request, and scores answers",
@@ -79,7 +64,7 @@ _PACKAGE = stc_lmms.__name__
 
 
 def run_identity(settings: Settings, device: torch.device) -> dict[str, Any]:
-    """What decides the answers of a run, whatever is asked."""
+    """What decides the answers of a run, whatever the questions."""
     return {
         "settings": settings.flat() | {"device": device.type},
         "code": code_digest(),
@@ -111,8 +96,8 @@ def file_identity(path: str) -> list[Any]:
 def checkpoint_identity(pretrained: str, revision: str | None) -> list[Any]:
     """Identities of a local checkpoint's files; for a hub id, the commit in the local cache.
 
-    A branch such as `main` may move between two runs; the cache holds the commit that the config was last
-    read from. A hub id that is not in the cache is identified by its name and revision.
+    A branch such as `main` may move between two runs. A hub id that is not in the cache is identified by its
+    name and revision.
     """
     if os.path.isdir(pretrained):
         files = sorted((entry for entry in os.scandir(pretrained) if entry.is_file()), key=lambda e: e.name)
@@ -135,14 +120,9 @@ def decides(module: str) -> bool | None:
 
     The longest declared prefix of its name counts.
     """
-    while True:
-        if module in NOT_DECIDING:
-            return False
-        if module in DECIDING:
-            return True
-        if not module:
-            return None
+    while module and module not in DECIDING and module not in NOT_DECIDING:
         module = module.rpartition(".")[0]
+    return module in DECIDING if module else None
 
 
 @cache
@@ -177,12 +157,13 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def plugin_digest(classes: Iterable[type]) -> str:
-    """Hash of the code of those classes, and their bases, that come from outside this package.
+    """Hash of the code of the classes and bases that come from outside this package; "" if all are ours.
 
     It covers the modules that define them and what these import, at any depth, from their own top-level
-    package. "" if all is ours.
+    package.
     """
-    todo = {base.__module__ for cls in classes for base in cls.__mro__ if _is_foreign(base.__module__)}
+    ours = {_PACKAGE, *LIBRARIES, *sys.stdlib_module_names}
+    todo = {base.__module__ for cls in classes for base in cls.__mro__ if _top(base.__module__) not in ours}
     found: dict[str, str] = {}
     while todo:
         name = todo.pop()
@@ -203,10 +184,6 @@ def _chosen_classes(settings: Settings) -> list[type]:
 
 def _top(module: str) -> str:
     return module.partition(".")[0]
-
-
-def _is_foreign(module: str) -> bool:
-    return _top(module) not in {_PACKAGE, *LIBRARIES, *sys.stdlib_module_names}
 
 
 def _source(module: str) -> Path | None:

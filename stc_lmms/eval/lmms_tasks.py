@@ -1,14 +1,14 @@
 """The functions that our task YAMLs name: rows, rounds, scores and tables, for lmms-eval.
 
-A task's dataset is one line that names a part of a benchmark; `rows` replaces it by the real rows. A row is a
-video; its questions are the rounds of one request, in order of time.
+A task's dataset is one line that names a part of a benchmark; `rows` replaces it by the benchmark's rows. A
+row is a video; its questions are the rounds of one request, in order of time.
 """
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from stc_lmms.benchmarks.base import NO_TIME_S, next_round
+from stc_lmms.benchmarks.base import NO_TIME_S, Round, next_round
 from stc_lmms.benchmarks.registry import find
 from stc_lmms.benchmarks.summary import Summary, format_table
 from stc_lmms.errors import StcError, fail
@@ -20,7 +20,7 @@ _SLIM = ("part", "task", "official", "strict", "missing", "unparsed", "failed", 
 
 
 def rows(dataset: Any) -> Any:
-    """`process_docs`: the descriptor's benchmark rows, or those of this run's shard, as a dataset.
+    """`process_docs`: the rows of the part, or those in this run's shard, as a dataset.
 
     Exits with status 2 and one line when the data is missing: lmms-eval would print a traceback and exit 0.
     """
@@ -48,12 +48,12 @@ def doc_to_text(
     previous_round_info: Any = None,
 ) -> Any:
     """Prompt of the first round; for later ones lmms-eval's (visuals, prompt, stop, outputs, info)."""
-    asked = next_round(doc, list(previous_output or [])[:round_idx] if round_idx else [])
+    current = next_round(doc, list(previous_output or [])[:round_idx] if round_idx else [])
     if round_idx is None:
-        return asked.prompt
-    if asked is None:
+        return current.prompt
+    if current is None:
         return None, None, True, previous_output, None
-    return [_visual(doc, asked)], asked.prompt, False, previous_output, None
+    return [_visual(doc, current)], current.prompt, False, previous_output, None
 
 
 def doc_to_target(doc: dict[str, Any]) -> str:
@@ -61,14 +61,10 @@ def doc_to_target(doc: dict[str, Any]) -> str:
     return json.dumps([question["answer"] for question in doc["questions"]], ensure_ascii=False)
 
 
-def _visual(doc: dict[str, Any], asked: Any) -> dict[str, Any]:
-    visual = {
-        "type": "video",
-        "path": doc["path"],
-        "video_start": asked.start_s,
-        "video_end": None if asked.end_s == NO_TIME_S else asked.end_s,
-    }
-    extra = {"search": asked.search, "opening": asked.opening, "watch": asked.watch}
+def _visual(doc: dict[str, Any], current: Round) -> dict[str, Any]:
+    end_s = None if current.end_s == NO_TIME_S else current.end_s
+    visual = {"type": "video", "path": doc["path"], "video_start": current.start_s, "video_end": end_s}
+    extra = {"search": current.search, "opening": current.opening, "watch": current.watch}
     return visual | {name: text for name, text in extra.items() if text}
 
 
@@ -79,7 +75,7 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
     records = score(doc, rounds)
     slim = [{name: record[name] for name in _SLIM} for record in records]
     about = {"benchmark": doc["benchmark"], "size": doc["size"]}
-    costs = [each.efficiency for each in rounds if each.efficiency]
+    costs = [answer.efficiency for answer in rounds if answer.efficiency]
     frames = sum(cost["frames_encoded"] for cost in costs)
     return {
         "acc": about | {"records": records},
@@ -100,8 +96,8 @@ def process_results(doc: dict[str, Any], results: list[list[str]]) -> dict[str, 
 def acc(items: list[dict[str, Any]], args: Any = None) -> float:
     """Headline of one part by the official scorer, in percent.
 
-    Prints the part's table, with the benchmark's totals when this was its last part, and adds the summary of
-    all parts so far to the current run.
+    Prints the part's table, with the benchmark's totals after its last part, and adds the summary of all
+    parts so far to the current run.
     """
     first, records = items[0], [record for item in items for record in item["records"]]
     recorder = current(args)

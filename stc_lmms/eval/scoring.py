@@ -33,8 +33,8 @@ class AnsweredRound:
 
 def score(row: Mapping[str, Any], rounds: Sequence[AnsweredRound]) -> list[Record]:
     """One record per question of a row of `load_rows`."""
-    reports = {index: each.record() for index, each in enumerate(rounds)}
-    return find(row["benchmark"]).score_row(row, [each.text for each in rounds], reports)
+    reports = {index: answer.record() for index, answer in enumerate(rounds)}
+    return find(row["benchmark"]).score_row(row, [answer.text for answer in rounds], reports)
 
 
 def summary_name(row: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Plays video files into a streaming model, forward only, and asks questions while they play."""
+"""Feeds video files to a streaming model, forward only, and asks questions on the way."""
 
 import math
 from collections.abc import Callable
@@ -25,12 +25,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Note:
-    """A remark in the record of an answer.
-
-    Attributes:
-        text: one line, equal for all questions it applies to; may be empty.
-        past_end: the question's time is past the end of the video; it was asked at the end.
-    """
+    """A remark on an answer, in one line, and whether its question was past the end of the video."""
 
     text: str = ""
     past_end: bool = False
@@ -40,13 +35,11 @@ class VideoSession:
     """One open video and its stream; a later question about the same video reads only the rest.
 
     An earlier question, or another video, opens a new stream. A video that failed is not tried again.
+    `restarts` counts how often a clip was read from its start again.
 
     Args:
         model: answers the questions.
         opener: replaces `open_video`.
-
-    Attributes:
-        restarts: how often a video was read from the start of a clip again.
     """
 
     def __init__(self, model: StreamingModel, opener: Callable[..., Any] | None = None):
@@ -56,7 +49,7 @@ class VideoSession:
         self._clip: Clip | None = None
         self._broken: dict[tuple[str, float], tuple[float, Exception]] = {}
         self._decode_ms = 0.0
-        self._question = ""  # that the stream watches for
+        self._question = ""  # the question passed to `Stream.watch`
         self._opened: set[tuple[str, float]] = set()
         self.restarts = 0
 
@@ -66,12 +59,12 @@ class VideoSession:
         """Observe up to the end of the clip or video, then answer; arguments as for `Stream.ask`.
 
         Raises:
-            VideoError: the video cannot be read, has no frame in the clip, or was cut short before the
-                clip's end.
+            VideoError: the video cannot be read, has no frame in the clip, or ends before the clip because
+                the file is cut short.
             Exception: whatever the model raised. If it did so while observing, later questions about this
                 video raise the same at once, without decoding it again.
         """
-        self._watch_up_to(clip)
+        self._observe_clip(clip)
         try:
             answer = self._stream.ask(prompt, generation, search=search)
         except Exception:
@@ -85,16 +78,13 @@ class VideoSession:
         The model must be proactive. Only decisions since the last poll of the same question count.
 
         Args:
-            question: that it watches for from the start of the clip on.
-            clip: as for `ask`.
-
-        Raises:
-            VideoError, Exception: as for `ask`.
+            question: the model watches for its answer from the start of the clip.
+            clip: as for `ask`, and so are the errors.
         """
-        self._watch_up_to(clip, question)
+        self._observe_clip(clip, question)
         return self._with_decoding(self._stream.poll()), self._note(clip)
 
-    def _watch_up_to(self, clip: Clip, question: str = "") -> None:
+    def _observe_clip(self, clip: Clip, question: str = "") -> None:
         source = (clip.path, clip.start_s)
         since_s, error = self._broken.get(source, (math.inf, None))
         if error is not None and _end(clip) >= since_s:
@@ -112,7 +102,7 @@ class VideoSession:
             self._broken[source] = (since_s, error)
             self.close()
             raise
-        if self._stream.position_s == -math.inf:  # not a failed video: a later question may have frames
+        if self._stream.position_s == -math.inf:  # not a broken video: a later question may have frames
             end = "its end" if clip.end_s is None else f"{clip.end_s:g} s"
             raise VideoError(f"{clip.path}: no frame between {clip.start_s:g} s and {end}")
 
@@ -137,30 +127,31 @@ class VideoSession:
         self.close()
         self.restarts += (clip.path, clip.start_s) in self._opened
         self._opened.add((clip.path, clip.start_s))
-        settings = self.model.settings
-        how: dict[str, Any] = {"fps": settings.fps, "start_s": clip.start_s, "decoder": settings.decoder}
-        how["timeout_s"], how["exact"] = settings.decode_timeout_s, self.model.exact_grid
-        selection = None
+        settings, selection = self.model.settings, None
+        options: dict[str, Any] = {
+            "fps": settings.fps,
+            "start_s": clip.start_s,
+            "decoder": settings.decoder,
+            "timeout_s": settings.decode_timeout_s,
+            "exact": self.model.exact_grid,
+        }
         if self.model.select_frames is not None:
-            how["times_s"], selection = self._selection(clip, how)
-        self._video = (self._opener or open_video)(clip.path, **how)
+            options["times_s"], selection = self._selection(clip, options)
+        self._video = (self._opener or open_video)(clip.path, **options)
         self._stream = self.model.open_stream()
         if selection is not None:
             self._stream.begin_clip(selection)
         self._decode_ms, self._question = 0.0, ""
 
-    def _selection(self, clip: Clip, how: dict[str, Any]) -> tuple[tuple[float, ...], FrameSelection]:
+    def _selection(self, clip: Clip, options: dict[str, Any]) -> tuple[tuple[float, ...], FrameSelection]:
         """Times of the frames that the model selects for a clip, and the selection for its stream."""
-        with open_video(clip.path, **how) as video:
+        with open_video(clip.path, **options) as video:
             count, rate = video.n_frames, video.avg_fps
         if count is None or rate is None:
-            raise VideoError(
-                f"{clip.path}: the file does not state its number of frames, so they cannot be spread over a "
-                "clip; use grid=fixed"
-            )
-        span = (
-            None if clip.start_s == 0 and clip.end_s is None else (clip.start_s, clip.end_s or count / rate)
-        )
+            why = "the file does not state its number of frames, so they cannot be spread over a clip"
+            raise VideoError(f"{clip.path}: {why}; use grid=fixed")
+        whole = clip.start_s == 0 and clip.end_s is None
+        span = None if whole else (clip.start_s, clip.end_s or count / rate)
         times_s = tuple(round(index / rate, 6) for index in self.model.select_frames(count, rate, span))
         return times_s, FrameSelection(len(times_s), clip.start_s, rate)
 
@@ -177,8 +168,7 @@ class VideoSession:
                 frames, times_s = [], []
         if frames:
             self._stream.observe(np.stack(frames), times_s)
-        # The video ended before the clip did.
-        if self._video.ended and self._video.cut_short:
+        if self._video.ended and self._video.cut_short:  # before the end of the clip
             raise VideoError(f"{clip.path}: {self._video.cut_short}; {AGAIN}")
 
     def _note(self, clip: Clip) -> Note:

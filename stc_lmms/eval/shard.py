@@ -22,12 +22,6 @@ def select(
 ) -> list[dict[str, Any]]:
     """The rows of a part whose videos are in this run's shard, in the order of the shard.
 
-    Args:
-        rows: all rows of the part.
-        benchmark: name of the benchmark.
-        part: name of the part.
-        environ: where the variable is looked up.
-
     Raises:
         DataError: the file is missing or malformed, lists no video of the part, or lists an unknown one.
     """
@@ -35,17 +29,16 @@ def select(
     if not name:
         return list(rows)
     name_of_part, by_video = key(benchmark, part), {row["video"]: row for row in rows}
+    fix = f"unset {VARIABLE} to evaluate everything"
     try:
         listed = json.loads(Path(name).read_text(encoding="utf-8"))["rows"].get(name_of_part, [])
         found = [by_video[video] for video in listed if video in by_video]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"{VARIABLE}={name} is not a readable shard file ({type(error).__name__})"
-        raise DataError(f"{problem}; unset {VARIABLE} to evaluate everything") from None
+        why = f"is not a readable shard file ({type(error).__name__})"
+        raise DataError(f"{VARIABLE}={name} {why}; {fix}") from None
     if not found or len(found) != len(listed):
-        problem = (
-            f"{VARIABLE}={name} lists {len(listed)} videos of {name_of_part}, of which {len(found)} exist"
-        )
-        raise DataError(f"{problem}; unset {VARIABLE} to evaluate everything")
+        why = f"lists {len(listed)} videos of {name_of_part}, of which {len(found)} exist"
+        raise DataError(f"{VARIABLE}={name} {why}; {fix}")
     print(f"stc-lmms: shard {name}: {len(found)} of {len(rows)} videos of {name_of_part}", file=sys.stderr)
     return found
 

@@ -1,7 +1,6 @@
-"""A run that receives SIGTERM or SIGUSR1 finishes its current question, so that nothing is lost.
+"""On SIGTERM or SIGUSR1 a run stops after its current question; the next run resumes from its journal.
 
-Clusters send one of these before they take a machine away. The journal then holds every answer, including
-those about a video that is only partly played, and the next run resumes from there.
+Cluster schedulers send one of these signals before they end a job.
 """
 
 import ctypes
@@ -25,15 +24,15 @@ class Stop:
     asked = False
 
     def ask(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Signal handler: sets `asked`, which the run checks between two questions."""
+        """Signal handler; the run checks `asked` between two questions."""
         self.asked = True
 
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Within the block, the signals ask for a stop; then the previous handlers are restored."""
+    """Handle the signals within the block; restore the previous handlers after it."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():  # others cannot set handlers
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield stop
         return
     before = {number: signal.signal(number, stop.ask) for number in SIGNALS}
@@ -47,15 +46,13 @@ def stoppable() -> Iterator[Stop]:
 def end_with_parent(number: int = signal.SIGTERM) -> None:
     """Have the kernel send this process a signal when its parent dies (Linux only)."""
     if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, number)
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 def end_with_launcher(environ: Mapping[str, str] = os.environ) -> None:
     """In a rank that torchrun started for a sweep, die at once when torchrun is killed.
 
-    torchrun does not pass the job's lease on to its ranks, so the job may be started again immediately. When
-    torchrun is asked to stop, it waits for its ranks, see `sweep/worker.py`.
+    torchrun's ranks do not hold the job's lease, so the job may be started again immediately.
     """
     if VARIABLE in environ and "TORCHELASTIC_RUN_ID" in environ:
         end_with_parent(signal.SIGKILL)

@@ -35,17 +35,19 @@ def options(**given):
 
 
 def test_models_and_datasets_come_from_the_command_line_or_a_file(tmp_path):
-    assert vlmeval._asked(options(model=["a"], data=["b", "c"])) == ({"a": {}}, {"b": {}, "c": {}})
+    assert vlmeval.requested(options(model=["a"], data=["b", "c"])) == ({"a": {}}, {"b": {}, "c": {}})
     path = tmp_path / "c.json"
     path.write_text('{"model": {"m": {"class": "LlavaOvStc", "method": "none"}}, "data": {"d": {}}}')
-    models, data = vlmeval._asked(options(config=path))
+    models, data = vlmeval.requested(options(config=path))
     assert data == {"d": {}}
     classes = {"LlavaOvStc": "llava_ov"}
-    assert vlmeval._preset("m", models["m"], classes) == vlmeval.ModelPreset("llava_ov", {"method": "none"})
-    assert vlmeval._preset("m", {"class": "Qwen2VLChat"}, classes) is None
-    demo = vlmeval._preset("llava_ov_stc_demo", {"fps": 1}, classes)
+    assert vlmeval.find_preset("m", models["m"], classes) == vlmeval.ModelPreset(
+        "llava_ov", {"method": "none"}
+    )
+    assert vlmeval.find_preset("m", {"class": "Qwen2VLChat"}, classes) is None
+    demo = vlmeval.find_preset("llava_ov_stc_demo", {"fps": 1}, classes)
     assert demo == vlmeval.ModelPreset("llava_ov", {"pretrained": "demo", "fps": 1})
-    assert vlmeval._preset("nobody", {}, classes) is None
+    assert vlmeval.find_preset("nobody", {}, classes) is None
 
 
 @pytest.mark.parametrize(
@@ -54,14 +56,14 @@ def test_models_and_datasets_come_from_the_command_line_or_a_file(tmp_path):
 def test_a_broken_file_is_told_in_one_line(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(SettingsError, match=r"c\.json") as caught:
-        vlmeval._asked(options(config=tmp_path / "c.json"))
+        vlmeval.requested(options(config=tmp_path / "c.json"))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("given", [{}, {"model": ["a"]}, {"data": ["a"]}, {"config": "x", "data": ["a"]}])
 def test_half_a_command_line_is_refused(given):
     with pytest.raises(SettingsError, match="--config"):
-        vlmeval._asked(options(**given))
+        vlmeval.requested(options(**given))
 
 
 @pytest.mark.skipif(find_spec("vlmeval") is not None, reason="VLMEvalKit is installed")

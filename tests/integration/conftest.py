@@ -22,7 +22,7 @@ def run(monkeypatch, tmp_path):
 @pytest.fixture
 def no_model(monkeypatch):
     """Fails the test when weights are loaded."""
-    vlmeval._import()  # first, for it sees to the certificate checks
+    vlmeval.import_vlmeval()  # first, for it sees to the certificate checks
     from stc_lmms.eval.vlmeval.model import StcVLM
 
     monkeypatch.setattr(StcVLM, "load", lambda self: pytest.fail("weights were loaded"))

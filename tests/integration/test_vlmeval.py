@@ -30,7 +30,7 @@ from tests.models import qwen_checkpoint
 from training.demo.dispider_checkpoint import build_dispider
 from training.demo.streamforest_checkpoint import build_streamforest
 
-vlmeval._import()
+vlmeval.import_vlmeval()
 from vlmeval.config import supported_VLM  # noqa: E402
 from vlmeval.vlm.base import BaseModel  # noqa: E402
 

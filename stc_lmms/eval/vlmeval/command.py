@@ -1,8 +1,7 @@
 """`stc-vlmeval`: VLMEvalKit with our models and benchmarks added.
 
 VLMEvalKit has no plug-in system, so this command imports it, adds our classes to its tables, checks the
-arguments before any weight is loaded, and passes control to `vlmeval.run` with all its options. No other
-module imports vlmeval, which disables TLS certificate checks for the whole process; they are restored.
+arguments before any weight is loaded, and passes control to `vlmeval.run` with all its options.
 """
 
 import argparse
@@ -21,7 +20,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from stc_lmms.config import Settings
 from stc_lmms.engine.api import open_device
 from stc_lmms.errors import DataError, SettingsError, StcError
 from stc_lmms.eval.evaluation import checked
@@ -42,41 +40,42 @@ class ModelPreset:
 
 def model_presets() -> dict[str, ModelPreset]:
     """Names for `--model`: every model, alone and with every method, also on its demo checkpoint."""
-    found = {}
+    presets = {}
     for model in registry.MODELS.values():
-        for ending, args in {"": {}, **({"_demo": {"pretrained": "demo"}} if model.demo else {})}.items():
-            name = model.harness_id + ending
-            found[name] = ModelPreset(model.name, args)
-            for method in METHODS:
-                found[f"{name}_{method}"] = ModelPreset(model.name, args | {"method": method})
-    return found
+        names = {model.harness_id: {}} | (
+            {f"{model.harness_id}_demo": {"pretrained": "demo"}} if model.demo else {}
+        )
+        for name, args in names.items():
+            presets[name] = ModelPreset(model.name, args)
+            presets |= {f"{name}_{m}": ModelPreset(model.name, args | {"method": m}) for m in METHODS}
+    return presets
 
 
 def main() -> int:
     """Run VLMEvalKit with the arguments of the command line.
 
     Returns:
-        Exit status: 2 if an argument is wrong, 1 if one of our datasets has no scores in the end, because
-        VLMEvalKit only logs such failures and continues.
+        Exit status: 2 if an argument is wrong, 1 if one of our datasets has no scores in the end:
+        VLMEvalKit only logs such failures.
     """
     try:
-        run = _import()
+        run = import_vlmeval()
         args = run.parse_args()
-        started, wanted = _register(run, args)
+        started, required = _register(run, args)
     except StcError as error:
         print(f"stc-lmms: error: {error}", file=sys.stderr)
         return 2
     if run.WORLD_SIZE > 1:
         _communicate_without_gpus()
     run.main()
-    lost = [] if args.mode == "infer" or run.RANK else sorted(wanted - started.evaluated)
+    lost = [] if args.mode == "infer" or run.RANK else sorted(required - started.evaluated)
     for model, data in lost:
         print(f"stc-lmms: error: {model} has no scores on {data}; the log above says why", file=sys.stderr)
     return 1 if lost else 0
 
 
-def _import() -> ModuleType:
-    """Import `vlmeval.run` without its side effect on certificate checks."""
+def import_vlmeval() -> ModuleType:
+    """Import `vlmeval.run`, which disables TLS certificate checks for the whole process; restore them."""
     if find_spec("vlmeval") is None:
         raise StcError("VLMEvalKit is not installed: pip install 'stc-lmms[vlmeval]'")
     secure = ssl._create_default_https_context
@@ -94,7 +93,7 @@ def _communicate_without_gpus() -> None:
 
     if not torch.cuda.is_available():
         make = distributed.init_process_group
-        distributed.init_process_group = lambda backend, **given: make("gloo", **given)
+        distributed.init_process_group = lambda backend, **options: make("gloo", **options)
 
 
 def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Run, set[tuple[str, str]]]:
@@ -102,9 +101,6 @@ def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Run, set[tuple
 
     Returns:
         The `Run` shared by our datasets, and the pairs of a model and one of our datasets that need scores.
-
-    Raises:
-        StcError: a name, an argument, the data or an old result table does not fit.
     """
     import vlmeval.api
     import vlmeval.vlm
@@ -112,18 +108,17 @@ def _register(run: ModuleType, args: argparse.Namespace) -> tuple[Run, set[tuple
     work_dir = Path(os.environ.get("MMEVAL_ROOT") or args.work_dir)
     started = Run(work_dir / "stc_journal", {})
     classes = _add(run, started)
-    models, data = _asked(args)
+    models, data = requested(args)
     datasets = _datasets(run, data)
     for name, config in models.items():
-        preset = None if args.base_url or args.api_mode else _preset(name, config, classes)
+        preset = None if args.base_url or args.api_mode else find_preset(name, config, classes)
         if preset is not None:
-            started.settings[name] = _settings(preset)
+            device = str(open_device(str(preset.args.get("device", "auto"))))
+            started.settings[name] = checked(preset.registered, {**preset.args, "device": device})
         elif config.get("class"):
             _check_class("model", config["class"], classes, vlmeval.api, vlmeval.vlm)
         elif not (args.base_url or name in run.supported_VLM):
-            raise SettingsError(
-                _unknown("model", name, model_presets(), run.supported_VLM, "vlmutil mlist all")
-            )
+            raise SettingsError(_unknown("model", name, model_presets(), run.supported_VLM, "mlist"))
     _check_tables(run, work_dir, started, models, datasets)
     return started, {(model, name) for model in models for name in datasets}
 
@@ -146,17 +141,13 @@ def _add(run: ModuleType, started: Run) -> dict[str, str]:
     for name, cls in vlmeval_data.CLASSES.items():
         setattr(vlmeval.dataset, name, cls)
         vlmeval.dataset.DATASET_CLASSES.append(cls)
-    for name, (cls, given) in vlmeval_data.registered().items():
-        run.supported_video_datasets[name] = partial(cls, **given)
+    for name, (cls, options) in vlmeval_data.registered().items():
+        run.supported_video_datasets[name] = partial(cls, **options)
     return classes
 
 
 def _datasets(run: ModuleType, data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Our datasets among those requested, constructed to check that their data is present.
-
-    Raises:
-        DataError: data is missing, or a name is unknown.
-    """
+    """Our datasets among those requested, constructed to check that their data is present."""
     import vlmeval.dataset
 
     from stc_lmms.eval.vlmeval.data import CLASSES, registered
@@ -164,7 +155,7 @@ def _datasets(run: ModuleType, data: Mapping[str, Mapping[str, Any]]) -> dict[st
     found = {}
     for name, config in data.items():
         if config.get("class") in CLASSES:
-            found[name] = CLASSES[config["class"]](**_given(name, config))
+            found[name] = CLASSES[config["class"]](**_dataset_args(name, config))
         elif config.get("class"):
             _check_class("dataset", config["class"], CLASSES, vlmeval.dataset)
         elif config:
@@ -173,16 +164,12 @@ def _datasets(run: ModuleType, data: Mapping[str, Mapping[str, Any]]) -> dict[st
             found[name] = run.supported_video_datasets[name]()
         elif not _theirs(name, vlmeval.dataset):
             known = [*run.supported_video_datasets, *vlmeval.dataset.SUPPORTED_DATASETS]
-            raise DataError(_unknown("dataset", name, registered(), known, "vlmutil dlist all"))
+            raise DataError(_unknown("dataset", name, registered(), known, "dlist"))
     return found
 
 
-def _given(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments of one of our datasets in a configuration file.
-
-    Raises:
-        SettingsError: a key is unknown, or there is no frame rate, which VLMEvalKit requires.
-    """
+def _dataset_args(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments of one of our datasets in a configuration file."""
     known = ("class", "dataset", "nframe", "fps")
     for key in config:
         if key not in known:
@@ -194,35 +181,21 @@ def _given(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_class(what: str, name: str, ours: Iterable[str], *theirs: ModuleType) -> None:
-    """Raise SettingsError if there is no such class."""
     if name not in ours and not any(hasattr(module, name) for module in theirs):
         raise SettingsError(unknown(f"{what} class", name, ours))
-
-
-def _settings(preset: ModelPreset) -> Settings:
-    """Resolved model arguments, with the device that will be used; loads nothing."""
-    device = str(open_device(str(preset.args.get("device", "auto"))))
-    return checked(preset.registered, {**preset.args, "device": device})
 
 
 def _check_tables(
     run: ModuleType, work_dir: Path, started: Run, models: Iterable[str], datasets: Mapping[str, Any]
 ) -> None:
-    """Keep VLMEvalKit from reusing answers by file name; only the journal knows what they depend on.
-
-    Raises:
-        DataError: an old table has answers from other settings.
-        SettingsError: one of VLMEvalKit's models is combined with a stream dataset.
-    """
+    """Keep VLMEvalKit from reusing answers by file name; only the journal knows what they depend on."""
     journal = Journal(started.journal) if started.journal.is_dir() else None
     for model, (name, dataset) in itertools.product(models, datasets.items()):
         if model not in started.settings:
             if dataset.chunks:
                 continue
-            raise SettingsError(
-                f"{name} needs a streaming model, and VLMEvalKit's {model} is not one; it can run OVOBench, "
-                "which has a video file for every question"
-            )
+            why = f"{name} needs a streaming model, and VLMEvalKit's {model} is not one"
+            raise SettingsError(f"{why}; it can run OVOBench, which has a video file for every question")
         table = Path(run.get_pred_file_path(str(work_dir / model), model, name))
         if table.exists() and (journal is None or dataset.missing(started.settings[model], journal)):
             raise DataError(stale(table, started.journal))
@@ -236,7 +209,7 @@ def _check_tables(
         journal.close()
 
 
-def _asked(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+def requested(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """Requested models and datasets by name, with their configuration if there is a JSON file."""
     if args.config is None:
         if not (args.model and args.data):
@@ -247,7 +220,7 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[st
     try:
         content = json.loads(Path(args.config).read_text(encoding="utf-8"))
         models, data = content["model"], content["data"]
-        valid = all(isinstance(each, dict) for part in (models, data) for each in part.values())
+        valid = all(isinstance(config, dict) for part in (models, data) for config in part.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(f"--config {args.config}: {type(error).__name__}: {error}") from error
     if not valid:
@@ -255,7 +228,7 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], dict[st
     return models, data
 
 
-def _preset(name: str, config: Mapping[str, Any], classes: Mapping[str, str]) -> ModelPreset | None:
+def find_preset(name: str, config: Mapping[str, Any], classes: Mapping[str, str]) -> ModelPreset | None:
     """Which of our models a name or a configuration refers to, or None."""
     if config.get("class"):
         registered = classes.get(config["class"])
@@ -276,9 +249,9 @@ def _theirs(name: str, dataset: ModuleType) -> bool:
 
 def _unknown(what: str, name: str, ours: Mapping[str, Any], theirs: Any, listing: str) -> str:
     """An error message with the nearest names and where to find the others: there are hundreds."""
-    near = get_close_matches(name, {*ours, *theirs}, n=3, cutoff=0.5) or list(ours)[:3]
+    near = ", ".join(get_close_matches(name, {*ours, *theirs}, n=3, cutoff=0.5) or list(ours)[:3])
     return (
-        f"unknown {what} {name!r}; the nearest are {', '.join(near)} (README: ours; {listing}: VLMEvalKit's)"
+        f"unknown {what} {name!r}; the nearest are {near} (README: ours; vlmutil {listing} all: VLMEvalKit's)"
     )
 
 

@@ -1,8 +1,7 @@
 """Streaming models as VLMEvalKit models. Imports vlmeval: only `stc-vlmeval` loads this.
 
-A model takes the path of a video and samples it itself. Questions about one video continue its stream as long
-as they go forward in time. A message of our own datasets carries all questions about its video; at the first
-of them all are asked, in order of time.
+A model takes the path of a video and samples it itself. A message of our own datasets carries all questions
+about its video; at the first of them all are asked, in order of time.
 """
 
 import os
@@ -15,12 +14,7 @@ from vlmeval.vlm.base import BaseModel
 
 from stc_lmms.engine.api import open_device
 from stc_lmms.eval.dialogue import ClipDialogue, Dialogue, RowDialogue
-from stc_lmms.eval.evaluation import (
-    Evaluation,
-    open_journal,
-    resume,
-    write_entry,
-)
+from stc_lmms.eval.evaluation import Evaluation, open_journal, resume, write_entry
 from stc_lmms.eval.fingerprint import dialogue_key, run_identity
 from stc_lmms.eval.scoring import AnsweredRound
 from stc_lmms.eval.session import Clip
@@ -59,19 +53,19 @@ class StcVLM(Evaluation, BaseModel):
 
     @fps.setter
     def fps(self, value: float | None) -> None:
-        wanted = with_fps(self._own, value)
-        if wanted == self.settings:
+        settings = with_fps(self._own, value)
+        if settings == self.settings:
             return
         self.close_video()
         self._rows.clear()
-        self.settings = wanted
+        self.settings = settings
         if self._model is not None:
-            self._model = self._model.with_settings(wanted)
+            self._model = self._model.with_settings(settings)
 
     def generate(self, message: Any, dataset: str | None = None) -> str:
         """The answer to a message, or VLMEvalKit's mark of a failure with its reason.
 
-        Overrides this instead of `generate_inner`, whose caller looks for files and URLs in every text.
+        Overridden instead of `generate_inner`, whose caller looks for files and URLs in every text.
         """
         parts = message if isinstance(message, list) else [message]
         of_type = {kind: [p for p in parts if isinstance(p, dict) and p["type"] == kind] for kind in _KINDS}
@@ -104,5 +98,5 @@ class StcVLM(Evaluation, BaseModel):
 
 
 def _prediction(answers: Sequence[AnsweredRound]) -> str:
-    failed = next((each.failed for each in answers if each.failed), "")
+    failed = next((answer.failed for answer in answers if answer.failed), "")
     return f"{FAIL_MSG} {failed}" if failed else answers[-1].text

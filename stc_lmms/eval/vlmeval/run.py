@@ -13,7 +13,7 @@ class Run:
 
     Attributes:
         journal: folder of the resume journal.
-        settings: resolved model arguments by VLMEvalKit's name of the model; of our models only.
+        settings: VLMEvalKit's name of one of our models -> its resolved arguments.
         resumed: keys in the journal before the run.
         evaluated: (model, dataset) pairs that have scores.
     """
