@@ -96,10 +96,8 @@ class Entry(ABC):
 
     def open(self, options: Options, settings: Settings) -> Pair:
         """Load or make the weights once, and open the dense and the compressed model around them."""
-        if options.pretrained is not None:
-            model = self.model_class(settings)
-        else:
-            model = self.random_model(settings, self.config(options))
+        random = options.pretrained is None
+        model = self.random_model(settings, self.config(options)) if random else self.model_class(settings)
         pair = Pair(model.with_settings(with_method(settings, "none")), model)
         for opened in pair:
             opened.eos_ids = frozenset()  # so that every answer has the same length
@@ -117,11 +115,7 @@ class Entry(ABC):
 
 
 def find_entry(name: str) -> Entry | StaticCard:
-    """The `ENTRY` of the model called `name`.
-
-    Raises:
-        SettingsError: the model has none.
-    """
+    """The `ENTRY` of the model called `name`."""
     found = MODELS[name].load_bench()
     if found is None:
         valid = ", ".join(sorted(model.name for model in MODELS.values() if model.bench))

@@ -56,10 +56,7 @@ class Comparison:
     method: Samples = field(default_factory=Samples)
 
     def ratios(self) -> dict[str, float | None]:
-        """Method over dense: median of the ratios per round, so that a slow spell of the machine cancels.
-
-        None for a stage that dense does not have.
-        """
+        """Method over dense: median of the ratios per round, so that a slow spell of the machine cancels."""
         by_stage = {stage: self._ratios(stage) for stage in STAGES}
         return {stage: statistics.median(ratios) if ratios else None for stage, ratios in by_stage.items()}
 

@@ -49,11 +49,7 @@ class RunConfig:
 
 
 def find(name: str | Path) -> Path:
-    """The file of a recipe: a path, or a name in `model_configs/`.
-
-    Raises:
-        SettingsError: there is none.
-    """
+    """The file of a recipe: a path, or a name in `model_configs/`."""
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():

@@ -36,11 +36,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file; None if it does not exist.
-
-    Raises:
-        StcError: it is not readable as JSON.
-    """
+    """The content of a file; None if it does not exist."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

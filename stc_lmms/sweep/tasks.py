@@ -59,11 +59,7 @@ class Task:
 
 
 def find(name: str) -> Task:
-    """The task or group called `name`.
-
-    Raises:
-        SettingsError: this package has none.
-    """
+    """The task or group called `name`."""
     files = _files()
     if name not in files:
         raise SettingsError(unknown("task of this package", name, files))
@@ -76,11 +72,7 @@ def find(name: str) -> Task:
 
 
 def aggregation(path: str) -> Callable[..., float]:
-    """The aggregation function at a dotted path.
-
-    Raises:
-        DataError: it is not in this package.
-    """
+    """The aggregation function at a dotted path, which must be in this package."""
     if not path.startswith("stc_lmms."):
         raise DataError(f"aggregation {path!r} is not a function of this package; only its tasks are merged")
     return pkgutil.resolve_name(path)

@@ -69,12 +69,7 @@ class Worker:
         self.log, self.log_start = job.path / "log.txt", 0  # where this attempt starts in it
 
     def run(self) -> int:
-        """Run the job, unless it is done; returns the exit status of `main`.
-
-        Raises:
-            Held: another worker has it.
-            StcError: the folder cannot be written.
-        """
+        """Run the job, unless it is done; returns the exit status of `main`."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self.ask_to_stop)
         with Lease(self.job.path / "lease", f"job {self.job.name}", LEASE_WAIT_S) as lease:

@@ -168,10 +168,7 @@ class PyAVSource(Source):
         yield None  # the reader never saw the end: flush the decoder
 
     def scan(self) -> Delivery:
-        """Read all packets without decoding: fast, and enough to find where a file was cut off.
-
-        A scanned source yields no frames.
-        """
+        """Read all packets without decoding, to find where a file was cut off; it then yields no frames."""
         stream = self._stream
         start_s = float((stream.start_time or 0) * stream.time_base)
         begin_s = min(start_s, (self._container.start_time or 0) / 1e6)  # of all streams

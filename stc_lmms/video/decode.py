@@ -229,9 +229,7 @@ def iter_frames(
 
 
 def probe(path: str | os.PathLike, *, timeout_s: float = 60.0) -> VideoInfo:
-    """The length of a video, after decoding its first frame and reading all its packets.
-
-    Fast, because the packets are not decoded, and enough to find most broken files.
+    """The length of a video; decodes its first frame and reads all packets, which finds most broken files.
 
     Raises:
         VideoError: The file is missing or has no frame that can be decoded; one line.

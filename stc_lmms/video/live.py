@@ -105,10 +105,7 @@ class LiveSource:
         self._thread.start()
 
     def waiting(self, at_most: int) -> Iterator[list[tuple[float, np.ndarray]]]:
-        """Yield lists of the waiting frames, 1 to `at_most` of them: (time in s, uint8 RGB [H,W,3]).
-
-        Blocks until there are frames; ends with the source, after which `failure` says what went wrong.
-        """
+        """Yield lists of 1 to `at_most` frames, (time in s, uint8 RGB [H,W,3]), until the source ends."""
         while True:
             with self._arrived:
                 self._arrived.wait_for(lambda: self._frames or self._ended)

@@ -26,12 +26,7 @@ from stc_lmms.engine.model import LoadedModel, load_stock
 from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.methods.base import ATTENTION, Compressed, Context, whole
 from stc_lmms.methods.budget import Usage, usage
-from stc_lmms.models.llava_onevision.config import (
-    check_fit,
-    check_settings,
-    patch_grid,
-    tokens_per_frame,
-)
+from stc_lmms.models.llava_onevision.config import check_fit, check_settings, patch_grid, tokens_per_frame
 from stc_lmms.models.llava_onevision.options import LlavaOnevisionOptions
 from stc_lmms.models.llava_onevision.prompt import REKV_PREFIX, REKV_SUFFIX
 from stc_lmms.ops.grid import halve, halved
