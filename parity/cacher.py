@@ -32,6 +32,7 @@ def run_case(
         cache_interval=case["cache_interval"],
         update_ratio=case["update_token_ratio"],
         selection="shared" if case.get("share_selection") else "per_layer",
+        metric=case.get("metric", "cosine").removeprefix("negative_"),
     )
     frames = tensors["frames"].to(dtype)
     trace = Trace()

@@ -87,6 +87,8 @@ class STCCacher(TowerMethod):
         update_ratio: fraction of tokens recomputed in a selective frame, in (0, 1].
         selection: `per_layer` selects tokens in every block (the paper); `shared` selects in the first block
             and uses these tokens in all of them (newer official code).
+        metric: similarity of fresh and reference keys, `cosine` (the paper), `dot`, or the negative distance
+            `l1` or `l2`; the least similar tokens are recomputed.
         granularity: `token` selects single tokens; `group` selects complete merge groups (the 2x2 tokens
             that become one LLM token in Qwen-VL) by their mean similarity.
         refresh: `interval` has a reference frame every `cache_interval` frames; `adaptive` also makes one
@@ -101,6 +103,7 @@ class STCCacher(TowerMethod):
     cache_interval: int = 4
     update_ratio: float = 0.25
     selection: Literal["per_layer", "shared"] = "per_layer"
+    metric: Literal["cosine", "dot", "l1", "l2"] = "cosine"
     granularity: Literal["token", "group"] = "token"
     refresh: Literal["interval", "adaptive"] = "interval"
     cut_similarity: float | None = None
@@ -194,7 +197,7 @@ class STCCacher(TowerMethod):
                 k_STD = block.k(x_STD)
                 score_ST = None
                 if self.scores(depth):
-                    score_ST = reuse.similarity(k_STD)
+                    score_ST = reuse.similarity(k_STD, self.metric)
                     choice = self._choose(score_ST, layout)
                 selective_STD = selective_block(block, layout, selective_STD, x_STD, k_STD, reuse, choice)
                 if trace is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stc_lmms.lazy import Tensor, torch
 from stc_lmms.methods.stc_cacher_roles import Group
 from stc_lmms.ops import rows
-from stc_lmms.ops.rows import cosine, put_rows_, take_add, take_rows
+from stc_lmms.ops.rows import put_rows_, similarity, take_add, take_rows
 
 if TYPE_CHECKING:
     from stc_lmms.towers import Block, Layout
@@ -51,9 +51,9 @@ class Reuse:
             source = getattr(self.stored if group.stored else self.fresh, name)
             yield group, source[group.first : group.last].unsqueeze(1)
 
-    def similarity(self, k_STD: Tensor) -> Tensor:
-        """Cosine [S,T] of fresh keys to those of their reference; low means changed."""
-        parts = [cosine(group.of(k_STD), k).flatten(0, 1) for group, k in self._of("k")]
+    def similarity(self, k_STD: Tensor, metric: str) -> Tensor:
+        """Similarity [S,T] of fresh keys to those of their reference; low means changed."""
+        parts = [similarity(group.of(k_STD), k, metric).flatten(0, 1) for group, k in self._of("k")]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def values(self, v_SKD: Tensor, choice: Choice) -> Tensor:

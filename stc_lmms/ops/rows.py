@@ -88,6 +88,16 @@ def cosine(new: Tensor, old: Tensor) -> Tensor:
     return _cosine(new, old)
 
 
+def similarity(new: Tensor, old: Tensor, metric: str) -> Tensor:
+    """Similarity of rows as in `cosine`: `cosine`, `dot`, or the negative distance `l1` or `l2`."""
+    if metric == "cosine":
+        return cosine(new, old)
+    new, old = wide(new), wide(old)
+    if metric == "dot":
+        return (new * old).sum(-1)
+    return -torch.linalg.vector_norm(new - old, ord=int(metric[1]), dim=-1)
+
+
 def _cosine(new: Tensor, old: Tensor) -> Tensor:
     new, old = wide(new), wide(old)
     dot = (new * old).sum(-1)
