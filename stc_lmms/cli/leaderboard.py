@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         if name not in FORMATS:
             raise SettingsError(unknown("format", name, FORMATS))
     if "html" in formats:
-        page.require()
+        page.template_environment()
     runs = find_runs(args.folders, lambda line: print(f"stc-lmms: {line}", file=sys.stderr))
     rows = build(runs)
     writers = {"md": to_markdown, "csv": lambda rows, _: to_csv(rows), "json": to_json, "html": page.to_html}

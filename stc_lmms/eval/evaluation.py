@@ -86,7 +86,7 @@ class Evaluation:
         return registry.model(self.registered).load_class()(self.settings)
 
     def play(self, todo: Iterable[Dialogue], stop: Stop | None = None) -> Iterator[Dialogue]:
-        """Answer the dialogues video by video, until asked to stop; yields each as it finishes."""
+        """Answer the dialogues video by video until `stop`; yields each dialogue as it finishes."""
         by_video: dict[str, list[Dialogue]] = {}
         for dialogue in todo:
             first = dialogue.next
@@ -171,8 +171,8 @@ def write_entry(
         "doc_id": dialogue.doc_id,
         "failed": dialogue.failed,
         "videos": [file_identity(path) for path in dialogue.videos],
-        "responses": [each.text for each in dialogue.answered],
-        "records": [each.record() for each in dialogue.answered],
+        "responses": [answer.text for answer in dialogue.answered],
+        "records": [answer.record() for answer in dialogue.answered],
         "model": model,
     }
     try:

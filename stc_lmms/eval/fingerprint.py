@@ -176,10 +176,9 @@ def plugin_digest(classes: Iterable[type]) -> str:
 
 
 def _chosen_classes(settings: Settings) -> list[type]:
-    method, memory, options = settings.built_method, settings.built_memory, settings.built_model_options
-    parts = (method.tower, method.token, memory, options)
-    model = registry.model(settings.model).load_class()
-    return [model, *(type(part) for part in parts if part is not None)]
+    method = settings.built_method
+    parts = (method.tower, method.token, settings.built_memory, settings.built_model_options)
+    return [registry.model(settings.model).load_class(), *(type(part) for part in parts if part is not None)]
 
 
 def _top(module: str) -> str:

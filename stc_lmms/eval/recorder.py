@@ -74,7 +74,7 @@ class Recorder:
         """Record the answers to one row; `replayed` ones were measured by an earlier run."""
         about = {"task": task, "doc_id": doc_id} | ({"rank": self.rank} if self.world_size > 1 else {})
         mark = {"replayed": True} if replayed else {}
-        self.answers += [about | each.record() | mark for each in rounds]
+        self.answers += [about | answer.record() | mark for answer in rounds]
         if (key := _row_key(row)) is not None:
             self._rounds[key] = list(rounds)
 

@@ -94,9 +94,9 @@ def rows(outcomes: Sequence[Outcome], seed: int = 0) -> list[dict[str, Any]]:
 def by_question(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Every question as [task, video, id, sub-task], and the scores of each cell in that order."""
     ran = [outcome for outcome in outcomes if outcome.scores]
-    asked = {key: one.subtask for outcome in ran for key, one in outcome.scores.items()}
-    scores = {o.cell.name: [o.scores[key].score if key in o.scores else None for key in asked] for o in ran}
-    return {"questions": [[*key, subtask] for key, subtask in asked.items()], "scores": scores}
+    subtasks = {key: one.subtask for outcome in ran for key, one in outcome.scores.items()}
+    scores = {o.cell.name: [o.scores[k].score if k in o.scores else None for k in subtasks] for o in ran}
+    return {"questions": [[*key, subtask] for key, subtask in subtasks.items()], "scores": scores}
 
 
 def _row(outcome: Outcome, base: Scores | None, seed: int) -> dict[str, Any]:
@@ -147,11 +147,8 @@ def text(found: Sequence[dict[str, Any]], on_gpu: bool) -> str:
     for row in found:
         if "n" not in row:
             lines.append(f"{row['name']}: {'skipped' if row['skipped'] else 'failed'}: {row['error']}")
-    lines += [
-        f"{row['name']}: {row['replayed']} answers were timed by the run that it resumed"
-        for row in ran
-        if row["replayed"]
-    ]
+    resumed = [row for row in ran if row["replayed"]]
+    lines += [f"{r['name']}: {r['replayed']} answers were timed by the run that it resumed" for r in resumed]
     if ran:
         lines.append(
             "accuracy: official score pooled over all questions; to none: percentage points on the same "

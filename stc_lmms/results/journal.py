@@ -1,12 +1,11 @@
 """The journal: every finished request is on disk at once, so that a killed run loses nothing.
 
-lmms-eval hands all requests to the model in one call and keeps the answers in memory until the end. The
-journal is an append-only JSONL file per rank. A run reads the files of all ranks in its folder when it starts
-and skips the requests that they answer; failed ones are recorded, but tried again. A run that is asked to
-stop also records the answers of requests that it has only begun.
+It is an append-only JSONL file per rank. A run reads the files of all ranks in its folder when it starts and
+skips the requests that they answer; failed ones are tried again. A stopped run also records the answers to
+requests that it has only begun.
 
-A line starts with a CRC-32 of the rest, the key and the state, in this order, so that opening a journal
-parses no JSON. Only the positions of the entries are kept in memory; `get` reads the entry itself.
+A line starts with a CRC-32 of the rest, the key and the state, so that opening a journal parses no JSON. Only
+the positions of the entries are kept in memory.
 """
 
 import errno
@@ -30,7 +29,7 @@ _WITHOUT_CHECKSUM = (b'{"key": ', b"}\n")  # how lines of older versions begin a
 
 
 class Header(NamedTuple):
-    """What a line is about: the key of its request, and how far that was answered."""
+    """The key of a line's request, and how far it was answered."""
 
     key: str
     state: State
@@ -85,11 +84,11 @@ class Journal:
             logger.warning("%s: %d answers of an older version are ignored; they run again", path, old)
 
     def __len__(self) -> int:
-        """Number of requests that need not run again."""
+        """Number of finished requests."""
         return len(self._index["done"])
 
     def keys(self) -> frozenset[str]:
-        """Keys of these requests."""
+        """Keys of the finished requests."""
         return frozenset(self._index["done"])
 
     def get(self, key: str) -> dict[str, Any] | None:
@@ -97,11 +96,11 @@ class Journal:
         return self._entry(key, "done")
 
     def last(self, key: str) -> dict[str, Any] | None:
-        """The entry of a finished or failed request; None if it never ended."""
+        """The entry of a finished or failed request, or None."""
         return self._entry(key, "done") or self._entry(key, "failed")
 
     def begun(self, key: str) -> dict[str, Any] | None:
-        """The entry of a request that a stopped run has begun, with its first answers, or None."""
+        """The entry of a partly answered request, or None."""
         return self._entry(key, "begun")
 
     def _entry(self, key: str, state: State) -> dict[str, Any] | None:

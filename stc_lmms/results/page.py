@@ -12,8 +12,6 @@ from stc_lmms.results.leaderboard import Row, group_by, groups, known_columns
 from stc_lmms.results.published import NOTES, comparison
 from stc_lmms.results.read import FoundRun, differing_settings
 
-_TEMPLATE = "leaderboard.html.j2"
-
 
 def to_html(rows: Sequence[Row], runs: Sequence[FoundRun]) -> str:
     """The page; all text from the runs is escaped.
@@ -21,34 +19,33 @@ def to_html(rows: Sequence[Row], runs: Sequence[FoundRun]) -> str:
     Raises:
         StcError: Jinja2 is not installed.
     """
-    environment = _environment()
-    text = files("stc_lmms.results").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(text).render(
-        version=__version__,
-        rows=rows,
-        runs=runs,
-        columns=known_columns(rows),
-        text_columns=TEXT,
-        frame=FRAME,
-        benchmarks=list(dict.fromkeys(row.score.benchmark for row in rows)),
-        comparisons=[_comparison(group) for group in groups(rows)],
-        published=group_by(comparison(runs), lambda line: line["benchmark"]),
-        published_notes=NOTES,
-        differing=differing_settings(runs),
-        definitions=DEFINITIONS,
+    text = files(__package__).joinpath("leaderboard.html.j2").read_text(encoding="utf-8")
+    return (
+        template_environment()
+        .from_string(text)
+        .render(
+            version=__version__,
+            rows=rows,
+            runs=runs,
+            columns=known_columns(rows),
+            text_columns=TEXT,
+            frame=FRAME,
+            benchmarks=list(dict.fromkeys(row.score.benchmark for row in rows)),
+            comparisons=[_comparison(group) for group in groups(rows)],
+            published=group_by(comparison(runs), lambda line: line["benchmark"]),
+            published_notes=NOTES,
+            differing=differing_settings(runs),
+            definitions=DEFINITIONS,
+        )
     )
 
 
-def require() -> None:
-    """Raise before anything is read or written if the page cannot be made.
+def template_environment() -> Any:
+    """Jinja2's environment for the page.
 
     Raises:
         StcError: Jinja2 is not installed.
     """
-    _environment()
-
-
-def _environment() -> Any:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError:

@@ -305,14 +305,14 @@ def _cli_args(content: dict[str, Any]) -> dict[str, Any]:
 
 def _command_line(config: dict[str, Any]) -> dict[str, Any]:
     """Model and arguments of another model's run: `a=1,b=2` as a dictionary."""
-    given = config.get("model_args")
-    if isinstance(given, str):
+    args = config.get("model_args")
+    if isinstance(args, str):
         try:
-            given = parse_pairs(given, "model_args")
+            args = parse_pairs(args, "model_args")
         except SettingsError:  # another program's own syntax
-            given = {"model_args": given}
+            args = {"model_args": args}
     about = {key: config[key] for key in ("model", "limit", "gen_kwargs") if config.get(key)}
-    return about | (given if isinstance(given, dict) else {})
+    return about | (args if isinstance(args, dict) else {})
 
 
 def _newest(runs: Sequence[FoundRun]) -> list[FoundRun]:

@@ -25,11 +25,7 @@ _LARGEST = (
 
 
 def total(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Efficiency of a run from that of its answers: sums of work and time, means per answer, largest sizes.
-
-    Args:
-        answers: `Efficiency.to_dict()` of each.
-    """
+    """Efficiency of a run from `Efficiency.to_dict()` of its answers: sums, means per answer, maxima."""
     out: dict[str, Any] = {"answers": len(answers)}
     if not answers:
         return out

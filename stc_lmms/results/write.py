@@ -17,8 +17,8 @@ def write_run(output: Path, run: Run, answers: Iterable[Mapping[str, Any]] | Non
 
     Args:
         output: the output path.
-        run: written to `run.json`.
-        answers: written first, one JSON object per line; None leaves those that are there.
+        run: content of `run.json`.
+        answers: written first, one JSON object per line; None keeps those on disk.
 
     Raises:
         StcError: a file cannot be written; the old one stays.
