@@ -67,6 +67,7 @@ def test_wheel_ships_tasks_and_recipes(installed):
         p.name for p in model_configs_root().iterdir()
     }
     assert (installed / "stc_lmms" / "results" / "leaderboard.html.j2").is_file()
+    assert (installed / "stc_lmms" / "results" / "published.json").is_file()
     packages = {path.name for path in installed.iterdir() if path.suffix != ".dist-info"}
     assert packages - {"bin"} == {"stc_lmms"}
     code = "from stc_lmms.demo.pretrained import demo_folder; print(demo_folder())"
