@@ -44,9 +44,8 @@ def main() -> None:
     config, model = compat.vision_classes("siglip")
     sizes = SO400M | {"num_hidden_layers": layers, "vision_use_head": False}
     torch.manual_seed(0)
-    weights = compat.random_weights(
-        model, config(**sizes), dtype=dtype, device=device, attn_implementation="sdpa"
-    )
+    with torch.device(device):
+        weights = model._from_config(config(**sizes), dtype=dtype, attn_implementation="sdpa").eval()
     tower = open_tower(weights)
     shape = (group, 3, SO400M["image_size"], SO400M["image_size"])
     pixels = torch.randn(shape, device=device, dtype=dtype)

@@ -8,11 +8,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from parity.base import Case, CaseResult, distance, tensor_file, worst
+from parity.networks import entries_of
 from stc_lmms import compat_llm
 from stc_lmms.engine.api import Generation
 from stc_lmms.engine.decoding import greedy
 from stc_lmms.memory.full import Full
-from stc_lmms.models.checkpoint_io import entries_of, qwen2_config
+from stc_lmms.models.checkpoint_io import qwen2_config
 from stc_lmms.models.dispider.config import DispiderSpec
 from stc_lmms.models.dispider.memory import ClipMemory, ClipState
 from stc_lmms.models.dispider.net import DispiderNet, Words
@@ -135,7 +136,7 @@ class _EndToEnd:
         answered: list[int] = []
         scores = []
         for count in range(1, len(clips) + 1):
-            scores.append(self.net.logit(self.net.query(clips.first(count), words, 0, answered)))
+            scores.append(self.net.logit(self.net.query(ClipMemory(clips[:count]), words, 0, answered)))
             if scores[-1] > 0:
                 answered.append(count)
         self._near("trigger.scores", torch.tensor(scores))
@@ -190,7 +191,7 @@ def _sampling_problems(case: Case) -> Iterator[str]:
     for row in [*case["sampling"], *case["videomme_variant"]]:
         rate = row["avg_fps"]
         length, limits = row["frames_per_clip"], (row["max_clips"], row.get("min_clips", 1))
-        got = released_sampling(row["total_frames"], rate, length, *limits)
+        got = released_sampling(row["total_frames"], rate, None, length, *limits)
         about = f"{row['total_frames']} frames at {rate:g} fps"
         if got != row["frame_indices"] or len(got) != length * row["num_clips"]:
             yield f"{about}: frame numbers differ"

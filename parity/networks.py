@@ -1,5 +1,6 @@
 """Small models with the weights of recorded cases, which use the names of one transformers version."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +16,12 @@ from transformers import (
 
 from stc_lmms import compat, compat_qwen_vl
 from stc_lmms.errors import CheckpointError
+from stc_lmms.models.checkpoint_io import Entry
+
+
+def entries_of(weights: Mapping[str, Tensor]) -> dict[str, Entry]:
+    """Tensors in memory as those of a checkpoint."""
+    return {name: Entry(tuple(x.shape), lambda x=x: x) for name, x in weights.items()}
 
 
 def tiny_vision_model(

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from parity.base import Case, CaseResult, distance, tensor_file, worst
-from stc_lmms.models.checkpoint_io import entries_of
+from parity.networks import entries_of
 from stc_lmms.models.streamforest import model
 from stc_lmms.models.streamforest.config import StreamForestSpec
 from stc_lmms.models.streamforest.memory import Forest
@@ -162,9 +162,7 @@ def _projector(case: Case, tensors: dict[str, Tensor], dtype: torch.dtype) -> Ca
     checks.near("temporal table", wrapped, tensors["temporal_pos_rows_508_to_519"], _TABLES)
     choices, features = _Choices(), tensors["features"].to(dtype)
     forest = Forest(ForestOptions(**_options(config)), config["num_attention_heads"], choices)
-    codes = model.PositionCodes(
-        grid, width, torch.device("cpu"), dtype, moments=config["temporal_pos_window"]
-    )
+    codes = model.PositionCodes(grid, width, torch.device("cpu"), dtype, config["temporal_pos_window"])
     forest.append(codes.add(features, 0))
     first, second = (
         (tensors[f"mlp.{i}.weight"].to(dtype), tensors[f"mlp.{i}.bias"].to(dtype)) for i in (0, 2)

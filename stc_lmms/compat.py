@@ -51,13 +51,7 @@ def eos_ids(model: PreTrainedModel, tokenizer: Any, *end_tokens: str) -> frozens
 def load_config(
     pretrained: str, model_type: str, revision: str | None = None, demo: bool = False
 ) -> PretrainedConfig:
-    """The checkpoint's configuration, before any weight.
-
-    Args:
-        pretrained: folder or hub id.
-        model_type: the required type.
-        revision: revision of a hub id.
-        demo: suggest `pretrained=demo` in the error message.
+    """The configuration of a folder or hub id; `demo` makes the error message suggest `pretrained=demo`.
 
     Raises:
         CheckpointError: there is no such folder, the hub cannot be reached, or the model type is wrong.
@@ -67,7 +61,9 @@ def load_config(
         config = AutoConfig.from_pretrained(pretrained, revision=revision)
     except (OSError, ValueError) as error:
         # Raised as a ValueError if this version of transformers does not know the type.
-        kind = _model_type(pretrained, revision) if isinstance(error, ValueError) else None
+        kind = None
+        if isinstance(error, ValueError):
+            kind = PretrainedConfig.get_config_dict(pretrained, revision=revision)[0].get("model_type")
         if kind not in (None, model_type):
             raise CheckpointError(_foreign(pretrained, kind, model_type)) from error
         what = "has no usable config.json" if Path(pretrained).is_dir() else "is not a local folder"
@@ -83,11 +79,6 @@ def load_config(
 
 def _foreign(pretrained: str, kind: str, required: str) -> str:
     return f"pretrained={pretrained!r} is a {kind!r} checkpoint, not {required!r}"
-
-
-def _model_type(pretrained: str, revision: str | None) -> str | None:
-    """`model_type` of any checkpoint; None if its config.json has none."""
-    return PretrainedConfig.get_config_dict(pretrained, revision=revision)[0].get("model_type")
 
 
 def reach_hub(pretrained: str, revision: str | None) -> None:
@@ -113,8 +104,7 @@ def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMix
         raise CheckpointError(
             f"cannot load the tokenizer and processor of {pretrained!r}: {first_line(error)}"
         ) from error
-    # Qwen-VL frames already have their final size: 5.x must not warn about a limit that it sets when
-    # resizing.
+    # Qwen-VL frames have their final size: 5.x must not warn about a limit that it sets when resizing.
     video_processor = getattr(processor, "video_processor", None)
     if getattr(video_processor, "cap_pixels_per_frame", False) is None:
         video_processor.cap_pixels_per_frame = False
@@ -122,19 +112,15 @@ def load_processor(pretrained: str, revision: str | None = None) -> ProcessorMix
 
 
 def split_at_video(
-    processor: ProcessorMixin, messages: list[dict[str, Any]], cure: str = "use the official checkpoint"
+    processor: ProcessorMixin, content: list[dict[str, str]], cure: str = "use the official checkpoint"
 ) -> tuple[str, str]:
-    """Text before and after the video of a conversation in the checkpoint's chat template.
-
-    Args:
-        processor: the processor of the checkpoint.
-        messages: a conversation with one video.
-        cure: end of the error message.
+    """Text before and after the video of a user's turn in the checkpoint's chat template.
 
     Raises:
-        CheckpointError: the template has no video token.
+        CheckpointError: the template has no video token; the message ends with `cure`.
     """
-    text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    turn = [{"role": "user", "content": content}]
+    text = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
     before, video, after = text.partition(processor.video_token)
     if not video:
         raise CheckpointError(f"the checkpoint's chat template has no place for a video; {cure}")
@@ -144,9 +130,8 @@ def split_at_video(
 def load_weights(
     model_class: type[PreTrainedModel],
     pretrained: str,
-    *,
     dtype: str | torch.dtype,
-    attn_implementation: str,
+    attention: str,
     revision: str | None = None,
 ) -> PreTrainedModel:
     """Load the stock model from safetensors; a missing or misshaped weight is an error.
@@ -159,7 +144,7 @@ def load_weights(
             pretrained,
             revision=revision,
             dtype=dtype,
-            attn_implementation={"vision_config": "sdpa", "text_config": attn_implementation},
+            attn_implementation={"vision_config": "sdpa", "text_config": attention},
             use_safetensors=True,
             output_loading_info=True,
         )
@@ -176,18 +161,14 @@ def load_weights(
 def random_weights(
     model_class: type[PreTrainedModel],
     config: PretrainedConfig,
-    *,
     dtype: torch.dtype,
     device: torch.device,
-    attn_implementation: str,
+    attention: str,
 ) -> PreTrainedModel:
     """A stock model with random weights, created on its device in its dtype, without a copy on the CPU."""
-    attention: Any = attn_implementation
-    if hasattr(config, "text_config"):
-        attention = {"vision_config": "sdpa", "text_config": attn_implementation}
+    parts = {"vision_config": "sdpa", "text_config": attention}
     with torch.device(device):
-        model = model_class._from_config(config, dtype=dtype, attn_implementation=attention)
-    return model.eval()
+        return model_class._from_config(config, dtype=dtype, attn_implementation=parts).eval()
 
 
 def first_line(error: BaseException) -> str:

@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, DynamicCache
 from transformers.configuration_utils import PretrainedConfig
 
+from stc_lmms.errors import SettingsError
 from stc_lmms.ops.positions import PositionedEmbeds
 from stc_lmms.ops.rope import rotation
 from stc_lmms.ops.transfer import to_device
 
 # Attention of one layer: gets its index, q [H,L,d], k and v [G,S,d] and the scale; gives [H,L,d].
 Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
-
-
 _HOOK = "stc_lmms_attend"
 
 
@@ -44,9 +43,6 @@ class LanguageModel:
     Attributes:
         embed: the input embedding, int64 ids [L] to [L,D].
         inv_freq: RoPE angles per position [d/2].
-        layers: number of decoder layers.
-        kv_heads: G, key heads.
-        head_dim: d.
 
     Shapes: L tokens, D width, V vocabulary, H query heads, G key heads, S keys, d head width.
     """
@@ -79,12 +75,8 @@ class LanguageModel:
 
     def cache_nbytes(self, cache: DynamicCache) -> int:
         """Bytes of all keys and values."""
-        return sum(
-            x.nbytes
-            for layer in cache.layers
-            for x in (layer.keys, layer.values)
-            if isinstance(x, Tensor)  # None before the first token
-        )
+        tensors = (x for layer in cache.layers for x in (layer.keys, layer.values))
+        return sum(x.nbytes for x in tensors if isinstance(x, Tensor))  # None before the first token
 
     def hidden(self, embeds_LD: Tensor, cache: DynamicCache | None, attend: Attend | None = None) -> Tensor:
         """Last hidden states [L,D] of L new embeddings.
@@ -116,12 +108,7 @@ class LanguageModel:
         return arguments
 
     def position_ids(self, embeds_LD: Tensor, start: int) -> Tensor:
-        """Position ids on the axes of this decoder's RoPE, int64 [A,L].
-
-        Args:
-            embeds_LD: the tokens.
-            start: index in the stream of the first token.
-        """
+        """Position ids on the axes of this decoder's RoPE, int64 [A,L], from token `start` on."""
         return torch.arange(start, start + len(embeds_LD), device=self.device)[None]
 
     def shifts(self, embeds_LD: Tensor, starts: Sequence[int], prefix: int) -> Tensor:
@@ -163,24 +150,26 @@ class PositionedLanguageModel(LanguageModel):
 
 def head_dim(text_config: PretrainedConfig) -> int:
     """Width of one attention head."""
-    return getattr(text_config, "head_dim", None) or (
-        text_config.hidden_size // text_config.num_attention_heads
-    )
+    own = getattr(text_config, "head_dim", None)
+    return own or text_config.hidden_size // text_config.num_attention_heads
 
 
-def why_not_hooked(text_config: PretrainedConfig) -> str | None:
-    """Why a memory cannot run the attention of this decoder, or None if it can.
+def check_hook(memory: Any, name: str, text_config: PretrainedConfig) -> None:
+    """Refuse a memory that runs attention, called `name`, if it cannot run that of this decoder.
 
-    Such a memory rotates keys itself, so it must know the rotation, and it attends to the complete past in
-    every layer.
+    Such a memory rotates keys itself and attends to the complete past in every layer.
+
+    Raises:
+        SettingsError: says why.
     """
-    rope = rope_parameters(text_config)
+    rope, reason = rope_parameters(text_config), ""
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        return f"its RoPE is of type {kind!r}, not default"
-    if set(getattr(text_config, "layer_types", None) or ()) - {"full_attention"}:
-        return "some of its layers have their own sliding window"
-    return None
+        reason = f"its RoPE is of type {kind!r}, not default"
+    elif set(getattr(text_config, "layer_types", None) or ()) - {"full_attention"}:
+        reason = "some of its layers have their own sliding window"
+    if reason and memory.runs_attention:
+        raise SettingsError(f"memory={name} cannot run the attention of this model: {reason}")
 
 
 def rope_parameters(text_config: PretrainedConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from stc_lmms.bench.shapes import DecoderShape, ModelShape, TowerShape
 from stc_lmms.bench.work import Work, Workload, stages
 from stc_lmms.config import Settings
 from stc_lmms.engine.api import StreamingModel, open_device
+from stc_lmms.engine.model import LoadedModel
 from stc_lmms.errors import SettingsError
 from stc_lmms.models.registry import MODELS
 from stc_lmms.ops.transfer import to_device
@@ -50,16 +51,12 @@ class Entry(ABC):
     sizes: Mapping[str, dict[str, Any]]  # config fields of the language model, by size
     vision: dict[str, Any]  # config fields of the vision tower
 
-    model_class: ClassVar[type[StreamingModel]]
+    model_class: ClassVar[type[LoadedModel]]
     preprocessing: ClassVar[str]  # how frames become pixel values, in words
 
     @abstractmethod
     def config(self, options: Options) -> Any:
         """Config of the random model."""
-
-    @abstractmethod
-    def check_fit(self, settings: Settings, config: Any) -> None:
-        """Refuse settings that do not fit a model of this config."""
 
     @abstractmethod
     def random_model(self, settings: Settings, config: Any) -> StreamingModel:
@@ -91,7 +88,7 @@ class Entry(ABC):
         if options.pretrained is not None:
             self.model_class.check(settings)
         else:
-            self.check_fit(settings, self.config(options))
+            self.model_class.check_fit(settings, self.config(options))
         return settings
 
     def open(self, options: Options, settings: Settings) -> Pair:

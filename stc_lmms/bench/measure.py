@@ -116,7 +116,7 @@ def one_round(
     synchronize(device)
     ms = {stage: getattr(efficiency, stage) for stage in STAGES if stage != "observe_ms"}
     sizes = {name: getattr(efficiency, name) for name in (*SIZES, "peak_memory_bytes")}
-    tower_state = getattr(stream, "tower_state", None)
+    tower_state = stream.encoder.state
     sizes["tower_reference_bytes"] = tower_state.nbytes if tower_state is not None else 0
     stream.reset()  # or its cache would count in the peak of the other model
     return ms | {"observe_ms": observe_ms}, sizes

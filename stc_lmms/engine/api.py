@@ -1,4 +1,4 @@
-"""The streaming interface: what a harness, the live command and the latency card know of a model.
+"""The streaming interface: what the harness, the live command and the latency card know of a model.
 
 Invariants (tested for every model and method):
   (a) causality: changing frames after t changes no answer at t;
@@ -19,7 +19,7 @@ import torch
 from stc_lmms.config import Settings
 from stc_lmms.demo.pretrained import demo_folder, is_demo
 from stc_lmms.engine.timers import Efficiency
-from stc_lmms.errors import CheckpointError, SettingsError, StcError
+from stc_lmms.errors import CheckpointError, SettingsError
 
 _NO_COMMENTS = "model {!r} does not comment; use --model livecc"
 
@@ -29,7 +29,6 @@ class Generation:
     """How to answer. Decoding is greedy.
 
     Attributes:
-        max_new_tokens: limit of the answer.
         stop: strings that end the answer once it holds more than white space; not part of it.
         opening: words that the answer is made to begin with; its text is what follows them.
     """
@@ -50,42 +49,26 @@ class Answer:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a stream has observed.
-
-    Attributes:
-        frames: frames observed.
-        llm_tokens_mean: LLM tokens kept per frame.
-        recomputed: share of the tower tokens that were computed, not reused.
-    """
+    """What a stream has observed."""
 
     frames: int
-    llm_tokens_mean: float
-    recomputed: float
+    llm_tokens_mean: float  # kept per frame
+    recomputed: float  # share of the tower tokens that were computed, not reused
 
 
 @dataclass(frozen=True)
 class FrameSelection:
-    """A clip whose frames were chosen by `StreamingModel.select_frames`.
+    """A clip whose frames were chosen by `StreamingModel.select_frames`."""
 
-    Attributes:
-        frames: number of frames chosen, repetitions included.
-        start_s: start of the clip in seconds.
-        avg_fps: frame rate of the video.
-    """
-
-    frames: int
+    frames: int  # repetitions included
     start_s: float
-    avg_fps: float
+    avg_fps: float  # of the video
 
 
 class Stream(ABC):
-    """Everything one video has left in a model.
+    """Everything one video has left in a model."""
 
-    Attributes:
-        frame_selection: see `begin_clip`; None when frames come at a fixed rate.
-    """
-
-    frame_selection: FrameSelection | None = None
+    frame_selection: FrameSelection | None = None  # see `begin_clip`; None when frames come at a fixed rate
 
     @property
     @abstractmethod
@@ -130,7 +113,7 @@ class Stream(ABC):
 
         Args:
             question: the whole prompt, with options and instructions.
-            generation: how to answer.
+            generation: limit, stop strings and opening.
             search: query of a memory that retrieves, such as the bare question; None: `question`.
         """
 
@@ -141,15 +124,10 @@ class Stream(ABC):
 
 @dataclass(frozen=True)
 class Decision:
-    """A proactive stream's decision about the question it watches for.
+    """A proactive stream's decision about the question it watches for."""
 
-    Attributes:
-        time_s: time stamp of the newest frame seen.
-        logit: above 0 to answer now.
-    """
-
-    time_s: float
-    logit: float
+    time_s: float  # time stamp of the newest frame seen
+    logit: float  # above 0 to answer now
 
     @property
     def speaks(self) -> bool:
@@ -191,21 +169,13 @@ class ProactiveStream(Stream):
 
 @dataclass(frozen=True)
 class Comment:
-    """What a model said about one step of a video.
+    """What a model said about one step of a video."""
 
-    Attributes:
-        start_s: start of the step in seconds.
-        end_s: its end, at which the comment is made.
-        text: the comment, without the pause at its end; empty for silence.
-        goes_on: whether the speaker has not finished.
-        token_ids: all tokens generated, the end token included.
-    """
-
-    start_s: float
-    end_s: float
-    text: str
-    goes_on: bool
-    token_ids: tuple[int, ...]
+    start_s: float  # of the step
+    end_s: float  # when the comment is made
+    text: str  # without the pause at its end; empty for silence
+    goes_on: bool  # whether the speaker has not finished
+    token_ids: tuple[int, ...]  # the end token included
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, without the token ids."""
@@ -213,11 +183,7 @@ class Comment:
 
 
 class CommentaryStream(Stream):
-    """A stream that comments on its video step by step.
-
-    Attributes:
-        comments: all comments so far; `observe` appends one whenever a step is complete.
-    """
+    """A stream that comments on its video: `observe` appends to `comments` at the end of every step."""
 
     comments: list[Comment]
 
@@ -261,9 +227,7 @@ class StreamingModel(ABC):
     def with_settings(self, settings: Settings) -> Self:
         """A model on the same weights, for instance with another method; this one is unchanged.
 
-        Args:
-            settings: `pretrained`, `revision`, `dtype`, `device` and `attn_implementation` as in the
-                present ones.
+        `pretrained`, `revision`, `dtype`, `device` and `attn_implementation` must be the present ones.
 
         Raises:
             SettingsError: method, memory or an option does not fit.
@@ -275,11 +239,7 @@ class StreamingModel(ABC):
 
     @classmethod
     def check_commentary(cls, settings: Settings) -> None:
-        """Refuse settings that the model cannot comment with.
-
-        Raises:
-            SettingsError: they do not fit a commentary, or the model cannot comment at all.
-        """
+        """Raise `SettingsError` if the model cannot comment with these settings, or at all."""
         raise SettingsError(_NO_COMMENTS.format(settings.model))
 
     def open_commentary(self, task: str = "", max_new_tokens: int = 16) -> CommentaryStream:
@@ -306,32 +266,15 @@ class StreamingModel(ABC):
 def check_frames(
     frames: np.ndarray, times_s: Sequence[float], position_s: float, may_repeat: bool = False
 ) -> None:
-    """Raise `ValueError` unless the arguments fit `Stream.observe`.
-
-    Args:
-        frames: see `Stream.observe`.
-        times_s: likewise.
-        position_s: time stamp of the newest frame observed.
-        may_repeat: a time stamp may equal the one before.
-    """
+    """Raise `ValueError` unless frames fit `Stream.observe`; with `may_repeat`, time stamps may repeat."""
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"frames must be uint8 [F,H,W,3], got {frames.dtype} {list(frames.shape)}")
     if len(times_s) != len(frames):
         raise ValueError(f"{len(frames)} frames but {len(times_s)} time stamps")
     for time_s in times_s:
         if not (time_s > position_s or (may_repeat and time_s == position_s)):
-            raise ValueError(
-                f"time {time_s} s does not come after {position_s} s: a stream only goes forward"
-            )
+            raise ValueError(f"time {time_s} s is not after {position_s} s: a stream only goes forward")
         position_s = time_s
-
-
-def check_length(max_frames: int | None, frames: int) -> None:
-    """Raise `StcError` if a stream has more frames than the settings allow."""
-    if max_frames is not None and frames > max_frames:
-        raise StcError(
-            f"the stream is longer than max_frames={max_frames}; raise it or sample at a lower fps"
-        )
 
 
 def checkpoint(settings: Settings) -> str:
@@ -346,8 +289,7 @@ def open_device(name: str) -> torch.device:
         SettingsError: torch knows no such device.
         CheckpointError: there is no such CUDA device.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -25,8 +25,6 @@ class FrameEncoder:
         project: tower features [F,T,D] to tokens [F,N,E].
 
     Attributes:
-        state: the stream's state in the method; None without one.
-        runner: its captured graphs.
         tower_tokens: tower tokens of all frames of the stream so far.
         tokens_recomputed: how many of them were computed, not reused.
         graphed: video frames that ran as captured graphs.
@@ -72,10 +70,7 @@ class FrameEncoder:
     ) -> Tensor:
         """Tokens [F,N,E] of the next F frames.
 
-        Args:
-            x: tower input.
-            dense: runs the tower instead of `tower.encode`, for instance to read its attention.
-            taps: see `Tower.encode`.
+        `dense` runs the tower instead of `tower.encode`, for instance to read its attention.
         """
         state = self.state
         before = state.tokens_recomputed if state is not None else 0

@@ -25,15 +25,7 @@ _UNTIMED = nullcontext()
 
 
 class CudaCapture:
-    """Records functions as CUDA graphs.
-
-    Args:
-        device: where the model is.
-        enabled: the model argument `cuda_graphs`.
-
-    Attributes:
-        reason: why frames are launched kernel by kernel; empty while graphs work.
-    """
+    """Records functions as CUDA graphs; `reason` says why not, and is empty while graphs work."""
 
     def __init__(self, device: torch.device, enabled: bool = True):
         self.device = device
@@ -51,10 +43,7 @@ class CudaCapture:
     def record(self, function: Callable[[], Tensor], pool: Any) -> tuple[Tensor, Callable[[], None]]:
         """The buffer that `function` returns, and a call that recomputes it.
 
-        Args:
-            function: runs the same kernels on the same addresses at every call, never waits for the device,
-                and may be called several times.
-            pool: see `new_pool`.
+        `function` is called several times; it must run the same kernels on the same addresses and never wait.
         """
         # The model's device need not be the current one (device=cuda:1), but only that one is recorded.
         with torch.cuda.device(self.device):
@@ -88,15 +77,7 @@ class _Frame(NamedTuple):
 
 
 class FrameRunner:
-    """Tower and projector on the single frames of one stream.
-
-    Args:
-        capture: shared by all streams of the model.
-        tower: the vision tower.
-        method: in-tower method, or None for dense frames.
-        state: the stream's state in that method.
-        project: tower features [1,T,D] to LLM tokens [1,N,D].
-    """
+    """Tower and projector on the single frames of one stream; arguments as for `FrameEncoder`."""
 
     def __init__(
         self,
@@ -125,11 +106,7 @@ class FrameRunner:
     def encode(self, x: Tensor | Patches, timed: AbstractContextManager[None] = _UNTIMED) -> Tensor | None:
         """LLM tokens [1,N,D] of the next frame in a new tensor; None if it has to run eagerly.
 
-        Groups always run eagerly, but must be passed, too. `capture.reason` says why single frames do.
-
-        Args:
-            x: tower input: pixel values [F,3,S,S], or the patches of F frame pairs.
-            timed: entered only while a graph runs.
+        Groups always run eagerly, but must be passed, too. `timed` is entered only while a graph runs.
         """
         if len(x) > 1:
             self._kinds = set()

@@ -11,27 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stc_lmms.engine.api import (
-    Answer,
-    Comment,
-    CommentaryStream,
-    Decision,
-    Generation,
-    Progress,
-    StreamingModel,
-)
+from stc_lmms.engine import api
 from stc_lmms.errors import SettingsError
 from stc_lmms.video.live import LiveSource
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to ask what: every question at every time.
+    """When to ask what: every question at every time; without times and a period, at the end.
 
     Attributes:
-        questions: their texts.
         every_s: period in seconds, or None.
-        at_s: times in seconds. Without times and a period, questions are asked at the end.
+        at_s: times in seconds.
 
     Raises:
         SettingsError: a time or the period is not a positive number, both are given, or there is no question.
@@ -64,71 +55,48 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Reply:
-    """One question of a live stream and its answer.
+    """One question of a live stream and its answer."""
 
-    Attributes:
-        time_s: stream time of the question, or at which the model spoke by itself.
-        question: its text.
-        answer: the model's answer; None if the question could not be asked.
-        failed: why it could not be asked.
-    """
-
-    time_s: float
+    time_s: float  # stream time of the question, or at which the model spoke by itself
     question: str
-    answer: Answer | None = None
-    failed: str = ""
+    answer: api.Answer | None = None  # None if the question could not be asked
+    failed: str = ""  # why it could not be asked
 
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a live stream after a group of frames.
+    """The state of a live stream after a group of frames."""
 
-    Attributes:
-        time_s: time stamp of the newest frame.
-        ms_per_frame: mean time that the model took for a frame of the last group.
-        progress: what the stream has observed.
-        nbytes: bytes of its state.
-        dropped: frames left out so far.
-        backlog: the most frames that ever waited.
-    """
-
-    time_s: float
-    ms_per_frame: float
-    progress: Progress
+    time_s: float  # time stamp of the newest frame
+    ms_per_frame: float  # mean over the group
+    progress: api.Progress
     nbytes: int
-    dropped: int
-    backlog: int
+    dropped: int  # frames left out so far
+    backlog: int  # the most frames that ever waited
 
 
 def play(
-    model: StreamingModel,
+    model: api.StreamingModel,
     source: LiveSource,
     schedule: Schedule,
-    generation: Generation,
+    generation: api.Generation,
     watch: str | None = None,
 ) -> Iterator[Reply | Status]:
     """Observe a source until it ends, and answer questions at their times.
 
-    Args:
-        model: must be proactive if `watch` is given.
-        source: of frames.
-        schedule: when to ask what.
-        generation: how to answer.
-        watch: a question that the model answers whenever it decides to.
+    A proactive model also answers the question `watch` whenever it decides to.
 
     Yields:
         A `Status` after every group of frames, and a `Reply` for every question: at its time, or once the
         source has ended before it.
     """
     if model.select_frames is not None:
-        raise SettingsError(
-            "frames cannot be spread over a live stream, whose end is unknown; use grid=fixed"
-        )
+        raise SettingsError("frames cannot be spread over a stream whose end is unknown; use grid=fixed")
     stream = model.open_stream()
     spoken: list[Reply] = []
     speaking_s = 0.0
 
-    def decided(decision: Decision) -> None:
+    def decided(decision: api.Decision) -> None:
         nonlocal speaking_s
         if decision.speaks:
             start = time.perf_counter()
@@ -161,28 +129,16 @@ def play(
             spent_ms = (time.perf_counter() - start - speaking_s) * 1e3 / len(group)
             yield from spoken
             spoken.clear()
-            yield Status(
-                stream.position_s,
-                spent_ms,
-                stream.progress,
-                stream.nbytes,
-                source.n_dropped,
-                source.longest_backlog,
-            )
+            at_s, waits = stream.position_s, source.longest_backlog
+            yield Status(at_s, spent_ms, stream.progress, stream.nbytes, source.n_dropped, waits)
     # The last frame lasts until the next would come: a question within that time has seen all it can.
     yield from due(math.inf if upcoming[0] == math.inf else stream.position_s + source.sampling.step_s)
     if schedule.every_s is None and upcoming is not never:
         yield from (Reply(*ask, failed="the source had ended") for ask in (upcoming, *asks))
 
 
-def comments(stream: CommentaryStream, source: LiveSource, at_most: int) -> Iterator[Comment]:
-    """Observe a source until it ends; yields every comment as soon as it is complete.
-
-    Args:
-        stream: an empty one.
-        source: of frames.
-        at_most: frames taken from the source at once.
-    """
+def comments(stream: api.CommentaryStream, source: LiveSource, at_most: int) -> Iterator[api.Comment]:
+    """Observe a source until it ends, taking at most `at_most` frames at once; yields complete comments."""
     for frames in source.waiting(at_most):
         for time_s, image in frames:
             before = len(stream.comments)

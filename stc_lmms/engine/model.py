@@ -1,14 +1,11 @@
-"""What all models of this package share: loading, other settings on the same weights, description.
+"""What all models of this package share: loading, other settings on the same weights, description."""
 
-A model's own class adds its networks, tokenizer and prompt; its stream is a `ModelStream`
-(`engine/stream.py`).
-"""
-
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stc_lmms import compat
@@ -23,18 +20,9 @@ from stc_lmms.towers import Tower
 
 
 class LoadedModel(StreamingModel):
-    """Base of the models: `check`, `load`, `check_fit` and `assemble` are theirs.
+    """Base of the models, whose streams are `ModelStream`s (`engine/stream.py`).
 
-    Args:
-        settings: validated model arguments; `pretrained` is a local folder or a hub id.
-
-    Attributes:
-        parts: what `load` returned; shared with other models on the same weights, never changed.
-        options: the model's own arguments.
-        method: the compression method.
-        memory: opens the stream's memory; None if the model has one of its own.
-        tower, llm, tokenizer, eos_ids, context_limit: set by `assemble`.
-        capture: records single frames as CUDA graphs, or says why not.
+    `parts`, as `load` returned them, are shared with other models on the same weights and never changed.
     """
 
     stream_class: ClassVar[type[Stream]]
@@ -48,39 +36,43 @@ class LoadedModel(StreamingModel):
 
     def __init__(self, settings: Settings):
         self.check(settings)
-        device = open_device(settings.device)
-        self._set_up(settings, self.load(settings, weights_dtype(settings.dtype, device), device))
+        device, dtype = open_device(settings.device), settings.dtype
+        if dtype != "auto" or device.type == "cpu":  # on a CPU, `auto` is not the checkpoint's dtype
+            dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+        self._set_up(settings, self.load(settings, dtype, device))
 
     @classmethod
-    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
-        """Read the checkpoint; returns what `from_parts` takes.
+    def check(cls, settings: Settings) -> None:
+        cls.check_fit(settings, cls.read_config(settings))
 
-        Args:
-            settings: checked already.
-            dtype: of the weights; `auto` is the checkpoint's own.
-            device: where the networks go.
+    @classmethod
+    @abstractmethod
+    def read_config(cls, settings: Settings) -> Any:
+        """The checkpoint's config; reads no weights.
+
+        Raises:
+            CheckpointError: no such checkpoint, or one of another model.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def check_fit(settings: Settings, config: Any) -> None:
+        """Raise `SettingsError` if a method, memory or option does not fit a model of this config."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
+        """Read the checkpoint; returns the parts that `assemble` takes.
+
+        The first is the config, or a model with a `config`. The dtype `auto` is the checkpoint's own.
 
         Raises:
             CheckpointError: a file is missing, damaged or of another model.
         """
-        raise NotImplementedError
 
-    @staticmethod
-    def check_fit(settings: Settings, config: Any) -> None:
-        """Refuse a method, memory or option that does not fit a model.
-
-        Args:
-            settings: to check.
-            config: the first of the parts, or its `config` if it has one.
-
-        Raises:
-            SettingsError: names what does not fit, and what would.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def assemble(self, *parts: Any) -> None:
-        """Set the attributes named above, and the model's own."""
-        raise NotImplementedError
+        """Set the attributes declared above, and the model's own."""
 
     def eager_reason(self) -> str:
         """Why no frame of this model can be a captured graph, if that is known before the first."""
@@ -92,15 +84,10 @@ class LoadedModel(StreamingModel):
 
     @classmethod
     def from_parts(cls, settings: Settings, *parts: Any) -> Self:
-        """A model around networks that are loaded already, in eval mode on their device.
+        """A model around loaded parts, see `load`; refuses settings as `check_fit` does.
 
-        Args:
-            settings: what concerns loading (`pretrained`, `revision`, `dtype`, `device`,
-                `attn_implementation`) is not applied but echoed in results, so it must be true.
-            parts: as `load` returns them.
-
-        Raises:
-            SettingsError: see `check_fit`.
+        Settings that concern loading (`pretrained`, `revision`, `dtype`, `device`, `attn_implementation`) are
+        not applied but echoed in results, so they must be true.
         """
         cls.check_fit(settings, getattr(parts[0], "config", parts[0]))
         self = cls.__new__(cls)
@@ -108,13 +95,13 @@ class LoadedModel(StreamingModel):
         return self
 
     def with_settings(self, settings: Settings) -> Self:
-        """See `StreamingModel.with_settings`."""
         return self.from_parts(settings, *self.parts)
 
     def _set_up(self, settings: Settings, parts: tuple[Any, ...]) -> None:
         self.settings, self.parts = settings, parts
         self.options = settings.built_model_options
-        self.method, self.memory = settings.built_method, settings.built_memory
+        self.method = settings.built_method
+        self.memory = settings.built_memory  # None if the model has one of its own
         self.assemble(*parts)
         self.device, self.dtype = self.llm.device, self.llm.dtype
         self.capture = CudaCapture(self.device, settings.cuda_graphs)
@@ -124,11 +111,9 @@ class LoadedModel(StreamingModel):
         self.capture.reason = self.capture.reason or self.eager_reason() or (UNKNOWN_ROLE if unknown else "")
 
     def open_stream(self) -> Any:
-        """A new, empty stream."""
         return self.stream_class(self)
 
     def describe(self) -> dict[str, Any]:
-        """See `StreamingModel.describe`."""
         reason = self.capture.reason
         about = {
             "execution": "batched" if self.method.tower is None else "grouped",
@@ -165,30 +150,7 @@ class LoadedModel(StreamingModel):
 def load_stock(
     model_class: type[PreTrainedModel], settings: Settings, dtype: str | torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, Any]:
-    """A checkpoint in the layout of transformers: the stock model in eval mode, and its processor.
-
-    Raises:
-        CheckpointError: a file is missing, damaged or of another model.
-    """
-    name, revision = checkpoint(settings), settings.revision
+    """A checkpoint in the layout of transformers: stock model and processor; see `LoadedModel.load`."""
+    name, revision, attention = checkpoint(settings), settings.revision, settings.attn_implementation
     processor = compat.load_processor(name, revision)
-    attention = settings.attn_implementation
-    weights = compat.load_weights(
-        model_class, name, dtype=dtype, attn_implementation=attention, revision=revision
-    )
-    return weights.to(device), processor
-
-
-def weights_dtype(name: str, device: torch.device) -> str | torch.dtype:
-    """The dtype that the argument `dtype` means: `auto` is the checkpoint's own, but float32 on a CPU."""
-    if name == "auto":
-        return torch.float32 if device.type == "cpu" else name
-    return getattr(torch, name)
-
-
-def move(networks: Any, device: torch.device) -> Any:
-    """A dataclass of modules, all of them moved to a device."""
-    for part in vars(networks).values():
-        if isinstance(part, nn.Module):
-            part.to(device)
-    return networks
+    return compat.load_weights(model_class, name, dtype, attention, revision).to(device), processor

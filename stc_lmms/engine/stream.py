@@ -1,28 +1,28 @@
-"""The one stream engine: observing, asking, resetting and accounting, for every model.
+"""The stream engine of every model: observing, asking, resetting and accounting.
 
-A model's stream says how a group of frames becomes tokens (`take_in`) and what a question reads
-(`question`); everything else is here.
+A model says how a group of frames becomes tokens (`take_in`) and what a question reads (`question`).
 """
 
 import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stc_lmms.engine.api import Answer, Generation, Progress, Stream, check_frames, check_length
+from stc_lmms.engine.api import Answer, Generation, Progress, Stream, check_frames
 from stc_lmms.engine.decoding import Adjust, Decoded, greedy
 from stc_lmms.engine.encoder import FrameEncoder
 from stc_lmms.engine.model import LoadedModel
 from stc_lmms.engine.timers import Efficiency, StageClock, peak_memory_bytes
+from stc_lmms.errors import StcError
 from stc_lmms.memory.base import Reader, StreamMemory
-from stc_lmms.methods.budget import Usage
-from stc_lmms.ops.positions import PositionedEmbeds
+from stc_lmms.methods.budget import Usage, usage
+from stc_lmms.ops.positions import ContiguousPositions, PositionedEmbeds
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,17 @@ class Question:
     """What an answer is decoded from.
 
     Attributes:
-        memory: what stands before the prompt.
         prompt: embeddings [L,D] of all that follows the memory.
-        embed: embeddings of the answer's tokens from their ids, int64 [1].
         usage: LLM tokens per frame that the answer reads.
-        search_LD: embeddings that a memory that retrieves is searched by.
-        adjust: changes the logits of every step.
+        positions: position the answer's tokens, a `MropePositions` for instance; decoding advances them.
+        search_LD: query of a memory that retrieves.
         held: what `kv_bytes` and `archive_bytes` of the record count; None: `memory`.
     """
 
     memory: StreamMemory
     prompt: Tensor | PositionedEmbeds
-    embed: Callable[[Tensor], Tensor | PositionedEmbeds]
     usage: Usage
+    positions: Any = field(default_factory=ContiguousPositions)
     search_LD: Tensor | None = None
     adjust: Adjust | None = None
     held: Any = None
@@ -52,14 +50,11 @@ class ModelStream(Stream):
     """Base of the streams of this package's models.
 
     Attributes:
-        model: shared by all its streams.
-        clock: stage times since the last answer.
-        encoder: tower and projector.
-        memory: keys and values of the stream; None if the model has a memory of its own.
         times_s: time stamps of all frames observed.
+        kept: tokens of every frame in `memory`.
     """
 
-    memory: StreamMemory | None = None
+    memory: StreamMemory | None = None  # None if the model has one of its own
 
     def __init__(self, model: LoadedModel):
         self.model = model
@@ -68,7 +63,6 @@ class ModelStream(Stream):
         self.reset()
 
     def open_encoder(self) -> FrameEncoder:
-        """Tower and projector of this stream."""
         model = self.model
         return FrameEncoder(self.clock, model.capture, model.tower, model.method.tower, model.project)
 
@@ -80,9 +74,9 @@ class ModelStream(Stream):
     def question(self, question: str, generation: Generation, search: str) -> Question:
         """What an answer is decoded from; leaves the stream as it was. Its time is part of `ttft_ms`."""
 
-    @abstractmethod
     def usage(self) -> Usage:
         """LLM tokens per frame that a question would read."""
+        return usage(self.kept)
 
     def start(self) -> None:
         """Set the model's own state to that of an empty stream."""
@@ -91,8 +85,8 @@ class ModelStream(Stream):
         """Follow up on a group of frames, after `times_s` counts them."""
 
     def prefix(self) -> Tensor | PositionedEmbeds:
-        """Embeddings of the text before the video."""
-        raise NotImplementedError
+        """Embeddings of the text before the video; by default, there is none."""
+        return self.model.embed([])
 
     @property
     def group_frames(self) -> int:
@@ -105,28 +99,19 @@ class ModelStream(Stream):
         return 0
 
     @property
-    def tower_state(self) -> Any:
-        """State of the in-tower method; None without one."""
-        return self.encoder.state
-
-    @property
     def position_s(self) -> float:
-        """Time stamp of the newest frame in seconds, -inf before the first."""
         return self.times_s[-1] if self.times_s else -math.inf
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device: memory, tower references, graph buffers, method state."""
         memory = self.memory.nbytes if self.memory is not None else 0
         return memory + self.encoder.nbytes + self.own_nbytes
 
     @property
     def progress(self) -> Progress:
-        """See `Stream.progress`."""
         return Progress(len(self.times_s), self.usage().mean, self.encoder.recomputed)
 
     def reset(self) -> None:
-        """See `Stream.reset`."""
         if self.memory is not None:
             self.memory.close()
         if self.model.memory is not None:
@@ -134,15 +119,17 @@ class ModelStream(Stream):
         self.encoder.reset()
         self.frame_selection = None
         self.times_s: list[float] = []
+        self.kept: list[int] = []
         self._billed = (0, 0, 0, 0)
         self.start()
         self.clock.take()
 
     @torch.no_grad()
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
-        """See `Stream.observe`."""
         check_frames(frames, times_s, self.position_s, may_repeat=self.frame_selection is not None)
-        check_length(self.model.settings.max_frames, len(self.times_s) + len(frames))
+        limit = self.model.settings.max_frames
+        if limit is not None and len(self.times_s) + len(frames) > limit:
+            raise StcError(f"the stream is longer than max_frames={limit}; raise it or sample at a lower fps")
         start = 0
         while start < len(frames):
             end = start + self.group_frames
@@ -160,13 +147,8 @@ class ModelStream(Stream):
                     self.memory.begin(prefix)
 
     def ask(
-        self,
-        question: str,
-        generation: Generation = Generation(),  # noqa: B008 - frozen
-        *,
-        search: str | None = None,
+        self, question: str, generation: Generation = Generation(), *, search: str | None = None
     ) -> Answer:
-        """See `Stream.ask`."""
         search = question if search is None else search
         return self.answer(lambda: self.question(question, generation, search), generation)
 
@@ -196,22 +178,12 @@ class ModelStream(Stream):
         return Answer(decoded.text, decoded.token_ids, efficiency)
 
     def decode(self, reader: Reader, question: Question, generation: Generation) -> Decoded:
-        """Decode greedily after the prompt."""
-        model = self.model
-        return greedy(
-            reader,
-            question.prompt,
-            question.embed,
-            model.decode_text,
-            model.eos_ids,
-            generation,
-            question.adjust,
-        )
+        model, adjust = self.model, question.adjust
 
-    @torch.no_grad()
-    def question_embeds(self, question: str, opening: str = "") -> Tensor | PositionedEmbeds:
-        """Embeddings [L,D] of all that follows the memory when `question` is asked."""
-        return self.question(question, Generation(opening=opening), question).prompt
+        def embed(ids: Tensor) -> Tensor | PositionedEmbeds:
+            return question.positions.text(model.llm.embed(ids))
+
+        return greedy(reader, question.prompt, embed, model.decode_text, model.eos_ids, generation, adjust)
 
     def take_costs(self, usage: Usage, **of_answer: Any) -> Efficiency:
         """The record of what the stream did since the last call, and of an answer."""

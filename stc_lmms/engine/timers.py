@@ -30,7 +30,7 @@ class Efficiency:
     """Cost of one answer.
 
     Attributes:
-        frames_seen: frames in the stream when the question was asked.
+        frames_seen: frames of the stream so far.
         frames_encoded: frames encoded since the previous answer.
         frames_graphed: how many of them ran as captured graphs; the others were launched eagerly.
         tower_tokens: tower tokens of those frames.

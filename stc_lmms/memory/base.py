@@ -111,7 +111,7 @@ class StreamMemory(ABC):
 class Memory(ABC):
     """The options of a memory: a frozen dataclass."""
 
-    runs_attention = False  # computes the decoder's attention itself, see `compat_llm.why_not_hooked`
+    runs_attention = False  # computes the decoder's attention itself, see `compat_llm.check_hook`
     one_axis = False  # renumbers tokens on one axis: not for decoders with M-RoPE
 
     @abstractmethod

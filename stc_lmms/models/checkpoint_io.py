@@ -18,6 +18,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms import compat
+from stc_lmms.config import Settings
+from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import CheckpointError
 
 _INDEX = "model.safetensors.index.json"
@@ -54,17 +56,17 @@ class Entry:
     read: Callable[[], Tensor]
 
 
-def checkpoint_folder(pretrained: str, revision: str | None, *, weights: bool) -> Path:
+def checkpoint_folder(settings: Settings, *, weights: bool) -> Path:
     """The checkpoint on this disk: a local folder, or the downloaded files of a hub id.
 
     Args:
-        pretrained: folder or hub id.
-        revision: of the hub id.
+        settings: names the checkpoint.
         weights: download the safetensors files, too.
 
     Raises:
         CheckpointError: there is no such folder, and the hub does not have it or cannot be reached.
     """
+    pretrained, revision = checkpoint(settings), settings.revision
     if Path(pretrained).is_dir():
         return Path(pretrained)
     patterns = [*_CONFIG_FILES, "*.safetensors"] if weights else _CONFIG_FILES
@@ -130,19 +132,12 @@ def entries(folder: Path) -> dict[str, Entry]:
     return found
 
 
-def entries_of(weights: Mapping[str, Tensor]) -> dict[str, Entry]:
-    """The same for tensors in memory."""
-    return {name: Entry(tuple(x.shape), lambda x=x: x) for name, x in weights.items()}
-
-
 @dataclass(frozen=True)
 class Network:
     """How to make one network of a checkpoint.
 
     Attributes:
-        build: a class of transformers, or a function that makes a module of our own.
-        config: of a class of transformers.
-        attention: of a class of transformers.
+        build: a class of transformers, which needs `config`, or a function that makes a module of our own.
     """
 
     build: Callable[..., Any]
@@ -169,6 +164,29 @@ class Network:
             return module.eval()
         how = {"config": self.config, "dtype": dtype, "attn_implementation": self.attention}
         return self.build.from_pretrained(None, state_dict=state, **how).eval()
+
+
+def load_all(
+    networks: Mapping[str, Network],
+    parts: Mapping[str, Mapping[str, Entry]],
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> dict[str, nn.Module]:
+    """All networks with the weights of a checkpoint."""
+    return {name: network.load(parts[name], dtype).to(device) for name, network in networks.items()}
+
+
+def random_all(
+    networks: Mapping[str, Network], dtype: torch.dtype, device: torch.device
+) -> dict[str, nn.Module]:
+    """All networks with random weights, made in their dtype on their device, without a copy on the CPU."""
+    with torch.device(device):
+        return {name: network.random(dtype) for name, network in networks.items()}
+
+
+def mlp(width: int, out: int) -> nn.Sequential:
+    """The projector that LLaVA calls `mlp2x_gelu`."""
+    return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
 
 
 def sort_weights(
@@ -204,12 +222,12 @@ def check_weights(
     strangers: Iterable[str] = (),
     hint: str = "",
 ) -> None:
-    """Refuse weights that do not fit their networks; adapts names to this version of transformers.
+    """Refuse weights that do not fit their networks.
 
     Args:
         about: begins the error message.
         networks: by name.
-        parts: their tensors; names of vision towers are changed in place.
+        parts: their tensors; names of vision towers are adapted to this version of transformers in place.
         unread: ends of the names of weights that may be missing.
         strangers: names that count as unexpected.
         hint: ends the error message.

@@ -21,8 +21,7 @@ class Model:
     """Properties of a model that are known without importing it.
 
     Attributes:
-        name: short name, as in `stc-lmms stream --model NAME`.
-        summary: one line for listings.
+        name: as in `stc-lmms stream --model NAME`.
         path: dotted path of its `StreamingModel` class.
         pretrained: default checkpoint, a hub id.
         options: dotted path of the frozen dataclass of its own arguments; "" if it has none.
@@ -58,11 +57,11 @@ class Model:
         return _imported(self.path)
 
     def load_options(self) -> type | None:
-        """The dataclass of its own arguments, if it has any."""
+        """The dataclass of its own arguments; None if it has none."""
         return _imported(self.options) if self.options else None
 
     def load_bench(self) -> Any:
-        """What `stc-lmms bench` measures it with; None if it has no latency card. Imports torch."""
+        """What `stc-lmms bench` measures it with, or None; imports torch."""
         return _imported(self.bench) if self.bench else None
 
     @property

@@ -55,7 +55,7 @@ def test_no_other_stream_is_filled_while_the_peak_of_memory_is_taken(monkeypatch
     filled, peaks = set(), []
 
     class Stream:
-        tower_state = None
+        encoder = SimpleNamespace(state=None)
 
         def reset(self):
             filled.discard(self)

@@ -77,7 +77,7 @@ def test_the_counts_are_those_of_the_stream(load, clip):
     views, notes = watched(model, clip)
     stream = play(model, *clip(6))
     assert [view.kept for view in views] == stream.kept == [9] * 6
-    assert sum(view.recomputed for view in views) == stream.tower_state.tokens_recomputed
+    assert sum(view.recomputed for view in views) == stream.encoder.state.tokens_recomputed
     assert [view.time_s for view in views] == stream.times_s and not notes
     for view in views:
         assert view.share_RC.shape == (12, 12) and view.kept_RC.shape == (6, 6)

@@ -14,6 +14,7 @@ from stc_lmms.eval.lmms_eval import LlavaOvStc
 from stc_lmms.models.llava_onevision.model import LlavaOnevisionStream
 from stc_lmms.resources import tasks_root
 from tests.media import encode_video, moving_square_frames
+from tests.methods.streams import prompt_embeds
 from tests.runs import recorded
 
 SETS = [benchmark for benchmark in BENCHMARKS.values() if not benchmark.timed]
@@ -99,7 +100,7 @@ def test_the_opening_is_part_of_what_the_model_reads(load):
     stream = load(method="none", prompt="rekv").open_stream()
     whole = stream.model.embed_text(rekv_prompt("Which?", CHOICES))
     question = rekv_prompt("Which?", CHOICES)[1:].partition("<|im_end|>")[0]
-    assert stream.question_embeds(question, "Best option: (").equal(whole)
+    assert prompt_embeds(stream, question, "Best option: (").equal(whole)
 
 
 def test_other_tasks_have_neither(tmp_path):

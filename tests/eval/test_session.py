@@ -9,6 +9,7 @@ from stc_lmms.eval import session as module
 from stc_lmms.eval.session import Clip, Note, VideoSession
 from stc_lmms.video import iter_frames, open_video
 from tests import media
+from tests.methods.streams import prompt_embeds
 
 QUESTION, SHORT = "What is the man doing now?", Generation(max_new_tokens=4)
 
@@ -82,7 +83,7 @@ def test_the_model_sees_the_video(player, videos):
         ask(player, videos / f"{name}.mp4", end_s)
         stream = player._stream
         with torch.no_grad():
-            states.append(stream.memory.next_logits(stream.question_embeds(QUESTION)))
+            states.append(stream.memory.next_logits(prompt_embeds(stream, QUESTION)))
         player.close()
     assert not torch.allclose(states[0], states[1]) and not torch.allclose(states[1], states[2])
 

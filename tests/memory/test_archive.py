@@ -9,7 +9,7 @@ import torch
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.memory.archive import Archive
 from stc_lmms.memory.rekv import ReKV
-from stc_lmms.models.llava_onevision.config import check_settings
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
 from tests.fake_cuda import FakeCuda
 
@@ -186,7 +186,7 @@ def test_a_long_stream_keeps_the_device_flat_and_the_archive_exact(load, tmp_pat
 
 def refusal(checkpoint, **args):
     with pytest.raises(SettingsError) as caught:
-        check_settings(resolve({"pretrained": str(checkpoint), "method": "none"} | args, environ={}))
+        LlavaOnevision.check(resolve({"pretrained": str(checkpoint), "method": "none"} | args, environ={}))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -214,7 +214,7 @@ def test_a_decoder_of_another_kind_is_refused_before_weights(checkpoint, tmp_pat
     (folder / "config.json").write_text(json.dumps(config))
     told = refusal(folder, memory="rekv")
     assert "memory=rekv cannot run the attention of this model: its RoPE is of type 'linear'" in told
-    check_settings(resolve({"pretrained": str(folder), "method": "none"}, environ={}))  # full can
+    LlavaOnevision.check(resolve({"pretrained": str(folder), "method": "none"}, environ={}))  # full can
     config["text_config"] = text | {"layer_types": ["full_attention", "sliding_attention"]}
     for name in ("rope_parameters", "rope_scaling"):
         config["text_config"].pop(name, None)

@@ -10,7 +10,7 @@ from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.ops.attention import kernel
 from stc_lmms.results.totals import total
 from stc_lmms.settings import resolve
-from tests.methods.streams import QUESTION, SHORT, play
+from tests.methods.streams import QUESTION, SHORT, play, prompt_embeds
 
 # n_local holds two to six frames, so that most of the stream is beyond the window.
 MEMORY = {
@@ -39,7 +39,7 @@ def model(load, memory, method):
 
 def logits(stream, question=QUESTION, steps=3):
     """Logits of the first answer tokens."""
-    embeds, out = stream.question_embeds(question), []
+    embeds, out = prompt_embeds(stream, question), []
     with torch.no_grad(), stream.memory.ask(stream.model.embed_text(question)) as reader:
         for _ in range(steps):
             out.append(reader.next_logits(embeds))
@@ -144,7 +144,7 @@ def test_a_reset_stream_is_a_new_one(model, clip):
     stream.reset()
     assert (stream.memory.nbytes, stream.memory.archive_nbytes, stream.memory.length) == (0, 0, 0)
     # The tower's references keep their place for the next stream.
-    assert stream.nbytes == (stream.tower_state.nbytes if stream.tower_state else 0)
+    assert stream.nbytes == (stream.encoder.state.nbytes if stream.encoder.state else 0)
     stream.observe(frames, times)
     assert torch.equal(logits(stream), logits(play(model, frames, times)))
 
@@ -170,7 +170,7 @@ def test_the_record_counts_the_archive(load, clip):
     assert cost.archive_bytes == FRAMES * (36 * per_token + means)
     prefix = stream.memory.length - FRAMES * 36
     assert cost.kv_bytes == (prefix + 80) * per_token
-    prompt = len(stream.question_embeds(QUESTION))
+    prompt = len(prompt_embeds(stream, QUESTION))
     assert cost.context_tokens == prefix + 3 * 36 + prompt
     assert total([cost.to_dict()])["archive_bytes"] == cost.archive_bytes
     assert model.describe()["memory_attention"] == "cpu"

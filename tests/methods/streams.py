@@ -49,4 +49,10 @@ def play(model, frames, times_s, pieces=None):
 def logits(stream, question=QUESTION):
     """Logits of the first answer token; leaves the stream as it was."""
     with torch.no_grad(), stream.memory.ask() as reader:
-        return reader.next_logits(stream.question_embeds(question))
+        return reader.next_logits(prompt_embeds(stream, question))
+
+
+@torch.no_grad()
+def prompt_embeds(stream, question, opening=""):
+    """Embeddings [L,D] of all that follows the memory when `question` is asked."""
+    return stream.question(question, Generation(opening=opening), question).prompt

@@ -7,7 +7,7 @@ import pytest
 from stc_lmms.errors import SettingsError
 from stc_lmms.methods import budget
 from stc_lmms.methods.registry import METHODS
-from stc_lmms.models.llava_onevision.config import check_settings
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
 from tests.methods.budget_rule import holds
 
@@ -95,7 +95,7 @@ def test_nearest_is_named():
 def test_a_budget_that_cannot_be_kept_is_refused_before_weights(checkpoint, method, args, told):
     settings = resolve({"pretrained": str(checkpoint), "method": method} | args, environ={})
     with pytest.raises(SettingsError, match=told) as caught:
-        check_settings(settings)
+        LlavaOnevision.check(settings)
     assert "\n" not in str(caught.value)
 
 

@@ -15,7 +15,7 @@ from stc_lmms.methods.registry import METHODS
 from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
 from tests.methods.budget_rule import holds
-from tests.methods.streams import QUESTION, ROWS, SHORT, logits, play, row_id
+from tests.methods.streams import QUESTION, ROWS, SHORT, logits, play, prompt_embeds, row_id
 
 every_method = pytest.mark.parametrize(("method", "args"), ROWS, ids=map(row_id, ROWS))
 
@@ -145,7 +145,7 @@ def test_the_budget_is_kept_as_promised(load, clip, method, args):
     model = load(method=method, **args)
     budget = args.get("token_budget", 36)
     stream = model.open_stream()
-    before = len(stream.question_embeds(QUESTION)) + 1  # and the newline behind a first frame
+    before = len(prompt_embeds(stream, QUESTION)) + 1  # and the newline behind a first frame
     for i in range(9):
         stream.observe(frames[i : i + 1], times[i : i + 1])
         cost = stream.ask(QUESTION, SHORT).efficiency

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from stc_lmms.models.dispider.memory import ClipMemory
 from stc_lmms.models.dispider.model import Dispider
 from stc_lmms.settings import resolve
 
@@ -44,7 +45,7 @@ def undecided(model, frames, times, question):
     net, words = model.net, model.words(question)
     clips = play(model, frames, times).clips
     with torch.no_grad():
-        seen = torch.stack([net.query(clips.first(n), words) for n in range(1, len(clips) + 1)])
+        seen = torch.stack([net.query(ClipMemory(clips[:n]), words) for n in range(1, len(clips) + 1)])
         along = (seen - seen.mean(0))[-2]
         across = seen.mean(0)
         net.networks.silent_head.weight.copy_((along - across * (along @ across) / (across @ across))[None])

@@ -98,8 +98,8 @@ def test_pieces_of_any_size_give_the_same_clips(load, method):
         stream = play(model, frames, times, chunk)
         assert near(states(stream), states(whole), 1e-4)
         assert stream.ask(QUESTION, SHORT).token_ids == whole.ask(QUESTION, SHORT).token_ids
-        assert stream.tower_state is None or (
-            stream.tower_state.tokens_recomputed == whole.tower_state.tokens_recomputed
+        assert stream.encoder.state is None or (
+            stream.encoder.state.tokens_recomputed == whole.encoder.state.tokens_recomputed
         )
 
 
@@ -163,7 +163,7 @@ def test_the_cacher_recomputes_a_quarter_of_the_tokens_class_token_included(load
     assert model.tower.num_tokens == 65
     expected = 3 * 65 + 9 * int(65 * 0.25)
     assert sum(rows) == 2 * expected
-    assert stream.tower_state.tokens_recomputed == expected and stream.tower_state.tokens_seen == 12 * 65
+    assert stream.encoder.state.tokens_recomputed == expected and stream.encoder.state.tokens_seen == 12 * 65
     efficiency = stream.ask(QUESTION, SHORT).efficiency
     assert (efficiency.tower_tokens, efficiency.tower_tokens_recomputed) == (12 * 65, expected)
     assert stream.progress.recomputed == expected / (12 * 65)
@@ -239,7 +239,7 @@ def test_decisions_follow_the_released_trigger_loop(folders):
     stream.observe(frames, times)
     net, words, answered = model.net, model.words(QUESTION), []
     for count, decision in enumerate(stream.decisions, 1):
-        clips = stream.clips.first(count)
+        clips = ClipMemory(stream.clips[:count])
         with torch.no_grad():
             logit = net.logit(net.query(clips, words, 0, answered))
         assert decision.logit == pytest.approx(logit, abs=1e-5) and decision.time_s == 4 * count - 1
@@ -326,7 +326,7 @@ def test_the_released_grid_spreads_whole_clips_over_what_a_question_sees(load, t
     for count, end_s in ((170, None), (90, 18.0)):
         player.ask(QUESTION, PlayerClip(str(video), 0.0, end_s), SHORT)
         spans = [(clip.start_s, clip.end_s) for clip in player._stream.clips]
-        wanted = released_sampling(count, 5.0, 4)
+        wanted = released_sampling(count, 5.0, None, 4)
         assert len(spans) == len(wanted) // 4 == {170: 8, 90: 4}[count]  # halves to even, as released
         # a clip ends when its last frame does
         ends = [(wanted[i] / 5, (wanted[i + 3] + 1) / 5) for i in range(0, len(wanted), 4)]
@@ -339,7 +339,8 @@ def test_the_released_grid_gives_a_frame_again_where_a_slow_video_has_no_other(l
     video = encode_video(tmp_path / "v.mp4", moving_square_frames(12), 1)
     model = load(method="none", grid="released", frames_per_clip=16)
     videos = SharedVideos()
-    for start_s, wanted in ((0.0, released_sampling(12, 1.0, 16)), (3.0, released_sampling(9, 1.0, 16))):
+    whole, part = released_sampling(12, 1.0, None, 16), released_sampling(9, 1.0, None, 16)
+    for start_s, wanted in ((0.0, whole), (3.0, part)):
         assert len(set(wanted)) < len(wanted) == 16
         for _ in range(2):  # decoded, then replayed
             player = VideoSession(model, videos.open)
@@ -384,7 +385,7 @@ def test_watching_from_the_middle_begins_with_a_summary(load):
     stream.watch(QUESTION)
     stream.observe(frames[8:], times[8:])
     first = stream.decisions[0]
-    query = model.net.query(stream.clips.first(3), model.words(QUESTION), asked_at=2)
+    query = model.net.query(ClipMemory(stream.clips[:3]), model.words(QUESTION), asked_at=2)
     assert first.time_s == 11 and first.logit == pytest.approx(model.net.logit(query), abs=1e-5)
     assert len(stream.decisions) == 2
 

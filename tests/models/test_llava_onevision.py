@@ -7,10 +7,9 @@ import pytest
 
 from stc_lmms.engine.decoding import truncate_at_stop
 from stc_lmms.errors import CheckpointError, SettingsError, StcError
-from stc_lmms.models.llava_onevision.config import check_settings
 from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.settings import resolve
-from tests.methods.streams import QUESTION, SHORT, logits, play
+from tests.methods.streams import QUESTION, SHORT, logits, play, prompt_embeds
 
 
 def test_no_cacher_interval_one_and_full_ratio_agree(load, clip):
@@ -26,7 +25,7 @@ def test_rekv_prompt_has_no_newline(load, clip):
     prefix, suffix = stream.model.prompt_parts("Q?")
     assert prefix == "<|im_start|>system \nYou are a helpful assistant.<|im_end|><|im_start|>user "
     assert suffix == "\nQ?<|im_end|><|im_start|>assistant\n"
-    assert stream.question_embeds("Q?").shape[0] == stream.model.embed_text(suffix).shape[0]
+    assert prompt_embeds(stream, "Q?").shape[0] == stream.model.embed_text(suffix).shape[0]
     assert stream.memory.length == 2 * 36 + stream.model.embed_text(prefix).shape[0]
 
 
@@ -68,28 +67,28 @@ def test_time_never_goes_back(load, clip):
 def test_budget_above_the_tokens_of_a_frame_fails_before_weights(checkpoint):
     settings = resolve({"pretrained": str(checkpoint), "token_budget": 64}, environ={})
     with pytest.raises(SettingsError, match="token_budget=64 is more than the 36 tokens"):
-        check_settings(settings)
+        LlavaOnevision.check(settings)
 
 
 def test_merge_groups_are_refused_before_weights(checkpoint):
     args = {"pretrained": str(checkpoint), "token_budget": 9, "granularity": "group"}
     with pytest.raises(SettingsError, match="granularity=group needs a tower that merges"):
-        check_settings(resolve(args, environ={}))
+        LlavaOnevision.check(resolve(args, environ={}))
 
 
 def test_tower_references_are_reused_after_reset(load, clip):
     frames, times = clip(3)
     stream = play(load(method="stc_cacher"), frames, times)
-    first = [block.v.data_ptr() for block in stream.tower_state.references]
+    first = [block.v.data_ptr() for block in stream.encoder.state.references]
     stream.reset()
     stream.observe(frames, times)
-    assert [block.v.data_ptr() for block in stream.tower_state.references] == first
+    assert [block.v.data_ptr() for block in stream.encoder.state.references] == first
 
 
 def test_missing_and_foreign_checkpoints_are_told_in_one_line(tmp_path):
     def message(pretrained):
         with pytest.raises(CheckpointError) as caught:
-            check_settings(resolve({"pretrained": str(pretrained)}, environ={}))
+            LlavaOnevision.check(resolve({"pretrained": str(pretrained)}, environ={}))
         assert "\n" not in str(caught.value)
         return str(caught.value)
 

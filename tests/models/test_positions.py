@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stc_lmms.errors import SettingsError
-from stc_lmms.models.llava_onevision.config import check_settings
+from stc_lmms.models.llava_onevision.model import LlavaOnevision
 from stc_lmms.ops.positions import PositionedEmbeds
 from stc_lmms.settings import resolve
 from tests.methods.streams import QUESTION, SHORT, logits, play
@@ -46,7 +46,7 @@ def test_the_stock_decoder_at_the_dense_places(load, clip, method, args):
     token = stream.model.method.token
     with torch.no_grad():
         pixels = stream.model.pixels(frames)
-        dense, _ = stream.model.open_stream().encode(pixels)
+        dense = stream.model.open_stream().encoder.encode(pixels)
         found, state = token.compress(dense, stream.model.context(times, pixels, None), token.open_state())
     late = token.pending(state)
     given = len(found.tokens_per_frame)
@@ -110,4 +110,4 @@ def test_decoding_goes_on_at_the_next_place(load, clip):
 def test_what_cannot_keep_places_is_refused(checkpoint, args, told):
     given = {"pretrained": str(checkpoint), "token_budget": 9, "positions": "original"}
     with pytest.raises(SettingsError, match=told):
-        check_settings(resolve(given | args, environ={}))
+        LlavaOnevision.check(resolve(given | args, environ={}))

@@ -21,7 +21,7 @@ from stc_lmms.ops.mrope import MropePositions
 from stc_lmms.settings import resolve
 from tests.engine.test_graphs import Replayed
 from tests.media import encode_video, moving_square_frames
-from tests.methods.streams import QUESTION, SHORT, logits, play
+from tests.methods.streams import QUESTION, SHORT, logits, play, prompt_embeds
 from tests.models.qwen_checkpoint import FAMILIES, SMALL
 
 # A frame has 3 x 4 tokens; "recent" forgets most of a stream of 11 frames (5 slices and a half).
@@ -199,7 +199,7 @@ def test_choices_take_the_likeliest_candidate(load_qwen, clip):
     model = load_qwen("qwen2_vl", method="none", answer="choices")
     stream = play(model, frames, times)
     with torch.no_grad(), stream.memory.ask() as reader:
-        score = reader.next_logits(stream.question_embeds(QUESTION, "The answer is:\n"))
+        score = reader.next_logits(prompt_embeds(stream, QUESTION, "The answer is:\n"))
     ids = [model.ids("\n" + word)[-1] for word in CHOICES]
     best = CHOICES[int(score[ids].argmax())]
     answer = stream.ask(QUESTION, SHORT)

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM, SiglipVisionModel
 
 from stc_lmms import compat
+from stc_lmms.models.checkpoint_io import mlp
 from stc_lmms.models.streamforest.config import StreamForestSpec
-from stc_lmms.models.streamforest.weights import PROJECTOR, VISION, make_projector
+from stc_lmms.models.streamforest.weights import PROJECTOR, VISION
 from training.demo.checkpoint import byte_tokenizer
 
 _SHARDS = 2
@@ -100,7 +101,7 @@ def _weights(spec: StreamForestSpec) -> dict[str, Tensor]:
     tower = SiglipVisionModel._from_config(spec.vision)
     parts = {
         VISION: compat.vision_core(tower),
-        PROJECTOR: make_projector(spec),
+        PROJECTOR: mlp(spec.vision.hidden_size, spec.text.hidden_size),
         "": Qwen2ForCausalLM._from_config(spec.text),
     }
     weights = {f"{prefix}{k}": v for prefix, part in parts.items() for k, v in part.state_dict().items()}

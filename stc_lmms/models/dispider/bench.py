@@ -17,7 +17,7 @@ from stc_lmms.bench.work import Work, Workload, decoder_work, projector_work, to
 from stc_lmms.config import Settings
 from stc_lmms.methods.stc_cacher import STCCacher
 from stc_lmms.models.checkpoint_io import qwen2_config
-from stc_lmms.models.dispider.config import DispiderSpec, check_fit
+from stc_lmms.models.dispider.config import DispiderSpec
 from stc_lmms.models.dispider.model import Dispider
 from stc_lmms.models.dispider.net import STREAM_CLIPS
 from stc_lmms.models.dispider.prompt import reaction_prompt
@@ -39,7 +39,6 @@ class DispiderEntry(Entry):
     preprocessing = "as in the original, on the device"
 
     def config(self, options: Options) -> DispiderSpec:
-        """See `Entry.config`."""
         folder = Path(f"random weights, {options.size}")
         side = self.vision["image_size"] // self.vision["patch_size"]
         return DispiderSpec(
@@ -54,12 +53,7 @@ class DispiderEntry(Entry):
             slots_per_frame=1,
         )
 
-    def check_fit(self, settings: Settings, config: DispiderSpec) -> None:
-        """See `Entry.check_fit`."""
-        check_fit(settings, config)
-
     def random_model(self, settings: Settings, config: DispiderSpec) -> Dispider:
-        """See `Entry.random_model`."""
         dtype, device = getattr(torch, settings.dtype), torch.device(settings.device)
         networks = random_networks(config, dtype, device, settings.attn_implementation)
         tokenizer = StandInTokenizer()
@@ -74,7 +68,6 @@ class DispiderEntry(Entry):
         return 0, sum(len(model.tokenizer(part).input_ids) for part in reaction_prompt(QUESTION))
 
     def stages(self, model: Any, workload: Workload) -> dict[str, Work] | None:
-        """See `Entry.stages`."""
         cacher = model.method.tower
         if cacher is not None and not isinstance(cacher, STCCacher):
             return None

@@ -8,14 +8,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from transformers import Qwen2Config
 
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import CheckpointError, SettingsError
-from stc_lmms.models.checkpoint_io import checkpoint_folder, qwen2_config, read_json
+from stc_lmms.models.checkpoint_io import qwen2_config, read_json
 
 LAYOUTS: Mapping[str, Literal["v1", "v2"]] = {"long": "v1", "dispider_reaction": "v2"}
 DECISION_TYPES = ("stream_ground_qwen", "dispider_decision")
@@ -30,9 +29,7 @@ class DispiderSpec:
     """Sizes and choices of one checkpoint.
 
     Attributes:
-        folder: the root folder.
         decision_folder: the one with the compact model's fields and tokenizer.
-        layout: the release.
         reaction: the model that answers.
         decision: the compact model that watches, width D.
         vision: fields of the CLIP tower; None if no file has them and they follow from its weights.
@@ -78,19 +75,13 @@ class DispiderSpec:
             )
         nested_folder = _decision_folder(folder, root)
         nested = read_json(nested_folder / "config.json")
-        fields = _Fields(folder, root | nested)
-        for names, value in (
-            (("mm_projector_type", "perception_projector_type"), "pool"),
-            (("mm_vision_select_feature", "perception_select_feature"), "patch"),
-        ):
-            fields.expect(names, value)
-        for names in (
-            ("compress_projector_type", "decision_projector_type"),
-            ("clip_projector_type", "perception_projector_type"),
-        ):
-            _Fields(folder, root).expect(names, "mlp2x_gelu")
+        fields, outer = _Fields(folder, root | nested), _Fields(folder, root)
+        fields.expect("pool", "mm_projector_type", "perception_projector_type")
+        fields.expect("patch", "mm_vision_select_feature", "perception_select_feature")
+        outer.expect("mlp2x_gelu", "compress_projector_type", "decision_projector_type")
+        outer.expect("mlp2x_gelu", "clip_projector_type", "perception_projector_type")
         decision = qwen2_config(nested)
-        width = _Fields(folder, root).get(int, "compress_hidden_size", "decision_hidden_size")
+        width = outer.get(int, "compress_hidden_size", "decision_hidden_size")
         if width != decision.hidden_size:
             raise CheckpointError(
                 f"{str(folder)!r} joins a decision model of width {width}, the one in "
@@ -125,17 +116,6 @@ class DispiderSpec:
         )
 
 
-def check_settings(settings: Settings) -> DispiderSpec:
-    """Read the json files of the checkpoint and refuse settings that do not fit it; see `check_fit`.
-
-    Raises:
-        CheckpointError: no such checkpoint, or not a Dispider.
-    """
-    spec = DispiderSpec.from_dir(checkpoint_folder(checkpoint(settings), settings.revision, weights=False))
-    check_fit(settings, spec)
-    return spec
-
-
 def check_fit(settings: Settings, spec: DispiderSpec) -> None:
     """Raise `SettingsError` if a method or clip length does not fit a model of these sizes."""
     method, options = settings.built_method, settings.built_model_options
@@ -160,8 +140,7 @@ def check_fit(settings: Settings, spec: DispiderSpec) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Fields:
+class _Fields(NamedTuple):
     """Fields by their names in either release."""
 
     folder: Path
@@ -176,7 +155,7 @@ class _Fields:
             raise CheckpointError(f"{str(self.folder)!r}: {name}={value!r} must be of type {kind.__name__}")
         return value
 
-    def expect(self, names: tuple[str, ...], supported: str) -> None:
+    def expect(self, supported: str, *names: str) -> None:
         value = self.get(str, *names, default=supported)
         if value != supported:
             raise CheckpointError(

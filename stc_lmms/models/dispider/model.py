@@ -1,12 +1,9 @@
 """Dispider as a streaming model: it perceives, decides and reacts (arXiv 2501.03218).
 
 Frames are encoded as they come and gathered into clips of 16. A full clip is read by the compact model and
-kept; a question retrieves some clips, from which the large model answers. A question that comes while a clip
-is filling sees that clip as far as it has come, and leaves no trace. After every full clip the compact model
-decides whether to answer the question that is watched for, if there is one.
-
-Frames are sampled at `fps`; the released scripts spread a whole number of clips over a video of known length,
-as `grid=released` does. Time sentences, retrieval and prompts are the released ones.
+kept; a question retrieves some clips, from which the large model answers. It also sees the clip that is
+filling, but leaves no trace. After every full clip the compact model decides whether to answer the question
+being watched.
 """
 
 import dataclasses
@@ -23,28 +20,19 @@ from transformers import PreTrainedTokenizerBase
 
 from stc_lmms import compat, compat_llm
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import Answer, Decision, Generation, ProactiveStream, checkpoint
-from stc_lmms.engine.model import LoadedModel, move
+from stc_lmms.engine.api import Answer, Decision, Generation, ProactiveStream
+from stc_lmms.engine.model import LoadedModel
 from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.errors import CheckpointError, StcError
 from stc_lmms.memory.full import Full
 from stc_lmms.methods.budget import Usage
 from stc_lmms.models.checkpoint_io import checkpoint_folder, entries, load_tokenizer
-from stc_lmms.models.dispider.config import DispiderSpec, check_fit, check_settings
+from stc_lmms.models.dispider import prompt as texts
+from stc_lmms.models.dispider.config import DispiderSpec, check_fit
 from stc_lmms.models.dispider.memory import ClipMemory, ClipState
 from stc_lmms.models.dispider.net import DispiderNet, Retrieved, Words
 from stc_lmms.models.dispider.options import DispiderOptions
 from stc_lmms.models.dispider.pixels import pixel_values
-from stc_lmms.models.dispider.prompt import (
-    END_OF_TURN,
-    HAS_ANSWER,
-    TO_DO,
-    clip_span,
-    decision_question,
-    reaction_prompt,
-    released_sampling,
-    time_sentence,
-)
 from stc_lmms.models.dispider.weights import Networks, load_networks
 from stc_lmms.ops.transfer import to_device
 from stc_lmms.towers import open_tower
@@ -56,49 +44,27 @@ TRAINED_FPS, TRAINED_FRAMES = 1.0, 16
 
 @dataclasses.dataclass
 class _Watch:
-    """A question that is watched for.
-
-    Attributes:
-        question: its text.
-        words: what the compact model reads of it.
-        asked_at: number of clips when it was asked.
-        on_decision: gets every decision.
-        answered_at: number of clips at each decision to answer.
-        summaries: the summaries of the clips between those.
-        pending: the newest decision was to answer, and `speak` has not been called since.
-        polled: number of decisions at the last poll.
-    """
+    """A question being watched; it was asked after `asked_at` clips."""
 
     question: str
     words: Words
     asked_at: int
     on_decision: Callable[[Decision], None] | None
-    answered_at: list[int] = dataclasses.field(default_factory=list)
-    summaries: dict[tuple[int, int], Tensor] = dataclasses.field(default_factory=dict)
-    pending: bool = False
-    polled: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the compute device."""
-        return sum(x.nbytes for x in (*self.words, *self.summaries.values()))
+    answered_at: list[int] = dataclasses.field(default_factory=list)  # clips at each decision to answer
+    summaries: dict[tuple[int, int], Tensor] = dataclasses.field(default_factory=dict)  # between those
+    pending: bool = False  # the newest decision was to answer, and `speak` has not been called since
+    polled: int = 0  # decisions at the last poll
 
 
 class DispiderStream(ModelStream, ProactiveStream):
-    """One video in a `Dispider` model.
-
-    Attributes:
-        clips: the complete clips so far.
-        decisions: on the question that is watched for.
-    """
+    """One video in a `Dispider` model."""
 
     model: "Dispider"
 
     def start(self) -> None:
-        """The question that is watched for is forgotten, too."""
-        self.clips = ClipMemory()
-        self.decisions: list[Decision] = []
-        self._filling: list[Tensor] = []  # merged tokens [.,R,C] of the clip that is not full yet
+        self.clips = ClipMemory()  # those complete
+        self.decisions: list[Decision] = []  # on the question being watched
+        self._filling: list[Tensor] = []  # merged tokens [.,R,C] of the clip that is filling
         self._clip_times_s: list[float] = []  # of its frames, from the start of the stream on
         self._origin_s = 0.0
         self._watch: _Watch | None = None
@@ -106,9 +72,8 @@ class DispiderStream(ModelStream, ProactiveStream):
 
     @property
     def own_nbytes(self) -> int:
-        """Clips, the filling one, and the question that is watched for."""
-        watch = self._watch.nbytes if self._watch is not None else 0
-        return self.clips.nbytes + sum(x.nbytes for x in self._filling) + watch
+        watch = () if self._watch is None else (*self._watch.words, *self._watch.summaries.values())
+        return self.clips.nbytes + sum(x.nbytes for x in (*self._filling, *watch))
 
     @property
     def group_frames(self) -> int:
@@ -116,13 +81,11 @@ class DispiderStream(ModelStream, ProactiveStream):
         return min(super().group_frames, self.model.options.frames_per_clip - len(self._clip_times_s))
 
     def usage(self) -> Usage:
-        """All tokens of every frame."""
         tokens = self.model.spec.tokens_per_frame
         return Usage(float(tokens), tokens)
 
     def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
-        if not self.times_s:
-            # As released, times count from the start of what is watched, up to a second before this frame.
+        if not self.times_s:  # as released, times count from the start of the video, at most 1 s earlier
             selection = self.frame_selection
             self._origin_s = math.floor(times_s[0]) if selection is None else selection.start_s
         with self.clock.stage("preprocess_ms"):
@@ -131,42 +94,33 @@ class DispiderStream(ModelStream, ProactiveStream):
         self._clip_times_s.extend(time_s - self._origin_s for time_s in times_s)
 
     def finish_group(self) -> None:
-        """Read a full clip, and decide."""
         if len(self._clip_times_s) < self.model.options.frames_per_clip:
             return
         with self.clock.stage("prefill_ms"):
             self.clips.append(self._filling_clip())
         self._filling, self._clip_times_s = [], []
-        self._warn_if_long()
-        self._decide()
-
-    def _filling_clip(self) -> ClipState | None:
-        if not self._filling:
-            return None
-        full = len(self._clip_times_s) == self.model.options.frames_per_clip
-        # At a fixed rate, a full clip lasts until the next frame; one that is filling ends with its last.
-        last_s = full / self.model.settings.fps
-        if self.frame_selection is not None:
-            last_s = 1 / self.frame_selection.avg_fps
-        return self.model.perceive(torch.cat(self._filling), clip_span(self._clip_times_s, last_s))
-
-    def _warn_if_long(self) -> None:
         states = len(self.clips) * len(self.clips[0].memory_MD)
         limit = self.model.spec.decision.max_position_embeddings
         if states > limit and not self._warned:
             self._warned = True
             logger.warning(
-                "%d clips have %d memory states, more than the %d tokens that the model which retrieves "
-                "clips was made for: it may retrieve the wrong ones",
-                len(self.clips),
-                states,
-                limit,
+                f"{len(self.clips)} clips have {states} memory states, more than the {limit} tokens that the "
+                "model which retrieves clips was made for: it may retrieve the wrong ones"
             )
+        if self._watch is not None:
+            self._decide(self._watch)
 
-    def _decide(self) -> None:
-        watch = self._watch
-        if watch is None:
-            return
+    def _filling_clip(self) -> ClipState | None:
+        if not self._filling:
+            return None
+        if self.frame_selection is not None:
+            last_s = 1 / self.frame_selection.avg_fps
+        else:  # a full clip lasts until the next frame; one that is filling ends with its last
+            full = len(self._clip_times_s) == self.model.options.frames_per_clip
+            last_s = full / self.model.settings.fps
+        return self.model.perceive(torch.cat(self._filling), texts.clip_span(self._clip_times_s, last_s))
+
+    def _decide(self, watch: _Watch) -> None:
         net = self.model.net
 
         def summary(start: int, end: int) -> Tensor:
@@ -186,7 +140,6 @@ class DispiderStream(ModelStream, ProactiveStream):
 
     @torch.no_grad()
     def watch(self, question: str, on_decision: Callable[[Decision], None] | None = None) -> None:
-        """A decision is made after every full clip."""
         self._watch = _Watch(question, self.model.words(question), len(self.clips), on_decision)
         self.decisions = []
 
@@ -199,13 +152,13 @@ class DispiderStream(ModelStream, ProactiveStream):
         text = "Yes" if any(decision.speaks for decision in new) else "No"
         return Answer(text, (), self.take_costs(self.usage()))
 
-    def speak(self, generation: Generation = Generation()) -> Answer:  # noqa: B008 - frozen
+    def speak(self, generation: Generation = Generation()) -> Answer:
         watch = self._watched()
         # The decision that is being followed is no answer yet.
         answered_at = watch.answered_at[:-1] if watch.pending else watch.answered_at
         watch.pending = False
-        asked = watch.question, generation, watch.words, watch.asked_at, answered_at
-        return self.answer(partial(self.retrieved_question, *asked), generation)
+        read = watch.question, generation, watch.words, watch.asked_at, answered_at
+        return self.answer(partial(self.retrieved_question, *read), generation)
 
     def _watched(self) -> _Watch:
         if self._watch is None:
@@ -213,111 +166,79 @@ class DispiderStream(ModelStream, ProactiveStream):
         return self._watch
 
     def question(self, question: str, generation: Generation, search: str) -> Question:
-        """As released, the compact model takes the question as asked at the start of the stream."""
+        # As released, the compact model takes the question as asked at the start of the stream.
         return self.retrieved_question(question, generation, self.model.words(search))
 
-    def retrieve(
-        self, clips: ClipMemory, words: Words, asked_at: int = 0, answered_at: Sequence[int] = ()
-    ) -> Retrieved:
-        """The clips that a question gets; arguments as for `DispiderNet.query`."""
+    def retrieve(self, clips: ClipMemory, words: Words, *history: Any) -> Retrieved:
+        """The clips that a question gets; `history` as for `DispiderNet.query`."""
         net, retrieval = self.model.net, self.model.options.retrieval
-        if retrieval == "offline":
-            query = net.offline_query(clips, words)
-        else:
-            query = net.query(clips, words, asked_at, answered_at)
+        stream = retrieval == "stream"
+        query = net.query(clips, words, *history) if stream else net.offline_query(clips, words)
         return net.find(clips, query, retrieval)
 
     def retrieved_question(
-        self,
-        question: str,
-        generation: Generation,
-        words: Words,
-        asked_at: int = 0,
-        answered_at: Sequence[int] = (),
+        self, question: str, generation: Generation, words: Words, *history: Any
     ) -> Question:
-        """Retrieve clips for a question; the last arguments as for `DispiderNet.query`.
-
-        Raises:
-            StcError: no frame has come.
-        """
+        """Retrieve clips for a question; `history` as for `DispiderNet.query`."""
         model = self.model
         if not self.times_s:
             raise StcError("no frame has come: Dispider answers from clips; ask after the first frame")
-        clips = self.clips.followed_by(self._filling_clip())
-        retrieved = self.retrieve(clips, words, asked_at, answered_at)
+        filling = self._filling_clip()
+        clips = self.clips if filling is None else ClipMemory([*self.clips, filling])
+        retrieved = self.retrieve(clips, words, *history)
         prompt = model.prompt(model.net.visual(clips, retrieved.clips), question, generation.opening)
-        memory = Full().open(model.llm)
-        return Question(memory, prompt, model.llm.embed, self.usage(), held=self.clips)
+        return Question(Full().open(model.llm), prompt, self.usage(), held=self.clips)
 
 
 class Dispider(LoadedModel):
-    """A loaded Dispider checkpoint, of either released layout.
-
-    Its parts are spec, networks, and the tokenizers of the model that answers and of the one that watches.
-    """
+    """A loaded Dispider; its parts are spec, networks, and the tokenizers of its large and compact model."""
 
     stream_class = DispiderStream
-    check = staticmethod(check_settings)
     check_fit = staticmethod(check_fit)
     proactive = True
     options: DispiderOptions
 
     @classmethod
+    def read_config(cls, settings: Settings) -> DispiderSpec:
+        return DispiderSpec.from_dir(checkpoint_folder(settings, weights=False))
+
+    @classmethod
     def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
-        folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
+        folder = checkpoint_folder(settings, weights=True)
         spec = DispiderSpec.from_dir(folder)
         tokenizer, compact = (load_tokenizer(path) for path in (spec.folder, spec.decision_folder))
-        networks = move(load_networks(spec, entries(folder), dtype, settings.attn_implementation), device)
-        for config, words in ((spec.reaction, tokenizer), (spec.decision, compact)):
-            if len(words) > config.vocab_size:
+        networks = load_networks(spec, entries(folder), dtype, device, settings.attn_implementation)
+        for size, words in ((spec.reaction.vocab_size, tokenizer), (spec.decision.vocab_size, compact)):
+            if len(words) > size:
                 raise CheckpointError(
-                    f"{str(folder)!r}: a tokenizer has {len(words)} tokens, its model {config.vocab_size} "
-                    "embeddings"
+                    f"{str(folder)!r}: a tokenizer has {len(words)} tokens, its model {size} embeddings"
                 )
-        if spec.repetition_penalty != 1:
-            logger.warning(
-                "%s asks for repetition_penalty=%g; decoding stays greedy", folder, spec.repetition_penalty
-            )
+        penalty = spec.repetition_penalty
+        if penalty != 1:
+            logger.warning("%s asks for repetition_penalty=%g; decoding stays greedy", folder, penalty)
         return spec, networks, tokenizer, compact
 
-    def assemble(
-        self,
-        spec: DispiderSpec,
-        networks: Networks,
-        tokenizer: PreTrainedTokenizerBase,
-        compact_tokenizer: PreTrainedTokenizerBase,
-    ) -> None:
-        self.spec, self.tokenizer, self.compact_tokenizer = spec, tokenizer, compact_tokenizer
+    def assemble(self, spec: DispiderSpec, networks: Networks, *tokenizers: PreTrainedTokenizerBase) -> None:
+        self.spec, (self.tokenizer, self.compact_tokenizer) = spec, tokenizers
         self.net = DispiderNet(spec, networks)
         self.llm = compat_llm.LanguageModel(networks.reaction)
         self.tower = open_tower(networks.vision, spec.select_layer)
         self.context_limit = spec.reaction.max_position_embeddings
-        self.eos_ids = compat.eos_ids(networks.reaction, tokenizer, END_OF_TURN) | spec.eos_ids
+        self.eos_ids = compat.eos_ids(networks.reaction, self.tokenizer, texts.END_OF_TURN) | spec.eos_ids
         if self.options.grid == "released":
-            self.select_frames = self._released_sampling
+            length = self.options.frames_per_clip
+            self.select_frames = partial(texts.released_sampling, frames_per_clip=length)
         for line in self.off_distribution:
             logger.warning("%s", line)
-
-    def _released_sampling(self, count: int, fps: float, clip_s: tuple[float, float] | None) -> list[int]:
-        """A clip counts as a whole video, as the scripts cut it."""
-        first, end = 0, count
-        if clip_s is not None:
-            first, end = round(clip_s[0] * fps), min(count, round(clip_s[1] * fps))
-        if end <= first:
-            return []
-        chosen = released_sampling(end - first, fps, self.options.frames_per_clip)
-        return [first + index for index in chosen]
 
     @property
     def off_distribution(self) -> list[str]:
         """Differences between the settings and those Dispider was trained with."""
-        lines = []
-        if self.settings.fps != TRAINED_FPS and self.select_frames is None:
-            lines.append(f"fps={self.settings.fps:g}: Dispider was trained at about {TRAINED_FPS:g} fps")
-        if self.options.frames_per_clip != TRAINED_FRAMES:
-            lines.append(
-                f"frames_per_clip={self.options.frames_per_clip}: Dispider was trained with {TRAINED_FRAMES}"
-            )
+        fps, length, lines = self.settings.fps, self.options.frames_per_clip, []
+        if fps != TRAINED_FPS and self.select_frames is None:
+            lines.append(f"fps={fps:g}: Dispider was trained at about {TRAINED_FPS:g} fps")
+        if length != TRAINED_FRAMES:
+            lines.append(f"frames_per_clip={length}: Dispider was trained with {TRAINED_FRAMES}")
         return lines
 
     def describe(self) -> dict[str, Any]:
@@ -335,17 +256,19 @@ class Dispider(LoadedModel):
         return self.net.merge(features_FTD)
 
     def perceive(self, tokens_FRC: Tensor, span_s: tuple[float, float]) -> ClipState:
-        """A clip, complete or not, from its merged tokens and its start and end in seconds."""
-        sentence = self._compact_embeds(time_sentence(*span_s))
+        """A clip from its merged tokens, and its start and end in seconds."""
+        sentence = self._compact_embeds(texts.time_sentence(*span_s))
         return ClipState(tokens_FRC, *self.net.perceive(tokens_FRC, sentence), *span_s)
 
     def words(self, question: str) -> Words:
         """What the compact model reads of a question."""
-        return Words(*map(self._compact_embeds, (decision_question(question), TO_DO, HAS_ANSWER)))
+        read = texts.decision_question(question), texts.TO_DO, texts.HAS_ANSWER
+        return Words(*map(self._compact_embeds, read))
 
     def prompt(self, visual_LH: Tensor, question: str, opening: str = "") -> Tensor:
         """Embeddings [L,H] of the whole prompt of the model that answers."""
-        before, after = map(self.embed_text, reaction_prompt(question, opening, self.spec.image_markers))
+        parts = texts.reaction_prompt(question, opening, self.spec.image_markers)
+        before, after = map(self.embed_text, parts)
         return torch.cat((before, visual_LH, after))
 
     def _compact_embeds(self, text: str) -> Tensor:

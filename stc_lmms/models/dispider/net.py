@@ -1,8 +1,8 @@
 """Dispider's three stages on tensors: perception, decision, reaction (arXiv 2501.03218, released code).
 
-Perception encodes a clip of frames and reads it with the compact model; decision scores the clips of a
-stream for a question, and whether to answer now; reaction makes the embeddings that the large model
-answers from. All attention is causal, as in the released FlashAttention path.
+Perception reads the merged tokens of a clip with the compact model; decision scores the clips of a stream for
+a question, and whether to answer now; reaction makes the visual input of the large model. All attention is
+causal, as in the released FlashAttention path.
 
 Shapes: F frames of a clip, T tower tokens, V tower width, R merged tokens per frame, C = 4V, P slots per
 frame, M = F*P, D width of the compact model, H width of the large one, N clips, L tokens of text.
@@ -29,36 +29,21 @@ OFFLINE_CLIPS = 28
 OFFLINE_SIMILARITY = 0.2
 TEMPERATURE = 0.1
 
-# (a, b) to the states [b-a,D] that summarise the clips a..b-1.
-Summaries = Callable[[int, int], Tensor]
-
 
 class Words(NamedTuple):
-    """Embeddings [L,D] of text that the compact model reads.
+    """Embeddings [L,D] of text that the compact model reads."""
 
-    Attributes:
-        question: the question, `<to_do>` included.
-        to_do: `<to_do>` alone.
-        has_answer: `<has_answer>`.
-    """
-
-    question: Tensor
+    question: Tensor  # `<to_do>` included
     to_do: Tensor
     has_answer: Tensor
 
 
 class Retrieved(NamedTuple):
-    """Clips retrieved for a question.
+    """Clips retrieved for a question."""
 
-    Attributes:
-        weights_N: softmax of the clips' similarities, float32.
-        clips: numbers of the clips, in order of time.
-        logit: above 0 to answer now.
-    """
-
-    weights_N: Tensor
-    clips: tuple[int, ...]
-    logit: float
+    weights_N: Tensor  # softmax of the clips' similarities, float32
+    clips: tuple[int, ...]  # their numbers, in order of time
+    logit: float  # above 0 to answer now
 
 
 class DispiderNet:
@@ -86,9 +71,8 @@ class DispiderNet:
         """Memory states [M,D] and indicator [D] of a clip after its time sentence."""
         states = self.read([sentence_LD, self.project(tokens_FRC)])
         slots = len(tokens_FRC) * self.spec.slots_per_frame
-        return states[-1 - slots : -1].clone(), states[
-            -1
-        ].clone()  # copies: views would keep all states alive
+        # Copies: views would keep all states alive.
+        return states[-1 - slots : -1].clone(), states[-1].clone()
 
     def read(self, parts: Sequence[Tensor]) -> Tensor:
         """States of the compact model after its final norm, for the embeddings of all parts in a row."""
@@ -97,7 +81,7 @@ class DispiderNet:
 
     def summary(self, clips: ClipMemory, start: int, end: int) -> Tensor:
         """One state [end-start,D] for each clip of a range, which has read all memories of the range."""
-        span = [clips[i] for i in range(start, end)]
+        span = clips[start:end]
         states = self.read([*(clip.memory_MD for clip in span), torch.stack([c.indicator_D for c in span])])
         return states[start - end :].clone()
 
@@ -107,7 +91,7 @@ class DispiderNet:
         words: Words,
         asked_at: int = 0,
         answered_at: Sequence[int] = (),
-        summary: Summaries | None = None,
+        summary: Callable[[int, int], Tensor] | None = None,
     ) -> Tensor:
         """State [D] of the compact model for a question, in the streaming path.
 
@@ -116,7 +100,7 @@ class DispiderNet:
             words: the question.
             asked_at: number of clips when it was asked.
             answered_at: number of clips at each answer so far, increasing.
-            summary: replaces `self.summary`, to reuse summaries.
+            summary: (a, b) to the summary of clips a to b-1, to reuse them.
         """
         summary = summary or (lambda a, b: self.summary(clips, a, b))
         splits = [*answered_at] if asked_at in answered_at else [asked_at, *answered_at]
@@ -132,7 +116,7 @@ class DispiderNet:
                 parts.append(words.has_answer)
             for before, split in itertools.pairwise(splits):
                 parts += [summary(before, split), words.has_answer]
-            parts += [clip.memory_MD for clip in list(clips)[splits[-1] :]]
+            parts += [clip.memory_MD for clip in clips[splits[-1] :]]
         return self.read([*parts, words.question, words.to_do])[-1]
 
     def offline_query(self, clips: ClipMemory, words: Words) -> Tensor:

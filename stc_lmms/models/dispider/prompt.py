@@ -41,7 +41,12 @@ def reaction_prompt(question: str, opening: str = "", image_markers: bool = Fals
 
 
 def released_sampling(
-    frames: int, avg_fps: float, frames_per_clip: int = 16, max_clips: int = 100, min_clips: int = 1
+    frames: int,
+    avg_fps: float,
+    clip_s: tuple[float, float] | None = None,
+    frames_per_clip: int = 16,
+    max_clips: int = 100,
+    min_clips: int = 1,
 ) -> list[int]:
     """Frame numbers, clip after clip, as the released scripts sample a whole video: about one per second.
 
@@ -50,10 +55,17 @@ def released_sampling(
     Args:
         frames: of the video.
         avg_fps: its average frame rate, frames per second.
+        clip_s: start and end in seconds of the part that counts as the video; None: all of it.
         frames_per_clip: frames of a clip, which therefore spans about as many seconds.
         max_clips: limit; frames are then further apart.
         min_clips: minimum number of clips; the distance between frames decreases if necessary.
     """
+    first = 0
+    if clip_s is not None:
+        first, end = round(clip_s[0] * avg_fps), min(frames, round(clip_s[1] * avg_fps))
+        frames = end - first
+    if frames <= 0:
+        return []
     total = frames_per_clip * min(max(round(frames / avg_fps / frames_per_clip), min_clips), max_clips)
     piece = (frames - 1) / total
-    return [(round(piece * i) + round(piece * (i + 1))) // 2 for i in range(total)]
+    return [first + (round(piece * i) + round(piece * (i + 1))) // 2 for i in range(total)]

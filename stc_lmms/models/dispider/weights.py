@@ -11,7 +11,15 @@ from transformers.configuration_utils import PretrainedConfig
 
 from stc_lmms import compat
 from stc_lmms.errors import CheckpointError
-from stc_lmms.models.checkpoint_io import Entry, Network, check_weights, sort_weights
+from stc_lmms.models.checkpoint_io import (
+    Entry,
+    Network,
+    check_weights,
+    load_all,
+    mlp,
+    random_all,
+    sort_weights,
+)
 from stc_lmms.models.dispider.config import DispiderSpec
 
 _COMPACT = "model.compressor.compressor."
@@ -32,40 +40,25 @@ _HEAD_WIDTH = 64  # of every CLIP that was released
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of one Dispider, all of one dtype on one device.
-
-    Attributes:
-        vision: CLIP tower.
-        decision: compact decoder of width D, without a language model head.
-        reaction: the model that answers.
-        silent_head: D to 1; above 0 means: answer now.
-        pool: merged tokens (4 times the tower's width) to D.
-        clip: merged tokens to the width H of the model that answers.
-        compress: D to H.
-    """
+    """The networks of one Dispider, all of one dtype on one device."""
 
     vision: PreTrainedModel
-    decision: Qwen2Model
-    reaction: Qwen2ForCausalLM
-    silent_head: nn.Linear
-    pool: nn.Sequential
-    clip: nn.Sequential
-    compress: nn.Sequential
+    decision: Qwen2Model  # compact decoder of width D, without a language model head
+    reaction: Qwen2ForCausalLM  # the model that answers, of width H
+    silent_head: nn.Linear  # D to 1; above 0 means: answer now
+    pool: nn.Sequential  # merged tokens (4 times the tower's width) to D
+    clip: nn.Sequential  # merged tokens to H
+    compress: nn.Sequential  # D to H
 
 
 def load_networks(
     spec: DispiderSpec,
     found: Mapping[str, Entry],
     dtype: str | torch.dtype,
-    attn_implementation: str = "sdpa",
+    device: torch.device | str = "cpu",
+    attention: str = "sdpa",
 ) -> Networks:
-    """The networks with the tensors of a checkpoint.
-
-    Args:
-        spec: of the checkpoint.
-        found: its tensors by their released names.
-        dtype: of the weights; `auto` is that of the files.
-        attn_implementation: of both language models; the tower runs SDPA.
+    """The networks with the tensors of a checkpoint (by released name); dtype `auto` is that of the files.
 
     Raises:
         CheckpointError: weights are missing, unexpected or of another shape; raised before any is read.
@@ -78,20 +71,17 @@ def load_networks(
     ):
         if embedding is not None:  # rows may have been added for new tokens without a change of the config
             config.vocab_size = embedding.shape[0]
-    networks = _networks(spec, vision_config, attn_implementation)
+    networks = _networks(spec, vision_config, attention)
     check_weights(repr(str(spec.folder)), networks, parts, strangers=strangers)
     if dtype == "auto":
         dtype = next(iter(found.values())).read().dtype
-    return Networks(**{name: network.load(parts[name], dtype) for name, network in networks.items()})
+    return Networks(**load_all(networks, parts, dtype, device))
 
 
-def random_networks(
-    spec: DispiderSpec, dtype: torch.dtype, device: torch.device, attn_implementation: str
-) -> Networks:
-    """Random weights, made in their dtype on their device: no copy passes through the CPU."""
-    networks = _networks(spec, _vision_config(spec, spec.vision or {}), attn_implementation)
-    with torch.device(device):
-        return Networks(**{name: network.random(dtype) for name, network in networks.items()})
+def random_networks(spec: DispiderSpec, dtype: torch.dtype, device: torch.device, attention: str) -> Networks:
+    """Random weights, see `random_all`."""
+    networks = _networks(spec, _vision_config(spec, spec.vision or {}), attention)
+    return Networks(**random_all(networks, dtype, device))
 
 
 def _networks(spec: DispiderSpec, vision_config: PretrainedConfig, attention: str) -> dict[str, Network]:
@@ -101,22 +91,13 @@ def _networks(spec: DispiderSpec, vision_config: PretrainedConfig, attention: st
         "decision": Network(Qwen2Model, spec.decision, attention),
         "reaction": Network(Qwen2ForCausalLM, spec.reaction, attention),
         "silent_head": Network(lambda: nn.Linear(width, 1, bias=False)),
-        "pool": Network(lambda: _mlp(merged, width)),
-        "clip": Network(lambda: _mlp(merged, out)),
-        "compress": Network(lambda: _mlp(width, out)),
+        "pool": Network(lambda: mlp(merged, width)),
+        "clip": Network(lambda: mlp(merged, out)),
+        "compress": Network(lambda: mlp(width, out)),
     }
 
 
-def _mlp(width: int, out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
-
-
 def _vision_config(spec: DispiderSpec, fields: Mapping[str, Any]) -> PretrainedConfig:
-    """Config of the tower.
-
-    Raises:
-        CheckpointError: it lacks the layer that is read, or does not give the tokens per frame of the spec.
-    """
     config_class, _ = compat.vision_classes("clip")
     known = config_class().to_dict().keys() - {"model_type"}
     config = config_class(**{name: value for name, value in fields.items() if name in known})

@@ -1,13 +1,10 @@
 """LiveCC's commentary: one comment per second of video.
 
-Source: LiveCC (CVPR 2025, arXiv 2504.16030) and its demo. The first step reads three seconds of video, each
-further one a second. A step is a turn of a chat: "Time=3.0-4.0s", the video of that time, and the model's
-comment, which stays in the context. Comments end with " ..." while the speaker has not finished; " ..." alone
-is silence. As in the demo, the last token of a comment is never fed: if it was the end of the turn, the next
-step brings it; if the limit cut the comment off, that token is lost to the model.
-
-With `positions=mrope` the video of every step has three axes, as in training; the demo (`livecc`) does so in
-the first step only and then counts up on all axes alike.
+Source: LiveCC (arXiv 2504.16030) and its demo. The first step reads three seconds of video, each further one
+a second. A step is a turn of a chat: "Time=3.0-4.0s", the video of that time, and the model's comment, which
+stays in the context. Comments end with " ..." while the speaker has not finished; " ..." alone is silence. As
+in the demo, the last token of a comment is never fed: the next step brings the end of the turn, but the last
+token of a comment that the limit cut off is lost.
 """
 
 from collections.abc import Sequence
@@ -16,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stc_lmms import compat
 from stc_lmms.engine.api import Comment, CommentaryStream, Generation
-from stc_lmms.engine.decoding import Decoded, greedy, repetition_penalty
+from stc_lmms.engine.decoding import Decoded, repetition_penalty
+from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.errors import StcError
 from stc_lmms.models.livecc.prompt import PAUSE, next_turn, spoken
 from stc_lmms.models.qwen_vl.model import QwenVL, QwenVLStream
@@ -31,16 +30,8 @@ FIRST_S, STEP_S = 3, 1
 class Commentary(QwenVLStream, CommentaryStream):
     """One video and the comments on it.
 
-    Steps count from the first frame. A step with missing frames ends with its time; one without any frame is
-    left out. A question is another turn after the complete steps, which sees no frames of a later one.
-
-    Args:
-        model: a LiveCC.
-        task: the instruction, given once.
-        max_new_tokens: limit of a comment.
-
-    Attributes:
-        position_ids: of the tokens of the newest step, [3,L].
+    A step with missing frames ends with its time; one without any frame is left out. A question is another
+    turn after the complete steps, which sees no frames of a later one.
     """
 
     def __init__(self, model: QwenVL, task: str, max_new_tokens: int):
@@ -50,18 +41,13 @@ class Commentary(QwenVLStream, CommentaryStream):
     def start(self) -> None:
         super().start()
         self.comments: list[Comment] = []
-        self.position_ids: Tensor | None = None
+        self.position_ids: Tensor | None = None  # of the newest step, [3,L]
         self.steps = 0
         self._images: list[np.ndarray] = []  # of the step that is filling
         self._step_times_s: list[float] = []
         self._start_s, self._end_s = 0.0, -np.inf  # of that step
 
     def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
-        """Gather frames into steps, and comment when one is complete.
-
-        Raises:
-            StcError: frame size changes, or the context is full.
-        """
         frame_s = 1 / self.model.settings.fps
         for image, time_s in zip(frames, times_s, strict=True):
             if self._end_s == -np.inf:
@@ -100,7 +86,7 @@ class Commentary(QwenVLStream, CommentaryStream):
         content = [{"type": "text", "text": label}, {"type": "video"}]
         if not self.steps:
             content.append({"type": "text", "text": self.task})
-        before, after = self.model.split_at_video(content)
+        before, after = compat.split_at_video(self.model.processor, content)
         return next_turn(before) if self.steps else before, after
 
     @torch.no_grad()
@@ -111,13 +97,7 @@ class Commentary(QwenVLStream, CommentaryStream):
         after_ids: Sequence[int],
         trace: list[Tensor] | None = None,
     ) -> Decoded:
-        """Take in one step and comment on it.
-
-        Args:
-            before_ids: text before the video, from the end of the last turn on.
-            pairs: the video.
-            after_ids: text after it.
-            trace: gets the raw logits [V] of every token.
+        """Take in a step (text, video, text) and comment on it; `trace` gets the raw logits [V] of tokens.
 
         Raises:
             StcError: the context is full.
@@ -129,10 +109,8 @@ class Commentary(QwenVLStream, CommentaryStream):
             )
         flat = options.positions == "livecc" and self.steps > 0
         pieces = [positions.text(model.embed(before_ids))]
-        pieces += [
-            positions.text(pair.tokens_KD) if flat else positions.slice(pair, number)
-            for number, pair in enumerate(pairs)
-        ]
+        for number, pair in enumerate(pairs):
+            pieces.append(positions.text(pair.tokens_KD) if flat else positions.slice(pair, number))
         prompt = PositionedEmbeds.join([*pieces, positions.text(model.embed(after_ids))])
         self.position_ids = prompt.position_ids_AL
         self.seen_ids.update(before_ids, after_ids, [model.video_id] if pairs else [])
@@ -144,15 +122,8 @@ class Commentary(QwenVLStream, CommentaryStream):
             logits = repetition_penalty(logits, self.seen_ids.union(ids), options.repetition_penalty)
             return self.rule_out_silence(logits, len(ids))
 
-        decoded = greedy(
-            self.memory,
-            prompt,
-            lambda ids: positions.text(model.embed(ids)),
-            model.decode_text,
-            model.eos_ids,
-            self._generation,
-            adjust,
-        )
+        asked = Question(self.memory, prompt, self.usage(), positions, adjust=adjust)
+        decoded = ModelStream.decode(self, self.memory, asked, self._generation)  # whatever `answer` is
         fed = decoded.token_ids if decoded.end_id is not None else decoded.token_ids[:-1]
         self.seen_ids.update(fed)
         return decoded
@@ -168,12 +139,10 @@ class Commentary(QwenVLStream, CommentaryStream):
         ruled[pause].masked_fill_(~likely, -torch.inf)  # decided on the device: the host need not wait for it
         return ruled
 
-    def prefix(self) -> PositionedEmbeds:
-        """Nothing: the first step or question brings it."""
-        return self.positions.text(self.model.embed([]))
+    def begin(self) -> None:
+        """The first step or question brings the text before the video."""
 
     def question_text(self, question: str) -> str:
-        """Another turn, without a video."""
         turn = [{"role": "user", "content": [{"type": "text", "text": question}]}]
         text = self.model.processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
         return next_turn(text) if self.steps else text

@@ -1,12 +1,8 @@
-"""LiveCC: a Qwen2-VL that can comment on a video while it plays (CVPR 2025, arXiv 2504.16030).
-
-Questions are answered as in Qwen2-VL; the commentary (`commentary.py`) is another kind of stream.
-"""
+"""LiveCC: a Qwen2-VL that can comment on a video while it plays (CVPR 2025, arXiv 2504.16030)."""
 
 from functools import partial
 from typing import Any
 
-from stc_lmms.config import Settings
 from stc_lmms.engine.api import FrameSelection
 from stc_lmms.models.livecc.commentary import Commentary
 from stc_lmms.models.livecc.config import check_commentary, clip_indices, clip_slice_tokens
@@ -36,9 +32,7 @@ class LiveCC(QwenVL):
         if self.options.grid == "released":
             self.select_frames = partial(clip_indices, max_frames=self.settings.max_frames)
 
-    @classmethod
-    def check_commentary(cls, settings: Settings) -> None:
-        check_commentary(settings)
+    check_commentary = staticmethod(check_commentary)
 
     def open_commentary(self, task: str = "", max_new_tokens: int = 16) -> Commentary:
         """16 tokens a comment is the demo's limit."""

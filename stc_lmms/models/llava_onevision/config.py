@@ -10,18 +10,14 @@ from stc_lmms.errors import CheckpointError, SettingsError
 from stc_lmms.ops.grid import halved
 
 
-def check_settings(settings: Settings) -> None:
-    """Read the config of the checkpoint and refuse settings that do not fit it; see `check_fit`.
-
-    Raises:
-        CheckpointError: no such checkpoint, or not a LLaVA-OneVision.
-    """
+def read_config(settings: Settings) -> Any:
+    """See `LoadedModel.read_config`."""
     config = compat.load_config(checkpoint(settings), "llava_onevision", settings.revision, demo=True)
     if not isinstance(config.vision_feature_layer, int):
         raise CheckpointError(
             f"{settings.pretrained!r} combines vision layers {config.vision_feature_layer}; one is supported"
         )
-    check_fit(settings, config)
+    return config
 
 
 def check_fit(settings: Settings, config: Any) -> None:
@@ -32,9 +28,7 @@ def check_fit(settings: Settings, config: Any) -> None:
         method.tower.check_budget(patch_grid(config), layers_used(config))
     if method.token is not None:
         method.token.check(tokens_per_frame(config))
-    reason = compat_llm.why_not_hooked(text) if memory.runs_attention else None
-    if reason:
-        raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
+    compat_llm.check_hook(memory, settings.memory, text)
     if settings.built_model_options.positions == "original":
         if memory.one_axis:
             raise SettingsError(

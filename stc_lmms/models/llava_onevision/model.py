@@ -1,12 +1,8 @@
 """LLaVA-OneVision as a streaming model.
 
-Stock modules run on groups of frames: tower (under an in-tower method if there is one), projector, 2x2
-pooling, token method, prefill. The video part of the prompt is a growing KV cache; a question is prefilled
-after it and cropped off again.
-
-With `prompt=chat` the prompt is the checkpoint's chat template and the model's newline token ends the
-video, so `method=none` gives the logits of the stock `forward`. With `prompt=rekv` it is that of the ReKV
-and STC drivers: another template, no newline.
+Groups of frames run through tower, projector, 2x2 pooling, token method and prefill. With `prompt=chat` the
+prompt is the checkpoint's chat template and the model's newline token ends the video, so `method=none` gives
+the logits of the stock `forward`; `prompt=rekv` has no newline.
 
 Shapes: F frames, T tower tokens, N pooled tokens per frame, M kept tokens, D width of the LLM.
 """
@@ -26,7 +22,7 @@ from stc_lmms.engine.model import LoadedModel, load_stock
 from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.methods.base import ATTENTION, Compressed, Context, whole
 from stc_lmms.methods.budget import Usage, usage
-from stc_lmms.models.llava_onevision.config import check_fit, check_settings, patch_grid, tokens_per_frame
+from stc_lmms.models.llava_onevision.config import check_fit, patch_grid, read_config, tokens_per_frame
 from stc_lmms.models.llava_onevision.options import LlavaOnevisionOptions
 from stc_lmms.models.llava_onevision.prompt import REKV_PREFIX, REKV_SUFFIX
 from stc_lmms.ops.grid import halve, halved
@@ -45,16 +41,13 @@ class LlavaOnevisionStream(ModelStream):
         token = self.model.method.token
         self.positions = DensePositions() if self.model.keeps_positions else ContiguousPositions()
         self.token_state = token.open_state() if token else None
-        self.kept: list[int] = []
         self._frame_tokens = 0  # before the token method
 
     @property
     def own_nbytes(self) -> int:
-        """State of the token method."""
         return self.token_state.nbytes if self.token_state is not None else 0
 
     def usage(self) -> Usage:
-        """Tokens per frame, those that the method holds back included."""
         pending = self._pending()
         return usage(self.kept if pending is None else [*self.kept, *pending.tokens_per_frame])
 
@@ -62,41 +55,30 @@ class LlavaOnevisionStream(ModelStream):
         model, token = self.model, self.model.method.token
         with self.clock.stage("preprocess_ms"):
             pixels = model.pixels(frames)
-        tokens, last_input = self.encode(pixels)
+        last_inputs: list[Tensor] = []  # of the last tower block, [F,T,D]
+
+        def dense(pixels: Tensor) -> Tensor:
+            features, last_input = encode_with_last_input(model.tower, pixels)
+            last_inputs.append(last_input)
+            return features
+
+        tokens = self.encoder.encode(pixels, dense if model.reads_attention else None)
         self._frame_tokens = tokens.shape[1]
         if token is None:
             compressed = whole(tokens)
         else:
             with self.clock.stage("method_ms"):
-                context = model.context(times_s, pixels, last_input)
+                context = model.context(times_s, pixels, *last_inputs)
                 compressed, self.token_state = token.compress(tokens, context, self.token_state)
         self.begin()
         with self.clock.stage("prefill_ms"):
             self.memory.append(self._positioned(compressed, self.positions), compressed.tokens_per_frame)
         self.kept.extend(compressed.tokens_per_frame)
 
-    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """LLM tokens [F,N,D] of the next F frames, before the token method.
-
-        Returns:
-            The tokens, and the input [F,T,D] of the last tower block if the token method reads its attention.
-        """
-        if not self.model.reads_attention:
-            return self.encoder.encode(pixels), None
-        last_inputs = []
-
-        def dense(pixels: Tensor) -> Tensor:
-            features, last_input = encode_with_last_input(self.model.tower, pixels)
-            last_inputs.append(last_input)
-            return features
-
-        return self.encoder.encode(pixels, dense), last_inputs[0]
-
     def prefix(self) -> Tensor | PositionedEmbeds:
         return self.positions.text(self.model.embed_text(self.model.prompt_parts("")[0]))
 
     def question(self, question: str, generation: Generation, search: str) -> Question:
-        """Frames that the method holds back, newline (if any), question, and the answer's opening."""
         model, positions, pending = self.model, self.positions.copy(), self._pending()
         pieces = [] if pending is None else [self._positioned(pending, positions)]
         embeds = model.embed_text(model.prompt_parts(question)[1] + generation.opening)
@@ -105,8 +87,8 @@ class LlavaOnevisionStream(ModelStream):
         return Question(
             self.memory,
             positions.join([*pieces, positions.text(embeds)]),
-            lambda ids: positions.text(model.llm.embed(ids)),
             self.usage(),
+            positions,
             search_LD=model.embed_text(search),
         )
 
@@ -122,13 +104,10 @@ class LlavaOnevisionStream(ModelStream):
 
 
 class LlavaOnevision(LoadedModel):
-    """A loaded LLaVA-OneVision checkpoint; its parts are the stock model and its processor.
-
-    The processor has `tokenizer`, `chat_template`, `video_token` and `video_processor`.
-    """
+    """A loaded LLaVA-OneVision checkpoint; its parts are the stock model and its processor."""
 
     stream_class = LlavaOnevisionStream
-    check = staticmethod(check_settings)
+    read_config = staticmethod(read_config)
     check_fit = staticmethod(check_fit)
     options: LlavaOnevisionOptions
 
@@ -144,9 +123,9 @@ class LlavaOnevision(LoadedModel):
         self.llm = decoder(model)
         self.context_limit = model.config.text_config.max_position_embeddings
         self.tokens_per_frame = tokens_per_frame(model.config)
-        grid, method = patch_grid(model.config), self.method
-        self.grid = grid if method.tower is None else method.tower.output_grid(grid)
-        self.reads_attention = method.token is not None and not method.token.needs.isdisjoint(ATTENTION)
+        grid, tower, token = patch_grid(model.config), self.method.tower, self.method.token
+        self.grid = grid if tower is None else tower.output_grid(grid)
+        self.reads_attention = token is not None and not token.needs.isdisjoint(ATTENTION)
         self.eos_ids = compat.eos_ids(model, self.tokenizer)
 
     def eager_reason(self) -> str:
@@ -163,24 +142,17 @@ class LlavaOnevision(LoadedModel):
         tokens = self.model.model.multi_modal_projector(self._patches(features_FTD))
         return tokens if self.grid is None else halve(tokens, self.grid)
 
-    def context(self, times_s: Sequence[float], pixels: Tensor, last_input: Tensor | None) -> Context:
-        """What the token method needs to know of a group of frames.
-
-        Args:
-            times_s: F time stamps in seconds.
-            pixels: pixel values [F,3,H,W].
-            last_input: input [F,T,D] of the last tower block, if the method reads its attention.
-        """
-        grid = None if self.grid is None else halved(self.grid)
+    def context(self, times_s: Sequence[float], pixels: Tensor, last_input: Tensor | None = None) -> Context:
+        """What the token method needs to know of a group; `last_input` [F,T,D] is that of the last block."""
         attention = keys = None
         if last_input is not None:
             received = received_in(self.tower.blocks[-1], last_input)
-            read = received.attention_FT[..., None], received.keys_FTE
-            attention, keys = (halve(self._patches(x), self.grid) for x in read)
+            attention = halve(self._patches(received.attention_FT[..., None]), self.grid)[..., 0]
+            keys = halve(self._patches(received.keys_FTE), self.grid)
         return Context(
             times_s=tuple(times_s),
-            grid=grid,
-            attention_FN=None if attention is None else attention[..., 0],
+            grid=None if self.grid is None else halved(self.grid),
+            attention_FN=attention,
             keys_FNE=keys,
             pixels_FCHW=pixels if "pixels" in self.method.token.needs else None,
         )
@@ -194,5 +166,4 @@ class LlavaOnevision(LoadedModel):
         if self.options.prompt == "rekv" or self.processor.chat_template is None:
             return REKV_PREFIX, REKV_SUFFIX.replace("{question}", question)
         content = [{"type": "video"}, {"type": "text", "text": question}]
-        turn = [{"role": "user", "content": content}]
-        return compat.split_at_video(self.processor, turn, "use prompt=rekv")
+        return compat.split_at_video(self.processor, content, "use prompt=rekv")

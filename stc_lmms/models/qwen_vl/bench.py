@@ -58,21 +58,16 @@ class TowerCard(StaticCard):
     """The card of one model."""
 
     model: str
-    tower: QwenTowerShape = QWEN2_VL_7B
 
     def run(self, options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
-        """See `StaticCard.run`.
-
-        Raises:
-            SettingsError: the method has no STC-Cacher, or an option only makes sense for a measurement.
-        """
+        """Refuses methods without STC-Cacher, and options that only make sense for a measurement."""
         _refuse_unused(options)
         cacher = build(options.method, _cacher_fields(options.method_args)).tower
         if not isinstance(cacher, STCCacher):
             raise SettingsError(
                 f"method {options.method!r} saves nothing in the tower; use stc or stc_cacher"
             )
-        tower = self.tower
+        tower = QWEN2_VL_7B
         pairs = list(dict.fromkeys([*ALWAYS, (cacher.cache_interval, cacher.update_ratio)]))
         rows = [
             {

@@ -3,22 +3,11 @@
 import math
 from typing import Any
 
-from stc_lmms import compat, compat_llm, compat_qwen_vl
+from stc_lmms import compat_llm
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import checkpoint
 from stc_lmms.errors import SettingsError, StcError
 from stc_lmms.methods.base import ATTENTION
 from stc_lmms.methods.budget import within
-
-
-def check_settings(settings: Settings, model_type: str) -> None:
-    """Read the config of the checkpoint and refuse settings that do not fit it; see `check_fit`.
-
-    Raises:
-        CheckpointError: no such checkpoint, one of another family, or not in this transformers.
-    """
-    compat_qwen_vl.model_class(model_type)
-    check_fit(settings, compat.load_config(checkpoint(settings), model_type, settings.revision))
 
 
 def check_fit(settings: Settings, config: Any) -> None:
@@ -34,18 +23,15 @@ def check_fit(settings: Settings, config: Any) -> None:
             f"method={settings.method} reads the attention of the tower's last layer, which is not supported "
             f"for Qwen-VL towers (their keys are rotated); use stc_pruner or vidcom2"
         )
-    if "token_budget" in settings.options and method.token is not None:
-        budget = settings.options["token_budget"]
-        if budget is not None:
-            within(budget, settings.built_model_options.largest_slice)
+    budget = settings.options.get("token_budget")
+    if budget is not None and method.token is not None:
+        within(budget, settings.built_model_options.largest_slice)
     if memory.one_axis:
         raise SettingsError(
             f"memory={settings.memory} gives retrieved tokens new positions on one axis, but those of "
             f"{settings.model} have three (time, row, column); use full or recent"
         )
-    reason = compat_llm.why_not_hooked(text) if memory.runs_attention else None
-    if reason:
-        raise SettingsError(f"memory={settings.memory} cannot run the attention of this model: {reason}")
+    compat_llm.check_hook(memory, settings.memory, text)
     memory.check(text.num_hidden_layers, None)
 
 
@@ -60,20 +46,15 @@ def time_stride(config: Any, fps: float) -> float:
     return 1.0 if per_second is None else per_second * vision.temporal_patch_size / fps
 
 
-def has_stamps(config: Any) -> bool:
-    """Whether every slice is a video of its own after its time stamp as text (Qwen3-VL)."""
-    return config.model_type == "qwen3_vl"
-
-
 def frame_size(height: int, width: int, side: int, least: int, most: int) -> tuple[int, int]:
-    """Height and width in pixels that a frame is resized to; nearly keeps the aspect ratio.
+    """Height and width that a frame is resized to, in pixels; nearly keeps the aspect ratio.
 
     Args:
         height: of the frame, in pixels.
-        width: likewise.
+        width: of the frame, in pixels.
         side: pixels of an LLM token's side; both results are multiples of it.
-        least: LLM tokens of a slice at least; enlarging rounds up.
-        most: LLM tokens of a slice at most; shrinking rounds down.
+        least: minimum of LLM tokens per slice; enlarging rounds up.
+        most: maximum of LLM tokens per slice; shrinking rounds down.
 
     Raises:
         StcError: the frame is smaller than one token, or more than 200 times as long as wide.

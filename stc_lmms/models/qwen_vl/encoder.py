@@ -16,31 +16,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from stc_lmms.engine.encoder import FrameEncoder
-from stc_lmms.engine.graphs import CudaCapture
 from stc_lmms.engine.timers import StageClock
 from stc_lmms.errors import StcError
 from stc_lmms.methods.base import Compressed, Context, whole
-from stc_lmms.methods.spec import Method
 from stc_lmms.models.qwen_vl.config import frame_size
-from stc_lmms.models.qwen_vl.options import QwenVLOptions
 from stc_lmms.ops.mrope import FramePair
 from stc_lmms.ops.transfer import to_device
-from stc_lmms.towers import Patches, Tower
+from stc_lmms.towers import Patches
 
 # What a token method holds back of a pair: its time stamp and its deepstack features [B,N,D].
 _Held = list[tuple[float, Tensor | None]]
 
 
 class FramePairEncoder(FrameEncoder):
-    """The visual half of one stream.
-
-    Args:
-        clock: gets the stage times.
-        capture: shared by all streams of the model.
-        tower: the vision tower.
-        method: compression method.
-        options: limits of a frame's size.
-        patches: frames uint8 [2*S,3,h,w] of the final size to the tower's input.
+    """The visual half of one stream of a `QwenVL` model.
 
     Attributes:
         kept: LLM tokens of every pair emitted.
@@ -49,21 +38,14 @@ class FramePairEncoder(FrameEncoder):
 
     video_frames = 2
 
-    def __init__(
-        self,
-        clock: StageClock,
-        capture: CudaCapture,
-        tower: Tower,
-        method: Method,
-        options: QwenVLOptions,
-        patches: Callable[[Tensor], Patches],
-    ):
-        self.token, self.options, self.patches = method.token, options, patches
+    def __init__(self, clock: StageClock, model: Any):
+        self.token, self.options, self.patches = model.method.token, model.options, model.patches
+        tower = model.tower
         self.token_side: int = tower.config.patch_size * tower.merge  # pixels of an LLM token's side
-        super().__init__(clock, capture, tower, method.tower, self._merge)
+        super().__init__(clock, model.capture, tower, model.method.tower, self._merge)
 
     def reset(self) -> None:
-        """Forget the stream."""
+        """See `FrameEncoder.reset`."""
         super().reset()
         self._token_state = self.token.open_state() if self.token else None
         self._held: _Held = []
@@ -81,12 +63,7 @@ class FramePairEncoder(FrameEncoder):
         return super().nbytes + held + token
 
     def observe(self, frames: np.ndarray, times_s: Sequence[float]) -> list[FramePair]:
-        """Pairs that the next frames complete.
-
-        Args:
-            frames: uint8 [F,H,W,3].
-            times_s: their time stamps in seconds.
-        """
+        """Pairs that the next frames, uint8 [F,H,W,3], complete."""
         with self.clock.stage("preprocess_ms"):
             resized = self.resize(frames)
             times_s = list(times_s)
@@ -104,10 +81,7 @@ class FramePairEncoder(FrameEncoder):
     ) -> list[FramePair]:
         """Pairs that the token method emits when the patches of the next S pairs have come.
 
-        Args:
-            patches: tower input.
-            times_s: time stamps of their 2*S frames.
-            resized: those frames, uint8 [2*S,3,H,W]; only for a token method that looks at pixels.
+        `resized` are their frames, uint8 [2*S,3,h,w]; only needed by a token method that looks at pixels.
         """
         tokens, deep = self._run(self.encode, patches)
         pairs, self._token_state, self._held = self._compress(tokens, deep, patches, times_s, resized)

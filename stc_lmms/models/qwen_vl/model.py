@@ -1,15 +1,11 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL as streaming models.
 
-Stock modules run on groups of frame pairs: tower and merger (`encoder.py`), token method, prefill. We give
-every token its three position ids (`ops/mrope.py`) by the rule of the training, and a token that a method
-keeps stays where it was. Nothing goes through `generate` or `get_rope_index`: continuing a stream with them
-means something else in every version of transformers.
+Groups of frame pairs run through tower and merger (`encoder.py`), token method and prefill. Every token has
+the three position ids (`ops/mrope.py`) of the training, whichever tokens a method drops. `generate` and
+`get_rope_index` are not used: how they continue a stream depends on the version of transformers.
 
 A stream is one growing video in the checkpoint's chat template, so `method=none` gives the logits of the
-stock `forward` at the positions of the training. In Qwen3-VL every pair is a video of its own after its time
-stamp.
-
-Shapes: L tokens, D width of the LLM, V vocabulary.
+stock `forward`. In Qwen3-VL every pair is a video of its own after its time stamp.
 """
 
 import dataclasses
@@ -23,13 +19,13 @@ from transformers import PreTrainedModel
 
 from stc_lmms import compat, compat_qwen_vl
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import Generation
+from stc_lmms.engine.api import Generation, checkpoint
 from stc_lmms.engine.decoding import Decoded, repetition_penalty
 from stc_lmms.engine.model import LoadedModel, load_stock
 from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.memory.base import Reader
-from stc_lmms.methods.budget import Usage, usage
-from stc_lmms.models.qwen_vl.config import check_fit, check_settings, has_stamps, time_stride
+from stc_lmms.methods.budget import usage
+from stc_lmms.models.qwen_vl.config import check_fit, time_stride
 from stc_lmms.models.qwen_vl.encoder import FramePairEncoder
 from stc_lmms.models.qwen_vl.options import QwenVLOptions
 from stc_lmms.models.qwen_vl.prompt import CHOICES, CHOICES_OPENING, VISION_END, VISION_START, stamp
@@ -40,42 +36,24 @@ from stc_lmms.towers import Patches, open_tower
 
 
 class QwenVLStream(ModelStream):
-    """One video in a `QwenVL` model.
-
-    Attributes:
-        positions: counts up the position ids of the stream.
-        seen_ids: token ids in the context, for the repetition penalty.
-    """
+    """One video in a `QwenVL` model."""
 
     model: "QwenVL"
     encoder: FramePairEncoder
 
     def open_encoder(self) -> FramePairEncoder:
-        model = self.model
-        return FramePairEncoder(
-            self.clock, model.capture, model.tower, model.method, model.options, model.patches
-        )
+        return FramePairEncoder(self.clock, self.model)
 
     def start(self) -> None:
         self.positions, self._pairs = MropePositions(), 0
-        self.seen_ids: set[int] = set()
-
-    @property
-    def kept(self) -> list[int]:
-        """LLM tokens of every frame pair in the memory."""
-        return self.encoder.kept
+        self.kept = self.encoder.kept
+        self.seen_ids: set[int] = set()  # in the context, for the repetition penalty
 
     @property
     def group_frames(self) -> int:
-        """Whole pairs."""
         return max(2, super().group_frames // 2 * 2)
 
-    def usage(self) -> Usage:
-        """LLM tokens per frame pair."""
-        return usage(self.kept)
-
     def take_in(self, frames: np.ndarray, times_s: Sequence[float]) -> None:
-        """A frame without a partner waits for the next one."""
         pairs = self.encoder.observe(frames, times_s)
         if pairs:
             self.begin()
@@ -92,14 +70,7 @@ class QwenVLStream(ModelStream):
     def positioned(
         self, pairs: Sequence[FramePair], positions: MropePositions, first: int, seen_ids: set[int]
     ) -> list[PositionedEmbeds]:
-        """Frame pairs with their position ids, and with their time stamps where the model reads them.
-
-        Args:
-            pairs: consecutive pairs.
-            positions: where they begin; counts on.
-            first: number of the first pair in the video.
-            seen_ids: gets their token ids.
-        """
+        """Frame pairs from number `first` on, positioned; advances `positions` and adds to `seen_ids`."""
         model = self.model
         seen_ids.update([model.video_id] * len(pairs))
         if not model.stamps:
@@ -112,11 +83,9 @@ class QwenVLStream(ModelStream):
         return pieces
 
     def question_text(self, question: str) -> str:
-        """Text between the video and the answer."""
         return self.model.prompt_parts(question)[1]
 
     def question(self, question: str, generation: Generation, search: str) -> Question:
-        """Pairs not in the memory yet, an odd last frame, question, and the answer's opening."""
         model, options = self.model, self.model.options
         opening = CHOICES_OPENING if options.answer == "choices" else generation.opening
         positions = self.positions.copy(first=int(self.memory.forgotten_frames * model.stride))
@@ -124,15 +93,13 @@ class QwenVLStream(ModelStream):
         ids = model.ids(self.question_text(question) + opening)
         seen_ids = self.seen_ids | set(ids)
         pieces = self.positioned(pairs, positions, self._pairs, seen_ids)
-        return Question(
-            self.memory,
-            PositionedEmbeds.join([*pieces, positions.text(model.embed(ids))]),
-            lambda ids: positions.text(model.embed(ids)),
-            usage([*self.kept, *(len(pair.kept_K) for pair in pairs)]),
-            adjust=lambda logits, ids: repetition_penalty(
-                logits, seen_ids.union(ids), options.repetition_penalty
-            ),
-        )
+
+        def adjust(logits: Tensor, ids: Sequence[int]) -> Tensor:
+            return repetition_penalty(logits, seen_ids.union(ids), options.repetition_penalty)
+
+        prompt = PositionedEmbeds.join([*pieces, positions.text(model.embed(ids))])
+        read = usage([*self.kept, *(len(pair.kept_K) for pair in pairs)])
+        return Question(self.memory, prompt, read, positions, adjust=adjust)
 
     def decode(self, reader: Reader, question: Question, generation: Generation) -> Decoded:
         """With `answer=choices`, the most likely candidate by its last token; nothing is generated."""
@@ -152,10 +119,7 @@ class QwenVLStream(ModelStream):
 
 
 class QwenVL(LoadedModel):
-    """A loaded Qwen-VL checkpoint; its parts are the stock model and its processor.
-
-    The processor has `tokenizer`, `apply_chat_template`, `video_token` and `video_processor`.
-    """
+    """A loaded Qwen-VL checkpoint; its parts are the stock model and its processor."""
 
     stream_class = QwenVLStream
     check_fit = staticmethod(check_fit)
@@ -165,8 +129,9 @@ class QwenVL(LoadedModel):
     options: QwenVLOptions
 
     @classmethod
-    def check(cls, settings: Settings) -> None:
-        check_settings(settings, cls.model_type)
+    def read_config(cls, settings: Settings) -> Any:
+        compat_qwen_vl.model_class(cls.model_type)  # this version of transformers may not have it
+        return compat.load_config(checkpoint(settings), cls.model_type, settings.revision)
 
     @classmethod
     def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, Any]:
@@ -178,7 +143,7 @@ class QwenVL(LoadedModel):
         self.tower, self.llm = open_tower(model.model.visual), compat_qwen_vl.MropeLanguageModel(model)
         self.context_limit = config.text_config.max_position_embeddings
         self.stride = time_stride(config, self.settings.fps)
-        self.stamps = has_stamps(config)
+        self.stamps = config.model_type == "qwen3_vl"  # a time stamp before every pair
         self.video_id: int = config.video_token_id
         self.eos_ids = compat.eos_ids(model, self.tokenizer)
 
@@ -187,19 +152,15 @@ class QwenVL(LoadedModel):
 
     def patches(self, resized: Tensor) -> Patches:
         """Frames uint8 [2*S,3,h,w] of the final size to the tower's input, by the checkpoint's processor."""
-        out = self.processor.video_processor(
-            videos=[resized], return_tensors="pt", do_resize=False, do_sample_frames=False
-        )
+        arguments = {"return_tensors": "pt", "do_resize": False, "do_sample_frames": False}
+        out = self.processor.video_processor(videos=[resized], **arguments)
         rows = to_device(out["pixel_values_videos"], self.device, self.dtype)
         return Patches(rows, out["video_grid_thw"])
 
-    def split_at_video(self, content: list[dict[str, str]]) -> tuple[str, str]:
-        """Text before and after the video of a user's turn in the chat template."""
-        return compat.split_at_video(self.processor, [{"role": "user", "content": content}])
-
     def prompt_parts(self, question: str) -> tuple[str, str]:
         """Text before and after the video when `question` is asked."""
-        before, after = self.split_at_video([{"type": "video"}, {"type": "text", "text": question}])
+        content = [{"type": "video"}, {"type": "text", "text": question}]
+        before, after = compat.split_at_video(self.processor, content)
         if self.stamps:  # every pair brings its own marks
             before, after = before.removesuffix(VISION_START), after.removeprefix(VISION_END)
         return before, after

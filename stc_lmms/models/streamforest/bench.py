@@ -11,7 +11,7 @@ from stc_lmms.bench.shapes import ModelShape
 from stc_lmms.bench.work import Work, Workload
 from stc_lmms.config import Settings
 from stc_lmms.models.public_sizes import QWEN2, SO400M
-from stc_lmms.models.streamforest.config import StreamForestSpec, check_fit
+from stc_lmms.models.streamforest.config import StreamForestSpec
 from stc_lmms.models.streamforest.model import StreamForest
 from stc_lmms.models.streamforest.prompt import PREFIX, suffix, time_sentence
 from stc_lmms.models.streamforest.weights import random_networks
@@ -27,16 +27,10 @@ class StreamForestEntry(Entry):
     preprocessing = "Pillow, as in the original"
 
     def config(self, options: Options) -> StreamForestSpec:
-        """See `Entry.config`."""
         fields = self.text_fields(options) | {"vision_config": self.vision_fields(options)}
         return StreamForestSpec.of(Path("random weights"), fields)
 
-    def check_fit(self, settings: Settings, config: StreamForestSpec) -> None:
-        """See `Entry.check_fit`."""
-        check_fit(settings, config)
-
     def random_model(self, settings: Settings, config: StreamForestSpec) -> StreamForest:
-        """See `Entry.random_model`."""
         dtype, device = getattr(torch, settings.dtype), torch.device(settings.device)
         networks = random_networks(config, dtype, device, settings.attn_implementation)
         return StreamForest.from_parts(settings, config, networks, StandInTokenizer())
@@ -46,7 +40,6 @@ class StreamForestEntry(Entry):
         return model_shape(model, model.spec.text, model.options.now_tokens)
 
     def prompt_tokens(self, model: Any) -> tuple[int, int]:
-        """See `Entry.prompt_tokens`."""
         sentence = time_sentence("short_online_v2", [0.0])
         before, after = (len(model.embed_text(part)) for part in (PREFIX, suffix(QUESTION, sentence)))
         return before, after

@@ -23,21 +23,13 @@ _CONTEXT = 32768
 
 @dataclass(frozen=True)
 class StreamForestSpec:
-    """Sizes of one checkpoint.
-
-    Attributes:
-        folder: of the checkpoint.
-        text: config of the decoder.
-        vision: config of the tower.
-        context_limit: longest context in tokens.
-        tower_name: `mm_vision_tower`, for messages; nothing is ever read from there.
-    """
+    """Sizes of one checkpoint."""
 
     folder: Path
     text: Qwen2Config
     vision: SiglipVisionConfig
     context_limit: int = _CONTEXT
-    tower_name: str = ""
+    tower_name: str = ""  # `mm_vision_tower`, for messages; nothing is ever read from there
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -28,19 +28,12 @@ Trace = Callable[[Sequence[float], int], None]
 
 
 class Event(NamedTuple):
-    """Neighbouring frames that became one piece.
-
-    Attributes:
-        tokens_fKC: its tokens.
-        time: number of the frame at its centre; float32, as in the authors' code.
-        merges: number of events merged into it.
-        similarity: to the previous event; NaN for the first.
-    """
+    """Neighbouring frames that became one piece."""
 
     tokens_fKC: Tensor
-    time: np.float32
-    merges: int
-    similarity: float
+    time: np.float32  # number of the frame at its centre; float32, as in the authors' code
+    merges: int  # number of events merged into it
+    similarity: float  # to the previous event; NaN for the first
 
 
 class Forest:
@@ -52,7 +45,6 @@ class Forest:
         trace: see `Trace`, for verification.
 
     Attributes:
-        frames: frames observed.
         now: the newest frames, [now_tokens,C] each.
         recent: all frames that are not part of an event, [short_tokens,C] each, those of `now` included.
         similarities: cosine similarity of each of `recent` but the last to the next, over all tokens; on
@@ -62,7 +54,7 @@ class Forest:
 
     def __init__(self, options: ForestOptions, heads: int, trace: Trace | None = None):
         self.options, self.heads, self._trace = options, heads, trace
-        self.frames = 0
+        self.frames = 0  # observed
         self.now: deque[Tensor] = deque(maxlen=self.options.now_frames)
         self.recent: list[Tensor] = []
         self.similarities: list[Tensor] = []
@@ -77,9 +69,9 @@ class Forest:
     @property
     def nbytes(self) -> int:
         """Bytes of all tokens held."""
-        last = () if self._last_1PC is None else (self._last_1PC,)
-        events = (event.tokens_fKC for event in self.events)
-        return sum(x.nbytes for part in (self.now, self.recent, events, last) for x in part)
+        events = [event.tokens_fKC for event in self.events]
+        last = [] if self._last_1PC is None else [self._last_1PC]
+        return sum(x.nbytes for x in (*self.now, *self.recent, *events, *last))
 
     @property
     def tokens(self) -> int:

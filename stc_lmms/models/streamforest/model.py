@@ -7,6 +7,7 @@ Shapes: F frames, T tower tokens, C width of the tower, N tokens read, D width o
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from stc_lmms import compat, compat_llm
 from stc_lmms.config import Settings
-from stc_lmms.engine.api import Generation, checkpoint
-from stc_lmms.engine.model import LoadedModel, move
+from stc_lmms.engine.api import Generation
+from stc_lmms.engine.model import LoadedModel
 from stc_lmms.engine.stream import ModelStream, Question
 from stc_lmms.errors import StcError
 from stc_lmms.memory.full import Full, FullMemory
@@ -34,7 +35,7 @@ from stc_lmms.ops.transfer import to_device
 from stc_lmms.towers import open_tower
 from stc_lmms.video.sampling import spread_indices
 
-MOMENTS = 512  # rows of the temporal table; later frames start over
+MOMENTS = 512  # rows of the temporal table
 MAX_SELECTED_FRAMES = 2048  # limit of the released evaluation
 
 
@@ -51,39 +52,22 @@ def pixel_values(frames: np.ndarray, side: int, device: torch.device, dtype: tor
 
 
 class PositionCodes:
-    """Sine-cosine codes of a token's place and time, added to it.
-
-    Args:
-        grid: rows and columns of a frame's tokens.
-        width: C.
-        device: of the tokens.
-        dtype: likewise; the tables are computed in float32 and cast.
-        moments: rows of the temporal table.
-    """
+    """Sine-cosine codes of a token's place and time, computed in float32; frame `moments` starts over."""
 
     def __init__(
-        self,
-        grid: tuple[int, int],
-        width: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        moments: int = MOMENTS,
+        self, grid: tuple[int, int], width: int, device: torch.device, dtype: torch.dtype, moments: int
     ):
         self._spatial_TC = spatial_table(grid, width).to(device, dtype)
         self._temporal_MC = temporal_table(moments, width).to(device, dtype)
 
     def add(self, x_FTC: Tensor, first: int) -> Tensor:
-        """Tokens of the frames number `first`, `first + 1`, ..., with their codes added."""
+        """Add their codes to the tokens of the frames `first`, `first + 1`, ..."""
         moments = torch.arange(first, first + len(x_FTC), device=x_FTC.device) % len(self._temporal_MC)
         return x_FTC + self._spatial_TC + self._temporal_MC[moments, None]
 
 
 class StreamForestStream(ModelStream):
-    """One video in a `StreamForest` model.
-
-    Attributes:
-        forest: its memory.
-    """
+    """One video in a `StreamForest` model."""
 
     model: "StreamForest"
 
@@ -93,11 +77,11 @@ class StreamForestStream(ModelStream):
 
     @property
     def own_nbytes(self) -> int:
-        """The memory, and what the last question prefilled, which is kept until the next frame."""
+        # What the last question prefilled is kept until the next frame.
         return self.forest.nbytes + (self._prefilled[0].nbytes if self._prefilled else 0)
 
     def usage(self) -> Usage:
-        """Tokens that a question would read, over all frames; the maximum is that of the newest frame."""
+        """Over all frames; the maximum is that of the newest frame."""
         frames = len(self.times_s)
         return Usage(self.forest.tokens / frames if frames else 0.0, self.model.options.now_tokens)
 
@@ -111,30 +95,22 @@ class StreamForestStream(ModelStream):
 
     @torch.no_grad()
     def visual_tokens(self) -> Tensor:
-        """What a question reads of the frames so far, [N,D]: events merged to the quota, then projected."""
+        """What a question reads of the frames so far, projected: [N,D]."""
         with self.clock.stage("method_ms"):
             tokens_NC = self.forest.read()
         with self.clock.stage("project_ms"):
             return self.model.networks.projector(tokens_NC)
 
     def question(self, question: str, generation: Generation, search: str) -> Question:
-        """Read the memory, prefill it (once for all questions between two frames), and add the question.
-
-        Raises:
-            StcError: no frame has come.
-        """
+        """Prefill what the memory gives, once for all questions between two frames, and add the question."""
         if not self.times_s:
             raise StcError("no frame has come: StreamForest answers from frames; ask after the first")
         model = self.model
         memory, visual = self._prefilled = self._prefilled or self._prefill()
         kind = model.options.time_text
         sentence = "" if kind == "none" else time_sentence(kind, self.times_s)
-        return Question(
-            memory,
-            model.embed_text(suffix(question, sentence) + generation.opening),
-            model.llm.embed,
-            Usage(visual / len(self.times_s), model.options.now_tokens),
-        )
+        prompt = model.embed_text(suffix(question, sentence) + generation.opening)
+        return Question(memory, prompt, Usage(visual / len(self.times_s), model.options.now_tokens))
 
     def _prefill(self) -> tuple[FullMemory, int]:
         visual_ND = self.visual_tokens()
@@ -146,10 +122,7 @@ class StreamForestStream(ModelStream):
 
 
 class StreamForest(LoadedModel):
-    """A loaded StreamForest checkpoint; its parts are spec, networks and tokenizer.
-
-    The tokenizer may be None if nothing is asked in words.
-    """
+    """A loaded StreamForest; its parts are spec, networks and tokenizer (None: nothing is asked in words)."""
 
     stream_class = StreamForestStream
     check_fit = staticmethod(check_fit)
@@ -157,20 +130,21 @@ class StreamForest(LoadedModel):
 
     @classmethod
     def check(cls, settings: Settings) -> None:
-        """Reads json files, and of a local checkpoint its tables of weights."""
-        spec = StreamForestSpec.read(
-            checkpoint_folder(checkpoint(settings), settings.revision, weights=False)
-        )
-        check_fit(settings, spec)
+        """Also checks the names and shapes of the weights if the checkpoint is a local folder."""
+        super().check(settings)
         if Path(settings.pretrained).is_dir():
-            check_tensors(spec, entries(spec.folder))
+            check_tensors(cls.read_config(settings), entries(Path(settings.pretrained)))
+
+    @classmethod
+    def read_config(cls, settings: Settings) -> StreamForestSpec:
+        return StreamForestSpec.read(checkpoint_folder(settings, weights=False))
 
     @classmethod
     def load(cls, settings: Settings, dtype: str | torch.dtype, device: torch.device) -> tuple[Any, ...]:
-        folder = checkpoint_folder(checkpoint(settings), settings.revision, weights=True)
+        folder = checkpoint_folder(settings, weights=True)
         spec, tokenizer = StreamForestSpec.read(folder), load_tokenizer(folder)
-        networks = load_networks(spec, entries(folder), dtype, settings.attn_implementation)
-        return spec, move(networks, device), tokenizer
+        networks = load_networks(spec, entries(folder), dtype, device, settings.attn_implementation)
+        return spec, networks, tokenizer
 
     def assemble(
         self, spec: StreamForestSpec, networks: Networks, tokenizer: PreTrainedTokenizerBase | None
@@ -178,14 +152,13 @@ class StreamForest(LoadedModel):
         self.spec, self.networks, self.tokenizer = spec, networks, tokenizer
         self.tower, self.llm = open_tower(networks.vision), compat_llm.LanguageModel(networks.decoder)
         width = spec.vision.hidden_size
-        self.position_codes = PositionCodes(spec.grid, width, self.llm.device, self.llm.dtype)
+        self.position_codes = PositionCodes(spec.grid, width, self.llm.device, self.llm.dtype, MOMENTS)
         self.context_limit = spec.context_limit
-        self.eos_ids = frozenset()
-        if tokenizer is not None:
-            self.eos_ids = compat.eos_ids(networks.decoder, tokenizer, END_OF_TURN)
+        known = tokenizer is not None
+        self.eos_ids = compat.eos_ids(networks.decoder, tokenizer, END_OF_TURN) if known else frozenset()
         if self.options.grid == "dynamic_fps1":
             limit = self.settings.max_frames or MAX_SELECTED_FRAMES
-            self.select_frames = lambda count, fps, clip_s: spread_indices(count, fps, clip_s, limit)
+            self.select_frames = partial(spread_indices, max_frames=limit)
 
     def pixels(self, frames: np.ndarray) -> Tensor:
         """Frames uint8 [F,H,W,3] to the pixel values [F,3,S,S] of the tower."""

@@ -8,18 +8,23 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Qwen2ForCausalLM, SiglipVisionModel
 
-from stc_lmms.models.checkpoint_io import Entry, Network, check_weights, sort_weights
+from stc_lmms.models.checkpoint_io import (
+    Entry,
+    Network,
+    check_weights,
+    load_all,
+    mlp,
+    random_all,
+    sort_weights,
+)
 from stc_lmms.models.streamforest.config import StreamForestSpec
 
 logger = logging.getLogger(__name__)
 
 VISION, PROJECTOR = "model.vision_tower.vision_tower.vision_model.", "model.mm_projector.mlp."
 _DECODER = ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.")
-_PREFIXES = (
-    (VISION, "vision", ""),
-    (PROJECTOR, "projector", ""),
-    *((prefix, "decoder", prefix) for prefix in _DECODER),
-)
+_DECODED = ((prefix, "decoder", prefix) for prefix in _DECODER)
+_PREFIXES = ((VISION, "vision", ""), (PROJECTOR, "projector", ""), *_DECODED)
 _UNREAD = ("post_layernorm.weight", "post_layernorm.bias")  # the features are those of the layer before
 
 
@@ -36,15 +41,10 @@ def load_networks(
     spec: StreamForestSpec,
     found: Mapping[str, Entry],
     dtype: str | torch.dtype,
-    attn_implementation: str = "sdpa",
+    device: torch.device | str = "cpu",
+    attention: str = "sdpa",
 ) -> Networks:
-    """The networks with the tensors of a checkpoint.
-
-    Args:
-        spec: of the checkpoint.
-        found: its tensors by their released names.
-        dtype: of the weights; `auto` is that of the files.
-        attn_implementation: of the decoder; the tower runs SDPA.
+    """The networks with the tensors of a checkpoint (by released name); dtype `auto` is that of the files.
 
     Raises:
         CheckpointError: see `check_tensors`; raised before any is read.
@@ -52,17 +52,14 @@ def load_networks(
     parts = check_tensors(spec, found)
     if dtype == "auto":
         dtype = next(iter(parts["decoder"].values())).read().dtype
-    networks = _networks(spec, attn_implementation)
-    return Networks(**{name: network.load(parts[name], dtype) for name, network in networks.items()})
+    return Networks(**load_all(_networks(spec, attention), parts, dtype, device))
 
 
 def random_networks(
-    spec: StreamForestSpec, dtype: torch.dtype, device: torch.device, attn_implementation: str
+    spec: StreamForestSpec, dtype: torch.dtype, device: torch.device, attention: str
 ) -> Networks:
-    """Random weights, made in their dtype on their device: no copy passes through the CPU."""
-    with torch.device(device):
-        networks = _networks(spec, attn_implementation)
-        return Networks(**{name: network.random(dtype) for name, network in networks.items()})
+    """Random weights, see `random_all`."""
+    return Networks(**random_all(_networks(spec, attention), dtype, device))
 
 
 def check_tensors(spec: StreamForestSpec, found: Mapping[str, Entry]) -> dict[str, dict[str, Entry]]:
@@ -72,26 +69,18 @@ def check_tensors(spec: StreamForestSpec, found: Mapping[str, Entry]) -> dict[st
         CheckpointError: names those that are missing, of another shape, or unexpected in a network.
     """
     parts, strangers = sort_weights(found, _PREFIXES)
-    hint = ""
-    if not parts["vision"]:
-        hint = f"; mm_vision_tower={spec.tower_name!r} is not read instead: the tower was trained, too"
+    hint = f"; mm_vision_tower={spec.tower_name!r} is not read instead: the tower was trained, too"
+    hint = "" if parts["vision"] else hint
     check_weights(repr(str(spec.folder)), _networks(spec), parts, _UNREAD, hint=hint)
     if strangers:
-        logger.warning(
-            "%s has %d weights that no StreamForest has: %s, ...", spec.folder, len(strangers), min(strangers)
-        )
+        count, example = len(strangers), min(strangers)
+        logger.warning("%s has %d weights that no StreamForest has: %s, ...", spec.folder, count, example)
     return parts
-
-
-def make_projector(spec: StreamForestSpec) -> nn.Sequential:
-    """Tower tokens to tokens of the decoder."""
-    width, out = spec.vision.hidden_size, spec.text.hidden_size
-    return nn.Sequential(nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
 
 
 def _networks(spec: StreamForestSpec, attention: str = "sdpa") -> dict[str, Network]:
     return {
         "vision": Network(SiglipVisionModel, spec.vision),
-        "projector": Network(lambda: make_projector(spec)),
+        "projector": Network(lambda: mlp(spec.vision.hidden_size, spec.text.hidden_size)),
         "decoder": Network(Qwen2ForCausalLM, spec.text, attention),
     }
