@@ -37,7 +37,7 @@ class CudaCapture:
             self.reason = "cuda_graphs=false"
 
     def new_pool(self) -> Any:
-        """Memory shared by the graphs of one stream, which never run at the same time."""
+        """Memory shared by the graphs of one stream, which never run at once."""
         return torch.cuda.graph_pool_handle()
 
     def record(self, function: Callable[[], Tensor], pool: Any) -> tuple[Tensor, Callable[[], None]]:

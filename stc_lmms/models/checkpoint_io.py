@@ -57,11 +57,7 @@ class Entry:
 
 
 def checkpoint_folder(settings: Settings, *, weights: bool) -> Path:
-    """The checkpoint on this disk: a local folder, or the downloaded files of a hub id.
-
-    Args:
-        settings: names the checkpoint.
-        weights: download the safetensors files, too.
+    """The checkpoint on this disk: a local folder, or files of a hub id, downloaded with or without weights.
 
     Raises:
         CheckpointError: there is no such folder, and the hub does not have it or cannot be reached.

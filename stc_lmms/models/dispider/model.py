@@ -267,9 +267,8 @@ class Dispider(LoadedModel):
 
     def prompt(self, visual_LH: Tensor, question: str, opening: str = "") -> Tensor:
         """Embeddings [L,H] of the whole prompt of the model that answers."""
-        parts = texts.reaction_prompt(question, opening, self.spec.image_markers)
-        before, after = map(self.embed_text, parts)
-        return torch.cat((before, visual_LH, after))
+        before, after = texts.reaction_prompt(question, opening, self.spec.image_markers)
+        return torch.cat((self.embed_text(before), visual_LH, self.embed_text(after)))
 
     def _compact_embeds(self, text: str) -> Tensor:
         ids = self.compact_tokenizer(text, add_special_tokens=False).input_ids

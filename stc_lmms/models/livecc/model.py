@@ -15,9 +15,8 @@ class LiveCCStream(QwenVLStream):
     """One video in a `LiveCC` model."""
 
     def begin_clip(self, selection: FrameSelection) -> None:
-        """Frame size depends on frame count."""
         super().begin_clip(selection)
-        self.encoder.pair_tokens = clip_slice_tokens(selection.frames)
+        self.encoder.pair_tokens = clip_slice_tokens(selection.frames)  # frames are the smaller the more
 
 
 class LiveCC(QwenVL):

@@ -73,11 +73,11 @@ class StreamForestStream(ModelStream):
 
     def start(self) -> None:
         self.forest = Forest(self.model.options, self.model.spec.vision.num_attention_heads)
-        self._prefilled: tuple[FullMemory, int] | None = None  # with the number of visual tokens
+        # For all questions before the next frame, with the number of visual tokens.
+        self._prefilled: tuple[FullMemory, int] | None = None
 
     @property
     def own_nbytes(self) -> int:
-        # What the last question prefilled is kept until the next frame.
         return self.forest.nbytes + (self._prefilled[0].nbytes if self._prefilled else 0)
 
     def usage(self) -> Usage:
@@ -102,7 +102,6 @@ class StreamForestStream(ModelStream):
             return self.model.networks.projector(tokens_NC)
 
     def question(self, question: str, generation: Generation, search: str) -> Question:
-        """Prefill what the memory gives, once for all questions between two frames, and add the question."""
         if not self.times_s:
             raise StcError("no frame has come: StreamForest answers from frames; ask after the first")
         model = self.model
