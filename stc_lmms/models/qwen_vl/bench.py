@@ -31,22 +31,16 @@ class QwenTowerShape:
     patch: int
     out: int
 
-    def always_macs(self, patches: int) -> int:
-        """Patch embedding and merger of one slice."""
-        return patches * (2 * 3 * self.patch**2 * self.width + 4 * self.width**2 + self.width * self.out)
-
-    def dense_macs(self, patches: int) -> int:
-        """One dense slice."""
-        return self.layers * dense_block_macs(patches, self.width, self.mlp) + self.always_macs(patches)
-
-    def selective_macs(self, patches: int, selected: int) -> int:
-        """One selective slice."""
-        blocks = selective_block_macs(patches, self.width, self.mlp, selected)
-        return self.layers * blocks + self.always_macs(patches)
+    def macs(self, patches: int, selected: int | None = None) -> int:
+        """One slice that recomputes `selected` patches; None: a dense one."""
+        always = patches * (2 * 3 * self.patch**2 * self.width + 4 * self.width**2 + self.width * self.out)
+        sizes = patches, self.width, self.mlp
+        block = dense_block_macs(*sizes) if selected is None else selective_block_macs(*sizes, selected)
+        return self.layers * block + always
 
     def saving(self, patches: int, cacher: STCCacher) -> float:
         """Share of the tower's work saved on an endless stream."""
-        selective = self.selective_macs(patches, cacher.selected(patches, 4)) / self.dense_macs(patches)
+        selective = self.macs(patches, cacher.selected(patches, 4)) / self.macs(patches)
         return (1 - 1 / cacher.cache_interval) * (1 - selective)
 
 
@@ -73,7 +67,7 @@ class TowerCard(StaticCard):
             {
                 "patches": patches,
                 "llm_tokens": patches // 4,
-                "dense_gflop": round(2 * tower.dense_macs(patches) / 1e9, 1),
+                "dense_gflop": round(2 * tower.macs(patches) / 1e9, 1),
                 "saving": {
                     f"{interval},{ratio:g}": round(tower.saving(patches, STCCacher(interval, ratio)), 4)
                     for interval, ratio in pairs
