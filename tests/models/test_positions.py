@@ -93,7 +93,7 @@ def test_decoding_goes_on_at_the_next_place(load, clip):
     stream = play(load(method="stc", token_budget=9, positions="original"), *clip(FRAMES))
     answer = stream.ask(QUESTION, SHORT).token_ids
     question = stream.question(QUESTION, SHORT, QUESTION)
-    written = question.embed(torch.tensor(answer[:-1]))
+    written = question.positions.text(stream.model.llm.embed(torch.tensor(answer[:-1])))
     with torch.no_grad(), stream.memory.ask() as reader:
         at_once = reader.next_logits(PositionedEmbeds.join([question.prompt, written]))
     assert int(at_once.argmax()) == answer[-1] and len(answer) > 2
