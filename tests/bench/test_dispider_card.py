@@ -59,11 +59,11 @@ def test_card_of_a_checkpoint(tmp_path, capsys):
 
 
 def test_what_does_not_fit_is_one_line(capsys):
-    for options, told in (
+    for options, message in (
         ("--method stc", "method=stc drops tokens of single frames"),
         ("--size 0.5b", "unknown size '0.5b'"),
         ("--layers 99", "99 layers are more than the 24 of the model"),
     ):
         assert main(["bench", "--model", "dispider", "--device", "cpu", *options.split()]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert told in line
+        assert message in line

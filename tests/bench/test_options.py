@@ -24,7 +24,7 @@ def refused(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("--model lava_ov", "did you mean 'llava_ov'?"),
         ("--method stcc", "did you mean 'stc'?"),
@@ -52,8 +52,8 @@ def refused(capsys, monkeypatch):
         ),
     ],
 )
-def test_one_line_before_weights(refused, arguments, told):
-    assert told in refused(arguments)
+def test_one_line_before_weights(refused, arguments, message):
+    assert message in refused(arguments)
 
 
 def test_budget_is_checked_against_the_checkpoint(refused, checkpoint):

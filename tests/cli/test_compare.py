@@ -148,7 +148,7 @@ def test_an_argument_of_all_may_need_a_varied_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--methods", "none,stcc"], "unknown method 'stcc'; did you mean 'stc'?"),
         (["--methods", ","], "--methods is empty"),
@@ -164,11 +164,11 @@ def test_an_argument_of_all_may_need_a_varied_one(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_line(tmp_path, capsys, args, told):
+def test_bad_input_is_one_line(tmp_path, capsys, args, message):
     given = ["--methods", "none", "--tasks", BACKWARD, "--output", str(tmp_path / "out")]
     assert main(["compare", *given, "--model_args", "pretrained=demo,device=cpu", *args]) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "error:" in x]
-    assert line.startswith("stc-lmms: error: ") and told in line
+    assert line.startswith("stc-lmms: error: ") and message in line
 
 
 def test_several_processes_are_refused(tmp_path, monkeypatch, capsys):

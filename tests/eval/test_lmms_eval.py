@@ -264,7 +264,7 @@ def test_missing_data_ends_with_one_line(model, no_model, monkeypatch, capsys, t
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         ({"token_buget": 64}, "did you mean 'token_budget'?"),
         ({"token_budget": 64}, "more than the 36 tokens"),
@@ -276,12 +276,12 @@ def test_missing_data_ends_with_one_line(model, no_model, monkeypatch, capsys, t
     ],
     ids=str,
 )
-def test_bad_arguments_end_with_one_line_before_any_weights(model, no_model, capsys, args, told):
+def test_bad_arguments_end_with_one_line_before_any_weights(model, no_model, capsys, args, message):
     with pytest.raises(SystemExit) as caught:
         model(**args)
     assert caught.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("stc-lmms: error: ") and told in line
+    assert line.startswith("stc-lmms: error: ") and message in line
 
 
 @pytest.mark.parametrize("device", [None, "auto", "cpu"])

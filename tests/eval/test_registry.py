@@ -98,7 +98,7 @@ def test_an_argument_of_another_model_is_named_and_ignored(toy, caplog):
 
 
 def test_an_option_cannot_take_a_name_in_use(toy, monkeypatch):
-    for path, told in (
+    for path, message in (
         (
             "memory.recent.Recent",
             "model 'toy' has an option called 'recent_frames', a name in use: rename it",
@@ -111,7 +111,7 @@ def test_an_option_cannot_take_a_name_in_use(toy, monkeypatch):
     ):
         model = registry.Model("toy", "", TOY.path, "x", options=f"stc_lmms.{path}")
         monkeypatch.setitem(registry.MODELS, "toy", model)
-        assert told in refusal()
+        assert message in refusal()
 
 
 def test_a_memory_that_is_part_of_the_model_is_the_only_one(toy):

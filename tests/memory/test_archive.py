@@ -194,10 +194,10 @@ def refusal(checkpoint, **args):
 def test_what_cannot_work_is_refused_before_weights(checkpoint, tmp_path):
     assert "n_local=35 is too small: a frame has 36 tokens" in refusal(checkpoint, memory="rekv", n_local=35)
     assert "decode_prune_layer=3 is beyond the last of 2 layers" in refusal(checkpoint, decode_prune=0.7)
-    told = refusal(checkpoint, memory="rekv", retrieve_size=5, retrieve_chunk=2)
-    assert told == "retrieve_size=5 is no multiple of retrieve_chunk=2"
-    told = refusal(checkpoint, memory="recent", attn_implementation="eager")
-    assert "cannot be used with memory=recent" in told
+    message = refusal(checkpoint, memory="rekv", retrieve_size=5, retrieve_chunk=2)
+    assert message == "retrieve_size=5 is no multiple of retrieve_chunk=2"
+    message = refusal(checkpoint, memory="recent", attn_implementation="eager")
+    assert "cannot be used with memory=recent" in message
     assert "attn_implementation" in refusal(checkpoint, decode_prune=0.5, attn_implementation="eager")
 
 
@@ -212,8 +212,8 @@ def test_a_decoder_of_another_kind_is_refused_before_weights(checkpoint, tmp_pat
     if "rope_parameters" in text:
         text["rope_parameters"] |= text.pop("rope_scaling")
     (folder / "config.json").write_text(json.dumps(config))
-    told = refusal(folder, memory="rekv")
-    assert "memory=rekv cannot run the attention of this model: its RoPE is of type 'linear'" in told
+    message = refusal(folder, memory="rekv")
+    assert "memory=rekv cannot run the attention of this model: its RoPE is of type 'linear'" in message
     LlavaOnevision.check(resolve({"pretrained": str(folder), "method": "none"}, environ={}))  # full can
     config["text_config"] = text | {"layer_types": ["full_attention", "sliding_attention"]}
     for name in ("rope_parameters", "rope_scaling"):

@@ -70,7 +70,7 @@ def test_nearest_is_named():
 
 
 @pytest.mark.parametrize(
-    ("method", "args", "told"),
+    ("method", "args", "message"),
     [
         (
             "uniform",
@@ -92,9 +92,9 @@ def test_nearest_is_named():
         ("downsample", {"token_budget": 99}, "the nearest that works is 36"),
     ],
 )
-def test_a_budget_that_cannot_be_kept_is_refused_before_weights(checkpoint, method, args, told):
+def test_a_budget_that_cannot_be_kept_is_refused_before_weights(checkpoint, method, args, message):
     settings = resolve({"pretrained": str(checkpoint), "method": method} | args, environ={})
-    with pytest.raises(SettingsError, match=told) as caught:
+    with pytest.raises(SettingsError, match=message) as caught:
         LlavaOnevision.check(settings)
     assert "\n" not in str(caught.value)
 

@@ -64,7 +64,7 @@ def test_a_broken_plug_in_is_one_warning_line(install, caplog):
     assert list(found) == [*METHODS, "good"] and found["stc"].summary == METHODS["stc"].summary
     lines = [record.getMessage() for record in caplog.records if "plug-in" in record.getMessage()]
     assert len(lines) == 6 and not any("\n" in line for line in lines)
-    told = (
+    expected_lines = (
         "nothing_of_that_name",
         "is a str",
         "called 'stc' already",
@@ -72,7 +72,7 @@ def test_a_broken_plug_in_is_one_warning_line(install, caplog):
         "",
         "NOTHING",
     )
-    for line, expected in zip(lines, told, strict=True):
+    for line, expected in zip(lines, expected_lines, strict=True):
         assert "is left out" in line and expected in line
 
 

@@ -85,7 +85,7 @@ def test_groups_need_a_tower_that_merges(kind):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"cache_interval": 0}, "cache_interval=0 must be at least 1"),
         ({"update_ratio": 0.0}, r"update_ratio=0.0 must be in \(0, 1\]"),
@@ -98,8 +98,8 @@ def test_groups_need_a_tower_that_merges(kind):
         ({"refresh": "adaptive", "cut_similarity": 0.5, "cache_interval": 1}, "nothing to decide"),
     ],
 )
-def test_bad_values_and_combinations_are_one_clear_line(options, told):
-    with pytest.raises(SettingsError, match=told) as error:
+def test_bad_values_and_combinations_are_one_clear_line(options, message):
+    with pytest.raises(SettingsError, match=message) as error:
         STCCacher(**options)
     assert "\n" not in str(error.value)
 

@@ -84,7 +84,7 @@ def test_what_is_no_dispider_is_refused(tmp_path, copy):
 
 
 @pytest.mark.parametrize(
-    ("where", "fields", "told"),
+    ("where", "fields", "message"),
     [
         ("", {"decision_hidden_size": 48}, "joins a decision model of width 48, the one in"),
         ("", {"decision_projector_type": "linear"}, "is 'linear'; only 'mlp2x_gelu' is supported"),
@@ -104,10 +104,10 @@ def test_what_is_no_dispider_is_refused(tmp_path, copy):
         ("perception_decision/", {"resolution": 10}, "pool_num=1 slots do not tile resolution=10 tokens"),
     ],
 )
-def test_fields_that_no_release_has_are_refused(copy, where, fields, told):
+def test_fields_that_no_release_has_are_refused(copy, where, fields, message):
     folder = copy()
     edit(folder / f"{where}config.json", **fields)
-    assert told in refusal(folder)
+    assert message in refusal(folder)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -133,7 +133,7 @@ def test_methods_and_memories_that_do_not_fit_are_refused_before_weights(built):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda w: w.pop("model.clip_projector.2.bias"), "others: clip: 2.bias"),
         (lambda w: w.pop(f"{COMPACT}silent_head.weight"), "others: silent_head: weight"),
@@ -148,10 +148,10 @@ def test_methods_and_memories_that_do_not_fit_are_refused_before_weights(built):
         ),
     ],
 )
-def test_weights_are_told_before_any_is_read(copy, change, told):
+def test_weights_are_told_before_any_is_read(copy, change, message):
     folder = copy()
     change_weights(folder, change)
-    assert told in refusal(folder, Dispider)
+    assert message in refusal(folder, Dispider)
 
 
 def test_weights_of_another_tower_or_none_are_refused(copy, built):

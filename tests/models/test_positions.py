@@ -19,7 +19,7 @@ FRAMES = 6
 
 
 def stock_logits(stream, kept_M, tokens_MD):
-    """The stock decoder on the kept tokens, told the places that they have in the dense stream."""
+    """The stock decoder on the kept tokens, at the positions that they have in the dense stream."""
     model = stream.model
     before, behind = model.prompt_parts(QUESTION)
     before, behind = model.embed_text(before), model.embed_text(behind)
@@ -100,14 +100,14 @@ def test_decoding_goes_on_at_the_next_place(load, clip):
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         ({"memory": "rekv"}, "use memory=full or recent"),
         ({"memory": "bounded"}, "use memory=full or recent"),
         ({"attn_implementation": "flash_attention_2"}, "use sdpa with positions=original"),
     ],
 )
-def test_what_cannot_keep_places_is_refused(checkpoint, args, told):
+def test_what_cannot_keep_places_is_refused(checkpoint, args, message):
     given = {"pretrained": str(checkpoint), "token_budget": 9, "positions": "original"}
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         LlavaOnevision.check(resolve(given | args, environ={}))

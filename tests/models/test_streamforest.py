@@ -157,7 +157,7 @@ def test_what_a_stream_refuses(load, clip):
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (
             {"method": "stc_pruner"},
@@ -177,8 +177,8 @@ def test_what_a_stream_refuses(load, clip):
         ({"long_qota": 3}, "did you mean 'long_quota'?"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line_before_weights(folder, args, told):
-    with pytest.raises(SettingsError, match=told) as caught:
+def test_what_does_not_fit_is_refused_in_one_line_before_weights(folder, args, message):
+    with pytest.raises(SettingsError, match=message) as caught:
         StreamForest.check(resolve({"pretrained": str(folder)} | MEMORY | args, {}, model="streamforest"))
     assert "\n" not in str(caught.value)
 
@@ -214,7 +214,7 @@ def test_scaled_positions_are_not_read_as_released(folder):
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"),
+    ("break_it", "message"),
     [
         (lambda f: (f / "config.json").unlink(), "has no config.json"),
         (lambda f: (f / "config.json").write_text("["), "config.json cannot be read"),
@@ -257,12 +257,12 @@ def test_scaled_positions_are_not_read_as_released(folder):
         ),
     ],
 )
-def test_a_wrong_checkpoint_is_one_line_before_weights(folder, tmp_path, break_it, told):
+def test_a_wrong_checkpoint_is_one_line_before_weights(folder, tmp_path, break_it, message):
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     break_it(broken)
     settings = resolve({"pretrained": str(broken), **MEMORY}, {}, model="streamforest")
-    with pytest.raises(CheckpointError, match=told) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         StreamForest.check(settings)
     assert "\n" not in str(caught.value)
 

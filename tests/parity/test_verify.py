@@ -1,4 +1,4 @@
-"""`python -m parity`: the recorded cases pass, and whatever is wrong with a case is told, never passed."""
+"""`python -m parity`: the recorded cases pass, and whatever is wrong with a case is reported, never passed."""
 
 import json
 import shutil
@@ -84,7 +84,7 @@ def test_output_for_people(capsys, case, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "tensor", "how", "told"),
+    ("name", "tensor", "how", "message"),
     [
         (PRUNER, "scores", lambda x: x + 1e-3, "scores differs"),
         (PRUNER, "scores", lambda x: x * float("nan"), "scores differs"),
@@ -147,17 +147,17 @@ def test_output_for_people(capsys, case, tmp_path):
         (STREAMDYCOKE, "max_sim", lambda x: x + 1e-3, "values differ"),
     ],
 )
-def test_a_corrupted_tensor_fails(capsys, case, tmp_path, name, tensor, how, told):
+def test_a_corrupted_tensor_fails(capsys, case, tmp_path, name, tensor, how, message):
     change(case(name), tensor, how)
     case(PRUNER, "pruner/good")
     status, found = run(capsys, tmp_path)
     assert status == 1 and (found["passed"], found["failed"]) == (1, 1)
     (failed,) = (c for c in found["cases"] if not c["passed"])
-    assert failed["case"] == name.split("/")[1] and told in failed["detail"]
+    assert failed["case"] == name.split("/")[1] and message in failed["detail"]
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"),
+    ("break_it", "message"),
     [
         (lambda path: path.with_suffix(".safetensors").unlink(), "safetensors is missing next to"),
         (lambda path: path.with_suffix(".safetensors").write_bytes(b"no tensors"), "SafetensorError"),
@@ -166,13 +166,13 @@ def test_a_corrupted_tensor_fails(capsys, case, tmp_path, name, tensor, how, tol
         (lambda path: edit(path, golden={"area": "pruner"}), "stopped by KeyError"),
     ],
 )
-def test_a_broken_case_is_a_failed_case_and_not_the_end(capsys, case, tmp_path, break_it, told):
+def test_a_broken_case_is_a_failed_case_and_not_the_end(capsys, case, tmp_path, break_it, message):
     break_it(case(PRUNER))
     case(CACHER)
     status, found = run(capsys, tmp_path)
     assert status == 1 and (found["passed"], found["failed"]) == (1, 1)
     (failed,) = (c for c in found["cases"] if not c["passed"])
-    assert told in failed["detail"] and "\n" not in failed["detail"]
+    assert message in failed["detail"] and "\n" not in failed["detail"]
 
 
 def edit(path, **values):
@@ -197,8 +197,8 @@ def test_an_area_without_an_implementation_is_skipped_and_counted(capsys, case, 
     (tmp_path / "other.json").write_text('{"golden": {"area": "decoder", "kind": "x"}}')
     status, found = run(capsys, tmp_path)
     assert status == 0 and (found["passed"], found["failed"], found["skipped"]) == (1, 0, 1)
-    told = {"skipped": True, "reason": "area not implemented"}
-    assert {"area": "decoder", "kind": "x", "case": "other"} | told in found["cases"]
+    skipped = {"skipped": True, "reason": "area not implemented"}
+    assert {"area": "decoder", "kind": "x", "case": "other"} | skipped in found["cases"]
     assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "1 passed, 0 failed, 1 skipped (area not implemented)"
 
@@ -237,7 +237,7 @@ def test_areas_can_be_chosen(capsys, case, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "argv", "told"),
+    ("content", "argv", "message"),
     [
         (None, (), "is not a folder; give one with"),
         ({}, (), "no golden case below"),
@@ -251,7 +251,7 @@ def test_areas_can_be_chosen(capsys, case, tmp_path):
         ({"a.json": '{"golden": {"area": "pruner"}}'}, ("--areas", "prunner"), "did you mean 'pruner'?"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_status_2(capsys, tmp_path, content, argv, told):
+def test_what_the_user_can_mend_is_one_line_and_status_2(capsys, tmp_path, content, argv, message):
     folder = tmp_path / "cases"
     if content is not None:
         folder.mkdir()
@@ -260,4 +260,4 @@ def test_what_the_user_can_mend_is_one_line_and_status_2(capsys, tmp_path, conte
     assert main([str(folder), *argv]) == 2
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
-    assert out == "" and line.startswith("parity: error: ") and told in line
+    assert out == "" and line.startswith("parity: error: ") and message in line

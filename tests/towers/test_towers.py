@@ -173,10 +173,10 @@ def test_unsupported_tower_names_the_supported():
     )
     with pytest.raises(CheckpointError) as error:
         open_tower(model)
-    told = str(error.value)
-    assert "'dinov2' is not supported" in told and "\n" not in told
+    message = str(error.value)
+    assert "'dinov2' is not supported" in message and "\n" not in message
     assert all(
-        name in told for name in ("siglip_vision_model", "clip_vision_model", "qwen2_5_vl", "qwen3_vl")
+        name in message for name in ("siglip_vision_model", "clip_vision_model", "qwen2_5_vl", "qwen3_vl")
     )
 
 
@@ -190,7 +190,7 @@ def rows(count=64, width=96, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(
-    ("kind", "make", "told"),
+    ("kind", "make", "message"),
     [
         ("siglip", lambda: drifting_frames(2, 64), r"\[frames, 3, 48, 48\], not \[2, 3, 64, 64\]"),
         ("clip", lambda: drifting_frames(2, 64), "its resolution is fixed"),
@@ -225,9 +225,9 @@ def rows(count=64, width=96, dtype=torch.float32):
         ),
     ],
 )
-def test_input_that_does_not_fit_is_one_clear_line(kind, make, told):
+def test_input_that_does_not_fit_is_one_clear_line(kind, make, message):
     tower = tiny_tower(kind)
-    with pytest.raises(StcError, match=told) as error:
+    with pytest.raises(StcError, match=message) as error:
         tower.encode(make())
     assert "\n" not in str(error.value)
 

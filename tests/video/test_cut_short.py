@@ -1,4 +1,4 @@
-"""Files that end before they say so: told apart from whole ones, by reading and by `probe`."""
+"""Files that end before they say so: told apart from complete ones, by reading and by `probe`."""
 
 import contextlib
 import sys
@@ -78,9 +78,9 @@ def test_sound_that_is_longer_than_the_picture_is_no_cut(tmp_path, name, decoder
 
 def test_a_few_frames_of_a_slow_video_may_be_missing(tmp_path):
     path = media.encode_video(tmp_path / "slow.mp4", media.numbered_frames(20), 0.5, **FASTSTART)
-    for packets, told in ((19, ""), (16, "cut short: claims 40.0 s, delivers 32.0 s")):
+    for packets, message in ((19, ""), (16, "cut short: claims 40.0 s, delivers 32.0 s")):
         part = media.cut_after(path, tmp_path / f"{packets}.mp4", packets)
-        assert probe(part).cut_short == told
+        assert probe(part).cut_short == message
 
 
 @pytest.mark.parametrize("first", [0.9, 0.985])
