@@ -1,4 +1,4 @@
-"""`python -m parity`: the recorded cases pass, and whatever is wrong with a case is reported, never passed."""
+"""`python -m parity`: the recorded cases pass, and what is wrong with a case is reported, never passed."""
 
 import json
 import shutil
