@@ -128,7 +128,7 @@ def test_a_source_that_stalls_breaks_off_and_keeps_what_came(video, tmp_path, mo
 
 
 def received(source, count):
-    """Wait until the source has sent so many frames that nobody has taken."""
+    """Wait until the source has sent `count` frames that nobody has taken."""
     while source.longest_backlog + source.n_dropped < count:
         time.sleep(0.01)
 
